@@ -1,0 +1,119 @@
+"""What a query may attend to, said in words that every kernel can turn into its own form.
+
+A dense bool mask over N tokens costs N^2 and shuts the fast kernels out, so the network passes one of these small
+descriptions instead and each kernel picks the cheapest exact form. `dense` is the definition; kernels are tested
+against it. In every kernel a query that may attend to nothing gets zeros, and sends no gradient.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class KeyPadding:
+    """Keys that are real and not padding, e.g. the tokens of captions of different lengths.
+
+    keep: (B, Nk) bool, True = real key.
+    """
+
+    keep: Tensor
+
+    def __post_init__(self) -> None:
+        if self.keep.dtype != torch.bool or self.keep.dim() != 2:
+            raise ValueError(
+                f"KeyPadding.keep is {self.keep.dtype} of shape {tuple(self.keep.shape)}; "
+                "it must be bool (batch, keys), True = real key"
+            )
+
+    def dense(self, device: torch.device | str) -> Tensor:
+        """(B, 1, 1, Nk) bool, True = may attend."""
+        return self.keep.to(device)[:, None, None, :]
+
+
+@dataclass(frozen=True)
+class BlockCausal:
+    """Blocks of frames in time: attention is full inside a block and causal between blocks (frame-major tokens).
+
+    frames: latent frames F; tokens_per_frame: H*W tokens of one frame; block: frames in a block. The last block may be
+    shorter. block=1 is frame-causal attention, block=frames is full attention. Queries and keys are the same tokens.
+    As in SkyReels-V2 (arXiv 2504.13074) and diffusion forcing (arXiv 2407.01392).
+    """
+
+    frames: int
+    tokens_per_frame: int
+    block: int
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "tokens_per_frame", "block"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"BlockCausal.{name}={getattr(self, name)} must be at least 1")
+
+    @property
+    def num_tokens(self) -> int:
+        return self.frames * self.tokens_per_frame
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of one whole block."""
+        return self.block * self.tokens_per_frame
+
+    def dense(self, device: torch.device | str) -> Tensor:
+        """(1, 1, N, N) bool, True = may attend."""
+        block = torch.arange(self.num_tokens, device=device) // self.block_tokens
+        return (block[:, None] >= block[None, :])[None, None]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Several samples one after another in one sequence; each attends only to itself (block-diagonal).
+
+    lengths: query tokens of each sample; key_lengths: key tokens of each sample, for cross-attention (None: the same as
+    `lengths`, self-attention). Both cover their whole sequence: sum(lengths) = Nq, sum(key_lengths) = Nk. A sample
+    without keys is allowed. Packing as in NaViT (arXiv 2307.06304).
+    """
+
+    lengths: tuple[int, ...]
+    key_lengths: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.lengths) != len(self.keys):
+            raise ValueError(
+                f"Packed has {len(self.lengths)} query lengths and {len(self.keys)} key lengths; give one each per sample"
+            )
+        if min((*self.lengths, *self.keys), default=0) < 0:
+            raise ValueError(f"Packed lengths must not be negative: {self.lengths}, {self.keys}")
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """Key tokens of each sample."""
+        return self.lengths if self.key_lengths is None else self.key_lengths
+
+    def dense(self, device: torch.device | str) -> Tensor:
+        """(1, 1, Nq, Nk) bool, True = may attend."""
+        samples = torch.arange(len(self.lengths), device=device)
+        query = samples.repeat_interleave(torch.tensor(self.lengths, dtype=torch.long, device=device))
+        key = samples.repeat_interleave(torch.tensor(self.keys, dtype=torch.long, device=device))
+        return (query[:, None] == key[None, :])[None, None]
+
+
+Mask: TypeAlias = KeyPadding | BlockCausal | Packed
+
+
+def check_fits(mask: Mask | None, q: Tensor, k: Tensor) -> None:
+    """Raise ValueError when the mask speaks of other shapes than q (B, heads, Nq, d) and k (B, heads, Nk, d).
+
+    A mask that does not fit would otherwise broadcast or cut silently.
+    """
+    num_queries, num_keys = q.shape[-2], k.shape[-2]
+    match mask:
+        case KeyPadding(keep=keep) if keep.shape[1] != num_keys or keep.shape[0] not in (1, k.shape[0]):
+            raise ValueError(f"KeyPadding is for {tuple(keep.shape)} keys, not for {(k.shape[0], num_keys)}")
+        case BlockCausal(num_tokens=n) if (n, n) != (num_queries, num_keys):
+            raise ValueError(f"BlockCausal is for {n} queries and keys, not for {num_queries} and {num_keys}")
+        case Packed(lengths=lengths, keys=keys) if (sum(lengths), sum(keys)) != (num_queries, num_keys):
+            raise ValueError(
+                f"Packed is for {sum(lengths)} queries and {sum(keys)} keys, not for {num_queries} and {num_keys}"
+            )

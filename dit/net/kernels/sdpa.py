@@ -1,0 +1,55 @@
+"""Attention through torch's own scaled_dot_product_attention: runs everywhere, so it is what `auto` falls back to."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed, check_fits
+
+
+class SDPA:
+    """softmax(q k^T / sqrt(head_dim)) v with torch's fused kernels.
+
+    Packed and block-causal masks become one call a block without any mask: exact, no work on forbidden keys, and the
+    flash kernels, which take no mask, stay available.
+    """
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
+        """q (B, heads, Nq, head_dim), k and v (B, heads, Nk, head_dim) -> (B, heads, Nq, head_dim)."""
+        check_fits(mask, q, k)
+        match mask:
+            case None:
+                return functional.scaled_dot_product_attention(q, k, v)
+            case KeyPadding():
+                return _padded(q, k, v, mask)
+            case BlockCausal():
+                return _block_causal(q, k, v, mask)
+            case Packed():
+                return _packed(q, k, v, mask)
+
+
+def _padded(q: Tensor, k: Tensor, v: Tensor, mask: KeyPadding) -> Tensor:
+    keep = mask.dense(q.device)  # (B, 1, 1, Nk)
+    empty = ~keep.any(dim=-1, keepdim=True)  # (B, 1, 1, 1)
+    # What a row without keys gives differs between torch's backends (NaN in some). Here it attends to everything, and
+    # everything is zero: output zero, and no gradient to q, k or v.
+    v = v.masked_fill(empty, 0.0)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=keep | empty)
+
+
+def _block_causal(q: Tensor, k: Tensor, v: Tensor, mask: BlockCausal) -> Tensor:
+    outputs = []
+    for start in range(0, mask.num_tokens, mask.block_tokens):
+        stop = min(start + mask.block_tokens, mask.num_tokens)
+        past = slice(0, stop)  # the block itself and all before it
+        outputs.append(functional.scaled_dot_product_attention(q[:, :, start:stop], k[:, :, past], v[:, :, past]))
+    return torch.cat(outputs, dim=2)
+
+
+def _packed(q: Tensor, k: Tensor, v: Tensor, mask: Packed) -> Tensor:
+    queries, keys, values = q.split(mask.lengths, dim=2), k.split(mask.keys, dim=2), v.split(mask.keys, dim=2)
+    outputs = [
+        functional.scaled_dot_product_attention(qs, ks, vs) if ks.shape[2] else torch.zeros_like(qs)
+        for qs, ks, vs in zip(queries, keys, values, strict=True)
+    ]
+    return torch.cat(outputs, dim=2)
