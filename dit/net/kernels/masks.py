@@ -2,7 +2,8 @@
 
 A dense bool mask over N tokens costs N^2 and shuts the fast kernels out, so the network passes one of these small
 descriptions instead and each kernel picks the cheapest exact form. `dense` is the definition; kernels are tested
-against it. In every kernel a query that may attend to nothing gets zeros, and sends no gradient.
+against it. In every kernel a query that may attend to nothing gets zeros, and sends no gradient. A mask that does not
+fit q and k is an error (`check`), for it would broadcast or cut silently.
 """
 
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class KeyPadding:
     def dense(self, device: torch.device | str) -> Tensor:
         """(B, 1, 1, Nk) bool, True = may attend."""
         return self.keep.to(device)[:, None, None, :]
+
+    def check(self, q: Tensor, k: Tensor) -> None:
+        """Raise ValueError when the mask is for other shapes than these q and k."""
+        if self.keep.shape[1] != k.shape[2] or self.keep.shape[0] not in (1, k.shape[0]):
+            raise ValueError(f"KeyPadding is for {tuple(self.keep.shape)} keys, not for {(k.shape[0], k.shape[2])}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,11 @@ class BlockCausal:
         block = torch.arange(self.num_tokens, device=device) // self.block_tokens
         return (block[:, None] >= block[None, :])[None, None]
 
+    def check(self, q: Tensor, k: Tensor) -> None:
+        """Raise ValueError when the mask is for other shapes than these q and k."""
+        if not q.shape[2] == k.shape[2] == self.num_tokens:
+            raise ValueError(f"BlockCausal is for {self.num_tokens} tokens, not for {q.shape[2]} on {k.shape[2]}")
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -81,7 +92,7 @@ class Packed:
     def __post_init__(self) -> None:
         if len(self.lengths) != len(self.keys):
             raise ValueError(
-                f"Packed has {len(self.lengths)} query lengths and {len(self.keys)} key lengths; give one each per sample"
+                f"Packed has {len(self.lengths)} query and {len(self.keys)} key lengths; give one of each a sample"
             )
         if min((*self.lengths, *self.keys), default=0) < 0:
             raise ValueError(f"Packed lengths must not be negative: {self.lengths}, {self.keys}")
@@ -98,22 +109,12 @@ class Packed:
         key = samples.repeat_interleave(torch.tensor(self.keys, dtype=torch.long, device=device))
         return (query[:, None] == key[None, :])[None, None]
 
+    def check(self, q: Tensor, k: Tensor) -> None:
+        """Raise ValueError when the mask is for other shapes than these q and k."""
+        if (sum(self.lengths), sum(self.keys)) != (q.shape[2], k.shape[2]):
+            raise ValueError(
+                f"Packed is for {sum(self.lengths)} tokens on {sum(self.keys)}, not for {q.shape[2]} on {k.shape[2]}"
+            )
+
 
 Mask: TypeAlias = KeyPadding | BlockCausal | Packed
-
-
-def check_fits(mask: Mask | None, q: Tensor, k: Tensor) -> None:
-    """Raise ValueError when the mask speaks of other shapes than q (B, heads, Nq, d) and k (B, heads, Nk, d).
-
-    A mask that does not fit would otherwise broadcast or cut silently.
-    """
-    num_queries, num_keys = q.shape[-2], k.shape[-2]
-    match mask:
-        case KeyPadding(keep=keep) if keep.shape[1] != num_keys or keep.shape[0] not in (1, k.shape[0]):
-            raise ValueError(f"KeyPadding is for {tuple(keep.shape)} keys, not for {(k.shape[0], num_keys)}")
-        case BlockCausal(num_tokens=n) if (n, n) != (num_queries, num_keys):
-            raise ValueError(f"BlockCausal is for {n} queries and keys, not for {num_queries} and {num_keys}")
-        case Packed(lengths=lengths, keys=keys) if (sum(lengths), sum(keys)) != (num_queries, num_keys):
-            raise ValueError(
-                f"Packed is for {sum(lengths)} queries and {sum(keys)} keys, not for {num_queries} and {num_keys}"
-            )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed, check_fits
+from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed
 
 
 class SDPA:
@@ -16,16 +16,15 @@ class SDPA:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
         """q (B, heads, Nq, head_dim), k and v (B, heads, Nk, head_dim) -> (B, heads, Nq, head_dim)."""
-        check_fits(mask, q, k)
-        match mask:
-            case None:
-                return functional.scaled_dot_product_attention(q, k, v)
-            case KeyPadding():
-                return _padded(q, k, v, mask)
-            case BlockCausal():
-                return _block_causal(q, k, v, mask)
-            case Packed():
-                return _packed(q, k, v, mask)
+        if mask is None:
+            return functional.scaled_dot_product_attention(q, k, v)
+        mask.check(q, k)
+        # isinstance, not match: torch.compile cannot trace class patterns.
+        if isinstance(mask, KeyPadding):
+            return _padded(q, k, v, mask)
+        if isinstance(mask, BlockCausal):
+            return _block_causal(q, k, v, mask)
+        return _packed(q, k, v, mask)
 
 
 def _padded(q: Tensor, k: Tensor, v: Tensor, mask: KeyPadding) -> Tensor:
