@@ -1,0 +1,112 @@
+"""What travels between data and training: an item for each clip, a `Batch` for each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+class Skipped(NamedTuple):
+    """A clip that could not be read, and why."""
+
+    id: str
+    why: str
+
+
+class Item(TypedDict):
+    """One clip as a dataset returns it."""
+
+    pixels: Tensor  # uint8 (3, F, H, W)
+    caption: str
+    id: str
+    fps: float
+    skipped: NotRequired[tuple[Skipped, ...]]  # clips that this one stands in for
+
+
+@runtime_checkable
+class Clips(Protocol):
+    """A map-style dataset: item `index` is the same bytes in any process, in any order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Item: ...
+
+
+@runtime_checkable
+class RedrawnClips(Clips, Protocol):
+    """Clips that look different in each epoch (another excerpt, another crop)."""
+
+    def draw(self, index: int, epoch: int) -> Item: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one step.
+
+    Args:
+        pixels: float32 (B, 3, F, H, W) in [-1, 1].
+        captions: B captions; "" where a clip has none.
+        ids: B names that find the clip again in its dataset.
+        fps: float32 (B,), frames a second.
+        position: samples that all ranks together have drawn from the training stream once this batch is used; it
+            travels with the batch, so that batches which were loaded ahead do not count as used.
+        skipped: clips that could not be read while this batch was made.
+    """
+
+    pixels: Tensor
+    captions: list[str]
+    ids: list[str]
+    fps: Tensor
+    position: int = 0
+    skipped: tuple[Skipped, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            pixels=self.pixels.to(device, non_blocking=non_blocking),
+            fps=self.fps.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; the loader's pinning thread calls this."""
+        return replace(self, pixels=self.pixels.pin_memory(), fps=self.fps.pin_memory())
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 [0, 255] to float32 [-1, 1], any shape."""
+    return pixels.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_uint8(pixels: Tensor) -> Tensor:
+    """float [-1, 1] to uint8 [0, 255], rounded and clamped, any shape. Undoes `to_float` exactly."""
+    return pixels.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Stacks items and turns their pixels into floats, once for the batch.
+
+    Raises:
+        ValueError: clips of different shapes, naming two of them.
+    """
+    first = items[0]
+    for item in items:
+        if item["pixels"].shape != first["pixels"].shape:
+            raise ValueError(
+                f"clips of one batch differ in shape: {first['id']} is {tuple(first['pixels'].shape)}, "
+                f"{item['id']} is {tuple(item['pixels'].shape)}; the dataset must resize to one (3, F, H, W)"
+            )
+    return Batch(
+        pixels=to_float(torch.stack([item["pixels"] for item in items])),
+        captions=[item["caption"] for item in items],
+        ids=[item["id"] for item in items],
+        fps=torch.tensor([item["fps"] for item in items], dtype=torch.float32),
+        skipped=tuple(skip for item in items for skip in item.get("skipped", ())),
+    )

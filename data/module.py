@@ -1,0 +1,251 @@
+"""`VideoData`: dataset, order and loader joined for the trainer, with a position that resumes exactly."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from data.batch import Batch, Clips, Item, RedrawnClips, Skipped, collate
+from data.sampler import Draw, TrainingStream, validation_shard
+
+log = logging.getLogger(__name__)
+
+
+class BadClips(ValueError):
+    """Too many clips cannot be read; the message lists them."""
+
+
+class _Draws(Dataset[Item]):
+    """Hands draws to clips: only some datasets care which epoch it is."""
+
+    def __init__(self, clips: Clips) -> None:
+        self.clips = clips
+
+    def __getitem__(self, draw: Draw) -> Item:
+        if isinstance(self.clips, RedrawnClips):
+            return self.clips.draw(draw.index, draw.epoch)
+        return self.clips[draw.index]
+
+
+class _TrainLoader:
+    """Endless batches, each stamped with the stream position behind it. It has no length: training counts steps.
+
+    `__iter__` starts again at `data.position`, the last batch that was really used, so batches that workers or the
+    trainer fetched ahead are drawn again.
+    """
+
+    def __init__(self, data: VideoData) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Batch]:
+        data, position = self.data, self.data.position
+        stream = TrainingStream(len(data.train), data.batch_size, data.rank, data.world_size, data.seed, position)
+        for batch in data.batches(data.train, stream):
+            position += data.world_size * data.batch_size
+            yield replace(batch, position=position)
+
+
+class _ValLoader:
+    """One pass over this rank's share of the validation clips."""
+
+    def __init__(self, data: VideoData, clips: Clips) -> None:
+        self.data = data
+        self.clips = clips
+        self.shard = validation_shard(len(clips), data.val_batch_size, data.rank, data.world_size)
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self.data.batches(self.clips, self.shard)
+
+
+class VideoData(LightningDataModule):
+    """Clips for training and validation.
+
+    Workers stay stateless: an item is a pure function of (index, epoch) and the order one of (seed, position), so the
+    checkpoint holds one number and a run may resume with other workers, ranks or batch size. torchdata's
+    `StatefulDataLoader` is not used because its state belongs to one number of workers.
+
+    Args:
+        train: clips to train on.
+        val: clips to validate on, or None.
+        batch_size: clips a training step, for each process.
+        val_batch_size: clips a validation step, for each process.
+        num_workers: loading processes for each training process; 0 loads in the training process.
+        seed: of the order of clips; non-negative.
+        num_frames, height, width: of every clip; batches are held against them.
+        fps: frames a second of every clip.
+        timeout: seconds to wait for one batch from a worker before the run stops (a decoder can hang for ever on a
+            damaged file); 0 waits for ever. Not used without workers.
+        pin_memory: page-locked batches, for faster copies to a GPU.
+        max_bad_share: the run stops with a list once more than this share of the clips could not be read.
+    """
+
+    def __init__(
+        self,
+        train: Clips,
+        val: Clips | None,
+        batch_size: int,
+        val_batch_size: int,
+        num_workers: int,
+        seed: int,
+        num_frames: int,
+        height: int,
+        width: int,
+        fps: float,
+        timeout: float,
+        pin_memory: bool,
+        max_bad_share: float,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("val_batch_size", val_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+            ("num_frames", num_frames, 1),
+            ("height", height, 1),
+            ("width", width, 1),
+            ("timeout", timeout, 0),
+        ):
+            if value < least:
+                raise ValueError(f"data.{name}={value} is too small; at least {least}")
+        if fps <= 0:
+            raise ValueError(f"data.fps={fps} must be above 0")
+        if not 0 <= max_bad_share <= 1:
+            raise ValueError(f"data.max_bad_share={max_bad_share} must be between 0 and 1")
+        self.train = train
+        self.val = val
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.num_frames = num_frames
+        self.height = height
+        self.width = width
+        self.fps = fps
+        self.timeout = timeout
+        self.pin_memory = pin_memory
+        self.max_bad_share = max_bad_share
+        self.position = 0
+        self.skipped: dict[str, str] = {}
+
+    @property
+    def rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def setup(self, stage: str) -> None:
+        """Refuses empty data, and data that is not the same on all ranks."""
+        if len(self.train) == 0:
+            raise ValueError("no clips to train on: data.train is empty; check its manifest, folder or size")
+        if self.val is not None and len(self.val) < self.world_size:
+            raise ValueError(
+                f"{len(self.val)} validation clips cannot be shared out over {self.world_size} ranks; "
+                f"give at least {self.world_size}, or none (data.val=null)"
+            )
+        mine = (len(self.train), len(self.val or ()), self.batch_size, self.val_batch_size, self.seed)
+        if dist.is_available() and dist.is_initialized():
+            everyone: list[tuple[int, ...] | None] = [None] * self.world_size
+            dist.all_gather_object(everyone, mine)
+            for rank, theirs in enumerate(everyone):
+                if theirs != everyone[0]:
+                    raise ValueError(
+                        "ranks would train on different data (train clips, val clips, batch, val batch, seed): "
+                        f"rank 0 has {everyone[0]}, rank {rank} has {theirs}; give all ranks the same files and config"
+                    )
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        return _TrainLoader(self)
+
+    def val_dataloader(self) -> Iterable[Batch]:
+        return _ValLoader(self, self.val) if self.val is not None else []
+
+    def batches(self, clips: Clips, draws: Iterable[list[Draw]]) -> Iterator[Batch]:
+        """Loads `draws` in their order, with workers or without, checks shapes and keeps count of clips skipped."""
+        loader = DataLoader(
+            _Draws(clips),
+            batch_sampler=draws,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=self.pin_memory,
+            timeout=self.timeout if self.num_workers else 0,
+            # Without its own generator a loader draws from torch's global one, and a resumed run would differ.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        shape = (3, self.num_frames, self.height, self.width)
+        batches = iter(loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except BadClips as error:  # from a worker it comes wrapped in that worker's traceback
+                raise BadClips(str(error).strip().rsplit(f"{BadClips.__name__}: ", 1)[-1]) from None
+            except RuntimeError as error:
+                if "timed out" not in str(error):
+                    raise
+                raise ValueError(
+                    f"no batch within data.timeout={self.timeout} s: slow storage, or a file that hangs its decoder; "
+                    "scripts/validate_data.py finds such files"
+                ) from None
+            if batch.pixels.shape[1:] != shape:
+                raise ValueError(
+                    f"clip {batch.ids[0]} has shape {tuple(batch.pixels.shape[1:])}, but data.num_frames, height and "
+                    f"width ask for {shape}; give the dataset the same values"
+                )
+            self._count_skipped(batch.skipped, len(clips))
+            yield batch
+
+    def _count_skipped(self, skipped: Iterable[Skipped], num_clips: int) -> None:
+        for id, why in skipped:
+            if id not in self.skipped:
+                self.skipped[id] = why
+                log.warning("skipped %s: %s", id, why)
+        if len(self.skipped) > self.max_bad_share * num_clips:
+            raise BadClips(
+                f"{len(self.skipped)} of {num_clips} clips cannot be read, more than "
+                f"data.max_bad_share={self.max_bad_share}: {_listing(self.skipped)}"
+            )
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """The trainer is about to use this batch: from here on it counts."""
+        if self.trainer and self.trainer.training:
+            self.position = batch.position
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        if self.skipped:
+            log.warning("%d clips could not be read and were skipped: %s", len(self.skipped), _listing(self.skipped))
+
+    def state_dict(self) -> dict[str, int]:
+        """What exact resume needs; equal on all ranks, so the checkpoint may keep any rank's."""
+        return {"position": self.position, "num_clips": len(self.train), "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continues behind the last batch that the checkpoint was trained on.
+
+        Raises:
+            ValueError: the checkpoint saw another number of clips or another seed, so its order cannot be continued.
+        """
+        for name, here in (("num_clips", len(self.train)), ("seed", self.seed)):
+            if state_dict[name] != here:
+                raise ValueError(
+                    f"this run trains on {name}={here}, its checkpoint on {name}={state_dict[name]}: the order of "
+                    "clips cannot be continued; restore the data or start a run under another name"
+                )
+        self.position = state_dict["position"]
+
+
+def _listing(skipped: dict[str, str]) -> str:
+    return "; ".join(f"{id} ({why})" for id, why in skipped.items())

@@ -1,0 +1,75 @@
+"""The order of clips: complete, disjoint over ranks, and the same from any position on."""
+
+import random
+from collections import Counter
+from itertools import islice
+
+import pytest
+import torch
+
+from data.sampler import Draw, TrainingStream, shuffle, validation_shard
+
+
+def global_batches(
+    num_clips: int, batch_size: int, world_size: int, seed: int, start: int, steps: int
+) -> list[list[Draw]]:
+    """Steps of all ranks, each step's ranks joined."""
+    ranks = [
+        list(islice(TrainingStream(num_clips, batch_size, rank, world_size, seed, start), steps))
+        for rank in range(world_size)
+    ]
+    return [sum(step, []) for step in zip(*ranks, strict=True)]
+
+
+def cases(count: int) -> list[tuple[int, int, int, int]]:
+    rng = random.Random(0)
+    return [(rng.randint(1, 50), rng.randint(1, 9), rng.randint(1, 4), rng.randint(0, 10**6)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("num_clips, batch_size, world_size, seed", cases(20))
+def test_each_epoch_shows_each_clip_once_over_all_ranks(
+    num_clips: int, batch_size: int, world_size: int, seed: int
+) -> None:
+    epochs = 3
+    steps = -(-epochs * num_clips // (batch_size * world_size))
+    draws = sum(global_batches(num_clips, batch_size, world_size, seed, 0, steps), [])[: epochs * num_clips]
+    assert Counter((draw.epoch, draw.index) for draw in draws) == Counter(
+        (epoch, index) for epoch in range(epochs) for index in range(num_clips)
+    )
+
+
+@pytest.mark.parametrize("num_clips, batch_size, world_size, seed", cases(20))
+def test_stopping_anywhere_and_going_on_changes_nothing(
+    num_clips: int, batch_size: int, world_size: int, seed: int
+) -> None:
+    stop, more = seed % 17, 11
+    whole = global_batches(num_clips, batch_size, world_size, seed, 0, stop + more)
+    used = stop * batch_size * world_size
+    assert global_batches(num_clips, batch_size, world_size, seed, used, more) == whole[stop:]
+
+
+def test_other_ranks_and_batch_size_go_on_with_the_very_next_samples() -> None:
+    before = global_batches(23, 4, 1, 5, 0, 7)
+    after = global_batches(23, 3, 2, 5, 28, 9)
+    straight = global_batches(23, 1, 1, 5, 0, 28 + 54)
+    assert sum(before, []) + sum(after, []) == sum(straight, [])
+
+
+def test_a_global_batch_is_the_same_on_one_rank_or_four() -> None:
+    assert global_batches(37, 8, 1, 3, 0, 20) == global_batches(37, 2, 4, 3, 0, 20)
+
+
+def test_shuffles_differ_by_epoch_and_by_seed() -> None:
+    orders = [tuple(shuffle(40, seed, epoch).tolist()) for seed in range(6) for epoch in range(6)]
+    assert len(set(orders)) == len(orders)
+    assert torch.equal(shuffle(40, 2, 3), shuffle(40, 2, 3))
+
+
+@pytest.mark.parametrize("num_clips, batch_size, world_size, seed", cases(20))
+def test_validation_ranks_are_disjoint_equal_and_leave_out_less_than_a_clip_a_rank(
+    num_clips: int, batch_size: int, world_size: int, seed: int
+) -> None:
+    shards = [validation_shard(num_clips, batch_size, rank, world_size) for rank in range(world_size)]
+    assert len({tuple(len(batch) for batch in shard) for shard in shards}) == 1
+    seen = [draw.index for shard in shards for batch in shard for draw in batch]
+    assert sorted(seen) == list(range(num_clips - num_clips % world_size))
