@@ -1,0 +1,246 @@
+"""The procedural world: clip number `i` with its caption and exact state, the same bytes everywhere."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from data.worlds.caption import DIRECTIONS, ObjectSpec, Spec, check_words, parse, say
+from data.worlds.render import SHAPES, Floats, render
+from data.worlds.scene import Stage, Stream, is_held_out, motion_directions
+from data.worlds.simulate import MOTIONS, simulate
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class State:
+    """The exact truth beside a clip of F frames and N objects; lengths in frame heights, seconds, y down."""
+
+    spec: Spec
+    positions: Floats  # (F, N, 2) centroids (x, y)
+    velocities: Floats  # (F, N, 2)
+    radii: Floats  # (N,) of the circle of equal area
+    colours: NDArray[np.int64]  # (N,) index into the world's colours
+    shapes: NDArray[np.int64]  # (N,) index into the world's shapes
+    visibility: Floats  # (F, N) share of the object that is inside the frame and not covered
+    contacts: NDArray[
+        np.bool_
+    ]  # (F, N, N + 4) touched object j, or the left, right, top, bottom wall, since last frame
+
+
+@dataclass(frozen=True)
+class Clip:
+    """`pixels` uint8 `(F, H, W, 3)`, the caption and the state."""
+
+    pixels: NDArray[np.uint8]
+    caption: str
+    state: State
+
+
+class World(Dataset[dict[str, object]]):
+    """A map-style data set of `num_clips` simulated clips.
+
+    Args:
+        seed: clips of another seed are other draws from the same world.
+        num_clips: length of the data set; clip `i` does not depend on it.
+        num_frames, height, width, fps: how a scene is seen; the scene itself depends on its duration
+            `num_frames / fps` and on the aspect ratio only.
+        shapes: names out of `render.SHAPES`.
+        colours: word -> (red, green, blue), 0 to 255.
+        directions: words out of `caption.DIRECTIONS`.
+        sizes: word -> radius in frame heights (of the circle of equal area); "plain" is left unsaid.
+        speeds: word -> frame heights a second; "plain" is left unsaid.
+        speed_jitter: speeds vary by at most this share around the word's value; 0 makes the speed exactly the word's.
+        motions: name out of `simulate.MOTIONS` -> weight.
+        num_objects: number of objects in a scene -> weight.
+        gravity: frame heights per second squared.
+        background: (red, green, blue).
+        split: "train" or "heldout".
+        heldout_fraction: share of the combinations (colour, shape, direction) that only split "heldout" shows.
+
+    Raises ValueError for words that do not exist, paths that do not fit into the frame, an empty split.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        num_clips: int,
+        num_frames: int,
+        height: int,
+        width: int,
+        fps: float,
+        shapes: Sequence[str],
+        colours: Mapping[str, Sequence[int]],
+        directions: Sequence[str],
+        sizes: Mapping[str, float],
+        speeds: Mapping[str, float],
+        speed_jitter: float,
+        motions: Mapping[str, float],
+        num_objects: Mapping[int, float],
+        gravity: float,
+        background: Sequence[int],
+        split: str,
+        heldout_fraction: float,
+    ) -> None:
+        for name, value in {"num_clips": num_clips, "num_frames": num_frames, "height": height, "width": width}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if fps <= 0:
+            raise ValueError(f"fps={fps} must be above 0")
+        check_words("shape", shapes, SHAPES)
+        check_words("direction", directions, DIRECTIONS)
+        check_words("motion", motions, MOTIONS)
+        check_words("split", [split], ["train", "heldout"])
+        self.seed, self.num_clips, self.split = seed, num_clips, split
+        self.num_frames, self.height, self.width, self.fps = num_frames, height, width, fps
+        self.shapes, self.directions, self.gravity = list(shapes), list(directions), gravity
+        self.colours: dict[str, Colour] = {word: _rgb(value) for word, value in colours.items()}
+        self.background = _rgb(background)
+        self.motions = {name: weight for name, weight in motions.items() if weight > 0}
+        self.num_objects = {int(count): weight for count, weight in num_objects.items() if weight > 0}
+        self.stage = Stage(width / height, num_frames / fps, dict(sizes), dict(speeds), speed_jitter)
+        self._combinations = {
+            motion: self._split_combinations(motion, split == "heldout", heldout_fraction) for motion in self.motions
+        }
+        for motion, (shape, direction), size, speed in product(
+            self.motions, product(self.shapes, self.directions), self.stage.sizes, self.stage.speeds
+        ):
+            self.stage.check(ObjectSpec("", shape, size, motion, direction, speed))
+
+    def _split_combinations(self, motion: str, heldout: bool, fraction: float) -> list[tuple[str, str, str]]:
+        every = product(self.colours, self.shapes, motion_directions(motion, self.directions))
+        found = [combination for combination in every if is_held_out(*combination, fraction) == heldout]
+        if not found:
+            raise ValueError(
+                f'split "{self.split}" of motion "{motion}" has no combination of colour, shape and direction with '
+                f"heldout_fraction={fraction}; name more words or choose a fraction nearer to 0.5"
+            )
+        return found
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def clip(self, index: int) -> Clip:
+        """Clip number `index` (0 to `num_clips - 1`; IndexError beyond)."""
+        if not 0 <= index < self.num_clips:
+            raise IndexError(f"clip {index} of a world of {self.num_clips}")
+        stream = Stream(self.seed, index)
+        spec = Spec(tuple(self._draw_object(stream) for _ in range(stream.weighted(self.num_objects))))
+        return self._film(spec, stream)
+
+    def film(self, caption: str, seed: int) -> Clip:
+        """A clip of a given caption; `seed` decides what the caption leaves open (where things start)."""
+        return self._film(self.parse(caption), Stream(seed, 0))
+
+    def parse(self, caption: str) -> Spec:
+        """The meaning of a caption; raises ValueError for a word that this world does not know."""
+        spec = parse(caption)
+        for item in spec.objects:
+            check_words("colour", [item.colour], self.colours)
+            check_words("shape", [item.shape], self.shapes)
+            check_words("size", [item.size], self.stage.sizes)
+            check_words("speed", [item.speed], self.stage.speeds)
+            check_words("motion", [item.motion], self.motions)
+            check_words("direction", [item.direction], motion_directions(item.motion, self.directions))
+        return spec
+
+    def _draw_object(self, stream: Stream) -> ObjectSpec:
+        motion = stream.weighted(self.motions)
+        colour, shape, direction = stream.one_of(self._combinations[motion])
+        size = stream.one_of(self._sizes)
+        # "falls" says no speed: only the motions whose phrase has a place for it draw one.
+        speed = stream.one_of(self._speeds) if motion not in ("fall", "drop") else "plain"
+        return ObjectSpec(colour, shape, size, motion, direction, speed)
+
+    @cached_property
+    def _sizes(self) -> list[str]:
+        return list(self.stage.sizes)
+
+    @cached_property
+    def _speeds(self) -> list[str]:
+        return list(self.stage.speeds)
+
+    def _film(self, spec: Spec, stream: Stream) -> Clip:
+        starts = []
+        for item in spec.objects:
+            starts.append(self.stage.start(item, stream, starts))
+        seen = simulate(starts, self.gravity, self.stage.aspect, self.num_frames, self.fps)
+        pixels, visibility = render(
+            seen.positions,
+            [start.radius for start in starts],
+            [start.shape for start in starts],
+            [self.colours[item.colour] for item in spec.objects],
+            self.background,
+            self.height,
+            self.width,
+        )
+        colour_words = list(self.colours)
+        state = State(
+            spec=spec,
+            positions=seen.positions,
+            velocities=seen.velocities,
+            radii=np.array([start.radius for start in starts]),
+            colours=np.array([colour_words.index(item.colour) for item in spec.objects]),
+            shapes=np.array([self.shapes.index(item.shape) for item in spec.objects]),
+            visibility=visibility,
+            contacts=seen.contacts,
+        )
+        return Clip(pixels, say(spec), state)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        """`pixels` uint8 tensor `(3, F, H, W)`, `caption`, `id`, `fps`."""
+        clip = self.clip(index)
+        return {
+            "pixels": torch.from_numpy(np.ascontiguousarray(clip.pixels.transpose(3, 0, 1, 2))),
+            "caption": clip.caption,
+            "id": f"world-{self.seed}-{index}",
+            "fps": float(self.fps),
+        }
+
+    def specs(self) -> list[Spec]:
+        """Every meaning of one object that this split can show, in a fixed order."""
+        found = []
+        for motion, combinations in self._combinations.items():
+            speeds = self._speeds if motion not in ("fall", "drop") else ["plain"]
+            for (colour, shape, direction), size, speed in product(combinations, self._sizes, speeds):
+                found.append(Spec((ObjectSpec(colour, shape, size, motion, direction, speed),)))
+        return found
+
+    def prompts(self, count: int) -> list[str]:
+        """`count` captions of one object from this split, all words balanced; repeats only once all have been given."""
+        left: list[Spec] = []
+        used: dict[tuple[str, str], int] = {}
+        chosen = []
+        for _ in range(count):
+            left = left or self.specs()
+            best = min(left, key=lambda spec: sum(used.get(pair, 0) for pair in vars(spec.objects[0]).items()))
+            left.remove(best)
+            for pair in vars(best.objects[0]).items():
+                used[pair] = used.get(pair, 0) + 1
+            chosen.append(say(best))
+        return chosen
+
+
+def _rgb(value: Sequence[int]) -> Colour:
+    red, green, blue = (int(part) for part in value)
+    if not all(0 <= part <= 255 for part in (red, green, blue)):
+        raise ValueError(f"colour {list(value)} is not three numbers from 0 to 255")
+    return red, green, blue
+
+
+def clips_per_second(world: World, seconds: float) -> float:
+    """How many clips one process makes in a second, tensors included; runs for about `seconds`."""
+    world[0]
+    begin, done = time.perf_counter(), 0
+    while time.perf_counter() < begin + seconds:
+        world[done % len(world)]
+        done += 1
+    return done / (time.perf_counter() - begin)
