@@ -66,6 +66,11 @@ class BlockCausal:
         """Tokens of one whole block."""
         return self.block * self.tokens_per_frame
 
+    def spans(self) -> list[tuple[int, int]]:
+        """(start, stop) tokens of each block. Its queries may attend to the keys [0, stop), and to all of them."""
+        starts = range(0, self.num_tokens, self.block_tokens)
+        return [(start, min(start + self.block_tokens, self.num_tokens)) for start in starts]
+
     def dense(self, device: torch.device | str) -> Tensor:
         """(1, 1, N, N) bool, True = may attend."""
         block = torch.arange(self.num_tokens, device=device) // self.block_tokens
@@ -82,8 +87,8 @@ class Packed:
     """Several samples one after another in one sequence; each attends only to itself (block-diagonal).
 
     lengths: query tokens of each sample; key_lengths: key tokens of each sample, for cross-attention (None: the same as
-    `lengths`, self-attention). Both cover their whole sequence: sum(lengths) = Nq, sum(key_lengths) = Nk. A sample
-    without keys is allowed. Packing as in NaViT (arXiv 2307.06304).
+    `lengths`, self-attention). Both cover their whole sequence: sum(lengths) = Nq, sum(key_lengths) = Nk. A sample may
+    be without keys (no text), but not without queries. Packing as in NaViT (arXiv 2307.06304).
     """
 
     lengths: tuple[int, ...]
@@ -94,8 +99,8 @@ class Packed:
             raise ValueError(
                 f"Packed has {len(self.lengths)} query and {len(self.keys)} key lengths; give one of each a sample"
             )
-        if min((*self.lengths, *self.keys), default=0) < 0:
-            raise ValueError(f"Packed lengths must not be negative: {self.lengths}, {self.keys}")
+        if min(self.lengths, default=0) < 1 or min(self.keys) < 0:
+            raise ValueError(f"Packed needs samples of at least 1 query and 0 keys, not {self.lengths} on {self.keys}")
 
     @property
     def keys(self) -> tuple[int, ...]:
@@ -104,10 +109,15 @@ class Packed:
 
     def dense(self, device: torch.device | str) -> Tensor:
         """(1, 1, Nq, Nk) bool, True = may attend."""
-        samples = torch.arange(len(self.lengths), device=device)
-        query = samples.repeat_interleave(torch.tensor(self.lengths, dtype=torch.long, device=device))
-        key = samples.repeat_interleave(torch.tensor(self.keys, dtype=torch.long, device=device))
-        return (query[:, None] == key[None, :])[None, None]
+        return (self.query_samples(device)[:, None] == self.key_samples(device)[None, :])[None, None]
+
+    def query_samples(self, device: torch.device | str) -> Tensor:
+        """(Nq,) int64: which sample each query belongs to."""
+        return _repeat_index(self.lengths, device)
+
+    def key_samples(self, device: torch.device | str) -> Tensor:
+        """(Nk,) int64: which sample each key belongs to."""
+        return _repeat_index(self.keys, device)
 
     def check(self, q: Tensor, k: Tensor) -> None:
         """Raise ValueError when the mask is for other shapes than these q and k."""
@@ -115,6 +125,11 @@ class Packed:
             raise ValueError(
                 f"Packed is for {sum(self.lengths)} tokens on {sum(self.keys)}, not for {q.shape[2]} on {k.shape[2]}"
             )
+
+
+def _repeat_index(lengths: tuple[int, ...], device: torch.device | str) -> Tensor:
+    index = torch.arange(len(lengths), device=device)
+    return index.repeat_interleave(torch.tensor(lengths, dtype=torch.long, device=device))
 
 
 Mask: TypeAlias = KeyPadding | BlockCausal | Packed

@@ -1,5 +1,7 @@
 """Attention through torch's own scaled_dot_product_attention: runs everywhere, so it is what `auto` falls back to."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -7,6 +9,7 @@ from torch.nn import functional
 from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed
 
 
+@dataclass(frozen=True)
 class SDPA:
     """softmax(q k^T / sqrt(head_dim)) v with torch's fused kernels.
 
@@ -16,6 +19,7 @@ class SDPA:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
         """q (B, heads, Nq, head_dim), k and v (B, heads, Nk, head_dim) -> (B, heads, Nq, head_dim)."""
+        q, k = q.to(v.dtype), k.to(v.dtype)
         if mask is None:
             return functional.scaled_dot_product_attention(q, k, v)
         mask.check(q, k)
@@ -25,6 +29,10 @@ class SDPA:
         if isinstance(mask, BlockCausal):
             return _block_causal(q, k, v, mask)
         return _packed(q, k, v, mask)
+
+    def unfit(self, device_type: str, mask_type: type[Mask] | None) -> str | None:
+        """Fits everywhere."""
+        return None
 
 
 def _padded(q: Tensor, k: Tensor, v: Tensor, mask: KeyPadding) -> Tensor:
@@ -37,11 +45,10 @@ def _padded(q: Tensor, k: Tensor, v: Tensor, mask: KeyPadding) -> Tensor:
 
 
 def _block_causal(q: Tensor, k: Tensor, v: Tensor, mask: BlockCausal) -> Tensor:
-    outputs = []
-    for start in range(0, mask.num_tokens, mask.block_tokens):
-        stop = min(start + mask.block_tokens, mask.num_tokens)
-        past = slice(0, stop)  # the block itself and all before it
-        outputs.append(functional.scaled_dot_product_attention(q[:, :, start:stop], k[:, :, past], v[:, :, past]))
+    outputs = [
+        functional.scaled_dot_product_attention(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop])
+        for start, stop in mask.spans()
+    ]
     return torch.cat(outputs, dim=2)
 
 

@@ -1,0 +1,40 @@
+"""What every attention kernel promises to the network: the one door that they all stand behind."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dit.net.kernels.masks import Mask
+
+
+class Kernel(Protocol):
+    """Attention softmax(q k^T / sqrt(head_dim)) v under a mask.
+
+    Kernels hold no state and compare by value, so that any number of layers, copies and worker processes share one
+    answer of `auto`. They compute in the dtype of v: under autocast a normalised q or k may arrive in fp32.
+    """
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
+        """q (B, heads, Nq, head_dim), k and v (B, heads, Nk, head_dim) -> (B, heads, Nq, head_dim)."""
+        ...
+
+    def unfit(self, device_type: str, mask_type: type[Mask] | None) -> str | None:
+        """Why `auto` should pass this kernel by even where it runs, in one line; None if it should not."""
+        ...
+
+
+class KernelError(ValueError):
+    """A kernel that was named cannot run on tensors like q; the message says what to do, `why` only the cause."""
+
+    def __init__(self, name: str, q: Tensor, why: str) -> None:
+        super().__init__(
+            f"kernel={name} cannot run on {q.device.type} with {short(q.dtype)}, head_dim={q.shape[-1]} ({why}); "
+            "choose net/kernel=auto or net/kernel=sdpa"
+        )
+        self.why = why
+
+
+def short(dtype: torch.dtype) -> str:
+    """`float32` for torch.float32."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,302 @@
+"""Every kernel against a plain float64 softmax, forward and backward; the probe and the fallback of `auto`."""
+
+import copy
+import logging
+import pickle
+import re
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from dit.net.kernels import auto
+from dit.net.kernels.auto import Auto, probe
+from dit.net.kernels.door import KernelError
+from dit.net.kernels.flex import Flex
+from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed
+from dit.net.kernels.sdpa import SDPA
+from dit.net.kernels.xformers import XFormers
+
+BATCH, HEADS, QUERIES, HEAD_DIM = 3, 2, 14, 16
+
+
+def padding() -> KeyPadding:
+    """Holes, padding at the end, and a sample without any key."""
+    keep = torch.tensor([[1, 0, 1, 1, 0, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0, 0, 0], [0] * 9], dtype=torch.bool)
+    return KeyPadding(keep)
+
+
+# name -> (mask, number of keys)
+CASES: dict[str, tuple[Mask | None, int]] = {
+    "none": (None, 9),
+    "padding": (padding(), 9),
+    "block_causal": (BlockCausal(frames=7, tokens_per_frame=2, block=3), QUERIES),  # 3 + 3 + 1 frames
+    "frame_causal": (BlockCausal(frames=7, tokens_per_frame=2, block=1), QUERIES),
+    "packed": (Packed((3, 10, 1)), QUERIES),
+    "packed_cross": (Packed((3, 4, 7), (5, 0, 2)), 7),  # the second sample has no text
+}
+each_case = pytest.mark.parametrize("case", CASES)
+
+
+def inputs(num_keys: int, dtype: torch.dtype, device: str = "cpu") -> list[Tensor]:
+    """q, k, v that ask for gradients, and a gradient of the output."""
+    generator = torch.Generator().manual_seed(num_keys)
+    tokens = (QUERIES, num_keys, num_keys, QUERIES)
+    drawn = [torch.randn(BATCH, HEADS, n, HEAD_DIM, generator=generator, dtype=torch.float64) for n in tokens]
+    return [x.to(device, dtype).requires_grad_(i < 3) for i, x in enumerate(drawn)]
+
+
+def results(attend, q: Tensor, k: Tensor, v: Tensor, grad: Tensor, mask: Mask | None) -> list[Tensor]:
+    """Output, dq, dk, dv in float64 on the CPU."""
+    out = attend(q, k, v, mask)
+    assert out.shape == q.shape
+    assert out.dtype == v.dtype
+    return [x.detach().double().cpu() for x in (out, *torch.autograd.grad(out, (q, k, v), grad))]
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
+    """The definition, by exponentials over the allowed keys; a row without keys is zero."""
+    scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / HEAD_DIM**0.5
+    allowed = torch.ones_like(scores) if mask is None else mask.dense(q.device).to(scores).expand_as(scores)
+    weights = scores.exp() * allowed
+    return torch.einsum("bhqk,bhkd->bhqd", weights / weights.sum(-1, keepdim=True).clamp_min(1e-30), v)
+
+
+def distance(kernel, case: str, dtype: torch.dtype, device: str = "cpu", against: Mask | None = None) -> float:
+    """Largest difference of output and gradients from the reference, which may be given another mask."""
+    mask, num_keys = CASES[case]
+    drawn = inputs(num_keys, dtype, device)
+    exact = [x.detach().double().cpu().requires_grad_(i < 3) for i, x in enumerate(drawn)]
+    found = results(kernel, *drawn, mask)
+    expected = results(reference, *exact, mask if against is None else against)
+    assert all(x.isfinite().all() for x in found)
+    return max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True))
+
+
+@pytest.fixture
+def xformers_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """xformers has no operator for the CPU; its own reference, which reads the real bias objects, stands in."""
+    ops = pytest.importorskip("xformers.ops", reason="xformers is not installed")
+    bias_utils = pytest.importorskip("xformers.attn_bias_utils", reason="this xformers has no reference attention")
+
+    def stand_in(q: Tensor, k: Tensor, v: Tensor, attn_bias=None) -> Tensor:
+        return bias_utils.ref_attention_bmhk(q, k, v, attn_bias=attn_bias).to(q.dtype)
+
+    monkeypatch.setattr(ops, "memory_efficient_attention", stand_in)
+
+
+@each_case
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_sdpa_equals_the_definition(case: str, dtype: torch.dtype, limit: float) -> None:
+    assert distance(SDPA(), case, dtype) < limit
+
+
+@each_case
+def test_flex_equals_the_definition(case: str) -> None:
+    assert distance(Flex(), case, torch.float64) < 1e-5  # eager FlexAttention keeps its scores in float32
+
+
+@each_case
+def test_xformers_layout_and_masks_equal_the_definition(case: str, xformers_on_cpu: None) -> None:
+    assert distance(XFormers(), case, torch.float32) < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kernel", [SDPA(), Flex(), XFormers()], ids=lambda kernel: type(kernel).__name__)
+@each_case
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 6e-2), (torch.float32, 6e-3)])
+def test_kernels_on_the_gpu_equal_the_definition(kernel, case: str, dtype: torch.dtype, limit: float) -> None:
+    assert distance(kernel, case, dtype, "cuda") < limit
+
+
+SPOILED: dict[str, Mask] = {
+    "padding": KeyPadding(padding().keep ^ (torch.arange(27).view(3, 9) == 1)),  # one key of one sample
+    "block_causal": BlockCausal(frames=7, tokens_per_frame=2, block=2),
+    "frame_causal": BlockCausal(frames=14, tokens_per_frame=1, block=1),
+    "packed": Packed((3, 9, 2)),
+    "packed_cross": Packed((3, 4, 7), (5, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("kernel", [SDPA(), Flex(), XFormers()], ids=lambda kernel: type(kernel).__name__)
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_spoiled_mask_is_noticed(kernel, case: str, xformers_on_cpu: None) -> None:
+    assert distance(kernel, case, torch.float32, against=SPOILED[case]) > 1e-2
+
+
+def test_q_and_k_of_another_dtype_are_computed_in_that_of_v() -> None:
+    q, k, v, _ = inputs(9, torch.float32)
+    for kernel in (SDPA(), Flex()):
+        assert kernel(q, k, v.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kernel", [SDPA(), Flex(), Auto(candidates=[XFormers(), SDPA()])])
+def test_kernels_survive_copies_pickles_and_checkpointing(kernel) -> None:
+    mask, num_keys = CASES["padding"]
+    q, k, v, grad = inputs(num_keys, torch.float32)
+    expected = results(kernel, q, k, v, grad, mask)
+    for twin in (copy.deepcopy(kernel), pickle.loads(pickle.dumps(kernel))):
+        recomputed = results(lambda *a, twin=twin: checkpoint(twin, *a, use_reentrant=False), q, k, v, grad, mask)
+        for a, b in zip(recomputed, expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("case", ["none", "padding", "block_causal", "packed_cross"])
+@pytest.mark.parametrize("kernel", [SDPA(), Auto(candidates=[SDPA()])], ids=["sdpa", "auto"])
+def test_kernels_compile_into_one_graph(kernel, case: str) -> None:
+    mask, num_keys = CASES[case]
+    drawn = inputs(num_keys, torch.float32)
+    expected = results(kernel, *drawn, mask)  # Auto has chosen before it is compiled
+    torch._dynamo.reset()
+    compiled = torch.compile(kernel, backend="aot_eager", fullgraph=True)
+    for a, b in zip(results(compiled, *drawn, mask), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_mask_first_met_while_sampling_serves_training() -> None:
+    mask, num_keys = BlockCausal(frames=7, tokens_per_frame=2, block=4), QUERIES
+    q, k, v, grad = inputs(num_keys, torch.float32)
+    with torch.inference_mode():
+        Flex()(q, k, v, mask)
+    assert all(x.isfinite().all() for x in results(Flex(), q, k, v, grad, mask))
+
+
+@pytest.mark.parametrize("kernel", [SDPA(), Flex(), XFormers()], ids=lambda kernel: type(kernel).__name__)
+@pytest.mark.parametrize(
+    "mask", [KeyPadding(torch.ones(3, 8, dtype=torch.bool)), BlockCausal(5, 2, 1), Packed((3, 10), (4, 5))]
+)
+def test_a_mask_for_other_shapes_is_refused(kernel, mask: Mask) -> None:
+    q, k, v, _ = inputs(9, torch.float32)
+    with pytest.raises(ValueError, match="not for"):
+        kernel(q, k, v, mask)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: KeyPadding(torch.ones(3, 8)), "bool"),
+        (lambda: BlockCausal(4, 2, 0), "block=0"),
+        (lambda: Packed((3, 2), (1,)), "2 query and 1 key"),
+        (lambda: Packed((3, 0)), "at least 1 query"),
+        (lambda: Packed((3, 4), (1, -1)), "0 keys"),
+    ],
+)
+def test_masks_refuse_nonsense(build, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        build()
+
+
+# --- auto ---
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A kernel with one fault: `call` fails, `backward` has no gradient, `wrong` is a tenth too large."""
+
+    fault: str
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
+        if self.fault == "call":
+            raise NotImplementedError("no operator found\nfor a long list of reasons")
+        out = SDPA()(q, k, v, mask)
+        return out.detach() if self.fault == "backward" else out * 1.1
+
+    def unfit(self, device_type: str, mask_type: type[Mask] | None) -> str | None:
+        return None
+
+
+@pytest.fixture(autouse=True)
+def no_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "_choices", {})
+
+
+def chosen(*candidates, mask_type: type[Mask] | None = None) -> str:
+    return type(auto.choose(tuple(candidates), "cpu", torch.float32, HEAD_DIM, mask_type)).__name__
+
+
+@pytest.mark.parametrize("mask_type", auto.MASK_TYPES)
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [("call", "no operator found$"), ("backward", "does not require grad"), ("wrong", "output is off by 1[0-9]\\.")],
+)
+def test_auto_falls_back_from_a_kernel_that_fails(fault: str, why: str, mask_type: type[Mask] | None) -> None:
+    reason = probe(Broken(fault), "cpu", torch.float32, HEAD_DIM, mask_type)
+    assert reason is not None
+    assert "\n" not in reason
+    assert re.search(why, reason), reason
+    assert chosen(Broken(fault), mask_type=mask_type) == "SDPA"
+
+
+def test_auto_takes_the_first_that_runs() -> None:
+    @dataclass(frozen=True)
+    class Works(SDPA):
+        pass
+
+    assert chosen(Broken("call"), Works(), SDPA()) == "Works"
+    assert chosen(Flex()) == "SDPA"  # runs on the CPU, but is unfit for it
+    assert probe(SDPA(), "cpu", torch.bfloat16, 64, Packed) is None
+
+
+def test_auto_gives_the_right_result_under_inference_mode_and_autocast() -> None:
+    kernel = Auto(candidates=[Broken("call")])
+    mask, num_keys = CASES["packed"]
+    q, k, v, _ = inputs(num_keys, torch.float32)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        out = kernel(q, k, v, mask)
+    torch.testing.assert_close(out.float(), SDPA()(q, k, v, mask), atol=2e-2, rtol=2e-2)
+
+
+def test_auto_probes_and_logs_once_for_each_case(caplog: pytest.LogCaptureFixture) -> None:
+    calls = []
+
+    @dataclass(frozen=True)
+    class Counting(SDPA):
+        def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
+            calls.append(v.dtype)
+            return super().__call__(q, k, v, mask)
+
+    q, k, v, _ = inputs(9, torch.float32)
+    with caplog.at_level(logging.INFO, logger=auto.__name__):
+        for _ in range(3):
+            for kernel in (
+                Auto(candidates=[Broken("call"), Counting()]),
+                Auto(candidates=[Broken("call"), Counting()]),
+            ):
+                kernel(q, k, v)
+        assert len(caplog.messages) == 1  # two instances of one choice, as two layers have, share the answer
+        assert caplog.messages[0].startswith("attention on cpu, float32, head_dim=16, no mask: Counting")
+        assert "not Broken: NotImplementedError: no operator found" in caplog.messages[0]
+        assert len(calls) == 1 + 6
+        Auto(candidates=[Broken("call"), Counting()])(q.double(), k.double(), v.double())
+        assert len(caplog.messages) == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="xformers may well run here")
+def test_named_xformers_that_cannot_run_is_a_one_line_error() -> None:
+    q, k, v, _ = inputs(9, torch.float32)
+    with pytest.raises(KernelError) as caught:
+        XFormers()(q, k, v)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("kernel=xformers cannot run on cpu with float32, head_dim=16")
+    assert "net/kernel=auto" in message
+
+
+def test_missing_xformers_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    q, k, v, _ = inputs(9, torch.float32)
+    with pytest.raises(KernelError, match="it does not import"):
+        XFormers()(q, k, v)
+    assert chosen(XFormers()) == "SDPA"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("mask_type", auto.MASK_TYPES)
+def test_auto_on_the_gpu_chooses_a_kernel_that_runs(mask_type: type[Mask] | None) -> None:
+    kernel = auto.choose((XFormers(), Flex(), SDPA()), "cuda", torch.bfloat16, 64, mask_type)
+    assert probe(kernel, "cuda", torch.bfloat16, 64, mask_type) is None
