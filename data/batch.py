@@ -85,11 +85,6 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32).div_(127.5).sub_(1.0)
 
 
-def to_uint8(pixels: Tensor) -> Tensor:
-    """float [-1, 1] to uint8 [0, 255], rounded and clamped, any shape. Undoes `to_float` exactly."""
-    return pixels.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-
-
 def collate(items: Sequence[Item]) -> Batch:
     """Stacks items and turns their pixels into floats, once for the batch.
 
