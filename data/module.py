@@ -84,7 +84,7 @@ class VideoData(LightningDataModule):
         fps: frames a second of every clip.
         timeout: seconds to wait for one batch from a worker before the run stops (a decoder can hang for ever on a
             damaged file); 0 waits for ever. Not used without workers.
-        pin_memory: page-locked batches, for faster copies to a GPU.
+        pin_memory: page-locked batches, for faster copies to a GPU; not used without one.
         max_bad_share: the run stops with a list once more than this share of the clips could not be read.
     """
 
@@ -178,7 +178,7 @@ class VideoData(LightningDataModule):
             batch_sampler=draws,
             num_workers=self.num_workers,
             collate_fn=collate,
-            pin_memory=self.pin_memory,
+            pin_memory=self.pin_memory and torch.cuda.is_available(),
             timeout=self.timeout if self.num_workers else 0,
             # Without its own generator a loader draws from torch's global one, and a resumed run would differ.
             generator=torch.Generator().manual_seed(self.seed),
