@@ -1,0 +1,210 @@
+"""Which noise levels are trained: `levels(batch, frames, num_tokens, generator, device) -> t`.
+
+t is float32, (B, 1) when the frames of a clip share a level and (B, F) when each has its own. Draws are made on the
+generator's device (the CPU for None, from the global generator) and then moved, so that a CPU generator gives the same
+levels whatever trains. A `Distribution` turns uniform numbers into levels; what wraps one (`Shifted`, `PerFrame`,
+`Stratified`) is a distribution again, and they nest.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+
+def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Uniform float64 numbers in [0, 1) on the generator's device. In float32 the tails would be grainy."""
+    device = torch.device("cpu") if generator is None else generator.device
+    return torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
+
+
+class Levels(ABC):
+    """Draws the noise levels of a batch."""
+
+    @abstractmethod
+    def __call__(
+        self, batch: int, frames: int, num_tokens: int, generator: torch.Generator | None, device: torch.device | str
+    ) -> Tensor:
+        """Levels in [0, 1], float32, (batch, 1) or (batch, frames), for clips of `num_tokens` tokens."""
+
+
+class Distribution(Levels):
+    """A distribution of levels as a function of uniform numbers (its quantile function, unless it says otherwise)."""
+
+    @abstractmethod
+    def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
+        """Uniform numbers of any shape -> levels of that shape."""
+
+    def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
+        """The uniform numbers behind the levels: float64, one a clip (batch, 1) unless overridden."""
+        return uniform((batch, 1), generator)
+
+    def __call__(
+        self, batch: int, frames: int, num_tokens: int, generator: torch.Generator | None, device: torch.device | str
+    ) -> Tensor:
+        return self.from_uniform(self.draw(batch, frames, generator), num_tokens).to(device, torch.float32)
+
+
+class Uniform(Distribution):
+    """U(0, 1) (Lipman et al. 2023, arXiv:2210.02747, eq. 5)."""
+
+    def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
+        return u
+
+
+class LogitNormal(Distribution):
+    """sigmoid(N(mean, std^2)) (Esser et al. 2024, arXiv:2403.03206, eq. 19).
+
+    Args:
+        mean: 0 is centred on t = 1/2; above 0 towards noise.
+        std: spread of the logit, above 0.
+    """
+
+    def __init__(self, mean: float, std: float) -> None:
+        if std <= 0:
+            raise ValueError(f"std={std} of the logit must be above 0, for example 1")
+        self.mean = mean
+        self.std = std
+
+    def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+
+
+class Shift(ABC):
+    """The factor s of a shift, as a function of the number of tokens."""
+
+    @abstractmethod
+    def __call__(self, num_tokens: int) -> float:
+        """s above 0; 1 leaves the levels alone, more moves them towards noise."""
+
+
+class ConstantShift(Shift):
+    """The same s for every size.
+
+    Args:
+        shift: s, above 0.
+    """
+
+    def __init__(self, shift: float) -> None:
+        if shift <= 0:
+            raise ValueError(f"shift={shift} must be above 0; 1 does nothing")
+        self.shift = shift
+
+    def __call__(self, num_tokens: int) -> float:
+        return self.shift
+
+
+class TokenShift(Shift):
+    """s = sqrt(num_tokens / base_tokens) (Esser et al. 2024, arXiv:2403.03206, eq. 23).
+
+    Args:
+        base_tokens: number of tokens at which the levels stay as they are.
+    """
+
+    def __init__(self, base_tokens: int) -> None:
+        if base_tokens < 1:
+            raise ValueError(f"base_tokens={base_tokens} must be at least 1, for example 256")
+        self.base_tokens = base_tokens
+
+    def __call__(self, num_tokens: int) -> float:
+        return math.sqrt(num_tokens / self.base_tokens)
+
+
+class Shifted(Distribution):
+    """t' = s t / (1 + (s - 1) t): on the linear path the SNR falls by s^2 (Esser et al. 2024, eq. 23).
+
+    Args:
+        levels: what is shifted.
+        shift: gives s.
+    """
+
+    def __init__(self, levels: Distribution, shift: Shift) -> None:
+        self.levels = levels
+        self.shift = shift
+
+    def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
+        return self.levels.draw(batch, frames, generator)
+
+    def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
+        t = self.levels.from_uniform(u, num_tokens)
+        s = self.shift(num_tokens)
+        return s * t / (1 + (s - 1) * t)
+
+
+class PerFrame(Distribution):
+    """An independent level for each latent frame: diffusion forcing (Chen et al. 2024, arXiv:2407.01392, alg. 1).
+
+    Args:
+        levels: the distribution of each frame's level.
+    """
+
+    def __init__(self, levels: Distribution) -> None:
+        self.levels = levels
+
+    def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
+        return uniform((batch, frames), generator)
+
+    def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
+        return self.levels.from_uniform(u, num_tokens)
+
+
+class Stratified(Distribution):
+    """Levels spread evenly over the batch: one in each of `batch` equally likely intervals, in random order.
+
+    Lowers the variance of the loss without changing its mean (Kingma et al. 2021, arXiv:2107.00630, appendix I.1;
+    there one offset is shared, here each interval has its own). Each frame of `PerFrame` is spread on its own.
+
+    Args:
+        levels: whose uniform numbers are spread.
+    """
+
+    def __init__(self, levels: Distribution) -> None:
+        self.levels = levels
+
+    def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
+        within = self.levels.draw(batch, frames, generator)
+        interval = uniform(tuple(within.shape), generator).argsort(dim=0)
+        return (interval + within) / batch
+
+    def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
+        return self.levels.from_uniform(u, num_tokens)
+
+
+class Mixture(Levels):
+    """Each clip takes its levels from one of several, for example ordinary training beside diffusion forcing.
+
+    Args:
+        parts: name -> levels. With any that is per frame, all clips get (B, F).
+        weights: name -> relative frequency, at least 0; the same names.
+    """
+
+    def __init__(self, parts: Mapping[str, Levels], weights: Mapping[str, float]) -> None:
+        self.parts = list(parts.values())
+        self.weights = relative_weights(parts.keys(), weights)
+
+    def __call__(
+        self, batch: int, frames: int, num_tokens: int, generator: torch.Generator | None, device: torch.device | str
+    ) -> Tensor:
+        choice = choose(self.weights, batch, generator).to(device)
+        drawn = [part(batch, frames, num_tokens, generator, device) for part in self.parts]
+        stacked = torch.stack(torch.broadcast_tensors(*drawn))
+        return stacked[choice, torch.arange(batch, device=device)]
+
+
+def relative_weights(names: Iterable[str], weights: Mapping[str, float]) -> Tensor:
+    """Weights in the order of `names`, float64, divided by their sum; a ValueError where they do not fit."""
+    wanted = list(names)
+    if set(wanted) != set(weights):
+        raise ValueError(f"weights are for {sorted(weights)} but the parts are {sorted(wanted)}: give each one weight")
+    values = torch.tensor([float(weights[name]) for name in wanted], dtype=torch.float64)
+    if (values < 0).any() or values.sum() <= 0:
+        raise ValueError(f"weights {dict(weights)} must be at least 0 and not all 0")
+    return values / values.sum()
+
+
+def choose(weights: Tensor, batch: int, generator: torch.Generator | None) -> Tensor:
+    """An index into `weights` for each of `batch` clips, (batch,) int64 on the generator's device."""
+    u = uniform((batch,), generator)
+    return torch.searchsorted(weights.cumsum(0).to(u.device), u, right=True).clamp(max=len(weights) - 1)

@@ -1,0 +1,120 @@
+"""The training objective, and the loss by noise level for validation."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from dit.diffusion.conditioning import Conditioning
+from dit.diffusion.denoiser import Denoiser
+from dit.diffusion.levels import Levels
+from dit.diffusion.path import Path
+from dit.diffusion.prediction import Prediction
+from dit.diffusion.space import Space
+from dit.diffusion.weighting import Weighting
+
+
+class VideoNetwork(Protocol):
+    """What the objective needs of a network (`dit.net.backbone.Backbone` in practice)."""
+
+    def __call__(self, x: Tensor, t: Tensor, cond: dict[str, Tensor], /) -> Tensor: ...
+
+    def num_tokens(self, frames: int, height: int, width: int, /) -> int: ...
+
+
+class LossOutput(NamedTuple):
+    """The loss of a batch and what it is made of.
+
+    Attributes:
+        loss: mean of `per_sample`, 0-dim.
+        per_sample: mean of `per_frame` over the frames that are not given, (B,).
+        per_frame: weighted squared error, mean over channels and places, (B, F); 0 where given.
+        t: noise level of each frame, (B, F).
+        given: which frames were given, bool (B, F).
+    """
+
+    loss: Tensor
+    per_sample: Tensor
+    per_frame: Tensor
+    t: Tensor
+    given: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weighted squared error of what the network believes of noisy latents, where they are not given.
+
+    Args:
+        path: from data to noise.
+        prediction: what the output of the network means.
+        levels: which noise levels are trained.
+        weighting: how much each of them counts.
+        conditioning: which frames are given.
+        space: in which quantity the error is taken.
+    """
+
+    path: Path
+    prediction: Prediction
+    levels: Levels
+    weighting: Weighting
+    conditioning: Conditioning
+    space: Space
+
+    def __call__(
+        self, net: VideoNetwork, x0: Tensor, cond: dict[str, Tensor], generator: torch.Generator | None = None
+    ) -> LossOutput:
+        """The loss on clean latents x0 (B, C, F, H, W).
+
+        `cond` goes to the network with `given` (B, 1, F, H, W) added (the dict itself is left alone). All random
+        numbers come from `generator`; for None, levels and given frames from the CPU's global one, noise from that
+        of x0's device. Validation passes a generator with a fixed seed, so that its losses can be compared.
+        """
+        batch, _, frames, height, width = x0.shape
+        given = self.conditioning(batch, frames, generator, x0.device)
+        t = self.levels(batch, frames, net.num_tokens(frames, height, width), generator, x0.device)
+        t = self.conditioning.levels(t, given, generator)
+        eps = noise_like(x0, generator)
+        x_t = self.path.mix(x0, eps, t)
+        mask = given[:, None, :, None, None].to(x0.dtype).expand(batch, 1, frames, height, width)
+
+        out = Denoiser(net, self.path, self.prediction).output(x_t, t, {**cond, "given": mask})
+        # The truth goes through the same arithmetic as the output, floors included: errors stay proportional to it.
+        target = self.prediction.target(self.path, x0, eps, t)
+        believed, truth = (self.space.value(self.path, self.prediction, y, x_t, t) for y in (out, target))
+        error = (believed - truth).square().mean(dim=(1, 3, 4))
+        weight = self.weighting.in_space(self.space, self.path, self.prediction, t)
+
+        per_frame = torch.where(given, 0, weight * error)
+        per_sample = per_frame.sum(dim=1) / (~given).sum(dim=1)
+        return LossOutput(per_sample.mean(), per_sample, per_frame, t.expand(batch, frames), given)
+
+
+def noise_like(x0: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Gaussian noise in the shape, dtype and place of x0, drawn where the generator lives (for None, where x0 does)."""
+    device = x0.device if generator is None else generator.device
+    return torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=device).to(x0.device)
+
+
+class LevelLoss(NamedTuple):
+    """Sums over buckets of the noise level: add them over batches and devices, then take the mean."""
+
+    total: Tensor
+    frames: Tensor
+
+    def mean(self) -> Tensor:
+        """Mean loss in each bucket, (num_buckets,); NaN where no frame fell."""
+        return self.total / self.frames
+
+
+def loss_by_level(output: LossOutput, num_buckets: int) -> LevelLoss:
+    """The loss of the frames not given, summed in equal buckets of t from 0 to 1: `total`, `frames` (num_buckets,).
+
+    The mean loss hides at which levels a network learns (Esser et al. 2024, arXiv:2403.03206, section 5.1, validate
+    by level too). For numbers that compare across runs use the same generator seed and evenly spread levels:
+    `dataclasses.replace(objective, levels=Stratified(Uniform()), weighting=weighting.Uniform())`.
+    """
+    bucket = (output.t * num_buckets).long().clamp(max=num_buckets - 1)
+    member = (bucket[..., None] == torch.arange(num_buckets, device=bucket.device)) & ~output.given[..., None]
+    total = torch.where(member, output.per_frame.detach()[..., None], 0).sum(dim=(0, 1))
+    return LevelLoss(total, member.sum(dim=(0, 1)))
