@@ -2,8 +2,8 @@
 
 A pixel's coverage is `clip(1/2 - d, 0, 1)`, `d` the signed distance in pixels from the pixel's centre to the outline.
 Distances use only + - * / and sqrt in float64, which IEEE 754 rounds in one way everywhere; tables come from square
-roots, not from sin and cos, whose last bit depends on the maths library. Positions arrive in fixed point (`quantise`), so that a
-last-bit difference upstream cannot reach a pixel.
+roots, not from sin and cos, whose last bit depends on the maths library. Positions arrive in fixed point
+(`quantise`), so that a last-bit difference upstream cannot reach a pixel.
 """
 
 from collections.abc import Sequence
@@ -124,6 +124,35 @@ SHAPES: dict[str, Circle | Polygon] = {
 }
 
 
+@dataclass(frozen=True)
+class _Patch:
+    """The pixels around one object: coverage `(F, S, T)`, and `(F, 2)` where (x, y) its top left pixel lies."""
+
+    coverage: Floats
+    corner: NDArray[np.int64]
+
+    @property
+    def size(self) -> NDArray[np.int64]:
+        return np.array([self.coverage.shape[2], self.coverage.shape[1]])
+
+    def windows(self, margin: int) -> list[tuple[slice, slice]]:
+        """Rows and columns of the patch, frame by frame, in a canvas with a margin."""
+        high, wide = self.coverage.shape[1:]
+        corners = (self.corner + margin).tolist()
+        return [(slice(top, top + high), slice(left, left + wide)) for left, top in corners]
+
+
+def _patch(shape: Circle | Polygon, centre: Floats, radius: float) -> _Patch:
+    """Covers an object around its centroids `(F, 2)`; all lengths in pixels."""
+    # Half a pixel more than the outline's reach is where coverage ends; `floor` gives away less than a whole one.
+    left, right, up, down = (int(radius * reach + 0.5) + 1 for reach in shape.extent)
+    corner = np.floor(centre).astype(np.int64) - (left, up)
+    offset = corner - centre
+    dx = offset[:, 0, None, None] + (np.arange(left + right + 1) + 0.5)
+    dy = offset[:, 1, None, None] + (np.arange(up + down + 1) + 0.5)[:, None]
+    return _Patch(np.minimum(np.maximum(0.5 - shape.distance(dx, dy, radius), 0.0), 1.0), corner)
+
+
 def render(
     positions: Floats,
     radii: Sequence[float],
@@ -139,48 +168,43 @@ def render(
         positions: `(F, N, 2)` centroids (x, y) in frame heights, from the top left corner, in fixed point.
         radii: N radii in frame heights.
     Returns:
-        pixels `(F, H, W, 3)`, and `(F, N)` the share of each object that is in the frame and not covered.
+        pixels `(3, F, H, W)`, and `(F, N)` the share of each object that is in the frame and not covered.
     """
-    frames, count = positions.shape[:2]
-    patches = [_patch(SHAPES[shapes[item]], positions[:, item], radii[item], height, width) for item in range(count)]
-    # A margin as wide as the largest patch takes what hangs over the edge.
-    margin = max(coverage.shape[1] for _, coverage in patches)
-    canvas = np.empty((frames, height + 2 * margin, width + 2 * margin, 3), np.uint8)
-    canvas[:] = background
-    clear = np.zeros(canvas.shape[:3])  # how much of what lies there is still seen: nothing outside the frame
-    inside = (slice(None), slice(margin, margin + height), slice(margin, margin + width))
-    clear[inside] = 1.0
-    places = [_places(corner + margin, coverage.shape[1]) for corner, coverage in patches]
-    for item, place in enumerate(places):
-        paper = canvas[place]
-        ink = np.array(colours[item], np.float64)
+    patches = [
+        _patch(SHAPES[shapes[item]], positions[:, item] * height, radii[item] * height) for item in range(len(radii))
+    ]
+    # What hangs over the frame's edge is painted into a margin and cut off at the end.
+    edge = np.array([width, height])
+    margin = max(0, *(int(max((-p.corner).max(), (p.corner + p.size - edge).max())) for p in patches))
+    frames, wide, high = len(positions), width + 2 * margin, height + 2 * margin
+    canvas = np.empty((3, frames, high, wide), np.uint8)
+    for channel, level in enumerate(background):
+        canvas[channel] = level
+    for patch, colour in zip(patches, colours, strict=True):
+        ink = np.array(colour, np.float64)[:, None, None, None]
+        where = patch.windows(margin)
+        paper = np.stack([canvas[:, frame, rows, columns] for frame, (rows, columns) in enumerate(where)], axis=1)
         # The cast cuts off towards zero: adding a half rounds to nearest.
-        canvas[place] = (paper + patches[item][1][..., None] * (ink - paper) + 0.5).astype(np.uint8)
-    visibility = np.empty((frames, count))
-    for item in reversed(range(count)):
-        coverage, before = patches[item][1], clear[places[item]]
-        visibility[:, item] = (coverage * before).sum((1, 2)) / coverage.sum((1, 2))
-        if item:
-            clear[places[item]] = before * (1.0 - coverage)
-    return np.ascontiguousarray(canvas[inside]), visibility
+        paint = (paper + patch.coverage * (ink - paper) + 0.5).astype(np.uint8)
+        for frame, (rows, columns) in enumerate(where):
+            canvas[:, frame, rows, columns] = paint[:, frame]
+    inside = (slice(margin, margin + height), slice(margin, margin + width))
+    return canvas[:, :, *inside], _visibility(patches, (frames, high, wide), inside, margin)
 
 
-def _patch(
-    shape: Circle | Polygon, positions: Floats, radius: float, height: int, width: int
-) -> tuple[NDArray[np.int64], Floats]:
-    """Coverage `(F, S, S)` of the pixels around an object, and `(F, 2)` where (x, y) the patch's corner lies."""
-    size = radius * height
-    reach = int(max(shape.extent) * size) + 2
-    centre = positions * height
-    corner = np.floor(centre).astype(np.int64) - reach
-    corner = np.clip(corner, -2 * reach - 1, (width, height))  # an object far outside: its patch is empty
-    offset = (corner - centre)[:, :, None] + (np.arange(2 * reach + 1) + 0.5)  # (F, 2, S) pixel centres from centroid
-    distance = shape.distance(offset[:, 0, None, :], offset[:, 1, :, None], size)
-    return corner, np.minimum(np.maximum(0.5 - distance, 0.0), 1.0)
-
-
-def _places(corner: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64], ...]:
-    """Index `[frame, y, x]` of a patch in every frame."""
-    steps = np.arange(side)
-    frame = np.arange(len(corner))[:, None, None]
-    return frame, (corner[:, 1, None] + steps)[:, :, None], (corner[:, 0, None] + steps)[:, None, :]
+def _visibility(
+    patches: Sequence[_Patch], shape: tuple[int, int, int], inside: tuple[slice, slice], margin: int
+) -> Floats:
+    """The share of each object's coverage that lies in the frame and is not covered by objects in front of it."""
+    if len(patches) == 1 and margin == 0:
+        return np.ones((shape[0], 1))
+    clear = np.zeros(shape)
+    clear[:, *inside] = 1.0
+    visibility = np.empty((shape[0], len(patches)))
+    for item in reversed(range(len(patches))):
+        coverage, total = patches[item].coverage, patches[item].coverage.sum((1, 2))
+        for frame, (rows, columns) in enumerate(patches[item].windows(margin)):
+            here = clear[frame, rows, columns]
+            visibility[frame, item] = (coverage[frame] * here).sum() / total[frame]
+            here *= 1.0 - coverage[frame]
+    return visibility

@@ -90,7 +90,7 @@ def _walls(space: pymunk.Space, aspect: float, first_label: int) -> None:
 
 
 def simulate(starts: Sequence[Start], gravity: float, aspect: float, num_frames: int, fps: float) -> Trajectory:
-    """Runs a scene for `num_frames` frames, the first at time zero. `gravity` is in frame heights per second squared."""
+    """Runs a scene for `num_frames` frames, the first at time zero; `gravity` in frame heights per second squared."""
     count = len(starts)
     space = pymunk.Space()
     bodies = [_body(space, start, label) for label, start in enumerate(starts, 1)]
@@ -119,7 +119,7 @@ def _run_with_contacts(
     velocities: Floats,
     contacts: NDArray[np.bool_],
 ) -> None:
-    """Fills the three arrays; a frame's time lies between two steps, positions there are interpolated."""
+    """Fills the three arrays."""
     count = len(bodies)
     space.collision_slop = 1e-4  # Chipmunk's own default, 0.1, thinks in pixels
     _walls(space, aspect, count + 1)
@@ -130,27 +130,23 @@ def _run_with_contacts(
         touched.add((first, second))
 
     space.on_collision(None, None, pre_solve=note)
-    falling = [
-        (body, (0.0, gravity * body.mass))
-        for body, start in zip(bodies, starts, strict=True)
-        if MOTIONS[start.motion].falls
-    ]
-
-    def advance() -> list[tuple[pymunk.Vec2d, pymunk.Vec2d]]:
-        for body, force in falling:
-            body.force = force
-        space.step(STEP)
-        return [(body.position, body.velocity) for body in bodies]
-
-    step, before, after = 0, [(body.position, body.velocity) for body in bodies], advance()
+    motions = [MOTIONS[start.motion] for start in starts]
+    # Gravity acts on the whole space: what does not fall while something else does is held up by a force of its own.
+    held_up = []
+    if any(motion.falls for motion in motions):
+        space.gravity = 0.0, gravity
+        held_up = [body for body, motion in zip(bodies, motions, strict=True) if motion.contact and not motion.falls]
+    steps = 0
     for frame in range(len(positions)):
-        time = frame / fps / STEP
-        while step + 1 <= time:
-            step, before, after = step + 1, after, advance()
-        share = time - step
-        for item, ((p0, v0), (p1, v1)) in enumerate(zip(before, after, strict=True)):
-            positions[frame, item] = [a + share * (b - a) for a, b in zip(p0, p1, strict=True)]
-            velocities[frame, item] = v0 if share < 0.5 else v1
+        time = frame / fps
+        while (steps + 1) * STEP <= time + 1e-9:
+            for body in held_up:
+                body.force = 0.0, -gravity * body.mass
+            space.step(STEP)
+            steps += 1
+        rest = time - steps * STEP  # less than a step: what moves there moves straight
+        velocities[frame] = [body.velocity for body in bodies]
+        positions[frame] = np.array([body.position for body in bodies]) + rest * velocities[frame]
         for first, second in touched:
             contacts[frame, first, second] = True
             if second < count:

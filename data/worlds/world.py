@@ -193,7 +193,7 @@ class World(Dataset[dict[str, object]]):
             visibility=visibility,
             contacts=seen.contacts,
         )
-        return Clip(pixels, say(spec), state)
+        return Clip(pixels.transpose(1, 2, 3, 0), say(spec), state)
 
     def __getitem__(self, index: int) -> dict[str, object]:
         """`pixels` uint8 tensor `(3, F, H, W)`, `caption`, `id`, `fps`."""
