@@ -51,6 +51,8 @@ def choose(
     mask_type: type[Mask] | None,
 ) -> Kernel:
     """The kernel of `Auto`, probed at the first question and remembered."""
+    if device_type == "meta":  # nothing to compute, only shapes and FLOPs to count
+        return FALLBACK
     key = (candidates, device_type, dtype, head_dim, mask_type)
     if key not in _choices:
         _choose(key)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask
+from dit.net.kernels.sdpa import SDPA
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Flex:
         q, k = q.to(v.dtype), k.to(v.dtype)
         if mask is not None:
             mask.check(q, k)
+        if q.device.type == "meta":  # nothing to compute, only shapes and FLOPs to count
+            return SDPA()(q, k, v, mask)
         attend = _eager if q.device.type == "cpu" else _compiled()
         block_mask = None if mask is None else _block_mask(mask, q.shape[0], q.shape[2], k.shape[2], q.device)
         return attend(q, k, v, block_mask=block_mask)

@@ -1,0 +1,161 @@
+"""How much arithmetic a network needs, and how much a machine can do: the two sides of model FLOPs utilisation (MFU).
+
+One multiply-add counts as two. Only matrix products and convolutions count, as is usual for MFU (PaLM, arXiv
+2204.02311, appendix B).
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+# The keys of `cond` that are not floating point (docs/architecture.md).
+COND_DTYPES = {"label": torch.int64, "text_mask": torch.bool}
+
+# Dense bf16 tensor-core rate with fp32 accumulation, FLOP/s, by the words of the device's name; the first match counts.
+# From NVIDIA's data sheets (A100, H100, H200, HGX B200, L40S, L4, A40) and the appendices of its architecture
+# whitepapers (GA102: 3090, A6000; Ada: 4090, RTX 6000; Blackwell: 5090). Where a sheet quotes sparse rates, half.
+PEAK_BF16: tuple[tuple[str, float], ...] = (
+    ("B200", 2250e12),
+    ("H200 NVL", 835.5e12),
+    ("H200", 989.4e12),
+    ("GH200", 989.4e12),
+    ("H100 NVL", 835.5e12),
+    ("H100 PCIe", 756.5e12),
+    ("H100", 989.4e12),
+    ("A100", 312e12),
+    ("L40S", 362.05e12),
+    ("L4", 121e12),
+    ("A40", 149.7e12),
+    ("RTX A6000", 154.8e12),
+    ("RTX 6000 Ada", 364.2e12),
+    ("RTX 5090", 209.5e12),
+    ("RTX 4090", 165.2e12),
+    ("RTX 3090", 71e12),
+)
+
+
+def count_flops(
+    net: nn.Module,
+    x_shape: Sequence[int],
+    t_shape: Sequence[int],
+    cond_shapes: Mapping[str, Sequence[int]],
+    backward: bool,
+) -> int:
+    """FLOPs of `net(x, t, cond)`, with the backward pass to all parameters that train if `backward`.
+
+    x_shape: (B, C, F, H, W); t_shape: (B, 1) or (B, F); cond_shapes: a shape for each key of `cond`.
+    Counted on the meta device: nothing is computed, no memory is used, and `net` keeps its weights and place. (On the
+    CPU torch's counter leaves out flash attention: a tenth of DiT-S/2 at 256 tokens.) What activation checkpointing
+    computes again is not counted: MFU is about the work that the model needs.
+    """
+    return sum(count_flops_by_op(net, x_shape, t_shape, cond_shapes, backward).values())
+
+
+def count_flops_by_op(
+    net: nn.Module,
+    x_shape: Sequence[int],
+    t_shape: Sequence[int],
+    cond_shapes: Mapping[str, Sequence[int]],
+    backward: bool,
+) -> dict[str, int]:
+    """The same by operator: `bmm` is attention, `mm` and `addmm` the linear layers, `convolution` patches."""
+    with torch.inference_mode(False), torch.set_grad_enabled(backward), torch.autocast("cpu", enabled=False):
+        dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+        x, t = (torch.empty(tuple(shape), dtype=dtype, device="meta") for shape in (x_shape, t_shape))
+        cond = {
+            key: torch.empty(tuple(shape), dtype=COND_DTYPES.get(key, dtype), device="meta")
+            for key, shape in cond_shapes.items()
+        }
+        step = _Step(net, backward)
+        state = {
+            name: torch.empty_like(value, device="meta").requires_grad_(value.requires_grad)
+            for name, value in [*step.named_parameters(), *step.named_buffers()]
+        }
+        return dict(functional_call(step, state, (x, t, cond)))
+
+
+class _Step(nn.Module):
+    """Forward and backward within one `forward`, so that recomputed layers meet the meta weights too."""
+
+    def __init__(self, net: nn.Module, backward: bool) -> None:
+        super().__init__()
+        self.net = net
+        self.backward = backward
+
+    def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Counter[str]:
+        with _ModelFlops() as counter:
+            out = self.net(x, t, cond)
+            if self.backward:
+                counter.in_backward = True
+                trained = [p for p in self.net.parameters() if p.requires_grad]
+                torch.autograd.grad(out.sum(), trained, allow_unused=True)
+        return counter.by_op
+
+
+class _ModelFlops(TorchDispatchMode):
+    """Adds up torch's own formulas, but not over forward work that happens during the backward pass: recomputation.
+
+    Recomputation builds a graph, so gradients are on; the backward's own products are computed with gradients off.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_op: Counter[str] = Counter()
+        self.in_backward = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None and not (self.in_backward and torch.is_grad_enabled()):
+            self.by_op[func.overloadpacket.__name__] += formula(*args, **kwargs, out_val=out)
+        return out
+
+
+def peak_rate(device_name: str) -> float | None:
+    """The data sheet's dense bf16 rate in FLOP/s for a name such as `NVIDIA H100 80GB HBM3`; None if unknown."""
+    words = set(re.split(r"[\s\-]+", device_name))
+    return next((rate for key, rate in PEAK_BF16 if words.issuperset(key.split())), None)
+
+
+def measured_matmul_rate(device: torch.device | str, dtype: torch.dtype) -> float:
+    """What this machine does now in FLOP/s: the median of repeated large square matmuls.
+
+    About a second on the CPU (2048^3), less on a GPU (8192^3).
+    """
+    device = torch.device(device)
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(2 + 7):
+        synchronize(device)
+        start = time.perf_counter()
+        torch.mm(a, b)
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / median(seconds[2:])  # the first ones warm up
+
+
+def reference_rate(device: torch.device | str, dtype: torch.dtype) -> tuple[float, str]:
+    """The FLOP/s that MFU is a share of, and where it is from: `data sheet` (GPU in half precision) or `measured`."""
+    device = torch.device(device)
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+        rate = peak_rate(torch.cuda.get_device_name(device))
+        if rate is not None:
+            return rate, "data sheet"
+    return measured_matmul_rate(device, dtype), "measured"
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
