@@ -1,0 +1,118 @@
+"""Guidance: `guidance(denoiser, cond, uncond) -> denoise(x, t)`, what is asked of the network at each level.
+
+`cond` and `uncond` are the network's conditioning dicts (see docs/architecture.md) with the same keys; `uncond` says "no
+prompt". x0, eps and velocity are affine in the network's output, so guiding one of them guides all three alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dit.diffusion.denoiser import Denoiser
+from dit.diffusion.prediction import Estimate
+
+Cond = dict[str, Tensor]
+DenoiseFrames = Callable[[Tensor, Tensor], Estimate]  # t is (B, 1) or (B, F)
+
+
+class Guidance(Protocol):
+    def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames: ...
+
+
+@dataclass(frozen=True)
+class NoGuidance:
+    """The conditioned network alone."""
+
+    def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
+        return lambda x, t: denoiser(x, t, cond)
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """Classifier-free guidance, `uncond + scale (cond - uncond)` (Ho & Salimans 2022, arXiv 2207.12598, equation 6 with
+    scale = 1 + w), both halves in one call of the network.
+
+    Args:
+        scale: 1 is the conditioned network alone (and then costs one pass), above 1 follows the prompt more closely.
+        rescale: how much of the growth in contrast is taken back, 0 to 1 (Lin et al. 2024, arXiv 2305.08891, section 3.4,
+            equations 15 and 16), on x0 and over unknown frames only.
+        interval: (low, high) levels between which guidance acts, both included; outside, the conditioned network alone
+            and one pass (Kynkaanniemi et al. 2024, arXiv 2404.07724).
+    """
+
+    scale: float
+    rescale: float
+    interval: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "interval", tuple(self.interval))  # YAML knows only lists
+        if not 0 <= self.rescale <= 1:
+            nearest = min(max(self.rescale, 0.0), 1.0)
+            raise ValueError(f"guidance.rescale={self.rescale} is outside [0, 1]; nearest: {nearest}")
+        if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
+            raise ValueError(
+                f"guidance.interval={list(self.interval)} is not [low, high] within [0, 1]; all: [0.0, 1.0]"
+            )
+
+    def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
+        both = join(cond, uncond)
+        low, high = self.interval
+
+        def denoise(x: Tensor, t: Tensor) -> Estimate:
+            level = float(t.max())  # given frames sit below the level that is being solved
+            if self.scale == 1 or not low <= level <= high:
+                return denoiser(x, t, cond)
+            doubled = denoiser(torch.cat([x, x]), torch.cat([t, t]), both)
+            pairs = [part.chunk(2) for part in doubled]
+            guided = Estimate(*(without + self.scale * (told - without) for told, without in pairs))
+            if self.rescale == 0:
+                return guided
+            return self._rescaled(denoiser, x, t, pairs[0][0], guided)
+
+        return denoise
+
+    def _rescaled(self, denoiser: Denoiser, x: Tensor, t: Tensor, told: Tensor, guided: Estimate) -> Estimate:
+        """`guided` with x0 brought towards the spread that `told`, the conditioned x0, has; eps and velocity follow."""
+        path, t = denoiser.path, denoiser.path.expand(t)
+        unknown = (t > 0).expand(x.shape[0], 1, x.shape[2], 1, 1)
+        factor = _std(told, unknown) / _std(guided.x0, unknown).clamp(min=torch.finfo(x.dtype).tiny)
+        change = self.rescale * (factor - 1) * guided.x0  # of x0
+        # x stays what it is, so eps moves against x0; a level of exactly 0 has no eps to speak of
+        sigma = path.sigma(t)
+        against = torch.where(sigma > 0, -path.alpha(t) * change / sigma.clamp(min=torch.finfo(x.dtype).tiny), 0)
+        velocity = guided.velocity + path.alpha_dot(t) * change + path.sigma_dot(t) * against
+        return Estimate(guided.x0 + change, guided.eps + against, velocity)
+
+
+def join(cond: Cond, uncond: Cond) -> Cond:
+    """The two dicts stacked along the batch; the shorter text is padded and its padding masked out."""
+    if cond.keys() != uncond.keys():
+        raise ValueError(f"cond has {sorted(cond)}, uncond has {sorted(uncond)}: both need the same keys")
+    both: Cond = {}
+    for key, told in cond.items():
+        without = uncond[key]
+        if key in ("text", "text_mask"):
+            length = max(told.shape[1], without.shape[1])
+            told, without = _lengthen(told, length), _lengthen(without, length)
+        both[key] = torch.cat([told, without])
+    return both
+
+
+def _lengthen(text: Tensor, length: int) -> Tensor:
+    """(B, L, ...) padded with zeros (False) to (B, length, ...)."""
+    return pad(text, (0, 0) * (text.ndim - 2) + (0, length - text.shape[1]))
+
+
+def _std(x0: Tensor, unknown: Tensor) -> Tensor:
+    """Standard deviation of each sample over its unknown frames: (B, 1, 1, 1, 1)."""
+    axes = (1, 2, 3, 4)
+    weight = unknown.expand_as(x0).to(x0.dtype)
+    count = weight.sum(axes, keepdim=True).clamp(min=1)
+    mean = (weight * x0).sum(axes, keepdim=True) / count
+    return ((weight * (x0 - mean) ** 2).sum(axes, keepdim=True) / count).sqrt()
