@@ -1,0 +1,153 @@
+"""The one backbone: a video diffusion transformer made of parts. Every published one is a config of it."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dit.net.attention import NoQKNorm, Parts
+from dit.net.blocks import Block
+from dit.net.checkpointing import Checkpointing
+from dit.net.context import make_context
+from dit.net.embed import Grid, nearest, patchify, token_grid, unpatchify
+from dit.net.kernels.door import Kernel
+from dit.net.layout import Layout
+from dit.net.modulation import Modulation
+from dit.net.position import NoPosition, Position
+from dit.net.text import NoText, Text, required
+
+
+class Backbone(nn.Module):
+    """net(x, t, cond) -> out: x and out (B, channels, F, H, W), t (B, 1) or (B, F), cond as in docs/architecture.md.
+
+    Sizes
+      in_channels, out_channels: of x and of the output.
+      concat_channels: name -> channels, taken from cond and put behind x's channels before patchifying ({given: 1}).
+      width, depth, heads: of the blocks. patch: latents of a token along (f, h, w).
+      pattern: one letter a block, repeated to `depth`; each names an entry of `templates` (`ST` alternates).
+      templates: letter -> block template, finished with (parts, occurrence).
+      text_width: of cond["text"]; only a network with text reads it.
+    Parts (null: absent), in parentheses what the backbone finishes them with
+      position (width, head_dim), modulation (width), norm (dim), attention (parts, layout), qk_norm (heads, head_dim),
+      mlp (width), text (text_width, width), level (width): embedding of the noise level, final (width, features, norm,
+      modulation). vectors: key of cond -> embedding (width) that is added to the level's: labels, pooled text, fps.
+    Objects: init(net) sets the weights; kernel: attention; checkpointing: which activations are kept.
+
+    Noise levels: with t (B, 1) one modulation a sample is broadcast. With t (B, F) each token takes the level of its
+    frame; a token that spans several latent frames takes the mean of their level embeddings, exact for equal levels.
+
+    Raises ValueError for sizes that do not fit one another, naming the nearest ones that do.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        concat_channels: dict[str, int],
+        width: int,
+        depth: int,
+        heads: int,
+        patch: list[int],
+        pattern: str,
+        templates: dict[str, Callable[[Parts, int], Block]],
+        text_width: int,
+        position: Callable[[int, int], Position] | None,
+        modulation: Callable[[int], Modulation],
+        norm: Callable[[int], nn.Module],
+        attention: Callable[[Parts, Layout], nn.Module],
+        qk_norm: Callable[[int, int], nn.Module] | None,
+        mlp: Callable[[int], nn.Module],
+        text: Callable[[int, int], Text] | None,
+        vectors: dict[str, Callable[[int], nn.Module] | None],
+        level: Callable[[int], nn.Module],
+        final: Callable[[int, int, Callable[[int], nn.Module], Modulation], nn.Module],
+        init: Callable[[nn.Module], None],
+        kernel: Kernel,
+        checkpointing: Checkpointing,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width={width} is not a multiple of heads={heads}; nearest: {nearest(width, heads)}")
+        self.in_channels, self.out_channels, self.concat_channels = in_channels, out_channels, concat_channels
+        self.width, self.depth, self.heads = width, depth, heads
+        self.patch: Grid = (patch[0], patch[1], patch[2])
+        self.init, self.checkpointing = init, checkpointing
+        volume = patch[0] * patch[1] * patch[2]
+
+        self.embed = nn.Linear((in_channels + sum(concat_channels.values())) * volume, width)
+        self.position = (position or NoPosition)(width, width // heads)
+        self.level = level(width)
+        self.vectors = nn.ModuleDict({key: part(width) for key, part in vectors.items() if part is not None})
+        self.text = (text or NoText)(text_width, width)
+        self.modulation = modulation(width)
+        parts = Parts(
+            width=width,
+            heads=heads,
+            norm=norm,
+            mlp=mlp,
+            attention=attention,
+            qk_norm=qk_norm or NoQKNorm,
+            cross_attention=self.text.cross_attention,
+            modulation=self.modulation,
+            kernel=kernel,
+        )
+        letters = spell(pattern, depth, templates)
+        self.blocks = nn.ModuleList(templates[x](parts, letters[:i].count(x)) for i, x in enumerate(letters))
+        self.final = final(width, out_channels * volume, norm, self.modulation)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Sets all weights anew; needed once more after building on the meta device and `to_empty`."""
+        self.init(self)
+
+    def num_tokens(self, frames: int, height: int, width: int) -> int:
+        """Video tokens of latents (frames, height, width). Raises ValueError when the patch does not divide them."""
+        f, h, w = token_grid(self.patch, frames, height, width)
+        return f * h * w
+
+    def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """x (B, in_channels, F, H, W), t (B, 1) or (B, F), cond -> (B, out_channels, F, H, W)."""
+        grid = token_grid(self.patch, *x.shape[2:])
+        level = self.level_vectors(t, x.shape[2], cond)  # (B, G, D), G = 1 or frames of tokens
+        text = self.text(cond)  # stream and context (B, L, D)
+        rotation = self.position.rotation(grid, x.device, x.dtype)  # cos, sin (1, N, 1, D / heads)
+        context = make_context(grid, self.modulation, level, rotation, text, self.text.sequence)
+
+        x = patchify(self.with_channels(x, cond), self.patch)  # (B, N, C f h w)
+        x = self.position.add(self.embed(x), grid)  # (B, N, D)
+        stream = text.stream  # (B, L, D) or None
+        for index, block in enumerate(self.blocks):
+            x, stream = self.checkpointing(index, block, x, stream, context)  # (B, N, D), (B, L, D)
+        x = self.final(x, level)  # (B, N, f h w out)
+        return unpatchify(x, self.patch, grid)  # (B, out, F, H, W)
+
+    def level_vectors(self, t: Tensor, frames: int, cond: Mapping[str, Tensor]) -> Tensor:
+        """t (B, 1) -> (B, 1, width); t (B, F) -> (B, F / f, width). The vectors of `vectors` are added to each."""
+        if t.dim() != 2 or t.shape[1] not in (1, frames):
+            raise ValueError(f"t has shape {tuple(t.shape)}; it must be (batch, 1) or (batch, {frames} latent frames)")
+        level = self.level(t)  # (B, 1 or F, D)
+        if t.shape[1] > 1 and self.patch[0] > 1:
+            level = level.unflatten(1, (-1, self.patch[0])).mean(dim=2)  # (B, F / f, D)
+        for key, embed in self.vectors.items():
+            level = level + embed(required(cond, key)).unsqueeze(1)
+        return level
+
+    def with_channels(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """x (B, C, F, H, W) with the channels of `concat_channels` behind its own."""
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f"x has {x.shape[1]} channels; this network has in_channels={self.in_channels}")
+        if not self.concat_channels:
+            return x
+        extra = [required(cond, name) for name in self.concat_channels]
+        for (name, channels), tensor in zip(self.concat_channels.items(), extra, strict=True):
+            if tensor.shape[1] != channels:
+                raise ValueError(f"cond[{name!r}] has {tensor.shape[1]} channels; concat_channels says {channels}")
+        return torch.cat([x, *(tensor.to(x.dtype) for tensor in extra)], dim=1)
+
+
+def spell(pattern: str, depth: int, templates: Mapping[str, object]) -> str:
+    """The letters of all blocks: `pattern` repeated to `depth`."""
+    unknown = sorted(set(pattern) - set(templates))
+    if unknown or not pattern:
+        raise ValueError(f"pattern={pattern!r} must be of block templates {', '.join(templates)}; unknown: {unknown}")
+    return (pattern * depth)[:depth]

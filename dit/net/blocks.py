@@ -1,0 +1,68 @@
+"""Block templates: how the parts follow one another. The pattern string of the backbone names them by letter.
+
+A block takes the video tokens (B, N, width), the text stream (B, L, width) or None, and the context, and returns both.
+"""
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+
+from dit.net.attention import Parts
+from dit.net.context import Context
+from dit.net.layers import add_gated, modulate
+from dit.net.layout import Layout
+
+
+class Block(nn.Module):
+    """Base of the templates. Built with (parts, occurrence): the block is the occurrence-th of its letter, from 0."""
+
+    @abstractmethod
+    def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
+        """video (B, N, width), text (B, L, width) or None -> the same."""
+
+
+class Serial(Block):
+    """Attention, then cross-attention if there is text to read, then the MLP (DiT; PixArt-alpha and Wan with text).
+
+    layout: which tokens attend to one another.
+    """
+
+    def __init__(self, parts: Parts, occurrence: int, *, layout: Layout) -> None:
+        super().__init__()
+        self.modulation = parts.modulation.block_head(6)
+        self.norm1 = parts.norm(parts.width)
+        self.attention = parts.attention(parts, layout.at(occurrence))
+        self.cross_attention = parts.cross_attention(parts)
+        self.norm2 = parts.norm(parts.width)
+        self.mlp = parts.mlp(parts.width)
+
+    def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = context.vectors(self.modulation)  # (B, G, D) each
+        x = context.sequence.join(video, text)  # (B, N + L, D)
+        x = add_gated(x, gate1, self.attention(modulate(self.norm1(x), shift1, scale1), context))
+        x = self.cross_attention(x, context)
+        x = add_gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        return context.sequence.split(x, context.num_text)
+
+
+class Parallel(Block):
+    """Attention and MLP side by side on one norm (GPT-J, ViT-22B, arXiv 2302.05442), after any cross-attention.
+
+    layout: which tokens attend to one another.
+    """
+
+    def __init__(self, parts: Parts, occurrence: int, *, layout: Layout) -> None:
+        super().__init__()
+        self.modulation = parts.modulation.block_head(3)
+        self.cross_attention = parts.cross_attention(parts)
+        self.norm = parts.norm(parts.width)
+        self.attention = parts.attention(parts, layout.at(occurrence))
+        self.mlp = parts.mlp(parts.width)
+
+    def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
+        shift, scale, gate = context.vectors(self.modulation)  # (B, G, D) each
+        x = context.sequence.join(video, text)  # (B, N + L, D)
+        x = self.cross_attention(x, context)
+        h = modulate(self.norm(x), shift, scale)
+        x = add_gated(x, gate, self.attention(h, context) + self.mlp(h))
+        return context.sequence.split(x, context.num_text)

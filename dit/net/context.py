@@ -1,0 +1,135 @@
+"""What travels through the blocks beside the tokens, and how text tokens join the sequence."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dit.net.embed import Grid
+from dit.net.kernels.masks import KeyPadding
+from dit.net.rotary import Rotation
+
+
+class Sequence(ABC):
+    """The joint sequence of video and text tokens. Without a text stream (None, 0 tokens) it is the video, uncopied."""
+
+    def join(self, video: Tensor, text: Tensor | None) -> Tensor:
+        """(B, N, ...) and (B, L, ...) -> (B, N + L, ...)."""
+        return video if text is None else self._join(video, text)
+
+    def split(self, tokens: Tensor, num_text: int) -> tuple[Tensor, Tensor | None]:
+        """(B, N + L, ...) with L = num_text -> (B, N, ...) and (B, L, ...)."""
+        return self._split(tokens, num_text) if num_text else (tokens, None)
+
+    @abstractmethod
+    def _join(self, video: Tensor, text: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _split(self, tokens: Tensor, num_text: int) -> tuple[Tensor, Tensor]: ...
+
+
+class TextFirst(Sequence):
+    """Text in front of the video (CogVideoX)."""
+
+    def _join(self, video: Tensor, text: Tensor) -> Tensor:
+        return torch.cat([text, video], dim=1)
+
+    def _split(self, tokens: Tensor, num_text: int) -> tuple[Tensor, Tensor]:
+        # split, not two slices: its backward is one cat, that of a slice fills the whole with zeros.
+        text, video = tokens.split([num_text, tokens.shape[1] - num_text], dim=1)
+        return video, text
+
+
+class VideoFirst(Sequence):
+    """Text behind the video (HunyuanVideo, Mochi)."""
+
+    def _join(self, video: Tensor, text: Tensor) -> Tensor:
+        return torch.cat([video, text], dim=1)
+
+    def _split(self, tokens: Tensor, num_text: int) -> tuple[Tensor, Tensor]:
+        video, text = tokens.split([tokens.shape[1] - num_text, num_text], dim=1)
+        return video, text
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """Text as the network reads it.
+
+    stream: (B, L, width), tokens that pass through the blocks with the video; context: (B, L, width), tokens that
+    cross-attention reads; keep: (B, L) bool, which of them are real (None: all).
+    """
+
+    stream: Tensor | None = None
+    context: Tensor | None = None
+    keep: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all blocks of one forward pass share.
+
+    grid: tokens along (f, h, w).
+    modulation: (B, G, any), what the blocks' modulation heads read.
+    run_of_token: (N + L,) int64, which of the G vectors a token takes; None: the sequence is G equal runs.
+    rotation: of the joint sequence.
+    text, text_mask: (B, L, width) for cross-attention, and its padding.
+    sequence, num_text: the order of the joint sequence and its text tokens (0: there is no text stream).
+    text_keep: (B, L) bool, the real tokens of the text (None: all).
+    mask: the padding of the joint sequence, for attention among all its tokens.
+    """
+
+    grid: Grid
+    modulation: Tensor
+    run_of_token: Tensor | None
+    rotation: Rotation | None
+    text: Tensor | None
+    text_mask: KeyPadding | None
+    sequence: Sequence
+    num_text: int
+    text_keep: Tensor | None
+    mask: KeyPadding | None
+
+    def vectors(self, head: nn.Module) -> tuple[Tensor, ...]:
+        """The modulation vectors of a block, each (B, G, width), or (B, N + L, width) where runs are not equal."""
+        vectors = head(self.modulation)
+        if self.run_of_token is None:
+            return vectors
+        return tuple(vector.index_select(1, self.run_of_token) for vector in vectors)
+
+
+def make_context(
+    grid: Grid, modulation: nn.Module, level: Tensor, rotation: Rotation | None, text: TextTokens, sequence: Sequence
+) -> Context:
+    """The context of one forward pass. level: (B, G, width), G = 1 or frames of tokens.
+
+    Text tokens of a joint sequence are not turned, and take the mean of the frames' level vectors: they belong to all.
+    """
+    num_text = 0 if text.stream is None else text.stream.shape[1]
+    padding = None if text.keep is None else KeyPadding(text.keep)
+    joint, run_of_token = None, None
+    if num_text:
+        tokens_per_frame = grid[1] * grid[2]
+        if level.shape[1] > 1:
+            frames = torch.arange(1, grid[0] + 1, device=level.device).repeat_interleave(tokens_per_frame)
+            run_of_token = sequence.join(frames[None], frames.new_zeros(1, num_text))[0]
+            level = torch.cat([level.mean(dim=1, keepdim=True), level], dim=1)
+        if rotation is not None:
+            still = rotation.cos.new_ones(1, num_text, *rotation.cos.shape[2:])
+            cos, sin = sequence.join(rotation.cos, still), sequence.join(rotation.sin, torch.zeros_like(still))
+            rotation = Rotation(cos, sin, rotation.pairing)
+        if text.keep is not None:
+            video = text.keep.new_ones(text.keep.shape[0], grid[0] * tokens_per_frame)
+            joint = KeyPadding(sequence.join(video, text.keep))
+    return Context(
+        grid=grid,
+        modulation=modulation(level),
+        run_of_token=run_of_token,
+        rotation=rotation,
+        text=text.context,
+        text_mask=padding if text.context is not None else None,
+        sequence=sequence,
+        num_text=num_text,
+        text_keep=text.keep,
+        mask=joint,
+    )

@@ -1,0 +1,131 @@
+"""What turns latents, scalars, classes and text features into vectors of the network's width."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Grid = tuple[int, int, int]
+
+
+def token_grid(patch: Grid, frames: int, height: int, width: int) -> Grid:
+    """Tokens along (f, h, w) of latents (frames, height, width).
+
+    Raises ValueError with the nearest legal size when the patch does not divide the latents.
+    """
+    for name, size, step in zip(("frames", "height", "width"), (frames, height, width), patch, strict=True):
+        if size % step or size < step:
+            raise ValueError(
+                f"latent {name}={size} is not a multiple of the patch's {step}; nearest: {nearest(size, step)}"
+            )
+    return frames // patch[0], height // patch[1], width // patch[2]
+
+
+def nearest(size: int, step: int) -> str:
+    """The positive multiples of `step` on both sides of `size`, for a message."""
+    below = size // step * step
+    return ", ".join(str(n) for n in (below, below + step) if n > 0)
+
+
+def patchify(x: Tensor, patch: Grid) -> Tensor:
+    """Latents (B, C, F, H, W) -> tokens (B, N, C * f * h * w), frame-major.
+
+    The values of a patch are in the order (C, f, h, w), that of a Conv3d weight: a Linear on these tokens whose weight
+    is the Conv3d weight flattened after its first axis is that Conv3d with stride = kernel = patch.
+    """
+    batch, channels, *_ = x.shape
+    (f, h, w), (grid_f, grid_h, grid_w) = patch, token_grid(patch, *x.shape[2:])
+    x = x.reshape(batch, channels, grid_f, f, grid_h, h, grid_w, w)
+    return x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, grid_f * grid_h * grid_w, channels * f * h * w)
+
+
+def unpatchify(x: Tensor, patch: Grid, grid: Grid) -> Tensor:
+    """Tokens (B, N, f * h * w * C), channel last as in DiT -> latents (B, C, F, H, W)."""
+    (f, h, w), (grid_f, grid_h, grid_w) = patch, grid
+    x = x.unflatten(-1, (f, h, w, -1)).unflatten(1, grid)  # (B, F/f, H/h, W/w, f, h, w, C)
+    x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)  # (B, C, F/f, f, H/h, h, W/w, w)
+    return x.reshape(x.shape[0], x.shape[1], grid_f * f, grid_h * h, grid_w * w)
+
+
+class ScalarEmbedding(nn.Module):
+    """Sinusoids of a scalar, then Linear, SiLU, Linear (DiT's timestep embedder): noise levels, frame rates.
+
+    frequencies: number of sinusoid features, even. max_period: the slowest sinusoid's, in units of scaled input.
+    scale: the input is multiplied by it first; 1000 takes levels in [0, 1] to the timesteps that DiT was made for.
+    """
+
+    def __init__(self, width: int, *, frequencies: int, max_period: float, scale: float) -> None:
+        super().__init__()
+        if frequencies % 2:
+            raise ValueError(f"frequencies={frequencies} is odd; nearest: {frequencies - 1}, {frequencies + 1}")
+        self.frequencies = frequencies
+        self.max_period = max_period
+        self.scale = scale
+        self.hidden = nn.Linear(frequencies, width)
+        self.out = nn.Linear(width, width)
+
+    def init_own(self, std: float) -> None:
+        """Normal weights, as in DiT; called by the network's init part."""
+        nn.init.normal_(self.hidden.weight, std=std)
+        nn.init.normal_(self.out.weight, std=std)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """value (...) -> (..., width). The sinusoids are computed in float32 at least."""
+        dtype = self.hidden.weight.dtype
+        precise = torch.promote_types(dtype, torch.float32)
+        half = self.frequencies // 2
+        steps = torch.arange(half, device=value.device, dtype=precise)
+        angles = (self.scale * value.to(precise))[..., None] * torch.exp(-math.log(self.max_period) / half * steps)
+        features = torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)  # (..., frequencies)
+        return self.out(functional.silu(self.hidden(features)))
+
+
+class ClassEmbedding(nn.Module):
+    """A vector for each class and one, the last, for "no class"."""
+
+    def __init__(self, width: int, *, num_classes: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_classes + 1, width)
+
+    def init_own(self, std: float) -> None:
+        """Normal, as in DiT; called by the network's init part."""
+        nn.init.normal_(self.table.weight, std=std)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """label (B,) int64, `num_classes` is "no class" -> (B, width)."""
+        return self.table(label)
+
+
+class FeatureEmbedding(nn.Module):
+    """Features of another network through Linear, SiLU, Linear: pooled text as in HunyuanVideo and SD3.
+
+    features: width of what comes in.
+    """
+
+    def __init__(self, width: int, *, features: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(features, width)
+        self.out = nn.Linear(width, width)
+
+    def init_own(self, std: float) -> None:
+        """Normal weights, as for the other embeddings; called by the network's init part."""
+        nn.init.normal_(self.hidden.weight, std=std)
+        nn.init.normal_(self.out.weight, std=std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, features) -> (B, width)."""
+        return self.out(functional.silu(self.hidden(x)))
+
+
+class TokenProjection(nn.Module):
+    """Text features to the network's width: Linear, GELU (tanh), Linear (the captions of PixArt-alpha, Wan, LTX)."""
+
+    def __init__(self, text_width: int, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(text_width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """text (B, L, text_width) -> (B, L, width)."""
+        return self.out(functional.gelu(self.hidden(text), approximate="tanh"))

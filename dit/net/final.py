@@ -1,0 +1,25 @@
+"""From tokens back to patches."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from dit.net.layers import ZeroLinear, modulate
+from dit.net.modulation import Modulation
+
+
+class AdaLNFinal(nn.Module):
+    """Norm, shift and scale by the level, a Linear that starts at zero (DiT, PixArt, Wan). bias: of the Linear."""
+
+    def __init__(
+        self, width: int, features: int, norm: Callable[[int], nn.Module], modulation: Modulation, *, bias: bool
+    ) -> None:
+        super().__init__()
+        self.modulation = modulation.final_head()
+        self.norm = norm(width)
+        self.linear = ZeroLinear(width, features, bias=bias)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Tokens (B, N, width) and level vectors (B, G, width) -> (B, N, features)."""
+        shift, scale = self.modulation(level)
+        return self.linear(modulate(self.norm(x), shift, scale))

@@ -1,0 +1,157 @@
+"""Which tokens attend to one another: all of them, those of a frame, of a place, or of a window.
+
+A layout regroups queries, keys and values, each (B, N, heads, head_dim), calls the kernel and puts the result back.
+Text tokens of a joint sequence attend to everything, and are keys for every group.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dit.net.context import Context
+from dit.net.embed import Grid
+from dit.net.kernels.door import Kernel
+from dit.net.kernels.masks import KeyPadding, Mask
+
+
+class Layout(ABC):
+    """Base of the layouts."""
+
+    def at(self, occurrence: int) -> "Layout":
+        """The layout of the block that is the `occurrence`-th of its letter in the pattern, from 0."""
+        return self
+
+    @abstractmethod
+    def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """q, k, v (B, N, heads, head_dim) -> (B, N, heads, head_dim)."""
+
+
+class Full(Layout):
+    """Every token attends to every token."""
+
+    def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        return attend(kernel, q, k, v, context.mask)
+
+
+class Grouped(Layout):
+    """Base of the layouts that cut the video into groups which do not see one another."""
+
+    @abstractmethod
+    def group(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B, N, heads, head_dim) -> (B * groups, n, heads, head_dim), the groups of a sample one after another."""
+
+    @abstractmethod
+    def ungroup(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B * groups, n, heads, head_dim) -> (B, N, heads, head_dim)."""
+
+    def keep(self, grid: Grid, device: torch.device) -> Tensor | None:
+        """(groups, n) bool, which places of the groups hold a token; None: all."""
+        return None
+
+    def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        video_q, text_q = context.sequence.split(q, context.num_text)
+        video_k, text_k = context.sequence.split(k, context.num_text)
+        video_v, text_v = context.sequence.split(v, context.num_text)
+        keys, values = self.group(video_k, context.grid), self.group(video_v, context.grid)
+        keep = self.keep(context.grid, q.device)
+        groups = keys.shape[0] // q.shape[0]
+        keep = None if keep is None else keep.repeat(q.shape[0], 1)  # (B * groups, n)
+        text = None
+        if text_q is not None and text_k is not None and text_v is not None:
+            text = attend(kernel, text_q, k, v, context.mask)  # (B, L, heads, head_dim)
+            if keep is not None or context.text_keep is not None:
+                keep = torch.cat(
+                    [or_all(keep, keys), or_all(context.text_keep, text_k).repeat_interleave(groups, 0)], 1
+                )
+            keys = torch.cat([keys, text_k.repeat_interleave(groups, 0)], dim=1)
+            values = torch.cat([values, text_v.repeat_interleave(groups, 0)], dim=1)
+        mask = None if keep is None else KeyPadding(keep)
+        video = attend(kernel, self.group(video_q, context.grid), keys, values, mask)
+        return context.sequence.join(self.ungroup(video, context.grid), text)
+
+
+class Spatial(Grouped):
+    """A token attends to those of its own frame."""
+
+    def group(self, x: Tensor, grid: Grid) -> Tensor:
+        return x.unflatten(1, (grid[0], -1)).flatten(0, 1)  # (B F, H W, heads, head_dim), a view
+
+    def ungroup(self, x: Tensor, grid: Grid) -> Tensor:
+        return x.unflatten(0, (-1, grid[0])).flatten(1, 2)
+
+
+class Temporal(Grouped):
+    """A token attends to those at its own place in all frames."""
+
+    def group(self, x: Tensor, grid: Grid) -> Tensor:
+        return x.unflatten(1, (grid[0], -1)).transpose(1, 2).flatten(0, 1)  # (B H W, F, heads, head_dim)
+
+    def ungroup(self, x: Tensor, grid: Grid) -> Tensor:
+        return x.unflatten(0, (-1, grid[1] * grid[2])).transpose(1, 2).flatten(1, 2)
+
+
+class Windowed(Grouped):
+    """A token attends to those of its window; every other windowed block shifts its windows by half (arXiv 2103.14030).
+
+    window: tokens of a window along (f, h, w); an axis that is shorter is one window. Windows that reach over the
+    border are cut there: the places outside hold no token, and no window wraps around.
+    """
+
+    def __init__(self, window: list[int]) -> None:
+        if len(window) != 3 or min(window) < 1:
+            raise ValueError(f"window={window} must be three sizes along (f, h, w), each at least 1")
+        self.window = tuple(window)
+        self.shifted = False
+
+    def at(self, occurrence: int) -> "Windowed":
+        layout = Windowed(list(self.window))
+        layout.shifted = occurrence % 2 == 1
+        return layout
+
+    def group(self, x: Tensor, grid: Grid) -> Tensor:
+        return self._cut(x.unflatten(1, grid), grid).flatten(0, 1)
+
+    def ungroup(self, x: Tensor, grid: Grid) -> Tensor:
+        window, before, after = self._borders(grid)
+        counts = [(b + n + a) // w for b, n, a, w in zip(before, grid, after, window, strict=True)]
+        x = x.unflatten(1, window).unflatten(0, (-1, *counts))  # (B, nf, nh, nw, f, h, w, heads, head_dim)
+        x = x.permute(0, 1, 4, 2, 5, 3, 6, 7, 8).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+        for axis, (start, length) in enumerate(zip(before, grid, strict=True), start=1):
+            x = x.narrow(axis, start, length)
+        return x.flatten(1, 3)
+
+    def keep(self, grid: Grid, device: torch.device) -> Tensor | None:
+        _, before, after = self._borders(grid)
+        if not any(before + after):
+            return None
+        inside = torch.ones(1, *grid, 1, 1, device=device)
+        return self._cut(inside, grid)[0, :, :, 0, 0] > 0  # (groups, n)
+
+    def _cut(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B, F, H, W, heads, head_dim) -> (B, groups, n, heads, head_dim)."""
+        window, before, after = self._borders(grid)
+        if any(before + after):
+            (f, h, w), (end_f, end_h, end_w) = before, after
+            x = functional.pad(x, (0, 0, 0, 0, w, end_w, h, end_h, f, end_f))
+        for axis, size in zip((1, 3, 5), window, strict=True):
+            x = x.unflatten(axis, (-1, size))  # (B, nf, f, nh, h, nw, w, heads, head_dim)
+        return x.permute(0, 1, 3, 5, 2, 4, 6, 7, 8).flatten(4, 6).flatten(1, 3)
+
+    def _borders(self, grid: Grid) -> tuple[Grid, Grid, Grid]:
+        """Sizes of a window, and places without a token before and after the grid, along (f, h, w)."""
+        window = tuple(min(w, n) for w, n in zip(self.window, grid, strict=True))
+        before = tuple(w // 2 if self.shifted and w < n else 0 for w, n in zip(window, grid, strict=True))
+        after = tuple(-(b + n) % w for b, n, w in zip(before, grid, window, strict=True))
+        return window, before, after  # type: ignore[return-value]
+
+
+def attend(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
+    """The kernel on tensors (B, N, heads, head_dim)."""
+    return kernel(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask).transpose(1, 2)
+
+
+def or_all(keep: Tensor | None, keys: Tensor) -> Tensor:
+    """`keep`, or True for every key of keys (B, n, ...)."""
+    return keys.new_ones(keys.shape[:2], dtype=torch.bool) if keep is None else keep

@@ -1,0 +1,119 @@
+"""How the noise level (and what is added to it) steers a block: adaptive layer norm.
+
+A modulation is owned by the backbone. It turns the level vectors into what all blocks read, once a step, and makes the
+head that each block owns: the head gives the block its vectors (shift, scale, gate, ...), each (B, G, width).
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dit.net.layers import ZeroLinear
+
+BLOCK_VECTORS = 6  # shift, scale and gate, for attention and for the MLP
+FINAL_VECTORS = 2  # shift and scale
+
+
+class Modulation(nn.Module):
+    """Base of the modulations."""
+
+    @abstractmethod
+    def forward(self, level: Tensor) -> Tensor:
+        """Level vectors (B, G, width) -> what the heads of all blocks read (B, G, any)."""
+
+    @abstractmethod
+    def block_head(self, vectors: int) -> nn.Module:
+        """A module from the output of `forward` to a tuple of `vectors` tensors (B, G, width)."""
+
+    @abstractmethod
+    def final_head(self) -> nn.Module:
+        """A module from the level vectors (B, G, width) to shift and scale of the final layer."""
+
+
+class AdaLNZero(Modulation):
+    """A projection in each block, zero at first (DiT, arXiv 2212.09748, section 3.2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, level: Tensor) -> Tensor:
+        """(B, G, width) -> (B, G, width)."""
+        return functional.silu(level)
+
+    def block_head(self, vectors: int) -> nn.Module:
+        return Projection(self.width, vectors)
+
+    def final_head(self) -> nn.Module:
+        return nn.Sequential(nn.SiLU(), Projection(self.width, FINAL_VECTORS))
+
+
+class AdaLNSingle(Modulation):
+    """One projection for all blocks and a table in each (PixArt-alpha, arXiv 2310.00426, section 2.3; Wan, LTX, Latte).
+
+    Projection and tables start at zero, so that every block starts as the identity. A block that needs fewer than six
+    vectors takes the first ones.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.shared = ZeroLinear(width, BLOCK_VECTORS * width)
+
+    def forward(self, level: Tensor) -> Tensor:
+        """(B, G, width) -> (B, G, 6 * width)."""
+        return self.shared(functional.silu(level))
+
+    def block_head(self, vectors: int) -> nn.Module:
+        return Table(self.width, vectors)
+
+    def final_head(self) -> nn.Module:
+        return FinalTable(self.width)
+
+
+class Projection(nn.Module):
+    """A zero-initialised Linear whose output is cut into vectors."""
+
+    def __init__(self, width: int, vectors: int) -> None:
+        super().__init__()
+        self.vectors = vectors
+        self.linear = ZeroLinear(width, vectors * width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, G, width) -> `vectors` x (B, G, width)."""
+        return self.linear(x).chunk(self.vectors, dim=-1)
+
+
+class Table(nn.Module):
+    """A learned table (vectors, width), added to the projection that all blocks share."""
+
+    def __init__(self, width: int, vectors: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(vectors, width))
+
+    def init_own(self, std: float) -> None:
+        """Zero, as every gate; called by the network's init part."""
+        nn.init.zeros_(self.table)
+
+    def forward(self, shared: Tensor) -> tuple[Tensor, ...]:
+        """(B, G, 6 * width) -> `vectors` x (B, G, width)."""
+        vectors, width = self.table.shape
+        return (shared[..., : vectors * width] + self.table.flatten()).chunk(vectors, dim=-1)
+
+
+class FinalTable(nn.Module):
+    """Shift and scale of the final layer as a table, added to the level vector itself (PixArt-alpha's code, Wan)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(FINAL_VECTORS, width))
+
+    def init_own(self, std: float) -> None:
+        """Zero; called by the network's init part."""
+        nn.init.zeros_(self.table)
+
+    def forward(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, G, width) -> shift and scale, (B, G, width) each."""
+        return level + self.table[0], level + self.table[1]

@@ -1,0 +1,56 @@
+"""Rotary position embedding (RoFormer, arXiv 2104.09864): pairs of channels turned by an angle that position sets."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Pairing(Protocol):
+    """Which channels of a head form the pairs that are turned."""
+
+    def tables(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Angles (N, d / 2) of the pairs -> cos and signed sin of the channels, (N, d) each."""
+        ...
+
+    def partner(self, x: Tensor) -> Tensor:
+        """x (..., d) with the two channels of each pair exchanged."""
+        ...
+
+
+@dataclass(frozen=True)
+class HalfSplit:
+    """Channel i is paired with channel i + d/2 (GPT-NeoX, Cosmos)."""
+
+    def tables(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+    def partner(self, x: Tensor) -> Tensor:
+        return x.roll(x.shape[-1] // 2, dims=-1)
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """Channel 2i is paired with channel 2i + 1 (RoFormer, Wan, CogVideoX, HunyuanVideo, LTX)."""
+
+    def tables(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = angles.cos(), angles.sin()
+        return torch.stack([cos, cos], dim=-1).flatten(-2), torch.stack([-sin, sin], dim=-1).flatten(-2)
+
+    def partner(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """The angles of one forward pass, ready to apply. cos and sin: (1, N, 1, head_dim)."""
+
+    cos: Tensor
+    sin: Tensor
+    pairing: Pairing
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """q or k (B, N, heads, head_dim) -> the same, turned: (a, b) -> (a cos - b sin, b cos + a sin)."""
+        return torch.addcmul(x * self.cos, self.pairing.partner(x), self.sin)
