@@ -205,6 +205,29 @@ class World(Dataset[dict[str, object]]):
             "fps": float(self.fps),
         }
 
+    def legend(self) -> dict[str, dict[str, Colour] | dict[str, tuple[tuple[float, float], ...]] | Colour]:
+        """What a reader of pixels must know: `colours`, `outlines` (area pi, centroid at the origin), `background`."""
+        outlines = {name: SHAPES[name].vertices for name in self.shapes}
+        return {"colours": dict(self.colours), "outlines": outlines, "background": self.background}
+
+    def expect(self, caption: str) -> dict[str, str | float | tuple[float, float]]:
+        """What a caption of one straight-moving object promises, in pixels and frames of this world.
+
+        Raises ValueError for captions that promise something else.
+        """
+        objects = self.parse(caption).objects
+        if len(objects) != 1 or objects[0].motion != "straight":
+            raise ValueError(f'"{caption}" is not one object in straight motion, so it promises no single velocity')
+        item = objects[0]
+        step = self.stage.speeds[item.speed] * self.height / self.fps
+        dx, dy = DIRECTIONS[item.direction]
+        return {
+            "colour": item.colour,
+            "shape": item.shape,
+            "radius": self.stage.sizes[item.size] * self.height,
+            "velocity": (step * dx, step * dy),
+        }
+
     def specs(self) -> list[Spec]:
         """Every meaning of one object that this split can show, in a fixed order."""
         found = []
