@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scripts.twins.shape import Shape
+
 
 def shift_and_scale(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (B, N, D), shift and scale (B, D)."""
@@ -79,30 +81,27 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """net(x (B, C, H, W), t (B,) in 0..999, label (B,)) -> (B, 2C, H, W): noise and variance."""
+    """net(x (B, C, 1, H, W), t (B, 1) in [0, 1], cond["label"] (B,)) -> (B, out_channels, 1, H, W)."""
 
-    def __init__(
-        self, size: int, patch: int, channels: int, dim: int, depth: int, heads: int, num_classes: int
-    ) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.patch = patch
-        self.out_channels = 2 * channels
-        self.x_embed = nn.Conv2d(channels, dim, kernel_size=patch, stride=patch)
+        dim, self.patch, self.out_channels = shape.width, shape.patch, shape.out_channels
+        self.x_embed = nn.Conv2d(shape.in_channels, dim, kernel_size=self.patch, stride=self.patch)
         self.t_embed = TimeEmbedding(dim)
-        self.y_embed = nn.Embedding(num_classes + 1, dim)  # the last one is "no class"
-        self.register_buffer("positions", sincos_2d(dim, size // patch)[None])
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.y_embed = nn.Embedding(shape.num_classes + 1, dim)  # the last one is "no class"
+        self.register_buffer("positions", sincos_2d(dim, shape.size // self.patch)[None])
+        self.blocks = nn.ModuleList(Block(dim, shape.heads) for _ in range(shape.depth))
         self.final_norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
         self.final_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
-        self.final_proj = nn.Linear(dim, patch * patch * self.out_channels)
+        self.final_proj = nn.Linear(dim, self.patch * self.patch * self.out_channels)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        height, width = x.shape[2] // self.patch, x.shape[3] // self.patch
-        x = self.x_embed(x).flatten(2).transpose(1, 2) + self.positions  # (B, N, D)
-        c = self.t_embed(t) + self.y_embed(label)  # (B, D)
+    def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        grid = x.shape[3] // self.patch, x.shape[4] // self.patch
+        x = self.x_embed(x[:, :, 0]).flatten(2).transpose(1, 2) + self.positions  # (B, N, D)
+        c = self.t_embed(1000 * t[:, 0]) + self.y_embed(cond["label"])  # (B, D)
         for block in self.blocks:
             x = block(x, c)
         shift, scale = self.final_modulation(c).chunk(2, dim=1)
-        x = self.final_proj(shift_and_scale(self.final_norm(x), shift, scale))  # (B, N, p*p*2C)
-        x = x.unflatten(1, (height, width)).unflatten(3, (self.patch, self.patch, self.out_channels))
-        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # (B, 2C, H, W)
+        x = self.final_proj(shift_and_scale(self.final_norm(x), shift, scale))  # (B, N, p*p*out)
+        x = x.unflatten(1, grid).unflatten(3, (self.patch, self.patch, self.out_channels))
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3).unsqueeze(2)
