@@ -1,0 +1,84 @@
+"""Checkpoints: whole or not there at all, every so many steps, at the end, and when the run is told to stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+FOLDER = "checkpoints"
+LAST = "last.ckpt"
+
+
+class Checkpoints(Callback):
+    """Saves `step-00000200.ckpt` and points `last.ckpt` at it. It stands behind validation and previews, so that what
+    they add to the metrics is not lost when the run is killed right after saving.
+
+    Args:
+        every: optimizer steps between checkpoints.
+        keep: how many numbered checkpoints stay, the newest; None keeps all.
+    """
+
+    def __init__(self, every: int, keep: int | None) -> None:
+        if every < 1:
+            raise ValueError(f"callbacks.checkpoints.every={every} must be at least 1 step")
+        if keep is not None and keep < 1:
+            raise ValueError(f"callbacks.checkpoints.keep={keep} must be at least 1, or null for all")
+        self.every = every
+        self.keep = keep
+        self.saved_step = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            for unfinished in _folder(trainer).glob("*.part"):
+                unfinished.unlink()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
+        if due and step != self.saved_step:
+            self.save(trainer, step)
+
+    def save(self, trainer: Trainer, step: int) -> None:
+        """Writes beside the target first: a run killed while saving leaves the older checkpoints as they were."""
+        folder = _folder(trainer)
+        target = folder / f"step-{step:08d}.ckpt"
+        part = target.with_suffix(".part")
+        if trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(part)  # all ranks: shards are assembled
+        self.saved_step = step
+        if trainer.is_global_zero:
+            _to_disk(part)
+            os.replace(part, target)
+            _point(folder / LAST, target)
+            if self.keep is not None:
+                for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
+                    old.unlink()
+        trainer.strategy.barrier("checkpoint")
+
+
+def _folder(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / FOLDER
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _point(last: Path, target: Path) -> None:
+    """`last` becomes another name of `target` (a hard link; a copy where the file system has none)."""
+    part = last.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(target, part)
+    except OSError:
+        shutil.copyfile(target, part)
+    os.replace(part, last)

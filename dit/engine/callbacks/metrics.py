@@ -1,0 +1,139 @@
+"""Training metrics: collected each step, averaged over micro-batches, steps and ranks, handed to the writers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from dit.engine import parallel
+from dit.engine.callbacks.guard import GradientGuard
+from dit.engine.module import VideoDiffusion
+from dit.engine.writers import Writers
+
+
+class Speed:
+    """Steps and tokens a second over a recent window, without the time of validation, previews and saving."""
+
+    def __init__(self) -> None:
+        self.window = 50
+        self._seconds: list[float] = []
+        self._tokens: list[int] = []
+        self._began: float | None = None
+
+    def start(self) -> None:
+        self._began = time.perf_counter()
+
+    def stop(self, tokens: int) -> None:
+        """A step of `tokens` tokens (over all ranks) has ended."""
+        if self._began is not None:
+            self._seconds = [*self._seconds, time.perf_counter() - self._began][-self.window :]
+            self._tokens = [*self._tokens, tokens][-self.window :]
+
+    @property
+    def steps_per_second(self) -> float:
+        return len(self._seconds) / sum(self._seconds) if self._seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return sum(self._tokens) / sum(self._seconds) if self._seconds else 0.0
+
+
+class Metrics(Callback):
+    """Writes `train/loss` (mean since the last row), `train/grad_norm`, `train/lr` and speeds every `every` steps.
+
+    What has been summed up since the last row is part of the checkpoint, so a resumed run writes the same numbers.
+
+    Args:
+        writers: where to; opened on rank 0 only.
+        guard: knows the gradient's norm.
+        every: optimizer steps between rows.
+    """
+
+    def __init__(self, writers: Writers, guard: GradientGuard, *, every: int) -> None:
+        if every < 1:
+            raise ValueError(f"callbacks.metrics.every={every} must be at least 1 step")
+        self.writers = writers
+        self.guard = guard
+        self.every = every
+        self.speed = Speed()
+        self.flops_per_token = 0.0
+        self.reference_rate = 0.0  # FLOP/s that MFU is a share of, all devices together
+        self.last_loss = float("nan")
+        self._losses: list[Tensor] = []
+        self._saved: list[list[float]] = []
+        self._tokens = 0
+        self._last_step = 0
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation: the share of the devices' rate that the model's own arithmetic makes up."""
+        return self.speed.tokens_per_second * self.flops_per_token / self.reference_rate if self.reference_rate else 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, VideoDiffusion)
+        self._last_step = trainer.global_step
+        if len(self._saved) == trainer.world_size:
+            self._losses = [torch.tensor(x, device=pl_module.device) for x in self._saved[trainer.global_rank]]
+        if trainer.is_global_zero:
+            self.writers.start(Path(trainer.default_root_dir), pl_module.config, trainer.global_step)
+        self.speed.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, VideoDiffusion) and pl_module.last_step is not None
+        self._losses.append(pl_module.last_step.loss.float())
+        self._tokens += pl_module.last_step.tokens
+        step = trainer.global_step
+        if step == self._last_step:
+            return  # in the middle of an accumulated step
+        self._last_step = step
+        self.speed.stop(self._tokens * trainer.world_size)
+        self._tokens = 0
+        if step % self.every == 0 or step == trainer.max_steps:
+            losses = torch.stack(self._losses).double()
+            total = sum_over_ranks(torch.stack([losses.sum(), torch.tensor(float(len(losses))).to(losses)]))
+            self.last_loss = float(total[0] / total[1])
+            self._losses = []
+            assert self.guard.norm is not None
+            self.write(
+                step,
+                {
+                    "train/loss": self.last_loss,
+                    "train/grad_norm": float(self.guard.norm),
+                    "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+                    "speed/steps_per_second": self.speed.steps_per_second,
+                    "speed/tokens_per_second": self.speed.tokens_per_second,
+                    "speed/mfu": self.mfu,
+                },
+            )
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One more set of numbers for the row of `step`. The writers are closed on all ranks but the first."""
+        self.writers.metrics(step, values)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.writers.flush()  # a checkpoint never knows of steps that the table does not
+        checkpoint["running_losses"] = parallel.gather_objects([float(loss) for loss in self._losses])
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._saved = checkpoint["running_losses"]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.writers.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.writers.close()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Elementwise sum over all ranks; `values` itself in a single process."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values

@@ -1,0 +1,86 @@
+"""How far, how fast, how long still: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from dit.engine.callbacks.metrics import Metrics
+
+
+class Progress(Callback):
+    """Shows step, loss, steps/s, tokens/s, MFU and time left on the first rank.
+
+    It stands last, so that the time left counts validation, previews and saving, and the speed does not.
+
+    Args:
+        metrics: knows the numbers.
+        seconds: between lines when the output is no terminal.
+    """
+
+    def __init__(self, metrics: Metrics, *, seconds: float) -> None:
+        self.metrics = metrics
+        self.seconds = seconds
+        self._bar: tqdm | None = None
+        self._began = 0.0
+        self._first_step = 0
+        self._last_line = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = self._last_line = time.perf_counter()
+        self._first_step = trainer.global_step
+        if trainer.is_global_zero and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=trainer.max_steps, initial=trainer.global_step, dynamic_ncols=True, unit="step",
+                bar_format="{n_fmt}/{total_fmt} {bar} {postfix}",
+            )  # fmt: skip
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero:
+            self._show(trainer)
+        self.metrics.speed.start()
+
+    def _show(self, trainer: Trainer) -> None:
+        now, step = time.perf_counter(), trainer.global_step
+        if self._bar is not None:
+            self._bar.n = step
+            self._bar.set_postfix_str(self.line(trainer, now), refresh=False)
+            self._bar.update(0)
+        elif now - self._last_line > self.seconds or step == trainer.max_steps:
+            self._last_line = now
+            print(f"step {step}/{trainer.max_steps}  {self.line(trainer, now)}", file=sys.stderr, flush=True)
+
+    def line(self, trainer: Trainer, now: float) -> str:
+        speed, metrics = self.metrics.speed, self.metrics
+        done = trainer.global_step - self._first_step
+        left = (now - self._began) / done * (trainer.max_steps - trainer.global_step) if done else float("inf")
+        return (
+            f"loss {metrics.last_loss:.4f}  {speed.steps_per_second:.2f} steps/s  {speed.tokens_per_second:,.0f} tokens/s"
+            f"  MFU {100 * metrics.mfu:.0f} %  {duration(left)} left"
+        )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """`2:05:30`, `5:30`, or `?` when it is not known yet."""
+    if seconds == float("inf"):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

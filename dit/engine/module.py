@@ -1,0 +1,155 @@
+"""The LightningModule: what one training step is, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from data.batch import Batch
+from dit.codec.base import Codec
+from dit.diffusion.loss import LossOutput, Objective
+from dit.engine import parallel, rng
+from dit.engine.lr_schedule import LRSchedule
+from dit.text.base import TextEncoder
+
+
+class StepOutput(NamedTuple):
+    """What the callbacks see of a training step beside Lightning's own loss."""
+
+    loss: Tensor  # 0-dim
+    per_sample: Tensor  # (B,)
+    tokens: int
+
+
+class VideoDiffusion(LightningModule):
+    """Network, codec and text encoder under one objective.
+
+    Args:
+        net, codec, text: the parts; `codec` and whatever has no trainable parameter stay out of checkpoints.
+        objective: loss of the network on clean latents.
+        optimizer: `optimizer(model) -> Optimizer`.
+        lr_schedule: factor on the learning rate by step.
+        max_steps: optimizer steps of the whole run, for the schedule.
+        caption_dropout: probability that a caption is replaced by "" in training, for classifier-free guidance.
+        compile_mode: compile the network block by block in this mode (`default`, `max-autotune`, ...), or None.
+        config: the resolved config, plain containers only; it goes into every checkpoint.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        codec: Codec,
+        text: TextEncoder,
+        objective: Objective,
+        optimizer: Callable[[nn.Module], Optimizer],
+        lr_schedule: LRSchedule,
+        max_steps: int,
+        caption_dropout: float,
+        compile_mode: str | None,
+        config: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        if not 0 <= caption_dropout <= 1:
+            raise ValueError(f"caption_dropout={caption_dropout} is a probability; 0.1 is usual")
+        self.net = net
+        self.codec = codec.requires_grad_(False)
+        self.text = text
+        self.objective = objective
+        self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.max_steps = max_steps
+        self.caption_dropout = caption_dropout
+        self.compile_mode = compile_mode
+        self.config = config
+        self.last_step: StepOutput | None = None
+
+    # -- the step
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x0 = self.encode(batch.pixels)  # (B, C, F, H, W)
+        cond = self.condition(self.drop(batch.captions), batch.fps)
+        out = self.objective(self.net, x0, cond)
+        self.last_step = StepOutput(out.loss.detach(), out.per_sample.detach(), self.count_tokens(x0))
+        return out.loss
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, num_frames, height, width) to latents (B, C, F, H, W)."""
+        return self.codec.encode(pixels)
+
+    def condition(self, captions: Sequence[str], fps: Tensor) -> dict[str, Tensor]:
+        """What the network is told: text features and frames a second (B,)."""
+        return {**self.text(captions), "fps": fps}
+
+    def drop(self, captions: Sequence[str]) -> list[str]:
+        """Captions with some replaced by "", drawn from python's generator (no device is asked to wait)."""
+        return ["" if random.random() < self.caption_dropout else caption for caption in captions]
+
+    def count_tokens(self, latents: Tensor) -> int:
+        """Tokens that the network sees in a batch of latents."""
+        return latents.shape[0] * self.net.num_tokens(*latents.shape[2:])  # type: ignore[operator]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[LossOutput]:
+        """The loss of each clip, one by one and under noise that belongs to the clip alone: the same whatever the batch
+        size and the number of devices, and comparable between steps and runs."""
+        x0 = self.encode(batch.pixels)
+        return [
+            self.objective(
+                self.net,
+                x0[i : i + 1],
+                self.condition([caption], batch.fps[i : i + 1]),
+                rng.generator("cpu", zlib.crc32(name.encode())),
+            )
+            for i, (name, caption) in enumerate(zip(batch.ids, batch.captions, strict=True))
+        ]
+
+    # -- set-up
+
+    def configure_model(self) -> None:
+        strategy = self.trainer.strategy
+        if self.compile_mode is not None:
+            parallel.compile_blocks(self.net, self.compile_mode)
+        if isinstance(strategy, parallel.FSDP2):
+            strategy.shard([self.net, self.text])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self)
+        scheduler = LambdaLR(optimizer, lambda step: self.lr_schedule(step, self.max_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # -- checkpoints: raw weights of what is trained, and the config
+
+    @property
+    def strict_loading(self) -> bool:
+        return False  # frozen parts are not in the file; `on_load_checkpoint` is strict about everything else
+
+    @strict_loading.setter
+    def strict_loading(self, value: bool) -> None:
+        raise AttributeError("strict_loading is fixed: on_load_checkpoint checks the keys")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: weights[key] for key in weights if self.is_saved(key)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "state_dict" not in checkpoint:
+            return  # FSDP2 has loaded the weights before this hook, strictly by shape
+        here = {key for key in self.state_dict() if self.is_saved(key)}
+        differing = sorted(here ^ set(checkpoint["state_dict"]))
+        if differing:
+            where = "the checkpoint" if differing[0] in here else "this network"
+            raise ValueError(f"{len(differing)} weights do not match: {differing[0]} is not in {where}")
+
+    def is_saved(self, key: str) -> bool:
+        """Whether a key of the state dict belongs to a part that is trained."""
+        part = getattr(self, key.split(".")[0])
+        return any(p.requires_grad for p in part.parameters())

@@ -1,0 +1,139 @@
+"""Optimizers over a whole model, with its parameters sorted into groups by what they are.
+
+Weight decay pulls matrices (and convolution kernels) only: biases, norms, embeddings and tables of positions or
+modulation keep their scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Muon, Optimizer
+
+from dit.engine.parallel import repeated_blocks
+
+
+def adamw(
+    model: nn.Module, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, fused: bool
+) -> Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) over the trainable parameters of `model`.
+
+    Args:
+        lr: peak learning rate; the schedule multiplies it.
+        betas, eps: of the moments.
+        weight_decay: for matrices; everything else has none.
+        fused: one kernel for all parameters.
+    """
+    matrices, rest = [], []
+    for parameter, decays in _trainable(model):
+        (matrices if decays else rest).append(parameter)
+    return AdamW(
+        _groups((matrices, weight_decay), (rest, 0.0)), lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused
+    )
+
+
+def muon(
+    model: nn.Module,
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    ns_steps: int,
+    weight_decay: float,
+    adjust_lr: str,
+    adamw_lr: float,
+    adamw_betas: tuple[float, float],
+    adamw_eps: float,
+    adamw_weight_decay: float,
+) -> Optimizer:
+    """Muon (Jordan et al. 2024) for the 2-D matrices inside repeated blocks, AdamW for everything else.
+
+    Embeddings, patch and timestep projections, norms, biases and the final layer are no hidden matrices: their rows mean
+    something one by one, so orthogonalising them does not help (kellerjordan.github.io/posts/muon).
+
+    Args:
+        lr: peak learning rate of the matrices.
+        momentum, nesterov, ns_steps: of Muon; `ns_steps` Newton-Schulz iterations.
+        weight_decay: of the matrices.
+        adjust_lr: `match_rms_adamw` scales updates to AdamW's size, so that AdamW's rates fit (Liu et al. 2025, arXiv
+            2502.16982); `original` scales by sqrt(max(1, rows / columns)).
+        adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay: of the rest.
+
+    Raises:
+        ValueError: sharded parameters, which Newton-Schulz would orthogonalise shard by shard.
+    """
+    repeated = {id(p) for block in repeated_blocks(model) for p in block.parameters()}
+    hidden, matrices, rest = [], [], []
+    for parameter, decays in _trainable(model):
+        if isinstance(parameter, DTensor):
+            raise ValueError(
+                "optim=muon needs whole matrices and trainer=fsdp2 cuts them; use trainer=ddp or optim=adamw"
+            )
+        is_hidden = decays and parameter.ndim == 2 and id(parameter) in repeated
+        (hidden if is_hidden else matrices if decays else rest).append(parameter)
+    if not hidden:
+        raise ValueError("optim=muon found no matrix inside a repeated block of this model; use optim=adamw")
+    by_muon = Muon(
+        _groups((hidden, weight_decay)),
+        lr=lr, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr,
+    )  # fmt: skip
+    if not matrices + rest:
+        return by_muon
+    by_adamw = AdamW(
+        _groups((matrices, adamw_weight_decay), (rest, 0.0)),
+        lr=adamw_lr, betas=(adamw_betas[0], adamw_betas[1]), eps=adamw_eps, fused=True,
+    )  # fmt: skip
+    return Together(by_muon, by_adamw)
+
+
+class Together(Optimizer):
+    """Several optimizers as one: their groups in a row, one state, one plain `state_dict`.
+
+    The parts keep no state of their own: they work on this optimizer's group dicts and state, so schedules, gradient
+    scaling and checkpoints see a single ordinary optimizer.
+    """
+
+    def __init__(self, *parts: Optimizer) -> None:
+        self.parts = parts
+        self.sizes = [len(part.param_groups) for part in parts]
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        groups = iter(self.param_groups)
+        for part, size in zip(self.parts, self.sizes, strict=True):
+            part.param_groups = [next(groups) for _ in range(size)]
+            part.state = self.state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # load_state_dict ends here, with new dicts
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
+    """(parameter, whether weight decay applies) of every trainable parameter, each once."""
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                decays = parameter.ndim >= 2 and name.endswith("weight") and not isinstance(module, nn.Embedding)
+                yield parameter, decays
+
+
+def _groups(*groups: tuple[list[Tensor], float]) -> list[dict[str, Any]]:
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]

@@ -1,0 +1,188 @@
+"""`train(config)`: from a resolved config to a trained run in `runs/<name>/`, fresh or resumed."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra.utils import instantiate
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import nn
+
+from dit.codec.base import Codec
+from dit.engine import initial, rng, rundir, sweep
+from dit.engine.callbacks.guard import GradientGuard
+from dit.engine.callbacks.interrupt import Interrupt
+from dit.engine.callbacks.metrics import Metrics
+from dit.engine.callbacks.randomness import Randomness
+from dit.engine.module import VideoDiffusion
+from dit.engine.training import Training
+from dit.engine.writers import CSV, Writers
+from dit.net.flops import count_flops, reference_rate
+
+log = logging.getLogger(__name__)
+TYPICAL_CAPTION = "a red circle moves to the right, quickly"  # text is a small part of the arithmetic
+
+
+class Parts(NamedTuple):
+    """Everything that a run is made of, built but not yet started."""
+
+    module: VideoDiffusion
+    data: LightningDataModule
+    training: Training
+    run: Path
+    config: dict[str, Any]
+
+
+def train(config: dict[str, Any]) -> None:
+    """Trains `config["name"]`, or goes on where it stopped.
+
+    Args:
+        config: the whole config of `configs/train.yaml` as plain containers, interpolations resolved.
+
+    Raises:
+        ValueError, FileNotFoundError: what the user asked for cannot be done; nothing has been overwritten.
+        SystemExit: 128 + signal number when a signal ended the run after saving.
+    """
+    _quiet()
+    parts = build(config)
+    with rundir.lock(parts.run, first_rank()):
+        last = rundir.claim(parts.run, parts.config, write=first_rank())
+        done = rundir.steps_done(last) if last else 0
+        if done >= parts.training.max_steps:
+            log.info("%s is finished: %d steps. To go on: trainer.max_steps=%d", parts.run, done, 2 * done)
+            return
+        if last:
+            log.info("resuming %s at step %d of %d", parts.run, done, parts.training.max_steps)
+        elif config["init_from"] is not None:
+            initial.load(parts.module, config["init_from"], config["init_weights"])
+        describe(parts)
+        _fit(parts, last)
+
+
+def build(config: dict[str, Any]) -> Parts:
+    """Builds and checks every part before anything is written."""
+    config = {**config, "name": sweep.run_name(config["name"])}
+    run = rundir.check_name(config["name"])
+    rng.seed(config["seed"])  # the same first weights on all ranks
+    training: Training = _make(config["trainer"])
+    if sweep.is_sweep() and training.starts_processes:
+        raise ValueError(
+            "a sweep (-m) cannot start several processes per job: each would run the whole sweep again. Start the ranks "
+            "with torchrun or SLURM, or use trainer=default"
+        )
+    codec: Codec = _make(config["codec"])
+    data: LightningDataModule = _make(config["data"])
+    net: nn.Module = _make(config["net"])
+    shape = codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
+    net.num_tokens(*shape)  # type: ignore[operator]  # raises where the patch does not divide
+    if net.in_channels != codec.channels:
+        raise ValueError(
+            f"net.in_channels={net.in_channels}, but the codec gives {codec.channels} channels; make them equal"
+        )
+    module = VideoDiffusion(
+        net=net,
+        codec=codec,
+        text=_make(config["text"]),
+        objective=_make(config["objective"]),
+        optimizer=_make(config["optim"]),
+        lr_schedule=_make(config["lr_schedule"]),
+        max_steps=training.max_steps,
+        caption_dropout=config["caption_dropout"],
+        compile_mode=training.compile_mode,
+        config=config,
+    )
+    return Parts(module, data, training, run, config)
+
+
+def callbacks(parts: Parts) -> list[Any]:
+    """In the order in which they act after a step: average, count, validate, preview, then decide to stop and save."""
+    config = parts.config
+    ema = _make(config["ema"])
+    guard = GradientGuard(parts.training.gradient_clip_norm)
+    logger = _make(config["logger"])
+    metrics: Metrics = _make(config["callbacks"]["metrics"])(Writers([CSV(), *logger.values()]), guard)
+    preview = [] if config["preview"] is None else [_make(config["preview"])(ema, metrics.writers)]
+    return [
+        ema,
+        guard,
+        Randomness(config["seed"]),
+        metrics,
+        _make(config["callbacks"]["validation"])(ema, metrics),
+        *preview,
+        Interrupt(),
+        _make(config["callbacks"]["checkpoints"]),
+        _make(config["callbacks"]["progress"])(metrics),
+    ]
+
+
+def describe(parts: Parts) -> None:
+    """Logs the effective settings, a line for each group, and the size of every part: no default stays hidden."""
+    for group, node in parts.config.items():
+        log.info("%s: %s", group, _brief(node))
+    for name in ("net", "text", "codec"):
+        parameters = list(getattr(parts.module, name).parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        log.info("%s has %s parameters, %s trained", name, f"{sum(p.numel() for p in parameters):,}", f"{trained:,}")
+    log.info("run directory: %s", parts.run)
+
+
+def first_rank() -> bool:
+    """Whether this process is rank 0, as far as the environment says before ranks are set up."""
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
+
+
+def _fit(parts: Parts, last: Path | None) -> None:
+    everyone = callbacks(parts)
+    interrupt = next(callback for callback in everyone if isinstance(callback, Interrupt))
+    trainer: Trainer = parts.training.trainer(everyone, parts.run)
+    if trainer.is_global_zero:
+        _arithmetic(parts, next(c for c in everyone if isinstance(c, Metrics)), trainer.world_size)
+    trainer.fit(parts.module, datamodule=parts.data, ckpt_path=last, weights_only=True)
+    if interrupt.stopped_by is not None:
+        name = signal.Signals(interrupt.stopped_by).name
+        log.warning("stopped by %s at step %d; the same command goes on from there", name, trainer.global_step)
+        raise SystemExit(128 + interrupt.stopped_by)
+    log.info("finished: %s after %d steps", parts.run, trainer.global_step)
+
+
+def _arithmetic(parts: Parts, metrics: Metrics, num_devices: int) -> None:
+    """Tells `metrics` what a token costs and what the devices can do, for the MFU."""
+    module, data = parts.module, parts.data
+    shape = module.codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        cond = module.condition([TYPICAL_CAPTION], torch.ones(1))
+    shapes = {**{key: value.shape for key, value in cond.items()}, "given": (1, 1, *shape)}
+    total = count_flops(module.net, (1, module.codec.channels, *shape), (1, 1), shapes, backward=True)
+    metrics.flops_per_token = total / module.net.num_tokens(*shape)  # type: ignore[operator]
+    dtype = torch.bfloat16 if parts.training.precision == "bf16-mixed" else torch.float32
+    rate, source = reference_rate(parts.training.device_type, dtype)
+    metrics.reference_rate = rate * num_devices
+    log.info("MFU is the share of %.2f TFLOP/s (%s) on each of %d devices", rate / 1e12, source, num_devices)
+
+
+def _brief(node: Any) -> str:
+    """A config node as one would call it: `Cosine(warmup_steps=100, final=0.0)`."""
+    if isinstance(node, dict):
+        name = str(node.get("_target_", "")).rpartition(".")[2]
+        inside = ", ".join(f"{key}={_brief(value)}" for key, value in node.items() if not str(key).startswith("_"))
+        return f"{name}({inside})" if name else f"{{{inside}}}"
+    return f"[{', '.join(map(_brief, node))}]" if isinstance(node, list) else str(node)
+
+
+def _make(node: Any) -> Any:
+    return instantiate(node, _convert_="all")
+
+
+def _quiet() -> None:
+    """Lightning's notes on hardware and its advice to beginners say nothing about this run."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    if not first_rank():
+        logging.getLogger("dit").setLevel(logging.ERROR)

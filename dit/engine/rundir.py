@@ -1,0 +1,148 @@
+"""The run directory: who it belongs to, whether it can go on, and where from."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from dit.engine.callbacks.checkpoint import FOLDER, LAST
+
+RUNS = Path("runs")
+CONFIG = "config.yaml"
+LOCK = ".lock"
+
+# What may differ when a run goes on: how long, on what, and how it is watched. Everything else decides what is learned.
+FREE = (
+    "name",
+    "init_from",  # of use at the first step only
+    "logger",
+    "preview",
+    "sampling",
+    "schedule",
+    "solver",
+    "guidance",
+    "callbacks.checkpoints",
+    "callbacks.metrics",
+    "callbacks.progress",
+    "callbacks.validation",
+    "data.num_workers",
+    "data.pin_memory",
+    "data.timeout",
+    "data.max_bad_share",
+    "data.val_batch_size",
+    "ema.use",
+    "ema.snapshot_every",
+    "trainer.max_steps",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.precision",
+    "trainer.compile_mode",
+    "net.kernel",
+)
+
+
+class OtherRun(ValueError):
+    """The run name belongs to another config."""
+
+
+def check_name(name: str) -> Path:
+    """`runs/<name>`; ValueError for a name that would leave `runs/` or that Hydra could not take back in `ckpt=`."""
+    bad = sorted({c for c in name if not (c.isalnum() or c in "._-+")})
+    if not name or name.startswith("."):
+        raise ValueError(f"name={name!r} is not a folder name; for example name=mine")
+    if bad:
+        raise ValueError(f"name={name} holds {' '.join(map(repr, bad))}; use letters, digits, '.', '_', '-' and '+'")
+    return RUNS / name
+
+
+def claim(run: Path, config: Mapping[str, Any], write: bool) -> Path | None:
+    """Makes `run` the directory of `config` and returns the checkpoint to go on from, None for a fresh start.
+
+    `write` is true on the first rank only. Nothing is written when an error is raised.
+
+    Raises:
+        OtherRun: the directory was made with a config that differs in something that decides what is learned.
+    """
+    file = run / CONFIG
+    if file.is_file():
+        differing = differences(yaml.safe_load(file.read_text()) or {}, config)
+        if differing:
+            shown = "; ".join(f"{key} was {before}, now {now}" for key, before, now in differing[:3])
+            more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+            raise OtherRun(
+                f"{run} belongs to another config: {shown}{more}. Choose another name=..., or delete {run} to start anew"
+            )
+    elif run.is_dir() and any(entry.name != LOCK for entry in run.iterdir()):
+        raise OtherRun(f"{run} is there but holds no {CONFIG}: it is not a run of ours; choose another name=...")
+    if write:
+        run.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        os.replace(part, file)
+    last = run / FOLDER / LAST
+    return last if last.is_file() else None
+
+
+@contextmanager
+def lock(run: Path, write: bool) -> Iterator[None]:
+    """Refuses to train one run twice at a time; `write` is true on the first rank, which holds the lock. The kernel frees
+    it when the process dies, however it dies."""
+    if not write:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{run} is being trained by another process; wait for it, or choose another name=..."
+            ) from None
+        yield
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Optimizer steps in a checkpoint; FileNotFoundError or ValueError in one line when it cannot be read."""
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{checkpoint} cannot be read ({first}); point last.ckpt at an older step-*.ckpt") from None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(key, value before, value now) of what differs outside `FREE`, in the order of the config."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    keys = [*new, *(key for key in old if key not in new)]
+    return [
+        (key, _shown(old, key), _shown(new, key))
+        for key in keys
+        if not _is_free(key) and (key not in old or key not in new or old[key] != new[key])
+    ]
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    return repr(leaves[key]) if key in leaves else "absent"
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node

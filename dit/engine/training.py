@@ -1,0 +1,97 @@
+"""`Training`: the settings of the trainer group, and the Lightning trainer that they make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.strategies import Strategy
+
+from dit.engine import parallel
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, on what, and how a step is put together.
+
+    Args:
+        max_steps: optimizer steps of the whole run; the learning-rate schedule ends there.
+        accelerator: `auto` (a GPU where there is one), `cpu` or `gpu`.
+        devices: processes on each node, or `auto`; under torchrun and SLURM the launcher decides.
+        num_nodes: machines, where no launcher says so.
+        strategy: `parallel.DDP`, `parallel.FSDP2`, or None for one device.
+        precision: `32-true` or `bf16-mixed`.
+        matmul_precision: fp32 products on a GPU: `highest` (fp32), `high` (TF32).
+        accumulate: micro-batches to an optimizer step.
+        gradient_clip_norm: largest norm of the gradient, or None.
+        compile_mode: torch.compile's mode for each block of the network, or None.
+    """
+
+    max_steps: int
+    accelerator: str
+    devices: int | str
+    num_nodes: int
+    strategy: Strategy | None
+    precision: str
+    matmul_precision: Literal["highest", "high", "medium"]
+    accumulate: int
+    gradient_clip_norm: float | None
+    compile_mode: str | None
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "accumulate", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name}={getattr(self, name)} must be at least 1")
+        if self.accelerator == "gpu" and not torch.cuda.is_available():
+            raise ValueError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=auto or cpu")
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.strategy is None and world_size > 1:
+            raise ValueError(
+                f"{world_size} processes were started, but this trainer uses one; give trainer=ddp or trainer=fsdp2"
+            )
+
+    @property
+    def device_type(self) -> str:
+        return "cuda" if self.accelerator in ("auto", "gpu") and torch.cuda.is_available() else "cpu"
+
+    @property
+    def starts_processes(self) -> bool:
+        """True when Lightning would have to launch the other ranks itself."""
+        if self.strategy is None or parallel.started_by_launcher():
+            return False
+        return self.devices_on_node() * self.num_nodes > 1
+
+    def devices_on_node(self) -> int:
+        if self.devices == "auto":
+            return torch.cuda.device_count() if self.device_type == "cuda" and self.strategy is not None else 1
+        return int(self.devices)
+
+    def trainer(self, callbacks: Sequence[Callback], run: Path) -> Trainer:
+        """A trainer that does what the callbacks say and nothing of its own beside: no bars, checkpoints or loggers."""
+        torch.set_float32_matmul_precision(self.matmul_precision)
+        launched = parallel.launched_devices()
+        devices, num_nodes = launched or (self.devices_on_node(), self.num_nodes)
+        return Trainer(
+            accelerator="gpu" if self.device_type == "cuda" else "cpu",
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=self.strategy if self.strategy is not None else "auto",
+            plugins=[parallel.precision_plugin(self.precision, self.device_type)],
+            max_steps=self.max_steps,
+            max_epochs=-1,  # the data has no end: steps are counted
+            accumulate_grad_batches=self.accumulate,
+            callbacks=list(callbacks),
+            default_root_dir=run,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,  # callbacks/validation.py
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the stream of clips deals them out itself, and resumes exactly
+        )
