@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dit.diffusion.levels import choose, relative_weights, uniform
+from dit.diffusion.levels import choose, moved, relative_weights, uniform
 
 
 class Pattern(ABC):
@@ -131,8 +131,8 @@ class RandomTasks(Conditioning):
         frame = torch.arange(frames, device=u.device)
         patterns = torch.stack([pattern(u, frame).expand(batch, frames) for pattern in self.tasks])
         given = patterns[task, torch.arange(batch, device=u.device)]
-        return (given & ~given.all(dim=1, keepdim=True)).to(device)
+        return moved(given & ~given.all(dim=1, keepdim=True), device)
 
     def levels(self, t: Tensor, given: Tensor, generator: torch.Generator | None) -> Tensor:
         context = self.context_noise * uniform((len(given), 1), generator)
-        return torch.where(given, context.to(t), t)
+        return torch.where(given, moved(context.to(t.dtype), t.device), t)

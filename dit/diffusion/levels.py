@@ -20,6 +20,11 @@ def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor
     return torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
 
 
+def moved(values: Tensor, device: torch.device | str) -> Tensor:
+    """Small draws on their way to the device. From the CPU it does not wait for the device to finish earlier work."""
+    return values.to(device, non_blocking=values.device.type == "cpu")
+
+
 class Levels(ABC):
     """Draws the noise levels of a batch."""
 
@@ -44,7 +49,7 @@ class Distribution(Levels):
     def __call__(
         self, batch: int, frames: int, num_tokens: int, generator: torch.Generator | None, device: torch.device | str
     ) -> Tensor:
-        return self.from_uniform(self.draw(batch, frames, generator), num_tokens).to(device, torch.float32)
+        return moved(self.from_uniform(self.draw(batch, frames, generator), num_tokens).float(), device)
 
 
 class Uniform(Distribution):
@@ -187,7 +192,7 @@ class Mixture(Levels):
     def __call__(
         self, batch: int, frames: int, num_tokens: int, generator: torch.Generator | None, device: torch.device | str
     ) -> Tensor:
-        choice = choose(self.weights, batch, generator).to(device)
+        choice = moved(choose(self.weights, batch, generator), device)
         drawn = [part(batch, frames, num_tokens, generator, device) for part in self.parts]
         stacked = torch.stack(torch.broadcast_tensors(*drawn))
         return stacked[choice, torch.arange(batch, device=device)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dit.diffusion.conditioning import Conditioning
 from dit.diffusion.denoiser import Denoiser
-from dit.diffusion.levels import Levels
+from dit.diffusion.levels import Levels, moved
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.diffusion.space import Space
@@ -93,7 +93,7 @@ class Objective:
 def noise_like(x0: Tensor, generator: torch.Generator | None) -> Tensor:
     """Gaussian noise in the shape, dtype and place of x0, drawn where the generator lives (for None, where x0 does)."""
     device = x0.device if generator is None else generator.device
-    return torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=device).to(x0.device)
+    return moved(torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=device), x0.device)
 
 
 class LevelLoss(NamedTuple):
