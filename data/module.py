@@ -12,13 +12,10 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from data.batch import Batch, Clips, Item, RedrawnClips, Skipped, collate
+from data.decode import BadClips, listing
 from data.sampler import Draw, TrainingStream, validation_shard
 
 log = logging.getLogger(__name__)
-
-
-class BadClips(ValueError):
-    """Too many clips cannot be read; the message lists them."""
 
 
 class _Draws(Dataset[Item]):
@@ -204,10 +201,11 @@ class VideoData(LightningDataModule):
                     f"clip {batch.ids[0]} has shape {tuple(batch.pixels.shape[1:])}, but data.num_frames, height and "
                     f"width ask for {shape}; give the dataset the same values"
                 )
-            self._count_skipped(batch.skipped, len(clips))
+            self._count_skipped(batch.skipped)
             yield batch
 
-    def _count_skipped(self, skipped: Iterable[Skipped], num_clips: int) -> None:
+    def _count_skipped(self, skipped: Iterable[Skipped]) -> None:
+        num_clips = len(self.train) + len(self.val or ())
         for id, why in skipped:
             if id not in self.skipped:
                 self.skipped[id] = why
@@ -215,7 +213,7 @@ class VideoData(LightningDataModule):
         if len(self.skipped) > self.max_bad_share * num_clips:
             raise BadClips(
                 f"{len(self.skipped)} of {num_clips} clips cannot be read, more than "
-                f"data.max_bad_share={self.max_bad_share}: {_listing(self.skipped)}"
+                f"data.max_bad_share={self.max_bad_share}: {listing(self.skipped)}"
             )
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -226,7 +224,7 @@ class VideoData(LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         if self.skipped:
-            log.warning("%d clips could not be read and were skipped: %s", len(self.skipped), _listing(self.skipped))
+            log.warning("%d clips could not be read and were skipped: %s", len(self.skipped), listing(self.skipped))
 
     def state_dict(self) -> dict[str, int]:
         """What exact resume needs; equal on all ranks, so the checkpoint may keep any rank's."""
@@ -245,7 +243,3 @@ class VideoData(LightningDataModule):
                     "clips cannot be continued; restore the data or start a run under another name"
                 )
         self.position = state_dict["position"]
-
-
-def _listing(skipped: dict[str, str]) -> str:
-    return "; ".join(f"{id} ({why})" for id, why in skipped.items())

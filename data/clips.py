@@ -1,0 +1,193 @@
+"""Real clips: a random or fixed excerpt of each file, cut and scaled to one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.batch import Item, Skipped
+from data.decode import BadClip, BadClips, Ladder, Timeline, listing
+from data.manifest import Manifest, Row, read_manifest
+from data.module import VideoData
+
+ATTEMPTS = 20  # stand-ins tried for one unreadable clip before the data as a whole counts as unreadable
+
+
+class View(Protocol):
+    """Where in a file to look: (time, y, x), each in [0, 1], from the earliest, topmost, leftmost to the other end."""
+
+    def __call__(self, index: int, epoch: int) -> tuple[float, float, float]: ...
+
+
+class MiddleView:
+    """Always the middle: for validation."""
+
+    def __call__(self, index: int, epoch: int) -> tuple[float, float, float]:
+        return 0.5, 0.5, 0.5
+
+
+class RandomView:
+    """Another place in each epoch, a pure function of (seed, index, epoch)."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __call__(self, index: int, epoch: int) -> tuple[float, float, float]:
+        words = np.random.SeedSequence([self.seed, index, epoch]).generate_state(3)
+        time, y, x = (float(word) / 2**32 for word in words)
+        return time, y, x
+
+
+class ClipDataset(Dataset[Item]):
+    """Clips of a manifest, all of one shape and frame rate.
+
+    A clip that cannot be read is replaced by another of the same manifest, chosen by (index, epoch) alone, and travels
+    along in the item's `skipped`. Nothing is remembered between items: what a worker has met before cannot change what
+    it returns, and memory does not grow.
+
+    Args:
+        manifest: which clips.
+        decoder: reads them.
+        view: which excerpt and crop.
+        num_frames, height, width: of every item.
+        fps: of every item; each frame is the source frame nearest in time. Sources slower than this repeat frames.
+    """
+
+    def __init__(
+        self, manifest: Manifest, decoder: Ladder, view: View, num_frames: int, height: int, width: int, fps: float
+    ) -> None:
+        self.manifest = manifest
+        self.decoder = decoder
+        self.view = view
+        self.num_frames = num_frames
+        self.height = height
+        self.width = width
+        self.fps = fps
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.draw(index, epoch=0)
+
+    def draw(self, index: int, epoch: int) -> Item:
+        """Clip `index` in its `epoch`-th showing, or a stand-in.
+
+        Raises:
+            BadClips: the clip and all stand-ins tried are unreadable.
+        """
+        skipped: dict[str, str] = {}
+        for attempt in range(ATTEMPTS):
+            row = self.manifest[index]
+            if row.id not in skipped:
+                try:
+                    item = self._read(row, self.view(index, epoch))
+                    item["skipped"] = tuple(Skipped(id, why) for id, why in skipped.items())
+                    return item
+                except BadClip as error:
+                    skipped[row.id] = error.why
+            index = int(np.random.SeedSequence([index, epoch, attempt]).generate_state(1)[0]) % len(self)
+        raise BadClips(
+            f"none of {len(skipped)} clips tried, out of {len(self)}, can be used: {listing(skipped)}; "
+            "scripts/validate_data.py checks them all"
+        )
+
+    def _read(self, row: Row, view: tuple[float, float, float]) -> Item:
+        time, y, x = view
+        frames = self.decoder.read(
+            row.path, lambda timeline: pick_frames(timeline, row, self.num_frames, self.fps, time)
+        )
+        pixels = fit(torch.from_numpy(frames), self.height, self.width, y, x)
+        return Item(pixels=pixels, caption=row.caption, id=row.id, fps=self.fps)
+
+
+def pick_frames(timeline: Timeline, row: Row, num_frames: int, fps: float, time: float) -> Sequence[int]:
+    """Numbers of the source frames nearest to `num_frames` moments at `fps`, inside the part that `row` names.
+
+    `time` in [0, 1] chooses among the excerpts that fit. An excerpt begins on a source frame: between two frames,
+    rounding would turn a source of the very same rate into one with frames doubled and dropped.
+
+    Raises:
+        BadClip: the part is shorter than the excerpt.
+    """
+    times = timeline.times
+    part = np.flatnonzero((times >= row.start - 1e-3) & (times < row.end))
+    needed = (num_frames - 1) / fps
+    # The last frame is shown for one source frame's time, half of which is nearest to it.
+    there = times[part[-1]] - times[part[0]] + 0.5 / timeline.fps if len(part) else 0.0
+    if there < needed:
+        raise BadClip(row.path, f"{there:.2f} s are too short for {num_frames} frames at {fps:g} fps ({needed:.2f} s)")
+    last_begin = np.searchsorted(times, times[part[-1]] + 0.5 / timeline.fps - needed, side="right") - 1
+    begins = max(1, int(last_begin) - int(part[0]) + 1)
+    begin = int(part[0]) + min(int(time * begins), begins - 1)
+    wanted = times[begin] + np.arange(num_frames) / fps
+    after = np.minimum(np.searchsorted(times, wanted), part[-1])
+    before = np.maximum(after - 1, begin)
+    indices: list[int] = np.where(wanted - times[before] <= times[after] - wanted, before, after).tolist()
+    return indices
+
+
+def fit(frames: Tensor, height: int, width: int, y: float, x: float) -> Tensor:
+    """Cuts frames, uint8 (F, h, w, 3), to the aspect of the target and scales them: uint8 (3, F, height, width).
+
+    The crop is the largest of that aspect; `y` and `x` in [0, 1] choose its place. Scaling is bilinear with
+    antialiasing.
+    """
+    h, w = frames.shape[1:3]
+    scale = min(h / height, w / width)
+    crop_h, crop_w = min(h, max(1, round(height * scale))), min(w, max(1, round(width * scale)))
+    top, left = round(y * (h - crop_h)), round(x * (w - crop_w))
+    cut = frames[:, top : top + crop_h, left : left + crop_w].permute(0, 3, 1, 2)  # (F, 3, crop_h, crop_w)
+    scaled = F.interpolate(cut, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    return scaled.transpose(0, 1).contiguous()
+
+
+def clip_data(
+    root: str,
+    manifest: str | None,
+    val_clips: int,
+    decoder: Ladder,
+    batch_size: int,
+    val_batch_size: int,
+    num_workers: int,
+    seed: int,
+    num_frames: int,
+    height: int,
+    width: int,
+    fps: float,
+    timeout: float,
+    pin_memory: bool,
+    max_bad_share: float,
+) -> VideoData:
+    """Real clips as training and validation data.
+
+    Args:
+        root: folder that the manifest's paths are relative to.
+        manifest: .csv, .jsonl or .parquet (`data.manifest` says which columns), or None for all videos in `root`.
+        val_clips: how many clips are held out, by a hash of their path; 0 trains without validation.
+        decoder: reads the files.
+        batch_size, ..., max_bad_share: as in `data.module.VideoData`.
+    """
+    train, val = read_manifest(root, manifest).split(val_clips)
+    shape = (num_frames, height, width, fps)
+    return VideoData(
+        train=ClipDataset(train, decoder, RandomView(seed), *shape),
+        val=ClipDataset(val, decoder, MiddleView(), *shape) if val_clips else None,
+        batch_size=batch_size,
+        val_batch_size=val_batch_size,
+        num_workers=num_workers,
+        seed=seed,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        fps=fps,
+        timeout=timeout,
+        pin_memory=pin_memory,
+        max_bad_share=max_bad_share,
+    )
