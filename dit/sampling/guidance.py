@@ -1,7 +1,7 @@
 """Guidance: `guidance(denoiser, cond, uncond) -> denoise(x, t)`, what is asked of the network at each level.
 
-`cond` and `uncond` are the network's conditioning dicts (see docs/architecture.md) with the same keys; `uncond` says "no
-prompt". x0, eps and velocity are affine in the network's output, so guiding one of them guides all three alike.
+`cond` and `uncond` are the network's conditioning dicts (docs/architecture.md lists their keys) with the same keys;
+`uncond` says "no prompt". x0, eps and velocity are affine in the network's output: guiding one guides all three alike.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ClassifierFree:
 
     Args:
         scale: 1 is the conditioned network alone (and then costs one pass), above 1 follows the prompt more closely.
-        rescale: how much of the growth in contrast is taken back, 0 to 1 (Lin et al. 2024, arXiv 2305.08891, section 3.4,
-            equations 15 and 16), on x0 and over unknown frames only.
+        rescale: how much of the growth in contrast is taken back, 0 to 1, on x0 and over unknown frames only
+            (Lin et al. 2023, arXiv 2305.08891, section 3.4, equations 15 and 16).
         interval: (low, high) levels between which guidance acts, both included; outside, the conditioned network alone
             and one pass (Kynkaanniemi et al. 2024, arXiv 2404.07724).
     """

@@ -1,7 +1,7 @@
-"""Which noise levels a sampler visits: `schedule(num_steps, num_tokens, path) -> (num_steps + 1,)` float64, from 1 to 0.
+"""Which noise levels a sampler visits: `schedule(num_steps, num_tokens, path) -> levels`.
 
-The ends are exact and the levels fall strictly. `num_tokens` is the length of the sample in tokens, `path` the noise path;
-most schedules need neither.
+`levels` is float64 `(num_steps + 1,)` and falls strictly from exactly 1 to exactly 0. `num_tokens` is the length of the
+sample in tokens, `path` the noise path; most schedules need neither.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Shifted:
 
 @dataclass(frozen=True)
 class ShiftedByTokens:
-    """The shift that keeps the uncertainty of a level as samples grow: `s = sqrt(num_tokens / base_tokens)` (Esser et al.
-    2024, section 5.3.2).
+    """The shift that keeps the uncertainty of a level as samples grow: `s = sqrt(num_tokens / base_tokens)`
+    (Esser et al. 2024, arXiv 2403.03206, section 5.3.2).
 
     Args:
         base_tokens: the length at which levels stay unshifted.
@@ -69,8 +69,8 @@ class ShiftedByTokens:
 
 @dataclass(frozen=True)
 class Cosine:
-    """`t = cos(pi/2 i/n)`: the first steps, near pure noise, are the smallest (Chen et al. 2024, F5-TTS, arXiv 2410.06885:
-    sway sampling with coefficient -1)."""
+    """`t = cos(pi/2 i/n)`: the first steps, near pure noise, are the smallest (F5-TTS, Chen et al. 2024,
+    arXiv 2410.06885: sway sampling with coefficient -1)."""
 
     def __call__(self, num_steps: int, num_tokens: int, path: Path) -> Tensor:
         levels = torch.cos((1 - _ramp(num_steps)) * math.pi / 2)
@@ -118,4 +118,6 @@ def _ramp(num_steps: int) -> Tensor:
 
 
 def _shift(levels: Tensor, shift: float) -> Tensor:
-    return shift * levels / (1 + (shift - 1) * levels)
+    shifted = shift * levels / (1 + (shift - 1) * levels)
+    shifted[0] = 1.0  # the division may miss it by a digit
+    return shifted

@@ -1,7 +1,7 @@
 """Solvers of the probability-flow ODE: from noise at level 1 to data at level 0.
 
 All have one signature, `solver(denoise, x, levels, path, on_step=None, noise=None) -> x`:
-    denoise   `denoise(x, t) -> Estimate(x0, eps, velocity)`, t a 0-dim float64 level; all that a solver knows of a network
+    denoise   `denoise(x, t) -> Estimate(x0, eps, velocity)`, t a 0-dim float64 level; all it knows of a network
     x         (B, C, F, H, W), the state at `levels[0]`
     levels    (num_steps + 1,) float64, strictly falling
     path      alpha(t), sigma(t) and log_snr(t) of `x_t = alpha(t) x0 + sigma(t) eps`
@@ -91,7 +91,7 @@ class Heun:
 
 @dataclass(frozen=True)
 class DDIM:
-    """First order, exact wherever x0 and eps are constant (Song et al. 2021, arXiv 2010.02502, equation 12), for any path:
+    """First order, exact where x0 and eps are constant (Song et al. 2021, arXiv 2010.02502, equation 12), on any path:
     `x_s = alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c z` with `c = eta sigma_s sqrt(1 - snr_t / snr_s)` (equation 16).
 
     Args:
@@ -132,8 +132,8 @@ class DDIM:
 class DPMSolverPP2M:
     """Second order with one evaluation a step: DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
 
-    x0 is extrapolated linearly in `lambda = log(alpha / sigma)` from the step before. The first and the last step are of
-    first order (DDIM): nothing comes before the first, and lambda is infinite at a clean end.
+    x0 is extrapolated linearly in `lambda = log(alpha / sigma)` from the step before. The first and the last step are
+    of first order (DDIM): nothing comes before the first, and lambda is infinite at a clean end.
     """
 
     def __call__(

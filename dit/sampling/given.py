@@ -1,0 +1,95 @@
+"""Given latents: known frames and places stay what they are while the rest is sampled around them.
+
+One mask covers image-to-video (first frame), first-and-last, interpolation, extension (a prefix) and inpainting (places).
+Solvers know nothing of it: every evaluation of theirs goes through `hold`, and `Given.put_back` ends the sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dit.diffusion.path import Path
+from dit.diffusion.prediction import Estimate
+from dit.sampling.guidance import DenoiseFrames
+
+Denoise = Callable[[Tensor, Tensor], Estimate]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Clean latents and which of them are known.
+
+    Attributes:
+        latents: (B, C, F, H, W), B = 1 for the same ones in every sample; unknown entries are not read.
+        mask: True where known, bool (B, F) or (B, 1, F, H, W).
+    """
+
+    latents: Tensor
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        batch, _, frames, height, width = self.latents.shape
+        if self.mask.dtype != torch.bool or self.mask.shape not in ((batch, frames), (batch, 1, frames, height, width)):
+            raise ValueError(
+                f"given mask is {self.mask.dtype} {tuple(self.mask.shape)}; latents {tuple(self.latents.shape)}"
+                f" take bool {(batch, frames)} or {(batch, 1, frames, height, width)}"
+            )
+
+    @property
+    def places(self) -> Tensor:
+        """bool (B, 1, F, H, W): True where known."""
+        mask = self.mask if self.mask.ndim == 5 else self.mask[:, None, :, None, None]
+        batch, _, *grid = self.latents.shape
+        return mask.expand(batch, 1, *grid)
+
+    @property
+    def frames(self) -> Tensor:
+        """bool (B, F): True where a whole frame is known."""
+        return self.mask if self.mask.ndim == 2 else self.mask.flatten(3).all(-1)[:, 0]
+
+    def rows(self, start: int, stop: int, like: Tensor) -> Given:
+        """Samples `start` to `stop` on the device and in the dtype of `like`."""
+        latents, mask = self.latents, self.mask
+        if len(latents) == 1:
+            latents = latents.expand(stop - start, -1, -1, -1, -1)
+            mask = mask.expand(stop - start, *mask.shape[1:])
+        else:
+            latents, mask = latents[start:stop], mask[start:stop]
+        return Given(latents.to(like), mask.to(like.device))
+
+    def put_back(self, x: Tensor) -> Tensor:
+        """x with the known latents in their places, bit for bit."""
+        return torch.where(self.places, self.latents, x)
+
+
+def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path, context_level: float = 0.0) -> Denoise:
+    """`denoise(x, t)` for a solver, t one 0-dim level, from one that takes a level for each frame.
+
+    Known frames enter clean at level 0, so the network gets t (B, F). Known places in a frame that is partly unknown
+    enter at the frame's level, noised with `noise`, the sample's own (B, C, F, H, W); if there are only such, or nothing
+    is given, t is (B, 1). The estimate at known places is the truth, so that the solver stays finite and on their path.
+
+    Args:
+        context_level: the level at which known frames enter while the sample is noisier than that; a little noise keeps
+            long roll-outs from drifting. What comes out is clean all the same.
+    """
+    if given is None:
+        return lambda x, t: denoise(x, t.to(x.device, x.dtype).expand(len(x), 1))
+    places, frames, latents = given.places, given.frames, given.latents
+    any_frame = bool(frames.any())
+
+    def solve(x: Tensor, t: Tensor) -> Estimate:
+        level = t.to(x.device, x.dtype)
+        # (B, F): known frames at their own level, the others at the solver's
+        levels = torch.where(frames, level.clamp(max=context_level), level)
+        known = torch.where(path.expand(levels) > 0, path.mix(latents, noise, levels), latents)
+        x = torch.where(places, known, x)
+        estimate = denoise(x, levels if any_frame else levels[:, :1])
+        truth = Estimate(latents, noise, path.alpha_dot(level) * latents + path.sigma_dot(level) * noise)
+        return Estimate(*(torch.where(places, told, own) for told, own in zip(truth, estimate, strict=True)))
+
+    return solve
