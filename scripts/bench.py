@@ -234,8 +234,8 @@ def main(arguments: list[str]) -> None:
     print_peak(memory, measured_peak(device), before)
     print(
         f"work: {tokens} tokens, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters, "
-        f"{forward_flops / 1e9:.1f} GFLOP forward, {sum(flops.values()) / 1e9:.1f} GFLOP a training step "
-        f"({flops.get('bmm', 0) / 1e9:.1f} of them attention's own products)",
+        f"{forward_flops / 1e9:.4g} GFLOP forward, {sum(flops.values()) / 1e9:.4g} GFLOP a training step "
+        f"({flops.get('bmm', 0) / 1e9:.4g} of them attention's own products)",
         flush=True,
     )
 
@@ -314,7 +314,7 @@ def report(subjects: list[Subject], rates: list[float], tokens: int, forward_flo
         print(f"| {' | '.join(cells)} |")
     print(
         "\nmedian [quartiles]. forward: no gradients, "
-        f"{forward_flops / 1e9:.1f} GFLOP. GFLOP/s and shares: of forward + backward. step: with fused AdamW.\n"
+        f"{forward_flops / 1e9:.4g} GFLOP. GFLOP/s and shares: of forward + backward. step: with fused AdamW.\n"
         "share: of the matmul rate measured in the same turn; `linear only` leaves attention's own products uncounted."
     )
 

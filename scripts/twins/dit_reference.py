@@ -20,14 +20,14 @@ def shift_and_scale(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def sincos_2d(dim: int, grid: int) -> Tensor:
-    """(grid * grid, dim) fixed positions: the first half encodes the column, the second the row."""
+    """(grid * grid, dim) float64, fixed positions: the first half encodes the column, the second the row."""
     frequencies = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     halves = []
     for place in (column, row):
         angle = place.reshape(-1, 1) * frequencies
         halves += [angle.sin(), angle.cos()]
-    return torch.cat(halves, dim=1).float()
+    return torch.cat(halves, dim=1)
 
 
 class TimeEmbedding(nn.Module):
@@ -40,9 +40,9 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """t (B,) -> (B, D)."""
-        rates = torch.exp(-math.log(10000) * torch.arange(self.half, device=t.device) / self.half)
-        angle = t[:, None].float() * rates
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.mlp[0].weight.dtype))
+        rates = torch.exp(-math.log(10000) * torch.arange(self.half, device=t.device, dtype=t.dtype) / self.half)
+        angle = t[:, None] * rates
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1))
 
 
 class Attention(nn.Module):
@@ -89,7 +89,7 @@ class DiT(nn.Module):
         self.x_embed = nn.Conv2d(shape.in_channels, dim, kernel_size=self.patch, stride=self.patch)
         self.t_embed = TimeEmbedding(dim)
         self.y_embed = nn.Embedding(shape.num_classes + 1, dim)  # the last one is "no class"
-        self.register_buffer("positions", sincos_2d(dim, shape.size // self.patch)[None])
+        self.register_buffer("positions", sincos_2d(dim, shape.size // self.patch)[None].float())
         self.blocks = nn.ModuleList(Block(dim, shape.heads) for _ in range(shape.depth))
         self.final_norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
         self.final_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from dit.net.kernels import auto
@@ -248,6 +249,14 @@ def test_auto_gives_the_right_result_under_inference_mode_and_autocast() -> None
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         out = kernel(q, k, v, mask)
     torch.testing.assert_close(out.float(), SDPA()(q, k, v, mask), atol=2e-2, rtol=2e-2)
+
+
+def test_auto_probes_with_real_numbers_under_fake_tensors() -> None:
+    kernel = Auto(candidates=[SDPA()])
+    with FakeTensorMode():
+        q = torch.randn(1, 2, 8, HEAD_DIM)
+        assert kernel(q, q, q).shape == q.shape
+    assert [type(kernel) for kernel in auto._choices.values()] == [SDPA]
 
 
 def test_auto_probes_and_logs_once_for_each_case(caplog: pytest.LogCaptureFixture) -> None:

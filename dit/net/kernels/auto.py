@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from dit.net.kernels.door import Kernel, KernelError, short
 from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed
@@ -95,7 +96,13 @@ def probe(
         return why_unfit
     device = torch.device(device_type)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
+        # The first question may come up under autocast, inference mode, fake tensors or a FLOP counter.
+        with (
+            _disable_current_modes(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device_type, enabled=False),
+        ):
             found = _run(kernel, device, dtype, head_dim, mask_type)
             expected = _run(FALLBACK, device, dtype, head_dim, mask_type)
     except KernelError as error:

@@ -1,0 +1,179 @@
+"""The benchmark's arithmetic on tiny networks, its mistakes, its memory estimate, and its twin, which is also DiT."""
+
+import re
+
+import hydra
+import pytest
+import torch
+
+from scripts import bench
+from scripts.memory import Memory, estimate_memory, measured_peak, reset_peak, resident
+from scripts.twins.dit_reference import DiT, sincos_2d
+from scripts.twins.shape import Shape
+
+TINY = ["batch=2", "height=8", "width=8", "repeats=1", "warmup=0", "net.depth=2", "net.width=32", "net.heads=2"]
+CPU = torch.device("cpu")
+
+# Our names -> the twin's; in the order in which they are replaced.
+NAMES = {
+    "embed.": "x_embed.",
+    "level.hidden.": "t_embed.mlp.0.",
+    "level.out.": "t_embed.mlp.2.",
+    "vectors.label.table.": "y_embed.",
+    "final.modulation.1.linear.": "final_modulation.1.",
+    "final.linear.": "final_proj.",
+    ".modulation.linear.": ".modulation.1.",
+    ".attention.qkv.": ".attn.qkv.",
+    ".attention.out.": ".attn.proj.",
+    ".mlp.up.": ".mlp.0.",
+    ".mlp.down.": ".mlp.2.",
+}
+
+
+def compose(*overrides: str):
+    return bench.compose(bench.Settings(), list(overrides))
+
+
+def twin_name(name: str) -> str:
+    for ours, theirs in NAMES.items():
+        if name.startswith(ours) or ours.startswith(".") and ours in name:
+            return name.replace(ours, theirs, 1)
+    raise AssertionError(name)
+
+
+def test_our_dit_equals_the_independent_one() -> None:
+    """Same weights, same output, in float64; the twin knows nothing of `dit`."""
+    torch.manual_seed(0)
+    config = compose("net.depth=2", "net.width=32", "net.heads=2")
+    ours = hydra.utils.instantiate(config).double()
+    twin = DiT(
+        Shape(size=8, patch=2, in_channels=4, out_channels=8, width=32, depth=2, heads=2, num_classes=1000)
+    ).double()
+    twin.positions.copy_(sincos_2d(32, 4))  # it keeps them in float32
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    state = {twin_name(name): value for name, value in ours.state_dict().items()}
+    state["x_embed.weight"] = state["x_embed.weight"].unflatten(1, (4, 2, 2))
+    result = twin.load_state_dict(state, strict=False)
+    assert result.missing_keys == ["positions"]
+    assert not result.unexpected_keys
+    x, t, label = torch.randn(3, 4, 1, 8, 8).double(), torch.rand(3, 1).double(), torch.tensor([5, 1000, 0])
+    expected = twin(x, t, {"label": label})
+    found = ours(x, t, {"label": label})
+    assert expected.abs().mean() > 0.1
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+    with torch.no_grad():
+        twin.blocks[1].attn.qkv.weight[0, 0] += 0.5
+    assert (twin(x, t, {"label": label}) - found).abs().max() > 1e-4
+
+
+def test_prints_both_networks_with_consistent_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main(TINY)
+    out = capsys.readouterr().out
+    rows = {cells[1].strip(): cells for line in out.splitlines() if line.startswith("|") and (cells := line.split("|"))}
+    assert {"ours: dit_s_2", "twin: reference"} <= set(rows)
+    total, attention = (float(n) for n in re.search(r"(\S+) GFLOP a training step \((\S+) of", out).groups())
+    tokens, dim = 2 * 16, 32
+    assert f"{tokens} tokens" in out
+    assert attention == pytest.approx(3 * 2 * 4 * 16 * 16 * dim * 2 / 1e9, rel=0.01)
+    for cells in (rows["ours: dit_s_2"], rows["twin: reference"]):
+        _, _, forward, backward, step, rate, gflops, share, linear = [c.strip().partition(" ")[0] for c in cells[:-1]]
+        assert float(forward) < float(step)
+        assert float(backward) <= float(step)
+        assert float(rate) == pytest.approx(tokens / float(step) * 1e3, rel=0.1)
+        assert float(share) >= float(linear) > 0
+        assert float(gflops) == pytest.approx(total / float(backward) * 1e3, rel=0.05, abs=0.1)
+
+
+def test_shares_are_of_the_rate_of_the_same_turn(capsys: pytest.CaptureFixture[str]) -> None:
+    subject = bench.Subject("x", torch.nn.Identity(), None, [0.1] * 3, [1.0, 2.0, 4.0], [1.5, 2.5, 4.5])  # type: ignore[arg-type]
+    bench.report(
+        [subject], [80e9, 40e9, 20e9], tokens=100, forward_flops=10**9, flops={"mm": 30 * 10**9, "bmm": 10**10}
+    )
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| x |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2].startswith("2000.0 [1500.0, 3000.0]")
+    assert cells[6] == "0.500 [0.500, 0.500]"
+    assert cells[7] == "0.375 [0.375, 0.375]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settings", "why"),
+    [
+        ([], {"frames": 4}, "one frame"),
+        ([], {"height": 16}, "square images"),
+        (["net/label=none"], {}, "class labels"),
+        (["net.patch=[1,2,4]"], {}, "square patches"),
+    ],
+)
+def test_no_twin_where_shapes_differ(overrides: list[str], settings: dict[str, int], why: str) -> None:
+    assert why in bench.shape_of(compose(*overrides), bench.Settings(**settings))
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("bathc=8", "unknown setting 'bathc'"),
+        ("batch", "is not name=value"),
+        ("batch=0", "at least 1"),
+        ("compile=yes", "true or false"),
+        ("precision=fp8", "none of fp32, bf16"),
+        ("net=dit_z", "there are"),
+    ],
+)
+def test_mistakes_are_named(argument: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        bench.parse([argument])
+
+
+def test_overrides_reach_the_network_only() -> None:
+    settings, overrides = bench.parse(["net=dit_b_2", "batch=3", "net.depth=2", "net/position=rope3d", "warmup=0"])
+    assert (settings.net, settings.batch, settings.warmup) == ("dit_b_2", 3, 0)
+    assert overrides == ["net.depth=2", "net/position=rope3d"]
+
+
+def test_a_text_network_with_frames_gets_all_it_asks_for() -> None:
+    settings = bench.Settings(net="s", batch=3, frames=2, height=4, width=4, text_tokens=8, per_frame=True)
+    config = bench.compose(settings, ["net.depth=1", "net.width=32", "net.heads=2", "net.text_width=16"])
+    x, t, cond = bench.make_inputs(config, settings, CPU)
+    assert t.shape == (3, 2)
+    assert cond["text_mask"].sum(1).tolist() == [8, 6, 8]
+    assert bench.build(config)(x, t, cond).shape == (3, 16, 2, 4, 4)
+
+
+def test_memory_estimate_of_a_network_that_can_be_counted_by_hand() -> None:
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Linear(64, 256, bias=False)
+            self.second = torch.nn.Linear(256, 8, bias=False)
+            self.second.weight.requires_grad_(False)
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, cond: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self.second(self.first(x).sin())
+
+    x = torch.randn(1000, 64)
+    memory = estimate_memory(Two, (x, torch.rand(1, 1), {}), autocast=False)
+    # Kept: the input, the argument of sin, and the output, for the square of the loss. Frozen weights keep no input.
+    assert memory == Memory(4 * (64 + 8) * 256, 4 * 64 * 256, 8 * 64 * 256, 4 * 1000 * (64 + 256 + 8))
+    assert memory.peak == memory.parameters + memory.optimizer + memory.activations
+
+
+def test_checkpointing_lowers_the_estimate() -> None:
+    settings = bench.Settings(batch=2, height=16, width=16)
+    peaks = []
+    for choice in ("none", "blocks"):
+        config = compose("net.depth=4", "net.width=64", "net.heads=2", f"net/checkpointing={choice}")
+        inputs = bench.make_inputs(config, settings, CPU)
+        peaks.append(estimate_memory(lambda config=config: bench.build(config, "sdpa"), inputs, False).activations)
+    assert peaks[1] < 0.5 * peaks[0]
+
+
+def test_measured_peak_sees_what_was_held_and_let_go() -> None:
+    before = resident(CPU)
+    if before is None:
+        pytest.skip("this system does not tell a process its memory")
+    reset_peak(CPU)
+    held = torch.ones(64 * 2**20 // 4)
+    del held
+    assert measured_peak(CPU) - before > 60 * 2**20
