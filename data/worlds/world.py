@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from data.worlds.caption import DIRECTIONS, ObjectSpec, Spec, check_words, parse, say
 from data.worlds.render import SHAPES, Floats, render
 from data.worlds.scene import Stage, Stream, is_held_out, motion_directions
-from data.worlds.simulate import MOTIONS, simulate
+from data.worlds.simulate import MOTIONS, Start, simulate
 
 Colour = tuple[int, int, int]
 
@@ -169,7 +169,7 @@ class World(Dataset[dict[str, object]]):
         return list(self.stage.speeds)
 
     def _film(self, spec: Spec, stream: Stream) -> Clip:
-        starts = []
+        starts: list[Start] = []
         for item in spec.objects:
             starts.append(self.stage.start(item, stream, starts))
         seen = simulate(starts, self.gravity, self.stage.aspect, self.num_frames, self.fps)

@@ -13,6 +13,7 @@ Bools = NDArray[np.bool_]
 MIN_CONTRAST = 60.0  # an object stands out from the background at least this much; noise of 8 levels stays below 45
 DEAD_ZONE = 0.15  # coverage below this is noise or the tail of a blur and counts as background
 SOLID = 0.5  # coverage above this belongs to a piece
+FAINT = 0.3  # coverage above this is still seen by the eye: beside the object it counts as stray
 CORE = 0.85  # coverage above this shows the object's own colour, not a mix with the background
 
 
@@ -39,17 +40,17 @@ class Track:
 
     present: Bools  # (F,)
     colours: Floats  # (F, 3) levels of the object's core
+    spreads: Floats  # (F,) median distance of the core's pixels from that colour, levels
     centroids: Floats  # (F, 2) x, y in pixels; the centre of the top left pixel is (0.5, 0.5)
     areas: Floats  # (F,) soft area, pixels
-    stray: Floats  # (F,) soft area of everything solid that does not touch the object, pixels
+    stray: Floats  # (F,) soft area of everything visible beside the object, pixels
     masks: Floats  # (F, H, W) soft coverage of the object alone
 
 
-def coverage(levels: Floats, background: tuple[float, float, float]) -> tuple[Floats, float]:
-    """How far each pixel is from the background towards the object: `(F, H, W)` in [0, 1], and the contrast.
+def coverage(levels: Floats, background: tuple[float, float, float]) -> Floats:
+    """How far each pixel is from the background towards the object: `(F, H, W)` in [0, 1]; 0 when nothing stands out.
 
-    The contrast is the object's distance from the background, one value for the whole clip, so that an object that
-    fades loses area. It is 0 when nothing stands out.
+    The object's distance from the background is one value for the whole clip, so that an object that fades loses area.
     """
     distance = np.sqrt(((levels - np.asarray(background, np.float64)) ** 2).sum(-1))
     contrasts = []
@@ -59,10 +60,9 @@ def coverage(levels: Floats, background: tuple[float, float, float]) -> tuple[Fl
         contrasts.append(float(np.median(frame[frame >= max(0.5 * peak, 1e-9)])) if peak >= MIN_CONTRAST else 0.0)
     seen = [value for value in contrasts if value > 0.0]
     if not seen:
-        return np.zeros(distance.shape), 0.0
-    contrast = float(np.median(seen))
-    soft = np.clip(distance / contrast, 0.0, 1.0)
-    return np.where(soft < DEAD_ZONE, 0.0, soft), contrast
+        return np.zeros(distance.shape)
+    soft = np.clip(distance / np.median(seen), 0.0, 1.0)
+    return np.where(soft < DEAD_ZONE, 0.0, soft)
 
 
 def label(solid: Bools) -> NDArray[np.int64]:
@@ -89,7 +89,7 @@ def _grow(values: NDArray[np.int64]) -> NDArray[np.int64]:
 def track(levels: Floats, soft: Floats) -> Track:
     """Follows the largest solid piece of every frame.
 
-    The object is that piece with its soft rim (two pixels); solid pixels beyond are `stray`.
+    The object is that piece with its soft rim (two pixels); what can be seen beyond is `stray`.
     """
     frames, height, width = soft.shape
     solid = soft > SOLID
@@ -101,14 +101,15 @@ def track(levels: Floats, soft: Floats) -> Track:
         if len(numbers):
             body = (labels[frame] == numbers[np.argmax(counts)]).astype(np.int64)[None]
             masks[frame] = soft[frame] * _grow(_grow(body))[0]
-            stray[frame] = (soft[frame] * (solid[frame] & (body[0] == 0))).sum()
+        stray[frame] = soft[frame][(soft[frame] > FAINT) & (masks[frame] == 0.0)].sum()
     areas = masks.sum((1, 2))
     present = areas > 0.0
     weights = masks / np.where(present, areas, np.nan)[:, None, None]
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     centroids = np.stack([(weights.sum(1) * x).sum(-1), (weights.sum(2) * y).sum(-1)], axis=-1)
-    colours = np.full((frames, 3), np.nan)
-    for frame in np.flatnonzero(present):
-        level = min(CORE, float(masks[frame].max()))
-        colours[frame] = np.median(levels[frame][masks[frame] >= level], axis=0)
-    return Track(present, colours, centroids, areas, stray, masks)
+    colours, spreads = np.full((frames, 3), np.nan), np.full(frames, np.nan)
+    for frame in np.flatnonzero(present).tolist():
+        core = levels[frame][masks[frame] >= min(CORE, float(masks[frame].max()))]
+        colours[frame] = np.median(core, axis=0)
+        spreads[frame] = np.median(np.linalg.norm(core - colours[frame], axis=1))
+    return Track(present, colours, spreads, centroids, areas, stray, masks)

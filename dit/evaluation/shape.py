@@ -10,6 +10,8 @@ from dit.evaluation.segment import Floats
 _FINE = 512  # cells across a template's bitmap
 _REACH = 2.0  # a bitmap covers [-2, 2] x [-2, 2]: every outline of area pi that we know fits
 _SAMPLES = 4  # samples across a pixel
+_BLURS = (0.0, 0.6, 1.0)  # pixels: a soft square is held against soft templates, or it would pass for a circle
+_TAIL = 3  # pixels to either side of a blur kernel, and of the window around an object
 
 
 class Templates:
@@ -36,9 +38,29 @@ class Templates:
         return samples.reshape(len(self.names), height, _SAMPLES, width, _SAMPLES).mean((2, 4))
 
     def scores(self, mask: Floats, centroid: Floats, area: float) -> Floats:
-        """Soft intersection over union, sum(min) / sum(max), of a mask `(H, W)` with every shape of its area."""
-        drawn = self.draw(centroid, float(np.sqrt(area / np.pi)), *mask.shape)
-        return np.minimum(drawn, mask).sum((1, 2)) / np.maximum(drawn, mask).sum((1, 2))
+        """How well a mask `(H, W)` matches every shape of its area: soft intersection over union, sum(min) / sum(max).
+
+        Templates are tried sharp and softened; the best counts.
+        """
+        radius = float(np.sqrt(area / np.pi))
+        reach = int(_REACH * radius) + _TAIL + 1
+        column, row = np.floor(centroid).astype(np.int64)
+        window = np.pad(mask, reach)[row : row + 2 * reach + 1, column : column + 2 * reach + 1]
+        drawn = self.draw(centroid - (column - reach, row - reach), radius, *window.shape)
+        soft = np.stack([_blur(drawn, sigma) for sigma in _BLURS])
+        return (np.minimum(soft, window).sum((2, 3)) / np.maximum(soft, window).sum((2, 3))).max(0)
+
+
+def _blur(images: Floats, sigma: float) -> Floats:
+    """Gaussian blur of `(..., H, W)`, empty beyond the edges."""
+    if sigma == 0.0:
+        return images
+    kernel = np.exp(-0.5 * (np.arange(-_TAIL, _TAIL + 1) / sigma) ** 2)
+    kernel /= kernel.sum()
+    padded = np.pad(images, [(0, 0)] * (images.ndim - 2) + [(_TAIL, _TAIL)] * 2)
+    for axis in (-1, -2):
+        padded = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis) @ kernel
+    return padded
 
 
 def _cell(place: Floats) -> NDArray[np.int64]:
@@ -47,7 +69,7 @@ def _cell(place: Floats) -> NDArray[np.int64]:
 
 
 def _bitmap(corners: Floats) -> Floats:
-    """Which cells lie inside an outline: a point is inside when a ray to the right crosses it an odd number of times."""
+    """Which cells lie inside an outline: those from which a ray to the right crosses it an odd number of times."""
     axis = (np.arange(_FINE) + 0.5) / _FINE * 2 * _REACH - _REACH
     x, y = np.meshgrid(axis, axis)
     inside = np.zeros(x.shape, np.bool_)

@@ -13,10 +13,12 @@ from math import hypot, sqrt
 import numpy as np
 import torch
 
-from dit.evaluation.segment import MIN_CONTRAST, Floats, Track, coverage, to_levels, track
+from dit.evaluation.segment import MIN_CONTRAST, Bools, Floats, Track, coverage, to_levels, track
 from dit.evaluation.shape import Templates
 
-MIN_SCORE = 0.6  # soft IoU below which a blob is no shape at all; real clips, blurred too, stay above 0.75
+MIN_SCORE = 0.6  # soft IoU below which a blob is no shape at all; real clips, blurred and noisy too, stay above 0.8
+MAX_COLOUR = 100.0  # levels between an object and the colour that it is taken for; neighbours are 108 apart or more
+MAX_SPREAD = 60.0  # levels within an object's core beyond which it has no one colour; noise of 8 levels gives 13
 MAX_ANGLE = 45.0  # degrees between measured and prompted direction
 MOVING = 0.25  # share of the prompted speed below which an object stands still
 AREA_RANGE = (0.75, 1.33)  # area of a frame over the clip's median
@@ -58,8 +60,8 @@ class Verdict:
 class Reading:
     """What a clip shows. Unreadable entries are None."""
 
-    colours: tuple[str | None, ...]  # per frame
-    shapes: tuple[str | None, ...]  # of the first and of the second half of the frames
+    colours: tuple[str | None, ...]  # of the frames with an object in them
+    shapes: tuple[str | None, ...]  # of the first and of the second half of the frames, where there is an object
     radius: float  # median over the frames, 0 when there is no object
     velocity: tuple[float, float] | None  # least-squares line through the centroids, pixels a frame
     flaws: tuple[str, ...]  # what speaks against one whole, steady, present object
@@ -95,29 +97,27 @@ class Reader:
     def read(self, video: torch.Tensor) -> Reading:
         """Reads `(3, F, H, W)`, float in [-1, 1] or uint8."""
         levels = to_levels(video)
-        blank = (None,) * len(levels)
         if not np.isfinite(levels).all():
-            return Reading(blank, (None, None), 0.0, None, ("values that are not finite",), None)
-        soft, contrast = coverage(levels, self.background)
-        if contrast == 0.0:
-            return Reading(blank, (None, None), 0.0, None, ("no object",), None)
-        found = track(levels, soft)
-        radius = float(np.sqrt(np.median(found.areas[found.present]) / np.pi)) if found.present.any() else 0.0
+            return Reading((None,), (None,), 0.0, None, ("values that are not finite",), None)
+        found = track(levels, coverage(levels, self.background))
+        if 2 * found.present.sum() < len(levels):
+            return Reading((None,), (None,), 0.0, None, ("no object in more than half of the frames",), found)
+        radius = float(np.sqrt(np.median(found.areas[found.present]) / np.pi))
         line = _fit(found.centroids, found.present)
         return Reading(
-            colours=tuple(self._colour(found, frame) for frame in range(len(levels))),
+            colours=tuple(self._colour(found, frame) for frame in np.flatnonzero(found.present).tolist()),
             shapes=self._shapes(found),
             radius=radius,
-            velocity=None if line is None else (float(line[1, 0]), float(line[1, 1])),
+            velocity=(float(line[1, 0]), float(line[1, 1])),
             flaws=tuple(_flaws(found, line, radius)),
             track=found,
         )
 
     def _colour(self, found: Track, frame: int) -> str | None:
-        if not found.present[frame]:
+        away = np.linalg.norm(self._palette - found.colours[frame], axis=1)
+        if found.spreads[frame] > MAX_SPREAD or away.min() > MAX_COLOUR:
             return None
-        nearest = int(np.linalg.norm(self._palette - found.colours[frame], axis=1).argmin())
-        return [*self.colours, None][nearest]
+        return [*self.colours, None][int(away.argmin())]
 
     def _shapes(self, found: Track) -> tuple[str | None, ...]:
         """Halves are read apart, so that a shape that turns into another is noticed."""
@@ -129,7 +129,9 @@ class Reader:
                 for frame in half
                 if found.present[frame]
             ]
-            mean = np.mean(scores, axis=0) if scores else np.zeros(len(self.templates.names))
+            if not scores:
+                continue
+            mean = np.mean(scores, axis=0)
             halves.append(self.templates.names[int(mean.argmax())] if mean.max() >= MIN_SCORE else None)
         return tuple(halves)
 
@@ -172,16 +174,15 @@ def _words(found: Sequence[str | None]) -> str:
     return "/".join(dict.fromkeys(word or "unreadable" for word in found))
 
 
-def _fit(centroids: Floats, present: np.ndarray) -> Floats | None:
-    """Least-squares `[[x0, y0], [vx, vy]]` through the centroids; None with the object in less than half the frames."""
+def _fit(centroids: Floats, present: Bools) -> Floats:
+    """Least-squares line `[[x0, y0], [vx, vy]]` through the centroids of the frames with an object in them."""
     frames = np.flatnonzero(present)
-    if len(frames) < 2 or 2 * len(frames) < len(present):
-        return None
-    design = np.stack([np.ones(len(frames)), frames.astype(np.float64)], axis=1)
-    return np.linalg.lstsq(design, centroids[frames], rcond=None)[0]
+    design = np.stack([np.ones(len(frames)), frames], axis=1)
+    line, *_ = np.linalg.lstsq(design, centroids[frames], rcond=None)
+    return np.asarray(line, np.float64)
 
 
-def _flaws(found: Track, line: Floats | None, radius: float) -> list[str]:
+def _flaws(found: Track, line: Floats, radius: float) -> list[str]:
     flaws = []
     for frame, (present, area, stray) in enumerate(zip(found.present, found.areas, found.stray, strict=True)):
         typical = np.pi * radius * radius
@@ -191,8 +192,6 @@ def _flaws(found: Track, line: Floats | None, radius: float) -> list[str]:
             flaws.append(f"frame {frame}: area {area / typical:.2f} of the usual")
         if stray > MAX_STRAY * typical and stray >= 1.0:
             flaws.append(f"frame {frame}: a second piece of {stray:.1f} px")
-    if line is None:
-        return [*flaws, "no object in half of the frames"]
     away = np.linalg.norm(found.centroids - (line[0] + np.arange(len(found.present))[:, None] * line[1]), axis=1)
     limit = MAX_JUMP * radius + 0.25
     flaws += [f"frame {frame}: {away[frame]:.1f} px off its line" for frame in np.flatnonzero(away > limit)]
