@@ -202,7 +202,7 @@ class Ladder:
         """
         if not Path(path).is_file():
             raise BadClip(path, "no such file")
-        # torchvision turns FFmpeg's log on when it is imported: a line for each damaged packet, where we give one a file.
+        # torchvision turns FFmpeg's log on when imported: a line for each damaged packet, where we give one a file.
         av.logging.set_level(None)
         reasons: dict[str, str] = {}
         for decoder in self.decoders:
