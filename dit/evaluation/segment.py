@@ -14,6 +14,7 @@ MIN_CONTRAST = 60.0  # an object stands out from the background at least this mu
 DEAD_ZONE = 0.15  # coverage below this is noise or the tail of a blur and counts as background
 SOLID = 0.5  # coverage above this belongs to a piece
 FAINT = 0.3  # coverage above this is still seen by the eye: beside the object it counts as stray
+MAX_FILL = 0.5  # share of the frame: a larger piece is not an object, but a background gone wrong or noise
 CORE = 0.85  # coverage above this shows the object's own colour, not a mix with the background
 
 
@@ -87,7 +88,7 @@ def _grow(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def track(levels: Floats, soft: Floats) -> Track:
-    """Follows the largest solid piece of every frame.
+    """Follows the largest solid piece of every frame; one that fills the frame is none.
 
     The object is that piece with its soft rim (two pixels); what can be seen beyond is `stray`.
     """
@@ -98,7 +99,7 @@ def track(levels: Floats, soft: Floats) -> Track:
     stray = np.zeros(frames)
     for frame in range(frames):
         numbers, counts = np.unique(labels[frame][solid[frame]], return_counts=True)
-        if len(numbers):
+        if len(numbers) and counts.max() <= MAX_FILL * height * width:
             body = (labels[frame] == numbers[np.argmax(counts)]).astype(np.int64)[None]
             masks[frame] = soft[frame] * _grow(_grow(body))[0]
         stray[frame] = soft[frame][(soft[frame] > FAINT) & (masks[frame] == 0.0)].sum()
