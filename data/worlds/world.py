@@ -1,6 +1,5 @@
 """The procedural world: clip number `i` with its caption and exact state, the same bytes everywhere."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,6 +92,8 @@ class World(Dataset[dict[str, object]]):
         for name, value in {"num_clips": num_clips, "num_frames": num_frames, "height": height, "width": width}.items():
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if seed < 0:
+            raise ValueError(f"seed={seed} must be at least 0")
         if fps <= 0:
             raise ValueError(f"fps={fps} must be above 0")
         check_words("shape", shapes, SHAPES)
@@ -257,13 +258,3 @@ def _rgb(value: Sequence[int]) -> Colour:
     if not all(0 <= part <= 255 for part in (red, green, blue)):
         raise ValueError(f"colour {list(value)} is not three numbers from 0 to 255")
     return red, green, blue
-
-
-def clips_per_second(world: World, seconds: float) -> float:
-    """How many clips one process makes in a second, tensors included; runs for about `seconds`."""
-    world[0]
-    begin, done = time.perf_counter(), 0
-    while time.perf_counter() < begin + seconds:
-        world[done % len(world)]
-        done += 1
-    return done / (time.perf_counter() - begin)
