@@ -1,7 +1,7 @@
 """Given latents: known frames and places stay what they are while the rest is sampled around them.
 
-One mask covers image-to-video (first frame), first-and-last, interpolation, extension (a prefix) and inpainting (places).
-Solvers know nothing of it: every evaluation of theirs goes through `hold`, and `Given.put_back` ends the sampling.
+One mask covers image-to-video (first frame), first-and-last, interpolation, extension (a prefix) and inpainting
+(places). Solvers know nothing of it: all their evaluations go through `hold`, and `Given.put_back` ends the sampling.
 """
 
 from __future__ import annotations
@@ -51,14 +51,9 @@ class Given:
         """bool (B, F): True where a whole frame is known."""
         return self.mask if self.mask.ndim == 2 else self.mask.flatten(3).all(-1)[:, 0]
 
-    def rows(self, start: int, stop: int, like: Tensor) -> Given:
-        """Samples `start` to `stop` on the device and in the dtype of `like`."""
-        latents, mask = self.latents, self.mask
-        if len(latents) == 1:
-            latents = latents.expand(stop - start, -1, -1, -1, -1)
-            mask = mask.expand(stop - start, *mask.shape[1:])
-        else:
-            latents, mask = latents[start:stop], mask[start:stop]
+    def rows(self, rows: slice, like: Tensor) -> Given:
+        """The samples `rows` on the device and in the dtype of `like`; what is the same for all stands for each."""
+        latents, mask = (_rows(part, rows) for part in (self.latents, self.mask))
         return Given(latents.to(like), mask.to(like.device))
 
     def put_back(self, x: Tensor) -> Tensor:
@@ -70,8 +65,8 @@ def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path,
     """`denoise(x, t)` for a solver, t one 0-dim level, from one that takes a level for each frame.
 
     Known frames enter clean at level 0, so the network gets t (B, F). Known places in a frame that is partly unknown
-    enter at the frame's level, noised with `noise`, the sample's own (B, C, F, H, W); if there are only such, or nothing
-    is given, t is (B, 1). The estimate at known places is the truth, so that the solver stays finite and on their path.
+    enter at the frame's level, noised with `noise`, the sample's own (B, C, F, H, W); if there are only such, or
+    nothing is given, t is (B, 1). The estimate at known places is the truth: the solver stays finite, on their path.
 
     Args:
         context_level: the level at which known frames enter while the sample is noisier than that; a little noise keeps
@@ -85,7 +80,7 @@ def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path,
     def solve(x: Tensor, t: Tensor) -> Estimate:
         level = t.to(x.device, x.dtype)
         # (B, F): known frames at their own level, the others at the solver's
-        levels = torch.where(frames, level.clamp(max=context_level), level)
+        levels = torch.where(frames, level.clamp(max=context_level), level).expand(len(x), -1)
         known = torch.where(path.expand(levels) > 0, path.mix(latents, noise, levels), latents)
         x = torch.where(places, known, x)
         estimate = denoise(x, levels if any_frame else levels[:, :1])
@@ -93,3 +88,7 @@ def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path,
         return Estimate(*(torch.where(places, told, own) for told, own in zip(truth, estimate, strict=True)))
 
     return solve
+
+
+def _rows(tensor: Tensor, rows: slice) -> Tensor:
+    return tensor[rows] if len(tensor) > 1 else tensor

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -88,6 +88,32 @@ class ClassifierFree:
         against = torch.where(sigma > 0, -path.alpha(t) * change / sigma.clamp(min=torch.finfo(x.dtype).tiny), 0)
         velocity = guided.velocity + path.alpha_dot(t) * change + path.sigma_dot(t) * against
         return Estimate(guided.x0 + change, guided.eps + against, velocity)
+
+
+@dataclass(frozen=True)
+class AsTrained:
+    """The guidance that a checkpoint's own config holds, with single values changed; sample.py's default.
+
+    Args:
+        scale, rescale, interval: as in `ClassifierFree`; None keeps the checkpoint's.
+    """
+
+    scale: float | None
+    rescale: float | None
+    interval: tuple[float, float] | None
+
+    def change(self, own: Guidance) -> Guidance:
+        """`own` with the values that are set; ValueError when it has no such value."""
+        changes = {name: value for name, value in vars(self).items() if value is not None}
+        absent = [name for name in changes if not hasattr(own, name)]
+        if absent:
+            raise ValueError(f"the checkpoint samples with {own!r}, which has no {absent[0]}; add guidance=cfg")
+        return replace(own, **changes) if changes else own  # type: ignore[type-var]
+
+    def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
+        raise ValueError(
+            "guidance=own is a checkpoint's own and belongs to sample.py; use guidance=cfg or guidance=none"
+        )
 
 
 def join(cond: Cond, uncond: Cond) -> Cond:

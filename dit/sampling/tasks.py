@@ -1,7 +1,7 @@
 """What a sampler can be asked for: each task turns images and videos into what is known before sampling.
 
-`task(canvas) -> Plan`. Sources are file paths, read at the canvas's size and frame rate, or pixels in [-1, 1] that fit it:
-one image `(3, H, W)` or video `(3, F, H, W)` for all samples, or one for each with a batch axis in front.
+`task(canvas) -> Plan`. Sources are file paths, read at the canvas's size and frame rate, or pixels in [-1, 1] that fit
+it: one image `(3, H, W)` or video `(3, F, H, W)` for all samples, or one for each with a batch axis in front.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +36,20 @@ class Plan:
     strength: float = 1.0
     chunks: int = 1
     num_context: int = 0
+
+    def check(self, batch: int) -> None:
+        """ValueError unless what is known is for `batch` samples, or the same for all."""
+        for latents in (self.given.latents if self.given else None, self.start):
+            if latents is not None and len(latents) not in (1, batch):
+                raise ValueError(
+                    f"the task gives frames for {len(latents)} samples, but {batch} are made; give 1 or {batch}"
+                )
+
+    def rows(self, rows: slice) -> Plan:
+        """The part of the plan that is about the samples `rows`."""
+        given = self.given and self.given.rows(rows, self.given.latents)
+        start = self.start[rows] if self.start is not None and len(self.start) > 1 else self.start
+        return replace(self, given=given, start=start)
 
 
 @dataclass(frozen=True)
@@ -194,7 +208,7 @@ class Interpolate:
     def __call__(self, canvas: Canvas) -> Plan:
         _needs_frames(canvas, 2)
         every = canvas.num_frames - 1 if self.every is None else self.every
-        if not 2 <= every < canvas.num_frames and self.every is not None:
+        if self.every is not None and not 2 <= every < canvas.num_frames:
             raise ValueError(f"every={every} leaves nothing to interpolate; use 2 to {canvas.num_frames - 1}")
         at = range(0, canvas.num_frames, every)
         return Plan(canvas.given_frames(_first_frames(self.video, len(at), canvas, every), at))
@@ -236,7 +250,7 @@ class Inpaint:
 
     def __call__(self, canvas: Canvas) -> Plan:
         latents = canvas.encode(_first_frames(self.video, canvas.num_frames, canvas))
-        mask = _present(self.mask, "mask", "inpaint", "mask.png")
+        mask = _present(self.mask, "mask", "mask.png")
         unknown = mask if isinstance(mask, Tensor) else read_mask(mask, canvas.height, canvas.width)
         if unknown.dtype != torch.bool or unknown.shape != (canvas.height, canvas.width):
             raise ValueError(
@@ -248,22 +262,22 @@ class Inpaint:
         return Plan(Given(latents, given.to(latents.device)))
 
 
-def _present(source: Source, name: str, task: str, example: str) -> Any:
+def _present(source: Source, name: str, example: str) -> Any:
     if source is None:
-        raise ValueError(f"this task needs {name}; for example {name}={example}")
+        raise ValueError(f"this task needs {name}=FILE; for example {name}={example}")
     return source
 
 
 def _image(source: Source, name: str, canvas: Canvas) -> Tensor:
     """One frame, (B, 3, 1, H, W)."""
-    source = _present(source, name, name, "frame.png")
+    source = _present(source, name, "frame.png")
     pixels = source if isinstance(source, Tensor) else read_image(source, canvas.height, canvas.width)
     return _fitting(pixels.unsqueeze(-3), name, 1, canvas)
 
 
 def _first_frames(source: Source, count: int, canvas: Canvas, every: int = 1) -> Tensor:
     """`count` frames (B, 3, count, H, W) from the start of a video, `every` frames of the canvas apart."""
-    source = _present(source, "video", "video", "clip.mp4")
+    source = _present(source, "video", "clip.mp4")
     if isinstance(source, Tensor):
         return _fitting(source[..., ::every, :, :][..., :count, :, :], "video", count, canvas)
     frames = list(itertools.islice(read_video(source, canvas.height, canvas.width, canvas.fps / every), count))
@@ -273,7 +287,7 @@ def _first_frames(source: Source, count: int, canvas: Canvas, every: int = 1) ->
 
 def _last_frames(source: Source, count: int, canvas: Canvas) -> Tensor:
     """`count` frames (B, 3, count, H, W) from the end of a video."""
-    source = _present(source, "video", "video", "clip.mp4")
+    source = _present(source, "video", "clip.mp4")
     if isinstance(source, Tensor):
         return _fitting(source[..., -count:, :, :], "video", count, canvas)
     frames = deque(read_video(source, canvas.height, canvas.width, canvas.fps), maxlen=count)

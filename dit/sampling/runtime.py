@@ -1,0 +1,85 @@
+"""Where sampling runs and what it costs: devices, dtypes, memory, time, evaluation mode."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`: a GPU where there is one. ValueError for a device that torch does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except Exception as error:  # torch raises several kinds for unknown, absent and broken devices
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"device={name} cannot be used here ({first[:80]}); device=auto takes what is there") from None
+    return torch.device(name)
+
+
+def pick_dtype(name: str | None) -> torch.dtype | None:
+    """A torch dtype by name; None stays."""
+    dtype = None if name is None else getattr(torch, name, None)
+    if name is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"precision={name} is no floating-point dtype of torch; for example bfloat16, or null")
+    return dtype
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU since the last reset, of the whole process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def evaluating(*modules: nn.Module | None) -> Iterator[None]:
+    """Modules in evaluation mode inside the block, each as it was afterwards."""
+    with ExitStack() as stack:
+        for module in modules:
+            if module is not None:
+                stack.callback(module.train, module.training)
+                module.eval()
+        yield
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A bar on stderr with speed and time left."""
+    with tqdm(desc=title, unit="step") as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+class Timer:
+    """Seconds inside its blocks, and steps done in them out of `total`."""
+
+    def __init__(self, total: int, progress: Progress | None, device: torch.device) -> None:
+        self.total, self.progress, self.device = total, progress, device
+        self.seconds, self.done = 0.0, 0
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds += time.perf_counter() - self._started
+
+    def step(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
