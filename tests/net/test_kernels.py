@@ -7,12 +7,15 @@ import re
 import sys
 from dataclasses import dataclass
 
+import hydra
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
+from dit.entry import CONFIGS
 from dit.net.kernels import auto
 from dit.net.kernels.auto import Auto, probe
 from dit.net.kernels.door import KernelError
@@ -233,13 +236,19 @@ def test_auto_falls_back_from_a_kernel_that_fails(fault: str, why: str, mask_typ
 
 
 def test_auto_takes_the_first_that_runs() -> None:
-    @dataclass(frozen=True)
     class Works(SDPA):
         pass
 
     assert chosen(Broken("call"), Works(), SDPA()) == "Works"
     assert chosen(Flex()) == "SDPA"  # runs on the CPU, but is unfit for it
     assert probe(SDPA(), "cpu", torch.bfloat16, 64, Packed) is None
+
+
+def test_the_config_of_auto_chooses_among_real_kernels() -> None:
+    kernel = hydra.utils.instantiate(OmegaConf.load(CONFIGS / "net" / "kernel" / "auto.yaml"))
+    q, k, v, _ = inputs(9, torch.float32)
+    torch.testing.assert_close(kernel(q, k, v), SDPA()(q, k, v))
+    assert [type(candidate) for candidate in kernel.candidates] == [XFormers, Flex, SDPA]
 
 
 def test_auto_gives_the_right_result_under_inference_mode_and_autocast() -> None:
@@ -262,7 +271,6 @@ def test_auto_probes_with_real_numbers_under_fake_tensors() -> None:
 def test_auto_probes_and_logs_once_for_each_case(caplog: pytest.LogCaptureFixture) -> None:
     calls = []
 
-    @dataclass(frozen=True)
     class Counting(SDPA):
         def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
             calls.append(v.dtype)

@@ -11,8 +11,8 @@ from dit.net.kernels.masks import Mask
 class Kernel(Protocol):
     """Attention softmax(q k^T / sqrt(head_dim)) v under a mask.
 
-    Kernels hold no state and compare by value, so that any number of layers, copies and worker processes share one
-    answer of `auto`. They compute in the dtype of v: under autocast a normalised q or k may arrive in fp32.
+    Kernels are hashable and compare by value. They compute in the dtype of v: under autocast a normalised q or k may
+    arrive in fp32.
     """
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
@@ -22,6 +22,19 @@ class Kernel(Protocol):
     def unfit(self, device_type: str, mask_type: type[Mask] | None) -> str | None:
         """Why `auto` should pass this kernel by even where it runs, in one line; None if it should not."""
         ...
+
+
+class Stateless:
+    """Base of kernels without state: equal to every other of its class, so that all layers share one answer of `auto`.
+
+    Not a dataclass: OmegaConf takes those for configs when they stand in a list.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
 
 
 class KernelError(ValueError):

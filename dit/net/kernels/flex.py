@@ -1,19 +1,18 @@
 """Attention through torch's FlexAttention: masks as functions, compiled into one kernel that skips empty blocks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from dit.net.kernels.door import Stateless
 from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask
 from dit.net.kernels.sdpa import SDPA
 
 
-@dataclass(frozen=True)
-class Flex:
+class Flex(Stateless):
     """FlexAttention (arXiv 2412.05496): compiled on an accelerator; on the CPU eager, exact and slow.
 
     The CPU's compiled version has no backward, so there it stays a check of the masks and nothing more.

@@ -1,16 +1,14 @@
 """Attention through torch's own scaled_dot_product_attention: runs everywhere, so it is what `auto` falls back to."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dit.net.kernels.door import Stateless
 from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed
 
 
-@dataclass(frozen=True)
-class SDPA:
+class SDPA(Stateless):
     """softmax(q k^T / sqrt(head_dim)) v with torch's fused kernels.
 
     Packed and block-causal masks become one call a block without any mask: exact, no work on forbidden keys, and the

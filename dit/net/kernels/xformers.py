@@ -4,19 +4,17 @@ xformers is optional and is imported at the first call only. An import that succ
 torch it imports with a warning and fails in the call.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from dit.net.kernels.door import KernelError
+from dit.net.kernels.door import KernelError, Stateless
 from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed
 from dit.net.kernels.sdpa import SDPA
 
 
-@dataclass(frozen=True)
-class XFormers:
+class XFormers(Stateless):
     """Variable-length attention for masks that are blocks: padding keys are taken out, samples stay packed.
 
     Raises KernelError where xformers has no operator for the device, dtype or head size (it has none for the CPU).
