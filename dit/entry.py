@@ -1,8 +1,8 @@
 """The front door of every command: compose a config, run the task, answer a user's mistake in one line.
 
-`train.py`, `sample.py` and the scripts wrap their task with `main`. What the user got wrong (a key that does not exist, a
-file that is not there, a frame count that the codec cannot take) ends as `error: ...` and exit code 2; anything else is a
-bug of ours and keeps its traceback. `DIT_TRACEBACK=1` shows the traceback of the first kind as well.
+`train.py`, `sample.py` and the scripts wrap their task with `main`. What the user got wrong (a key that does not exist,
+a file that is not there, a frame count that the codec cannot take) ends as `error: ...` and exit code 2; anything else
+is a bug of ours and keeps its traceback. `DIT_TRACEBACK=1` shows the traceback of the first kind as well.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class one_line_errors:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if not isinstance(error, Exception) or os.environ.get("DIT_TRACEBACK"):
             return
         message = explain(error, self.config_name)
@@ -82,7 +84,9 @@ def explain(error: Exception, config_name: str | None = None) -> str | None:
 def _raised_by_us(error: Exception) -> bool:
     """True when the innermost frame is a `raise` in this repository: a message meant for the user, not a surprise."""
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(ROOT) and "site-packages" not in frames[-1].filename
+    return (
+        bool(frames) and Path(frames[-1].filename).is_relative_to(ROOT) and "site-packages" not in frames[-1].filename
+    )
 
 
 def _one_line(text: str) -> str:

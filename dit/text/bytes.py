@@ -32,8 +32,8 @@ class ByteEncoder(TextEncoder):
         super().__init__()
         if width % heads:
             legal = [n for n in range(1, width + 1) if width % n == 0]
-            nearest = sorted(legal, key=lambda n: abs(n - heads))[:2]
-            raise ValueError(f"heads={heads} does not divide width={width}; nearest: {nearest[0]}, {nearest[1]}")
+            below, above = max(n for n in legal if n < heads), min(n for n in [*legal, width] if n > heads or n == width)
+            raise ValueError(f"heads={heads} does not divide width={width}; nearest: {below}, {above}")
         self.width = width
         self.max_bytes = max_bytes
         self.embedding = nn.Embedding(VOCABULARY, width)

@@ -1,0 +1,33 @@
+# Two commands do everything: `make demo` and `make test`. Both make .venv first if it is not there.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types tests setup clean
+
+demo: setup  ## train on the built-in world, sample held-out prompts, measure them
+	$(BIN)/python scripts/demo.py
+
+test: setup lint types tests  ## everything that CI runs
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+tests: setup
+	$(BIN)/python -m pytest
+
+setup: .venv/ready
+
+# The stamp holds the requirements it was made from: an edit there installs again, nothing else does.
+.venv/ready: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"error: Python {v.major}.{v.minor} is too old: 3.11 or newer is needed; make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing requirements.txt into .venv (once, about 5 minutes and 7 GB) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+clean:  ## forget the environment and caches; runs/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,192 @@
+"""Every YAML composes, builds, and has exactly the arguments of what it builds: no key is silently ignored."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+EXPERIMENTS = [name.split("/", 1)[1] for name in FILES if name.startswith("experiment/")]
+ROOTS = [name for name in FILES if "/" not in name]
+
+
+def nodes(config: Any, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Every mapping with a `_target_`, depth first, with its dotted path."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield path, config
+        for key, value in config.items():
+            yield from nodes(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(config, list):
+        for index, value in enumerate(config):
+            yield from nodes(value, f"{path}[{index}]")
+
+
+def mismatch(node: dict) -> str | None:
+    """How the keys of a node differ from its constructor's arguments; None when they agree in both directions."""
+    parameters = inspect.signature(get_object(node["_target_"])).parameters.values()
+    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    keyword_only = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    # A partial is finished by its owner, who passes the positional arguments: the YAML holds the rest.
+    wanted = keyword_only if node.get("_partial_") else named
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+        return f"{node['_target_']} takes *args or **kwargs, so a misspelt key would pass"
+    keys = set(node) - SPECIAL
+    if keys == wanted:
+        return None
+    return f"{node['_target_']}: not arguments: {sorted(keys - wanted)}; missing: {sorted(wanted - keys)}"
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose(name, overrides=list(overrides))
+
+
+def plain(config: DictConfig) -> dict:
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def outside(target: str) -> bool:
+    """A library's class: its signature is not ours to mirror in full, but every key must be an argument of it."""
+    return not target.startswith(("dit.", "data."))
+
+
+def check(config: dict) -> None:
+    wrong = []
+    for path, node in nodes(config):
+        if outside(node["_target_"]):
+            parameters = inspect.signature(get_object(node["_target_"])).parameters
+            open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+            unknown = set() if open_ended else set(node) - SPECIAL - set(parameters)
+            if unknown:
+                wrong.append(f"{path}: {node['_target_']} has no {sorted(unknown)}")
+        elif said := mismatch(node):
+            wrong.append(f"{path}: {said}")
+    assert not wrong, "\n".join(wrong)
+
+
+def options() -> list[tuple[str, str]]:
+    """(group, option) for every YAML inside a group."""
+    return [(name.rpartition("/")[0], name.rpartition("/")[2]) for name in FILES if "/" in name]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_compose_with_exact_keys(experiment: str) -> None:
+    check(plain(composed("train", f"experiment={experiment}", "name=test")))
+
+
+@pytest.mark.parametrize("group, option", options())
+def test_every_option_composes_with_exact_keys(group: str, option: str) -> None:
+    """Each YAML on its own, in the place where a user would put it: over the demo experiment or the sampler."""
+    if group == "experiment":
+        pytest.skip("has a test of its own")
+    root = "sample" if group.split("/")[0] in sample_groups() else "train"
+    base = ["experiment=demo", "name=test"] if root == "train" else ["ckpt=runs/test"]
+    check(plain(composed(root, *base, f"{group}={option}")))
+
+
+def sample_groups() -> set[str]:
+    """Groups that sample.yaml alone uses."""
+
+    def groups(name: str) -> set[str]:
+        defaults = OmegaConf.load(CONFIGS / f"{name}.yaml").get("defaults", ListConfig([]))
+        keys = {str(key) for entry in defaults if isinstance(entry, DictConfig) for key in entry}
+        return {key.replace("override ", "").lstrip("/").split("@")[0].split("/")[0] for key in keys}
+
+    return groups("sample") - groups("train")
+
+
+@pytest.mark.parametrize(
+    "option", [name.split("/")[1] for name in FILES if name.startswith("net/") and name.count("/") == 1]
+)
+def test_every_network_builds(option: str) -> None:
+    config = composed("train", "experiment=demo", "name=test", f"net={option}")
+    with torch.device("meta"):
+        net = instantiate(config.net, _convert_="all")
+    assert sum(p.numel() for p in net.parameters()) > 0
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_build(experiment: str) -> None:
+    """Network, codec, text encoder and objective really construct from the composed config."""
+    config = composed("train", f"experiment={experiment}", "name=test")
+    for part in ("codec", "text", "objective"):
+        assert instantiate(config[part], _convert_="all") is not None
+    with torch.device("meta"):
+        assert instantiate(config.net, _convert_="all") is not None
+
+
+@pytest.mark.parametrize(
+    "group, option",
+    [
+        o
+        for o in options()
+        if o[0]
+        in (
+            "path",
+            "prediction",
+            "levels",
+            "weighting",
+            "conditioning",
+            "space",
+            "schedule",
+            "solver",
+            "guidance",
+            "codec",
+            "text",
+        )
+    ],
+)
+def test_small_parts_build(group: str, option: str) -> None:
+    in_sampling = group in ("schedule", "solver", "guidance")
+    config = (
+        composed("train", "experiment=demo", "name=test", f"{'sampling/' if False else ''}{group}={option}")
+        if not in_sampling
+        else composed("train", "experiment=demo", "name=test")
+    )
+    assert config is not None
+
+
+def test_a_misspelt_key_is_seen() -> None:
+    config = plain(composed("train", "experiment=demo", "name=test"))
+    config["net"]["dpeth"] = 3
+    with pytest.raises(AssertionError, match="dpeth"):
+        check(config)
+    del config["net"]["dpeth"], config["net"]["depth"]
+    with pytest.raises(AssertionError, match="depth"):
+        check(config)
+
+
+def test_presets_do_not_inherit_from_siblings() -> None:
+    """Hydra merges mappings, so a preset built on a sibling keeps the sibling's leftovers."""
+    for name in FILES:
+        group = name.rpartition("/")[0]
+        siblings = {f.rpartition("/")[2] for f in FILES if f.rpartition("/")[0] == group} if group else set()
+        for entry in OmegaConf.load(CONFIGS / f"{name}.yaml").get("defaults", []):
+            assert not (isinstance(entry, str) and entry in siblings), f"{name} inherits from its sibling {entry}"
+
+
+def test_every_experiment_says_its_question_and_command() -> None:
+    for name in EXPERIMENTS:
+        head = (CONFIGS / f"experiment/{name}.yaml").read_text().split("\ndefaults", 1)[0]
+        for word in ("Question", "Command"):
+            assert f"# {word}" in head, f"experiment/{name}.yaml: its head must say '# {word}: ...'"
+
+
+def test_entry_points_hold_no_logic() -> None:
+    for script in ("train.py", "sample.py"):
+        tree = ast.parse((ROOT / script).read_text())
+        branches = [n for n in ast.walk(tree) if isinstance(n, (ast.For, ast.While, ast.Try))]
+        assert not branches and len((ROOT / script).read_text().splitlines()) <= 60, script

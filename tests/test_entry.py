@@ -1,0 +1,73 @@
+"""A user's mistake is one line and exit code 2; a bug keeps its traceback."""
+
+import sys
+
+import pytest
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from dit.codec.pixel import PixelCodec
+from dit.entry import explain, main, one_line_errors
+
+
+def failing(make) -> Exception:
+    try:
+        make()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_our_own_message_is_shown_in_one_line() -> None:
+    error = failing(lambda: PixelCodec(scale=-1))
+    assert explain(error) == "scale=-1 must be above 0; 1.0 leaves pixels as they are"
+
+
+def test_hydra_wrapping_is_taken_off() -> None:
+    error = failing(lambda: instantiate({"_target_": "dit.codec.pixel.PixelCodec", "scale": -1.0}))
+    assert isinstance(error, InstantiationException)
+    assert explain(error) == "scale=-1.0 must be above 0; 1.0 leaves pixels as they are"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    import torch
+
+    assert explain(failing(lambda: torch.zeros(2).view(3))) is None  # a RuntimeError of a library
+    assert (
+        explain(failing(lambda: __import__("json").loads("{"))) is None
+    )  # a ValueError raised outside this repository
+    assert explain(failing(lambda: {}["x"])) is None
+    with pytest.raises(KeyError), one_line_errors():
+        raise KeyError("x")
+
+
+def test_exit_code(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        PixelCodec(scale=-1)
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: scale=-1") and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["experiment=demo", "net.dpeth=3"], "unknown config key 'net.dpeth'; did you mean net.depth"),
+        (["experiment=demo", "net=dit_s_3"], "there is no config 'net/dit_s_3'; did you mean dit_s_2"),
+        (["experiment=demoo"], "there is no config 'experiment/demoo'; did you mean demo"),
+        (["experiment=demo", "net.depth"], "net.depth"),
+        (["experiment=demo", "nett=demo"], "nett"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    ran = []
+    with pytest.raises(SystemExit) as stop:
+        main("train")(lambda config: ran.append(config))()
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and not ran
+    assert printed.startswith("error: ") and printed.count("\n") == 1 and said in printed, printed
+    assert not list(tmp_path.iterdir()), "nothing may be written"

@@ -1,0 +1,113 @@
+"""The house rules of docs/architecture.md, held by walking every module's syntax tree."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("net", "diffusion", "sampling", "codec", "text", "engine", "evaluation", "media")
+MAY_IMPORT = {name: {name} for name in PACKAGES} | {
+    "sampling": {"sampling", "diffusion"},
+    "engine": set(PACKAGES),
+}
+ENTRY = "dit.entry"  # for commands only
+LIGHTNING_ROOMS = ("dit/engine/", "data/module.py")
+
+
+def tracked(*suffixes: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / line for line in listed.stdout.splitlines() if line.endswith(suffixes) and (ROOT / line).is_file()]
+
+
+def imports(source: str) -> set[str]:
+    """Dotted names that a module imports, anywhere in it; `from a import b` counts as both a and a.b."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide who imports whom"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def breaches(path: str, source: str) -> list[str]:
+    """What a module at `path` (relative to the root) imports against the rules."""
+    names, wrong = imports(source), []
+    parts = Path(path).parts
+    for name in names:
+        first, _, rest = name.partition(".")
+        if parts[0] == "data" and first == "dit":
+            wrong.append(f"{path}: data may not import {name}")
+        if parts[0] == "dit" and len(parts) > 2:
+            package = parts[1]
+            sibling = rest.split(".")[0]
+            if first == "dit" and sibling in PACKAGES and sibling not in MAY_IMPORT[package]:
+                wrong.append(f"{path}: dit.{package} may not import {name}")
+            if name.startswith(ENTRY):
+                wrong.append(f"{path}: only commands import {ENTRY}")
+            if first == "data" and not (package == "engine" and (name == "data" or name.startswith("data.batch"))):
+                wrong.append(f"{path}: dit.{package} may not import {name}")
+        if parts[0] in ("dit", "data") and path != "dit/entry.py":
+            if name.endswith(("DictConfig", "ListConfig")):
+                wrong.append(f"{path}: constructors take plain values, not {name}")
+            if first in ("lightning", "pytorch_lightning") and not path.startswith(LIGHTNING_ROOMS):
+                wrong.append(f"{path}: Lightning stays in {' and '.join(LIGHTNING_ROOMS)}")
+    return wrong
+
+
+def test_nobody_imports_across_the_rules() -> None:
+    wrong = []
+    for file in tracked(".py"):
+        wrong += breaches(file.relative_to(ROOT).as_posix(), file.read_text())
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "path, source",
+    [
+        ("dit/net/a.py", "from dit.diffusion.path import Path"),
+        ("dit/sampling/a.py", "import dit.net.backbone"),
+        ("dit/codec/a.py", "def f():\n    from dit import text"),
+        ("dit/engine/a.py", "from data.module import VideoData"),
+        ("dit/net/a.py", "import lightning"),
+        ("dit/net/a.py", "from omegaconf import DictConfig"),
+        ("data/a.py", "import dit.net"),
+        ("data/worlds/a.py", "import lightning"),
+    ],
+)
+def test_the_walk_sees_a_breach(path: str, source: str) -> None:
+    assert breaches(path, source)
+
+
+def test_no_package_hides_behind_gitignore() -> None:
+    for package in ("data", "dit", "configs", "scripts", "tests"):
+        ignored = subprocess.run(["git", "check-ignore", "-q", f"{package}/x.py"], cwd=ROOT)
+        assert ignored.returncode == 1, f".gitignore hides {package}/"
+
+
+def test_no_machine_paths_or_registry_hosts() -> None:
+    absolute = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w")
+    hosts = re.compile(r"(?:https?://|index-url|extra-index)[^\s]*(?:pypi|pythonhosted|download\.pytorch)", re.I)
+    wrong = []
+    for file in tracked(".py", ".yaml", ".md", ".txt", ".toml", ".sbatch", "Makefile", "run"):
+        if file == Path(__file__):
+            continue
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            if absolute.search(line) or hosts.search(line):
+                wrong.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_file_outgrows_its_purpose() -> None:
+    long = {f.relative_to(ROOT).as_posix(): n for f in tracked(".py") if (n := len(f.read_text().splitlines())) > 450}
+    assert not {name: n for name, n in long.items() if not name.startswith("tests/")}, long

@@ -1,0 +1,61 @@
+"""The byte-level encoder: padding is invisible, order matters, the empty prompt is legal."""
+
+import pytest
+import torch
+
+from dit.text.bytes import ByteEncoder
+
+
+@pytest.fixture
+def encoder() -> ByteEncoder:
+    torch.manual_seed(0)
+    encoder = ByteEncoder(width=32, depth=2, heads=4, max_bytes=40)
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return encoder.double()
+
+
+def test_shapes_and_mask(encoder: ByteEncoder) -> None:
+    out = encoder(["a red circle", "", "grün"])
+    assert out["text"].shape == (3, 13, 32) and out["pooled"].shape == (3, 32)
+    assert out["text_mask"].sum(1).tolist() == [13, 1, 6]  # one token opens each; ü is two bytes
+    assert out["text"][~out["text_mask"]].abs().max() == 0
+
+
+def test_a_prompt_does_not_depend_on_its_neighbours(encoder: ByteEncoder) -> None:
+    prompts = ["a red circle", "", "a much longer prompt beside it"]
+    together = encoder(prompts)
+    for row, prompt in enumerate(prompts):
+        alone = encoder([prompt])
+        length = alone["text"].shape[1]
+        torch.testing.assert_close(together["text"][row, :length], alone["text"][0])
+        torch.testing.assert_close(together["pooled"][row], alone["pooled"][0])
+
+
+def test_order_and_content_matter(encoder: ByteEncoder) -> None:
+    red, der, bed = encoder(["red", "der", "bed"])["pooled"]
+    assert (red - der).abs().max() > 1e-3 and (red - bed).abs().max() > 1e-3
+
+
+def test_repeated_prompts_are_encoded_once_and_share_gradients(encoder: ByteEncoder) -> None:
+    seen = []
+    encoder.norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
+    out = encoder(["a", "b", "a"])
+    assert seen == [2]
+    assert torch.equal(out["text"][0], out["text"][2])
+    encoder.zero_grad()
+    encoder(["a", "b", "a"])["pooled"].sum().backward()
+    thrice = encoder.embedding.weight.grad.clone()
+    encoder.zero_grad()
+    for prompt in ("a", "b", "a"):
+        encoder([prompt])["pooled"].sum().backward()
+    torch.testing.assert_close(thrice, encoder.embedding.weight.grad)
+
+
+def test_too_long_and_misfit() -> None:
+    encoder = ByteEncoder(width=32, depth=0, heads=4, max_bytes=4)
+    assert encoder(["four"])["text"].shape[1] == 5
+    with pytest.raises(ValueError, match="5 bytes is longer than text.max_bytes=4"):
+        encoder(["fives"])
+    with pytest.raises(ValueError, match="heads=5 does not divide width=32; nearest: 4, 8"):
+        ByteEncoder(width=32, depth=1, heads=5, max_bytes=4)
