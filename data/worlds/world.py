@@ -92,6 +92,17 @@ class World(Dataset[dict[str, object]]):
         for name, value in {"num_clips": num_clips, "num_frames": num_frames, "height": height, "width": width}.items():
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        for name, words in {
+            "shapes": shapes,
+            "colours": colours,
+            "directions": directions,
+            "sizes": sizes,
+            "speeds": speeds,
+            "motions": [word for word, weight in motions.items() if weight > 0],
+            "num_objects": [count for count, weight in num_objects.items() if weight > 0 and int(count) > 0],
+        }.items():
+            if not words:
+                raise ValueError(f"{name} is empty: give at least one entry, and a weight above 0 where it has weights")
         if seed < 0:
             raise ValueError(f"seed={seed} must be at least 0")
         if fps <= 0:
@@ -254,7 +265,7 @@ class World(Dataset[dict[str, object]]):
 
 
 def _rgb(value: Sequence[int]) -> Colour:
-    red, green, blue = (int(part) for part in value)
-    if not all(0 <= part <= 255 for part in (red, green, blue)):
+    if len(value) != 3 or not all(0 <= part <= 255 for part in value):
         raise ValueError(f"colour {list(value)} is not three numbers from 0 to 255")
+    red, green, blue = (int(part) for part in value)
     return red, green, blue
