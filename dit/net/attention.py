@@ -87,7 +87,7 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.unbind(2)  # (B, N, heads, head_dim) each
         q, k = self.norm_q(q), self.norm_k(k)
         if context.rotation is not None:
-            q, k = context.rotation(q), context.rotation(k)
+            q, k = context.rotation.turn(q), context.rotation.turn(k)
         # Norms and rotation may have computed in fp32 under autocast; the kernel wants one dtype.
         out = self.layout(self.kernel, q.to(v.dtype), k.to(v.dtype), v, context)  # (B, N, heads, head_dim)
         return self.out(out.flatten(2))

@@ -27,7 +27,7 @@ class Backbone(nn.Module):
       pattern: one letter a block, repeated to `depth`; each names an entry of `templates` (`ST` alternates).
       templates: letter -> block template, finished with (parts, occurrence).
       text_width: of cond["text"]; only a network with text reads it.
-    Parts (null: absent), in parentheses what the backbone finishes them with
+    Parts (null: absent, as are null channels), in parentheses what the backbone finishes them with
       position (width, head_dim), modulation (width), norm (dim), attention (parts, layout), qk_norm (heads, head_dim),
       mlp (width), text (text_width, width), level (width): embedding of the noise level, final (width, features, norm,
       modulation). vectors: key of cond -> embedding (width) that is added to the level's: labels, pooled text, fps.
@@ -43,7 +43,7 @@ class Backbone(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        concat_channels: dict[str, int],
+        concat_channels: dict[str, int | None],
         width: int,
         depth: int,
         heads: int,
@@ -68,13 +68,14 @@ class Backbone(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"width={width} is not a multiple of heads={heads}; nearest: {nearest(width, heads)}")
-        self.in_channels, self.out_channels, self.concat_channels = in_channels, out_channels, concat_channels
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.concat_channels = {name: channels for name, channels in concat_channels.items() if channels is not None}
         self.width, self.depth, self.heads = width, depth, heads
         self.patch: Grid = (patch[0], patch[1], patch[2])
         self.init, self.checkpointing = init, checkpointing
         volume = patch[0] * patch[1] * patch[2]
 
-        self.embed = nn.Linear((in_channels + sum(concat_channels.values())) * volume, width)
+        self.embed = nn.Linear((in_channels + sum(self.concat_channels.values())) * volume, width)
         self.position = (position or NoPosition)(width, width // heads)
         self.level = level(width)
         self.vectors = nn.ModuleDict({key: part(width) for key, part in vectors.items() if part is not None})

@@ -52,7 +52,7 @@ class VideoFirst(Sequence):
         return video, text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextTokens:
     """Text as the network reads it.
 
@@ -65,7 +65,7 @@ class TextTokens:
     keep: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Context:
     """What all blocks of one forward pass share.
 

@@ -18,6 +18,11 @@ class RMSNorm(nn.RMSNorm):
     def __init__(self, dim: int, *, eps: float, affine: bool) -> None:
         super().__init__(dim, eps=eps, elementwise_affine=affine)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., dim) -> the same, in the dtype of x: torch fuses only equal dtypes, and under autocast they differ."""
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return functional.rms_norm(x, self.normalized_shape, weight, self.eps)
+
 
 class GELUMLP(nn.Module):
     """width -> ratio * width -> GELU -> width.

@@ -43,7 +43,7 @@ class Interleaved:
         return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # eq would hash tensors, which torch.compile cannot trace
 class Rotation:
     """The angles of one forward pass, ready to apply. cos and sin: (1, N, 1, head_dim)."""
 
@@ -51,6 +51,6 @@ class Rotation:
     sin: Tensor
     pairing: Pairing
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def turn(self, x: Tensor) -> Tensor:
         """q or k (B, N, heads, head_dim) -> the same, turned: (a, b) -> (a cos - b sin, b cos + a sin)."""
         return torch.addcmul(x * self.cos, self.pairing.partner(x), self.sin)
