@@ -1,7 +1,7 @@
 """Averages of the weights, kept beside the model: a callback of our own.
 
-Lightning's `EMAWeightAveraging` keeps the average as the checkpoint's weights, in the model's dtype (bfloat16 weights stand
-still at decay 0.9999), over frozen parts too, without shards, and an exception in validation leaves it in the model.
+Lightning's `EMAWeightAveraging` keeps the average as the checkpoint's weights, in the model's dtype (bfloat16 weights
+stand still at decay 0.9999), over frozen parts too, without shards, and an exception in validation leaves it in there.
 This one keeps fp32 averages of the trainable parameters, any number of profiles at once, each rank its own shard.
 """
 

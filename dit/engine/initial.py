@@ -43,7 +43,7 @@ def load(module: nn.Module, source: str, weights: str) -> None:
     if wrong:
         key = wrong[0]
         raise ValueError(
-            f"init_from={source} does not fit: {key} is {tuple(found[key].shape)} there and {tuple(own[key].shape)} here"
+            f"init_from={source} does not fit: {key} is {tuple(found[key].shape)} there, {tuple(own[key].shape)} here"
         )
     module.load_state_dict(found, strict=False)
     log.info("first weights: %s of %s, step %d", weights, path, checkpoint["global_step"])

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: `schedule(step, max_steps)` is the factor on the peak rate at `step` (0 is the first update).
+"""Learning-rate schedules: `schedule(step, max_steps)` is the factor on the peak rate; step 0 is the first update.
 
 `max_steps` comes from the config. Lightning's own estimate would build the data loaders early and lose their place on
 resume.

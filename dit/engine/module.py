@@ -18,6 +18,7 @@ from dit.codec.base import Codec
 from dit.diffusion.loss import LossOutput, Objective
 from dit.engine import parallel, rng
 from dit.engine.lr_schedule import LRSchedule
+from dit.net.backbone import Backbone
 from dit.text.base import TextEncoder
 
 
@@ -45,7 +46,7 @@ class VideoDiffusion(LightningModule):
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Backbone,
         codec: Codec,
         text: TextEncoder,
         objective: Objective,
@@ -95,9 +96,9 @@ class VideoDiffusion(LightningModule):
 
     def count_tokens(self, latents: Tensor) -> int:
         """Tokens that the network sees in a batch of latents."""
-        return latents.shape[0] * self.net.num_tokens(*latents.shape[2:])  # type: ignore[operator]
+        return latents.shape[0] * self.net.num_tokens(*latents.shape[2:])
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> list[LossOutput]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[LossOutput]:  # type: ignore[override]
         """The loss of each clip, one by one and under noise that belongs to the clip alone: the same whatever the batch
         size and the number of devices, and comparable between steps and runs."""
         x0 = self.encode(batch.pixels)

@@ -28,7 +28,8 @@ def adamw(
         weight_decay: for matrices; everything else has none.
         fused: one kernel for all parameters.
     """
-    matrices, rest = [], []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for parameter, decays in _trainable(model):
         (matrices if decays else rest).append(parameter)
     return AdamW(
@@ -52,8 +53,8 @@ def muon(
 ) -> Optimizer:
     """Muon (Jordan et al. 2024) for the 2-D matrices inside repeated blocks, AdamW for everything else.
 
-    Embeddings, patch and timestep projections, norms, biases and the final layer are no hidden matrices: their rows mean
-    something one by one, so orthogonalising them does not help (kellerjordan.github.io/posts/muon).
+    Embeddings, patch and timestep projections, norms, biases and the final layer are no hidden matrices: their rows
+    mean something one by one, so orthogonalising them does not help (kellerjordan.github.io/posts/muon).
 
     Args:
         lr: peak learning rate of the matrices.
@@ -67,12 +68,12 @@ def muon(
         ValueError: sharded parameters, which Newton-Schulz would orthogonalise shard by shard.
     """
     repeated = {id(p) for block in repeated_blocks(model) for p in block.parameters()}
-    hidden, matrices, rest = [], [], []
+    hidden: list[Tensor] = []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for parameter, decays in _trainable(model):
         if isinstance(parameter, DTensor):
-            raise ValueError(
-                "optim=muon needs whole matrices and trainer=fsdp2 cuts them; use trainer=ddp or optim=adamw"
-            )
+            raise ValueError("optim=muon needs whole matrices, trainer=fsdp2 cuts them; use trainer=ddp or optim=adamw")
         is_hidden = decays and parameter.ndim == 2 and id(parameter) in repeated
         (hidden if is_hidden else matrices if decays else rest).append(parameter)
     if not hidden:

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 
 class DDP(DDPStrategy):
@@ -74,7 +74,7 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, parts: Iterable[nn.Module]) -> None:
-        """Shards each repeated block of each part, then what is left of the part. Parts without parameters stay whole."""
+        """Shards each repeated block of each part, then what is left of the part. Frozen parts stay whole."""
         mesh = self.device_mesh["data_parallel"]
         for part in parts:
             if not any(p.requires_grad for p in part.parameters()):
@@ -96,7 +96,7 @@ class BFloat16Autocast(MixedPrecision):
 
 
 def precision_plugin(precision: str, device: str) -> Precision:
-    """`32-true` or `bf16-mixed`. fp16 is left out: it overflows in attention and its loss scaling hides real infinities."""
+    """`32-true` or `bf16-mixed`. fp16 is left out: it overflows in attention, and loss scaling hides infinities."""
     if precision == "32-true":
         return Precision()
     if precision == "bf16-mixed":
@@ -148,7 +148,7 @@ def part_of(full: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return full.clone()
     for placement in like.placements:
-        if placement.is_shard():
+        if isinstance(placement, Shard):
             rank, size = like.device_mesh.get_local_rank(), like.device_mesh.size()
             pieces = list(torch.chunk(full, size, dim=placement.dim))
             # chunk gives fewer pieces than ranks when there is nothing left for the last ones

@@ -102,11 +102,11 @@ def reconstruct(snapshots: Sequence[Snapshot], sigma_rel: float, step: int) -> d
 
 
 def reconstruction_weights(stored: Sequence[tuple[int, float]], sigma_rel: float, step: int) -> np.ndarray:
-    """Coefficients (n,), summing to 1, of stored averages `(step, sigma_rel)` that come nearest to the wanted profile."""
+    """Coefficients (n,), summing to 1, of stored averages `(step, sigma_rel)` that come nearest to the profile."""
     steps = np.array([s for s, _ in stored], dtype=np.float64)
     exponents = np.array([power_exponent(s) for _, s in stored])
     gram = _overlap(steps[:, None], exponents[:, None], steps[None, :], exponents[None, :])
-    wanted = _overlap(steps, exponents, np.float64(step), np.float64(power_exponent(sigma_rel)))
+    wanted = _overlap(steps, exponents, np.array(float(step)), np.array(power_exponent(sigma_rel)))
     solution = np.linalg.lstsq(gram, wanted, rcond=1e-12)[0]
     return solution / solution.sum()
 
@@ -115,7 +115,7 @@ def _overlap(t_a: np.ndarray, g_a: np.ndarray, t_b: np.ndarray, g_b: np.ndarray)
     """Inner product of two power profiles: the integral of `p_a p_b` over the steps that both cover.
 
     With `p(tau) = (g + 1) tau^g / t^(g + 1)` on [0, t] the integral up to the smaller end `m` is
-    `(g_a + 1)(g_b + 1) / (g_a + g_b + 1) * m^(g_a + g_b + 1) / (t_a^(g_a + 1) t_b^(g_b + 1))`, taken here in logarithms.
+    `(g_a + 1)(g_b + 1) / (g_a + g_b + 1) * m^(g_a + g_b + 1) / (t_a^(g_a + 1) t_b^(g_b + 1))`; powers in logarithms.
     """
     smaller = np.log(np.minimum(t_a, t_b))
     power = (g_a + g_b + 1) * smaller - (g_a + 1) * np.log(t_a) - (g_b + 1) * np.log(t_b)

@@ -15,9 +15,10 @@ def capture() -> dict[str, Any]:
     """State of python's, numpy's and torch's global generators (the current CUDA device included)."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    numpy_words = torch.from_numpy(np.asarray(keys).astype(np.int64))
     state: dict[str, Any] = {
         "python": [version, list(words), gauss],
-        "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [str(name), numpy_words, int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
     }  # fmt: skip
     if torch.cuda.is_available() and torch.cuda.is_initialized():

@@ -12,7 +12,6 @@ import torch
 from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import nn
 
 from dit.codec.base import Codec
 from dit.engine import initial, rng, rundir, sweep
@@ -23,7 +22,9 @@ from dit.engine.callbacks.randomness import Randomness
 from dit.engine.module import VideoDiffusion
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
+from dit.net.backbone import Backbone
 from dit.net.flops import count_flops, reference_rate
+from dit.sampling.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 TYPICAL_CAPTION = "a red circle moves to the right, quickly"  # text is a small part of the arithmetic
@@ -73,18 +74,16 @@ def build(config: dict[str, Any]) -> Parts:
     training: Training = _make(config["trainer"])
     if sweep.is_sweep() and training.starts_processes:
         raise ValueError(
-            "a sweep (-m) cannot start several processes per job: each would run the whole sweep again. Start the ranks "
-            "with torchrun or SLURM, or use trainer=default"
+            "a sweep (-m) cannot start several processes per job: each would run the whole sweep again. "
+            "Start the ranks with torchrun or SLURM, or use trainer=default"
         )
     codec: Codec = _make(config["codec"])
     data: LightningDataModule = _make(config["data"])
-    net: nn.Module = _make(config["net"])
+    net: Backbone = _make(config["net"])
     shape = codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
-    net.num_tokens(*shape)  # type: ignore[operator]  # raises where the patch does not divide
+    net.num_tokens(*shape)  # raises where the patch does not divide
     if net.in_channels != codec.channels:
-        raise ValueError(
-            f"net.in_channels={net.in_channels}, but the codec gives {codec.channels} channels; make them equal"
-        )
+        raise ValueError(f"net.in_channels={net.in_channels}, but the codec gives {codec.channels}; make them equal")
     module = VideoDiffusion(
         net=net,
         codec=codec,
@@ -107,7 +106,7 @@ def callbacks(parts: Parts) -> list[Any]:
     guard = GradientGuard(parts.training.gradient_clip_norm)
     logger = _make(config["logger"])
     metrics: Metrics = _make(config["callbacks"]["metrics"])(Writers([CSV(), *logger.values()]), guard)
-    preview = [] if config["preview"] is None else [_make(config["preview"])(ema, metrics.writers)]
+    preview = [] if config["preview"] is None else [_make(config["preview"])(ema, metrics.writers, pipeline(parts))]
     return [
         ema,
         guard,
@@ -119,6 +118,27 @@ def callbacks(parts: Parts) -> list[Any]:
         _make(config["callbacks"]["checkpoints"]),
         _make(config["callbacks"]["progress"])(metrics),
     ]
+
+
+def pipeline(parts: Parts) -> Pipeline:
+    """The sampler of previews, over the modules that are being trained."""
+    module, data, sampling = parts.module, parts.data, parts.config["sampling"]
+    return Pipeline(
+        net=module.net,
+        codec=module.codec,
+        text=module.text,
+        path=module.objective.path,
+        prediction=module.objective.prediction,
+        schedule=_make(sampling["schedule"]),
+        solver=_make(sampling["solver"]),
+        guidance=_make(sampling["guidance"]),
+        num_frames=data.num_frames,  # type: ignore[attr-defined]
+        height=data.height,  # type: ignore[attr-defined]
+        width=data.width,  # type: ignore[attr-defined]
+        fps=data.fps,  # type: ignore[attr-defined]
+        num_steps=sampling["num_steps"],
+        precision=torch.bfloat16 if parts.training.precision == "bf16-mixed" else None,
+    )
 
 
 def describe(parts: Parts) -> None:
@@ -159,7 +179,7 @@ def _arithmetic(parts: Parts, metrics: Metrics, num_devices: int) -> None:
         cond = module.condition([TYPICAL_CAPTION], torch.ones(1))
     shapes = {**{key: value.shape for key, value in cond.items()}, "given": (1, 1, *shape)}
     total = count_flops(module.net, (1, module.codec.channels, *shape), (1, 1), shapes, backward=True)
-    metrics.flops_per_token = total / module.net.num_tokens(*shape)  # type: ignore[operator]
+    metrics.flops_per_token = total / module.net.num_tokens(*shape)
     dtype = torch.bfloat16 if parts.training.precision == "bf16-mixed" else torch.float32
     rate, source = reference_rate(parts.training.device_type, dtype)
     metrics.reference_rate = rate * num_devices

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
 
@@ -79,7 +79,7 @@ def claim(run: Path, config: Mapping[str, Any], write: bool) -> Path | None:
             shown = "; ".join(f"{key} was {before}, now {now}" for key, before, now in differing[:3])
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
             raise OtherRun(
-                f"{run} belongs to another config: {shown}{more}. Choose another name=..., or delete {run} to start anew"
+                f"{run} belongs to another config: {shown}{more}. Choose another name=..., or delete it to start anew"
             )
     elif run.is_dir() and any(entry.name != LOCK for entry in run.iterdir()):
         raise OtherRun(f"{run} is there but holds no {CONFIG}: it is not a run of ours; choose another name=...")
@@ -94,8 +94,8 @@ def claim(run: Path, config: Mapping[str, Any], write: bool) -> Path | None:
 
 @contextmanager
 def lock(run: Path, write: bool) -> Iterator[None]:
-    """Refuses to train one run twice at a time; `write` is true on the first rank, which holds the lock. The kernel frees
-    it when the process dies, however it dies."""
+    """Refuses to train one run twice at a time; `write` is true on the first rank, which holds the lock. The kernel
+    frees it when the process dies, however it dies."""
     if not write:
         yield
         return

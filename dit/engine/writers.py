@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import csv
 import logging
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, cast, get_args
 
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.csv"
+Mode = Literal["offline", "online", "disabled"]
 
 
 class Writer(Protocol):
@@ -76,6 +78,7 @@ class CSV:
         self.written = 0  # rows of the file that need no change
 
     def start(self, run: Path, config: Mapping[str, Any], step: int) -> None:
+        run.mkdir(parents=True, exist_ok=True)
         self.path = run / METRICS
         if self.path.is_file():
             with self.path.open(newline="") as file:
@@ -132,9 +135,9 @@ class Wandb:
     """
 
     def __init__(self, project: str, mode: str, entity: str | None, tags: list[str]) -> None:
-        if mode not in ("offline", "online", "disabled"):
+        if mode not in get_args(Mode):
             raise ValueError(f"logger.wandb.mode={mode}: wandb knows offline, online and disabled")
-        self.project, self.mode, self.entity, self.tags = project, mode, entity, tags
+        self.project, self.mode, self.entity, self.tags = project, cast(Mode, mode), entity, tags
         self.run: Any = None
 
     def start(self, run: Path, config: Mapping[str, Any], step: int) -> None:
@@ -142,7 +145,7 @@ class Wandb:
 
         kept = run / "wandb_id"
         if not kept.exists():
-            kept.write_text(wandb.util.generate_id() + "\n")
+            kept.write_text(secrets.token_hex(4) + "\n")
         self.wandb = wandb
         self.run = wandb.init(
             project=self.project, entity=self.entity, tags=self.tags, mode=self.mode, config=dict(config),
@@ -168,8 +171,8 @@ class Wandb:
 
 
 class TensorBoard:
-    """TensorBoard event files in `<run>/tensorboard`. Its `add_video` writes nothing with moviepy 2, so videos are named
-    as text with their path."""
+    """TensorBoard event files in `<run>/tensorboard`. Its `add_video` writes nothing with moviepy 2, so videos are
+    named as text with their path."""
 
     def __init__(self) -> None:
         self.writer: Any = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import torch
 import torch.distributed as dist
@@ -54,19 +54,16 @@ class GradientGuard(Callback):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norm)
 
     def _stop(self, step: int, loss_is_bad: bool, seen: list[tuple[list[str], Tensor]]) -> None:
-        culprits = [
-            id for ids, losses in seen for id, loss in zip(ids, losses.tolist(), strict=True) if not _finite(loss)
-        ]
-        everyone = parallel.gather_objects(
-            (loss_is_bad, culprits or [id for ids, _ in seen for id in ids], bool(culprits))
-        )
+        losses = [(id, loss) for ids, part in seen for id, loss in zip(ids, part.tolist(), strict=True)]
+        culprits = [id for id, loss in losses if not math.isfinite(loss)]
+        everyone = parallel.gather_objects((loss_is_bad, culprits or [id for id, _ in losses], bool(culprits)))
         what = "loss" if any(bad for bad, _, _ in everyone) else "gradient"
         certain = any(known for _, _, known in everyone)
         ids = [id for _, ids, known in everyone for id in ids if known or not certain]
         which = "sample" if certain else "one of the samples"
         raise NonFinite(
-            f"the {what} is not finite at step {step}, {which} {', '.join(ids)}; nothing was updated. Look at the data, "
-            "lower optim.lr, or set trainer.gradient_clip_norm"
+            f"the {what} is not finite at step {step}, {which} {', '.join(ids)}; nothing was updated. "
+            "Look at the data, lower optim.lr, or set trainer.gradient_clip_norm"
         )
 
 
@@ -76,7 +73,3 @@ def _anywhere(flag: Tensor) -> bool:
         flag = flag.to(torch.int32)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
     return bool(flag)
-
-
-def _finite(value: Any) -> bool:
-    return value == value and abs(value) != float("inf")

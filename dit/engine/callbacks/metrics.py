@@ -96,7 +96,7 @@ class Metrics(Callback):
         self._last_step = step
         self.speed.stop(self._tokens * trainer.world_size)
         self._tokens = 0
-        if step % self.every == 0 or step == trainer.max_steps:
+        if step % self.every == 0:
             losses = torch.stack(self._losses).double()
             total = sum_over_ranks(torch.stack([losses.sum(), torch.tensor(float(len(losses))).to(losses)]))
             self.last_loss = float(total[0] / total[1])

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from dit.engine.callbacks.metrics import Metrics
 
@@ -61,8 +61,8 @@ class Progress(Callback):
         done = trainer.global_step - self._first_step
         left = (now - self._began) / done * (trainer.max_steps - trainer.global_step) if done else float("inf")
         return (
-            f"loss {metrics.last_loss:.4f}  {speed.steps_per_second:.2f} steps/s  {speed.tokens_per_second:,.0f} tokens/s"
-            f"  MFU {100 * metrics.mfu:.0f} %  {duration(left)} left"
+            f"loss {metrics.last_loss:.4f}  {speed.steps_per_second:.2f} steps/s  "
+            f"{speed.tokens_per_second:,.0f} tokens/s  MFU {100 * metrics.mfu:.0f} %  {duration(left)} left"
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -71,7 +71,7 @@ class Validation(Callback):
         return self._named(total)
 
     def _sums(self, out: LossOutput) -> Tensor:
-        """[clips, losses, frames per bucket, losses per bucket, frames per position, losses per position] in float64."""
+        """Float64 [clips, losses, frames by bucket, losses by bucket, frames by position, losses by position]."""
         by_level = loss_by_level(out, self.level_buckets)
         parts = (
             torch.tensor([len(out.per_sample)], device=out.loss.device), out.per_sample.sum()[None],

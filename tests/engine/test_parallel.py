@@ -1,0 +1,142 @@
+"""Two gloo processes with DDP and with FSDP2, held against one process; sharded pieces and settings without processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dit.diffusion.loss
+from dit.engine import parallel
+from tests.engine import small
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `two_ranks.py` has left; one launch for all tests of this file."""
+    out = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(ROOT / "tests/engine/two_ranks.py"), str(out)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+class Gradients(small.Callback):
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        grads = {n: p.grad.clone() for n, p in pl_module.named_parameters()}
+        self.steps.append({"loss": pl_module.last_step.loss, "grads": grads})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_equals_one_process_on_the_joined_batch(
+    ranks: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss and gradients of four steps, clipped and averaged, to 1e-5 (fp32 sums in another order)."""
+    monkeypatch.setattr(dit.diffusion.loss, "noise_like", small.fixed_noise)
+    gradients = Gradients()
+    module = small.model(max_steps=4, caption_dropout=0.0, objective=small.objective(small.OneLevel()))
+    small.train(module, tmp_path, small.video_data(batch_size=4), [gradients], gradient_clip_norm=1.0)
+    theirs = torch.load(ranks / name / "gradients.pt", weights_only=True)
+    assert len(theirs) == len(gradients.steps) == 4
+    for two, one in zip(theirs, gradients.steps, strict=True):
+        torch.testing.assert_close(two["loss"], one["loss"], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(two["grads"], one["grads"], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(gradients.steps[0]["loss"], gradients.steps[1]["loss"], rtol=1e-3)
+    # The file with whole tensors, saved by two ranks, against what one process saved.
+    saved, here = small.load(ranks / name / "joined"), small.load(tmp_path)
+    torch.testing.assert_close(saved["state_dict"], here["state_dict"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(saved["ema"], here["ema"], rtol=1e-3, atol=1e-4)
+    # Validation belongs to the clip and not to who computes it.
+    mine, other = small.table(tmp_path)[-1], small.table(ranks / name / "joined")[-1]
+    assert float(mine["val/loss"]) == pytest.approx(float(other["val/loss"]), rel=1e-4)
+    assert float(mine["train/loss"]) == pytest.approx(float(other["train/loss"]), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_resume_is_exact(ranks: Path, name: str) -> None:
+    straight, broken = small.load(ranks / name / "straight"), small.load(ranks / name / "broken")
+    assert [where for key in small.EXACT for where in small.same(straight[key], broken[key], key)] == []
+    assert small.table(ranks / name / "straight") == small.table(ranks / name / "broken")
+    assert straight["global_step"] == 6 and len(straight["rng"]) == 2
+    assert small.same(straight["rng"][0], straight["rng"][1])  # each rank draws its own noise
+
+
+@pytest.mark.slow
+def test_sharded_run_goes_on_in_one_process(ranks: Path, tmp_path: Path) -> None:
+    """What FSDP2 saved is a whole checkpoint: weights, averages and optimizer state load without it."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints/last.ckpt").write_bytes((ranks / "fsdp2/straight/checkpoints/last.ckpt").read_bytes())
+    saved = small.load(run)
+    module = small.model(max_steps=8, seed=3)
+    small.train(module, run, small.video_data())
+    now = small.load(run)
+    assert now["global_step"] == 8
+    assert saved["state_dict"].keys() == now["state_dict"].keys() == saved["ema"]["fast"].keys()
+    moments = [state["optimizer_states"][0]["state"][0] for state in (saved, now)]
+    assert moments[1]["step"] == moments[0]["step"] + 2 and moments[0]["exp_avg"].abs().sum() > 0
+    assert small.same(saved["state_dict"], now["state_dict"])  # it has moved
+
+
+@pytest.mark.slow
+def test_muon_is_refused_on_shards(ranks: Path) -> None:
+    for rank in (0, 1):
+        assert "use trainer=ddp or optim=adamw" in (ranks / f"muon{rank}.txt").read_text()
+
+
+def test_settings_follow_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parallel.launched_devices() is None
+    for name, value in {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert parallel.launched_devices() == (2, 2)
+    with pytest.raises(ValueError, match="4 processes were started.*trainer=ddp or trainer=fsdp2"):
+        small.training(1)
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    for name, value in {"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_NNODES": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert parallel.launched_devices() == (4, 2)
+
+
+def test_who_starts_processes() -> None:
+    ddp = parallel.DDP(
+        find_unused_parameters=False, gradient_as_bucket_view=True, static_graph=False, timeout_minutes=1
+    )
+    assert small.training(1, strategy=ddp, devices=2).starts_processes
+    assert not small.training(1, strategy=ddp, devices=1).starts_processes
+    assert not small.training(1).starts_processes
+
+
+def test_mistakes() -> None:
+    with pytest.raises(ValueError, match="precision=16-mixed is not supported; use 32-true or bf16-mixed"):
+        parallel.precision_plugin("16-mixed", "cpu")
+    with pytest.raises(ValueError, match="param_dtype=int32 is not a floating dtype"):
+        parallel.FSDP2(reshard_after_forward=True, param_dtype="int32", reduce_dtype=None, timeout_minutes=1)
+    with pytest.raises(ValueError, match="trainer.max_steps=0 must be at least 1"):
+        small.training(0)
+
+
+def test_blocks_compile_in_place() -> None:
+    """No prefix reaches a parameter's name, and each block is compiled once."""
+    net = small.TinyNet()
+    keys = list(net.state_dict())
+    parallel.compile_blocks(net, "default")
+    assert list(net.state_dict()) == keys
+    assert all(block._compiled_call_impl is not None for block in net.blocks)
+    assert net._compiled_call_impl is None

@@ -1,0 +1,145 @@
+"""A run that is killed and resumed equals one that never stopped, bit for bit; a run that is stopped politely saves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dit.engine import rng
+from tests.engine import small
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Stop(Exception):
+    pass
+
+
+class Breaks(small.Callback):
+    """Raises in the middle of training, as an error in the data would."""
+
+    def __init__(self, micro_batch: int) -> None:
+        self.micro_batch = micro_batch
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.micro_batch:
+            raise Stop
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("broken_at", [7, 8, 11])  # within an accumulated step, at its start, before the second save
+def test_resume_is_exact(tmp_path: Path, broken_at: int, optimizer: str) -> None:
+    """10 clips in batches of 4, two to a step: every save lies within an epoch."""
+    changes: dict[str, Any] = {"optimizer": small.muon_optimizer} if optimizer == "muon" else {}
+    straight = small.Record()
+    small.train(
+        small.model(max_steps=8, **changes), tmp_path / "straight", small.video_data(), after=[straight], accumulate=2
+    )
+    broken, run = small.Record(), tmp_path / "broken"
+    with pytest.raises(Stop):
+        small.train(
+            small.model(max_steps=8, **changes), run, small.video_data(), [Breaks(broken_at)], [broken], accumulate=2
+        )
+    done = small.load(run)["global_step"]
+    assert done == 3
+    resumed = small.Record()
+    torch.manual_seed(99)  # nothing may depend on what the new process drew before
+    small.train(small.model(max_steps=8, seed=1, **changes), run, small.video_data(), after=[resumed], accumulate=2)
+    assert [w for k in small.EXACT for w in small.same(small.load(tmp_path / "straight")[k], small.load(run)[k], k)] == []
+    assert small.table(tmp_path / "straight") == small.table(run)
+    assert [row["step"] for row in small.table(run)] == ["2", "3", "4", "6", "8"]
+    assert straight.ids[2 * done :] == resumed.ids  # no clip twice, none missed
+
+
+def test_the_comparison_notices(tmp_path: Path) -> None:
+    """Another seed, or no random state put back, is not exact."""
+    small.train(small.model(max_steps=4), tmp_path / "a", small.video_data())
+    small.train(small.model(max_steps=4, seed=1), tmp_path / "b", small.video_data())
+    a, b = small.load(tmp_path / "a"), small.load(tmp_path / "b")
+    assert small.same(a["state_dict"], b["state_dict"]) and small.same(a["ema"], b["ema"])
+    assert small.table(tmp_path / "a") != small.table(tmp_path / "b")
+
+
+def test_training_longer_resumes(tmp_path: Path) -> None:
+    small.train(small.model(max_steps=4), tmp_path, small.video_data())
+    module = small.model(max_steps=7, seed=1)
+    trainer = small.train(module, tmp_path, small.video_data())
+    assert trainer.global_step == 7 and small.load(tmp_path)["global_step"] == 7
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["last.ckpt", "step-00000006.ckpt", "step-00000007.ckpt"]  # keep=2, and no '=' in any
+
+
+def test_random_state_round_trips() -> None:
+    import random
+
+    import numpy as np
+
+    rng.seed(3, 1)
+    state = rng.capture()
+    first = (random.random(), np.random.rand(), torch.rand(3).tolist())
+    with rng.untouched():
+        torch.rand(5), random.random(), np.random.rand()
+    after = (random.random(), torch.rand(1).item())
+    rng.restore(state)
+    assert (random.random(), np.random.rand(), torch.rand(3).tolist()) == first
+    assert (random.random(), torch.rand(1).item()) == after
+    rng.seed(1, 3)
+    assert random.random() != first[0]
+
+
+# -- the real command, killed
+
+
+TINY = (
+    "net=demo", "net.depth=1", "net.width=32", "net.heads=2", "net.text_width=16", "text.width=16", "text.depth=1",
+    "text.heads=2", "data=demo", "data.batch_size=2", "data.train.num_clips=7", "data.val.num_clips=3", "preview=none",
+    "logger=none", "trainer=default", "trainer.max_steps=6", "trainer.accumulate=2", "callbacks.checkpoints.every=2",
+    "callbacks.validation.every=2", "callbacks.metrics.every=1", "callbacks.progress.seconds=0",
+)  # fmt: skip
+
+
+def start(folder: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
+    """`train.py` through a job that can kill itself, in `folder`."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/engine/killed_job.py"), *TINY, *overrides],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def command(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same, waited for."""
+    process = start(folder, *overrides, **environment)
+    out, err = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.mark.slow
+def test_the_real_command_killed_and_resumed(tmp_path: Path) -> None:
+    unbroken = start(tmp_path, "name=straight")  # beside the others: starting is what takes time
+    killed = command(tmp_path, "name=killed", KILL_AT="5", KILL_WITH="KILL")  # mid-epoch, mid-step
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    assert small.load(tmp_path / "runs/killed")["global_step"] == 2
+    stopped = command(tmp_path, "name=killed", KILL_AT="1", KILL_WITH="TERM")  # saves at the next step, off the cadence
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr[-3000:]
+    assert "stopped by SIGTERM at step 3" in stopped.stdout
+    resumed = command(tmp_path, "name=killed", "trainer.max_steps=6", "data.num_workers=1")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert "resuming runs/killed at step 3 of 6" in resumed.stdout
+    said, shown = unbroken.communicate(timeout=200)
+    assert unbroken.returncode == 0, shown[-3000:]
+    a, b = (small.load(tmp_path / "runs" / name) for name in ("straight", "killed"))
+    assert [where for key in small.EXACT for where in small.same(a[key], b[key], key)] == []
+    assert small.table(tmp_path / "runs/straight") == small.table(tmp_path / "runs/killed")
+    assert not list(tmp_path.glob("outputs")) and not list(tmp_path.glob("multirun"))
+    left = {path.name for path in (tmp_path / "runs/straight").iterdir()}
+    assert left == {".lock", "checkpoints", "config.yaml", "metrics.csv"}
+    assert "steps/s" in shown and "MFU" in shown and "left" in shown
+    assert "lr=0.0001" in said and "parameters" in said  # effective settings, sizes

@@ -1,0 +1,98 @@
+"""Run by test_parallel.py under torchrun with two processes: trains with DDP and FSDP2 and leaves what it found.
+
+Both strategies in one process group, because starting processes is what takes time.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import Callback
+
+import dit.diffusion.loss
+from dit.engine import parallel
+from dit.engine.ema import EMA
+from tests.engine import small
+
+
+class Gradients(Callback):
+    """Keeps whole gradients and the mean loss of each step, before clipping."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        loss = pl_module.last_step.loss.clone()
+        dist.all_reduce(loss)
+        grads = {n: parallel.whole(parallel.local(p.grad), p) for n, p in pl_module.named_parameters()}
+        self.steps.append({"loss": loss / 2, "grads": grads})
+
+
+class Swaps(Callback):
+    """Swaps the average in and out after each update: the weights must come back, and be the average in between."""
+
+    def __init__(self) -> None:
+        self.right: list[bool] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        from dit.engine.ema import trainable
+
+        ema = next(c for c in trainer.callbacks if isinstance(c, EMA))
+        before = {n: parallel.local(p).clone() for n, p in trainable(pl_module).items()}
+        with ema.swapped(pl_module):
+            inside = {n: parallel.local(p).clone() for n, p in trainable(pl_module).items()}
+        after = {n: parallel.local(p) for n, p in trainable(pl_module).items()}
+        self.right.append(
+            all(torch.equal(before[n], after[n]) and torch.equal(inside[n], ema.averages[ema.use][n]) for n in before)
+        )
+
+
+def strategy(name: str) -> Any:
+    if name == "ddp":
+        return parallel.DDP(
+            find_unused_parameters=False, gradient_as_bucket_view=True, static_graph=False, timeout_minutes=1
+        )
+    return parallel.FSDP2(reshard_after_forward=True, param_dtype=None, reduce_dtype=None, timeout_minutes=1)
+
+
+def main(out: Path) -> None:
+    noise = dit.diffusion.loss.noise_like
+    for name in ("ddp", "fsdp2"):
+        run = out / name
+
+        # The same clips and noise as one process on the joined batch: gradients can be compared.
+        dit.diffusion.loss.noise_like = small.fixed_noise
+        gradients, swaps = Gradients(), Swaps()
+        module = small.model(max_steps=4, caption_dropout=0.0, objective=small.objective(small.OneLevel()))
+        small.train(
+            module, run / "joined", small.video_data(batch_size=2), [gradients],
+            strategy=strategy(name), devices=2, gradient_clip_norm=1.0,
+        )  # fmt: skip
+        if dist.get_rank() == 0:
+            torch.save(gradients.steps, run / "gradients.pt")
+        dit.diffusion.loss.noise_like = noise
+
+        # Six steps at once, and three and three: the same bits, with random noise and captions dropped.
+        for steps, where in ((6, "straight"), (3, "broken"), (6, "broken")):
+            small.train(
+                small.model(max_steps=steps, seed=int(steps > 3 and where == "broken")), run / where,
+                small.video_data(batch_size=2), after=[swaps] if where == "straight" else [], strategy=strategy(name), devices=2,
+            )  # fmt: skip
+        assert swaps.right and all(swaps.right), (name, swaps.right)
+        dist.barrier()
+    # Muon would orthogonalise shards.
+    module = small.model(optimizer=small.muon_optimizer)
+    try:
+        small.train(module, out / "muon", small.video_data(batch_size=2), strategy=strategy("fsdp2"), devices=2)
+    except ValueError as error:
+        (out / f"muon{dist.get_rank()}.txt").write_text(str(error))
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))
