@@ -31,9 +31,8 @@ class ByteEncoder(TextEncoder):
     def __init__(self, width: int, depth: int, heads: int, max_bytes: int) -> None:
         super().__init__()
         if width % heads:
-            legal = [n for n in range(1, width + 1) if width % n == 0]
-            below, above = max(n for n in legal if n < heads), min(n for n in [*legal, width] if n > heads or n == width)
-            raise ValueError(f"heads={heads} does not divide width={width}; nearest: {below}, {above}")
+            fitting = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
+            raise ValueError(f"heads={heads} does not divide width={width}; these do: {fitting}")
         self.width = width
         self.max_bytes = max_bytes
         self.embedding = nn.Embedding(VOCABULARY, width)

@@ -57,5 +57,5 @@ def test_too_long_and_misfit() -> None:
     assert encoder(["four"])["text"].shape[1] == 5
     with pytest.raises(ValueError, match="5 bytes is longer than text.max_bytes=4"):
         encoder(["fives"])
-    with pytest.raises(ValueError, match="heads=5 does not divide width=32; nearest: 4, 8"):
+    with pytest.raises(ValueError, match="heads=5 does not divide width=32; these do: 1, 2, 4, 8, 16, 32"):
         ByteEncoder(width=32, depth=1, heads=5, max_bytes=4)
