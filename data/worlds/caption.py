@@ -30,7 +30,7 @@ DIRECTIONS: dict[str, tuple[float, float]] = {
     "down and right": (_HALF, _HALF),
 }
 
-# How each motion is said. A motion that names no direction always goes down.
+# How each motion is said. One that names no direction goes down.
 PHRASES: dict[str, str] = {
     "straight": "moves {direction}{speed}",
     "bounce": "moves {direction}{speed} and bounces off the walls",
@@ -38,6 +38,11 @@ PHRASES: dict[str, str] = {
     "drop": "falls and bounces",
     "throw": "is thrown {direction}{speed}",
 }
+
+
+def says_speed(motion: str) -> bool:
+    """Whether a caption of this motion has a place for a speed word."""
+    return "{speed}" in PHRASES[motion]
 
 
 @dataclass(frozen=True)

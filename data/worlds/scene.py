@@ -7,17 +7,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from data.worlds.caption import DIRECTIONS, ObjectSpec
+from data.worlds.caption import DIRECTIONS, ObjectSpec, says_speed
 from data.worlds.render import SHAPES, quantise
-from data.worlds.simulate import Start
+from data.worlds.simulate import MOTIONS, Start
 
 T = TypeVar("T")
 MARGIN = 0.02  # frame heights between a path and the frame's edge, so that the soft outline stays inside
 _SALT = 19086  # of 20,000 tried, the one that holds out the words of configs/data/dataset/demo_world.yaml most evenly
 _TRIES = 64  # draws of a starting place before objects may start on top of one another
-
-# Directions that a motion can have, where not all: dropped things fall, thrown ones leave sideways and upwards.
-_MOTION_DIRECTIONS = {"fall": ("down",), "drop": ("down",), "throw": ("left", "right")}
 
 
 def is_held_out(colour: str, shape: str, direction: str, fraction: float) -> bool:
@@ -31,8 +28,8 @@ def is_held_out(colour: str, shape: str, direction: str, fraction: float) -> boo
 
 
 def motion_directions(motion: str, directions: Sequence[str]) -> list[str]:
-    """The directions that `motion` takes in a world with these `directions`; falling needs no word for it."""
-    own = _MOTION_DIRECTIONS.get(motion, directions)
+    """The directions that `motion` takes in a world with these `directions`; one that has no choice needs no word."""
+    own = MOTIONS[motion].directions or directions
     return [word for word in own if word in directions or len(own) == 1]
 
 
@@ -74,18 +71,22 @@ class Stage:
     speeds: Mapping[str, float]  # word -> frame heights a second
     speed_jitter: float  # speeds vary by this share at most
 
+    def speed(self, spec: ObjectSpec) -> float:
+        """Frame heights a second that the words mean; what says no speed is let go from rest."""
+        return self.speeds[spec.speed] if says_speed(spec.motion) else 0.0
+
     def room(self, spec: ObjectSpec, speed: float) -> tuple[float, float, float, float]:
         """Lowest x, highest x, lowest y, highest y of a start; the whole straight path stays inside."""
         radius = self.sizes[spec.size]
         left, right, up, down = (radius * reach + MARGIN for reach in SHAPES[spec.shape].extent)
         dx, dy = (speed * part * self.duration for part in DIRECTIONS[spec.direction])
-        if spec.motion != "straight":
+        if MOTIONS[spec.motion].contact:  # the walls keep it inside
             dx = dy = 0.0
         return left - min(dx, 0.0), self.aspect - right - max(dx, 0.0), up - min(dy, 0.0), 1.0 - down - max(dy, 0.0)
 
     def check(self, spec: ObjectSpec) -> None:
         """Raises ValueError when an object cannot stay in the frame for the whole clip."""
-        speed = self.speeds[spec.speed] * (1.0 + self.speed_jitter)
+        speed = self.speed(spec) * (1.0 + self.speed_jitter)
         x0, x1, y0, y1 = self.room(spec, speed)
         short = max(x0 - x1, y0 - y1)
         if short > 0.0:
@@ -97,7 +98,7 @@ class Stage:
 
     def start(self, spec: ObjectSpec, stream: Stream, others: Sequence[Start]) -> Start:
         """A start for `spec` that keeps clear of `others` where there is room."""
-        speed = self.speeds[spec.speed] * (1.0 + self.speed_jitter * (2.0 * stream.unit() - 1.0))
+        speed = self.speed(spec) * (1.0 + self.speed_jitter * (2.0 * stream.unit() - 1.0))
         x0, x1, y0, y1 = self.room(spec, speed)
         radius = self.sizes[spec.size]
         for _ in range(_TRIES):
@@ -114,7 +115,5 @@ def _apart(x: float, y: float, radius: float, other: Start) -> bool:
 
 
 def _velocity(spec: ObjectSpec, speed: float) -> tuple[float, float]:
-    if spec.motion in ("fall", "drop"):
-        return 0.0, 0.0  # let go, not pushed
     dx, dy = DIRECTIONS[spec.direction]
-    return speed * dx, speed * (dy - 1.0 if spec.motion == "throw" else dy)  # thrown: at 45 degrees upwards
+    return speed * dx, speed * (dy - MOTIONS[spec.motion].lift)

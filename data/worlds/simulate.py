@@ -27,14 +27,16 @@ class Motion:
     contact: bool
     falls: bool
     restitution: float  # share of the speed kept by a bounce
+    directions: tuple[str, ...] | None  # those that it can take; None: all
+    lift: float  # speed upwards at the start, in shares of the speed along the direction
 
 
 MOTIONS: dict[str, Motion] = {
-    "straight": Motion(contact=False, falls=False, restitution=1.0),
-    "bounce": Motion(contact=True, falls=False, restitution=1.0),
-    "fall": Motion(contact=True, falls=True, restitution=0.0),
-    "drop": Motion(contact=True, falls=True, restitution=0.8),
-    "throw": Motion(contact=True, falls=True, restitution=0.8),
+    "straight": Motion(contact=False, falls=False, restitution=1.0, directions=None, lift=0.0),
+    "bounce": Motion(contact=True, falls=False, restitution=1.0, directions=None, lift=0.0),
+    "fall": Motion(contact=True, falls=True, restitution=0.0, directions=("down",), lift=0.0),
+    "drop": Motion(contact=True, falls=True, restitution=0.8, directions=("down",), lift=0.0),
+    "throw": Motion(contact=True, falls=True, restitution=0.8, directions=("left", "right"), lift=1.0),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from data.worlds.caption import DIRECTIONS, ObjectSpec, Spec, check_words, parse, say
+from data.worlds.caption import DIRECTIONS, PLAIN, ObjectSpec, Spec, check_words, parse, say, says_speed
 from data.worlds.render import SHAPES, Floats, render
 from data.worlds.scene import Stage, Stream, is_held_out, motion_directions
 from data.worlds.simulate import MOTIONS, Start, simulate
@@ -122,10 +122,10 @@ class World(Dataset[dict[str, object]]):
         self._combinations = {
             motion: self._split_combinations(motion, split == "heldout", heldout_fraction) for motion in self.motions
         }
-        for motion, (shape, direction), size, speed in product(
-            self.motions, product(self.shapes, self.directions), self.stage.sizes, self.stage.speeds
-        ):
-            self.stage.check(ObjectSpec("", shape, size, motion, direction, speed))
+        for motion in self.motions:  # both splits: a prompt may ask for either
+            choices = product(self.shapes, motion_directions(motion, self.directions), self.stage.sizes)
+            for (shape, direction, size), speed in product(choices, self._speed_words(motion)):
+                self.stage.check(ObjectSpec("", shape, size, motion, direction, speed))
 
     def _split_combinations(self, motion: str, heldout: bool, fraction: float) -> list[tuple[str, str, str]]:
         every = product(self.colours, self.shapes, motion_directions(motion, self.directions))
@@ -159,8 +159,8 @@ class World(Dataset[dict[str, object]]):
             check_words("colour", [item.colour], self.colours)
             check_words("shape", [item.shape], self.shapes)
             check_words("size", [item.size], self.stage.sizes)
-            check_words("speed", [item.speed], self.stage.speeds)
             check_words("motion", [item.motion], self.motions)
+            check_words("speed", [item.speed], self._speed_words(item.motion))
             check_words("direction", [item.direction], motion_directions(item.motion, self.directions))
         return spec
 
@@ -168,17 +168,15 @@ class World(Dataset[dict[str, object]]):
         motion = stream.weighted(self.motions)
         colour, shape, direction = stream.one_of(self._combinations[motion])
         size = stream.one_of(self._sizes)
-        # "falls" says no speed: only the motions whose phrase has a place for it draw one.
-        speed = stream.one_of(self._speeds) if motion not in ("fall", "drop") else "plain"
+        speed = stream.one_of(self._speed_words(motion))
         return ObjectSpec(colour, shape, size, motion, direction, speed)
 
     @cached_property
     def _sizes(self) -> list[str]:
         return list(self.stage.sizes)
 
-    @cached_property
-    def _speeds(self) -> list[str]:
-        return list(self.stage.speeds)
+    def _speed_words(self, motion: str) -> list[str]:
+        return list(self.stage.speeds) if says_speed(motion) else [PLAIN]
 
     def _film(self, spec: Spec, stream: Stream) -> Clip:
         starts: list[Start] = []
@@ -244,8 +242,9 @@ class World(Dataset[dict[str, object]]):
         """Every meaning of one object that this split can show, in a fixed order."""
         found = []
         for motion, combinations in self._combinations.items():
-            speeds = self._speeds if motion not in ("fall", "drop") else ["plain"]
-            for (colour, shape, direction), size, speed in product(combinations, self._sizes, speeds):
+            for (colour, shape, direction), size, speed in product(
+                combinations, self._sizes, self._speed_words(motion)
+            ):
                 found.append(Spec((ObjectSpec(colour, shape, size, motion, direction, speed),)))
         return found
 
