@@ -19,7 +19,7 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(dim, eps=eps, elementwise_affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., dim) -> the same, in the dtype of x: torch fuses only equal dtypes, and under autocast they differ."""
+        """x (..., dim) -> the same in the dtype of x: torch fuses equal dtypes only; under autocast they differ."""
         weight = None if self.weight is None else self.weight.to(x.dtype)
         return functional.rms_norm(x, self.normalized_shape, weight, self.eps)
 
