@@ -5,11 +5,11 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import nn
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
@@ -43,13 +43,15 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def evaluating(*modules: nn.Module | None) -> Iterator[None]:
-    """Modules in evaluation mode inside the block, each as it was afterwards."""
-    with ExitStack() as stack:
-        for module in modules:
-            if module is not None:
-                stack.callback(module.train, module.training)
-                module.eval()
+    """Modules in evaluation mode inside the block, they and their parts each as they were afterwards."""
+    before = [(part, part.training) for module in modules if module is not None for part in module.modules()]
+    try:
+        for part, _ in before:
+            part.training = False
         yield
+    finally:
+        for part, training in before:
+            part.training = training
 
 
 @contextmanager

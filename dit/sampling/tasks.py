@@ -38,7 +38,12 @@ class Plan:
     num_context: int = 0
 
     def check(self, batch: int) -> None:
-        """ValueError unless what is known is for `batch` samples, or the same for all."""
+        """ValueError unless what is known is for `batch` samples or the same for all, and leaves something to make."""
+        if self.given is not None and bool(self.given.places.all()):
+            frames = self.given.latents.shape[2]
+            raise ValueError(
+                f"this task gives all {frames} latent frames and leaves nothing to make; use more num_frames"
+            )
         for latents in (self.given.latents if self.given else None, self.start):
             if latents is not None and len(latents) not in (1, batch):
                 raise ValueError(

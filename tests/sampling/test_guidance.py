@@ -78,7 +78,7 @@ def test_full_rescale_restores_the_conditioned_contrast() -> None:
 
 @pytest.mark.parametrize("prediction", [V(), X0(1e-6)])
 def test_rescaled_estimate_still_explains_x(prediction: V) -> None:
-    """alpha x0 + sigma eps = x and velocity = alpha' x0 + sigma' eps must survive the rescale, finite at level 0 too."""
+    """alpha x0 + sigma eps = x and velocity = alpha' x0 + sigma' eps survive the rescale, finite at level 0 too."""
     net, _, cond, uncond, x = setup()
     path, x, cond, uncond = Linear(), x.double(), *({k: v.double() for k, v in c.items()} for c in (cond, uncond))
     t = torch.tensor([[0.0, 0.3, 0.3, 0.3]], dtype=torch.float64).expand(2, 4)

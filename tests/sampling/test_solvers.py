@@ -1,7 +1,7 @@
 """Solvers against the closed-form flow of a Gaussian, at their known order of convergence.
 
-If every coordinate of the data is N(mu, S), then x_t is N(alpha mu, v) with v = alpha^2 S + sigma^2, the best guess of x0 is
-linear in x_t, and the probability-flow ODE keeps (x_t - alpha mu) / sqrt(v) constant.
+If every coordinate of the data is N(mu, S), then x_t is N(alpha mu, v) with v = alpha^2 S + sigma^2, the best guess of
+x0 is linear in x_t, and the probability-flow ODE keeps (x_t - alpha mu) / sqrt(v) constant.
 """
 
 from __future__ import annotations
