@@ -34,7 +34,8 @@ class VideoDiffusion(LightningModule):
     """Network, codec and text encoder under one objective.
 
     Args:
-        net, codec, text: the parts; `codec` and whatever has no trainable parameter stay out of checkpoints.
+        net, codec, text: the parts; `text` is None for a network that reads none. The codec, and whatever has no
+            trainable parameter, stays out of checkpoints.
         objective: loss of the network on clean latents.
         optimizer: `optimizer(model) -> Optimizer`.
         lr_schedule: factor on the learning rate by step.
@@ -48,7 +49,7 @@ class VideoDiffusion(LightningModule):
         self,
         net: Backbone,
         codec: Codec,
-        text: TextEncoder,
+        text: TextEncoder | None,
         objective: Objective,
         optimizer: Callable[[nn.Module], Optimizer],
         lr_schedule: LRSchedule,
@@ -87,8 +88,8 @@ class VideoDiffusion(LightningModule):
         return self.codec.encode(pixels)
 
     def condition(self, captions: Sequence[str], fps: Tensor) -> dict[str, Tensor]:
-        """What the network is told: text features and frames a second (B,)."""
-        return {**self.text(captions), "fps": fps}
+        """What the network is told: text features, where there is a text encoder, and frames a second (B,)."""
+        return {"fps": fps} if self.text is None else {**self.text(captions), "fps": fps}
 
     def drop(self, captions: Sequence[str]) -> list[str]:
         """Captions with some replaced by "", drawn from python's generator (no device is asked to wait)."""
@@ -119,7 +120,7 @@ class VideoDiffusion(LightningModule):
         if self.compile_mode is not None:
             parallel.compile_blocks(self.net, self.compile_mode)
         if isinstance(strategy, parallel.FSDP2):
-            strategy.shard([self.net, self.text])
+            strategy.shard([part for part in (self.net, self.text) if part is not None])
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
-from lightning import LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dit.codec.base import Codec
@@ -52,18 +52,20 @@ def train(config: dict[str, Any]) -> None:
     """
     _quiet()
     parts = build(config)
+    everyone = callbacks(parts)
+    last = rundir.check(parts.run, parts.config)
+    done = rundir.steps_done(last) if last else 0
+    if done >= parts.training.max_steps:
+        log.info("%s is finished: %d steps. To go on: trainer.max_steps=%d", parts.run, done, 2 * done)
+        return
+    if last:
+        log.info("resuming %s at step %d of %d", parts.run, done, parts.training.max_steps)
+    elif config["init_from"] is not None:
+        initial.load(parts.module, config["init_from"], config["init_weights"])
     with rundir.lock(parts.run, first_rank()):
-        last = rundir.claim(parts.run, parts.config, write=first_rank())
-        done = rundir.steps_done(last) if last else 0
-        if done >= parts.training.max_steps:
-            log.info("%s is finished: %d steps. To go on: trainer.max_steps=%d", parts.run, done, 2 * done)
-            return
-        if last:
-            log.info("resuming %s at step %d of %d", parts.run, done, parts.training.max_steps)
-        elif config["init_from"] is not None:
-            initial.load(parts.module, config["init_from"], config["init_weights"])
+        rundir.claim(parts.run, parts.config, first_rank())
         describe(parts)
-        _fit(parts, last)
+        _fit(parts, everyone, last)
 
 
 def build(config: dict[str, Any]) -> Parts:
@@ -78,12 +80,12 @@ def build(config: dict[str, Any]) -> Parts:
             "Start the ranks with torchrun or SLURM, or use trainer=default"
         )
     codec: Codec = _make(config["codec"])
-    data: LightningDataModule = _make(config["data"])
     net: Backbone = _make(config["net"])
-    shape = codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
-    net.num_tokens(*shape)  # raises where the patch does not divide
+    # Before the data, which may take long to open: both raise with the nearest sizes that fit.
+    net.num_tokens(*codec.latent_shape(*(config["data"][key] for key in ("num_frames", "height", "width"))))
     if net.in_channels != codec.channels:
         raise ValueError(f"net.in_channels={net.in_channels}, but the codec gives {codec.channels}; make them equal")
+    data: LightningDataModule = _make(config["data"])
     module = VideoDiffusion(
         net=net,
         codec=codec,
@@ -99,7 +101,7 @@ def build(config: dict[str, Any]) -> Parts:
     return Parts(module, data, training, run, config)
 
 
-def callbacks(parts: Parts) -> list[Any]:
+def callbacks(parts: Parts) -> list[Callback]:
     """In the order in which they act after a step: average, count, validate, preview, then decide to stop and save."""
     config = parts.config
     ema = _make(config["ema"])
@@ -146,7 +148,8 @@ def describe(parts: Parts) -> None:
     for group, node in parts.config.items():
         log.info("%s: %s", group, _brief(node))
     for name in ("net", "text", "codec"):
-        parameters = list(getattr(parts.module, name).parameters())
+        part = getattr(parts.module, name)
+        parameters = [] if part is None else list(part.parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         log.info("%s has %s parameters, %s trained", name, f"{sum(p.numel() for p in parameters):,}", f"{trained:,}")
     log.info("run directory: %s", parts.run)
@@ -157,8 +160,7 @@ def first_rank() -> bool:
     return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
-def _fit(parts: Parts, last: Path | None) -> None:
-    everyone = callbacks(parts)
+def _fit(parts: Parts, everyone: list[Callback], last: Path | None) -> None:
     interrupt = next(callback for callback in everyone if isinstance(callback, Interrupt))
     trainer: Trainer = parts.training.trainer(everyone, parts.run)
     if trainer.is_global_zero:

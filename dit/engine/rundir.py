@@ -47,6 +47,8 @@ FREE = (
     "trainer.precision",
     "trainer.compile_mode",
     "net.kernel",
+    # The objective joins groups that are compared under their own names.
+    *(f"objective.{part}" for part in ("path", "prediction", "levels", "weighting", "conditioning", "space")),
 )
 
 
@@ -64,10 +66,8 @@ def check_name(name: str) -> Path:
     return RUNS / name
 
 
-def claim(run: Path, config: Mapping[str, Any], write: bool) -> Path | None:
-    """Makes `run` the directory of `config` and returns the checkpoint to go on from, None for a fresh start.
-
-    `write` is true on the first rank only. Nothing is written when an error is raised.
+def check(run: Path, config: Mapping[str, Any]) -> Path | None:
+    """The checkpoint that a run of `config` in `run` goes on from, None for a fresh start. Writes nothing.
 
     Raises:
         OtherRun: the directory was made with a config that differs in something that decides what is learned.
@@ -83,13 +83,18 @@ def claim(run: Path, config: Mapping[str, Any], write: bool) -> Path | None:
             )
     elif run.is_dir() and any(entry.name != LOCK for entry in run.iterdir()):
         raise OtherRun(f"{run} is there but holds no {CONFIG}: it is not a run of ours; choose another name=...")
-    if write:
-        run.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-        os.replace(part, file)
     last = run / FOLDER / LAST
     return last if last.is_file() else None
+
+
+def claim(run: Path, config: Mapping[str, Any], write: bool) -> None:
+    """Makes `run` the directory of `config`, once more checked; `write` is true on the first rank only."""
+    check(run, config)
+    if write:
+        run.mkdir(parents=True, exist_ok=True)
+        part = run / f"{CONFIG}.part"
+        part.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        os.replace(part, run / CONFIG)
 
 
 @contextmanager

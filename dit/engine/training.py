@@ -49,6 +49,7 @@ class Training:
                 raise ValueError(f"trainer.{name}={getattr(self, name)} must be at least 1")
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise ValueError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=auto or cpu")
+        parallel.precision_plugin(self.precision, self.device_type)
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if self.strategy is None and world_size > 1:
             raise ValueError(

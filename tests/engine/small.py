@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningDataModule
+from lightning import Callback
 from torch import Tensor, nn
 
 from data.batch import Batch
@@ -34,6 +34,10 @@ from dit.engine.optim import adamw, muon
 from dit.engine.profiles import ConstantDecay, PowerProfile
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
+from dit.sampling import schedule
+from dit.sampling.guidance import NoGuidance
+from dit.sampling.pipeline import Pipeline
+from dit.sampling.solvers import Euler
 from dit.text.bytes import ByteEncoder
 
 FRAMES, SIZE = 2, 4
@@ -81,15 +85,23 @@ class Clips:
 
 
 def video_data(num_clips: int = 10, batch_size: int = 4, **changes: Any) -> VideoData:
-    settings: dict[str, Any] = dict(
-        train=Clips(num_clips), val=Clips(6), batch_size=batch_size, val_batch_size=4, num_workers=0, seed=0,
-        num_frames=FRAMES, height=SIZE, width=SIZE, fps=8.0, timeout=0, pin_memory=False, max_bad_share=0.0,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "train": Clips(num_clips), "val": Clips(6), "batch_size": batch_size, "val_batch_size": 4, "num_workers": 0,
+        "seed": 0, "num_frames": FRAMES, "height": SIZE, "width": SIZE, "fps": 8.0, "timeout": 0,
+        "pin_memory": False, "max_bad_share": 0.0,
+    }  # fmt: skip
     return VideoData(**{**settings, **changes})
 
 
 def objective(levels: Levels | None = None) -> Objective:
     return Objective(Linear(), V(), levels or LogitNormal(0.0, 1.0), Uniform(), Unconditional(), Output())
+
+
+def pipeline(module: VideoDiffusion) -> Pipeline:
+    return Pipeline(
+        module.net, module.codec, module.text, module.objective.path, module.objective.prediction,
+        schedule.Linear(), Euler(), NoGuidance(), FRAMES, SIZE, SIZE, fps=8.0, num_steps=2,
+    )  # fmt: skip
 
 
 def muon_optimizer(module: nn.Module) -> torch.optim.Optimizer:
@@ -101,11 +113,12 @@ def muon_optimizer(module: nn.Module) -> torch.optim.Optimizer:
 
 def model(max_steps: int = 10, seed: int = 0, lr: float = 1e-2, **changes: Any) -> VideoDiffusion:
     torch.manual_seed(seed)
-    settings: dict[str, Any] = dict(
-        net=TinyNet(), codec=PixelCodec(scale=1.0), text=ByteEncoder(8, 0, 2, 31), objective=objective(),
-        optimizer=lambda m: adamw(m, lr=lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, fused=True),
-        lr_schedule=Constant(1), max_steps=max_steps, caption_dropout=0.3, compile_mode=None, config={"name": "tiny"},
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "net": TinyNet(), "codec": PixelCodec(scale=1.0), "text": ByteEncoder(8, 0, 2, 31), "objective": objective(),
+        "optimizer": lambda m: adamw(m, lr=lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, fused=True),
+        "lr_schedule": Constant(1), "max_steps": max_steps, "caption_dropout": 0.3, "compile_mode": None,
+        "config": {"name": "tiny"},
+    }  # fmt: skip
     return VideoDiffusion(**{**settings, **changes})
 
 
@@ -114,15 +127,20 @@ def average(use: str = "fast") -> EMA:
 
 
 def training(max_steps: int, **changes: Any) -> Training:
-    settings: dict[str, Any] = dict(
-        max_steps=max_steps, accelerator="cpu", devices=1, num_nodes=1, strategy=None, precision="32-true",
-        matmul_precision="highest", accumulate=1, gradient_clip_norm=None, compile_mode=None,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "max_steps": max_steps, "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": None,
+        "precision": "32-true", "matmul_precision": "highest", "accumulate": 1, "gradient_clip_norm": None,
+        "compile_mode": None,
+    }  # fmt: skip
     return Training(**{**settings, **changes})
 
 
 def fit(
-    module: VideoDiffusion, callbacks: list[Callback], run: Path, data: LightningDataModule | None = None, **changes: Any
+    module: VideoDiffusion,
+    callbacks: list[Callback],
+    run: Path,
+    data: VideoData | None = None,
+    **changes: Any,
 ) -> Any:
     """Trains `module` for its `max_steps` with a guard and the given callbacks; returns the trainer."""
     settings = training(module.max_steps, **changes)

@@ -31,10 +31,10 @@ def names(model: nn.Module, group: dict[str, Any]) -> set[str]:
     return {of[id(p)] for p in group["params"]}
 
 
-MUON = dict(
-    lr=0.02, momentum=0.9, nesterov=True, ns_steps=5, weight_decay=0.1, adjust_lr="match_rms_adamw",
-    adamw_lr=0.01, adamw_betas=(0.9, 0.99), adamw_eps=1e-8, adamw_weight_decay=0.2,
-)  # fmt: skip
+MUON = {
+    "lr": 0.02, "momentum": 0.9, "nesterov": True, "ns_steps": 5, "weight_decay": 0.1, "adjust_lr": "match_rms_adamw",
+    "adamw_lr": 0.01, "adamw_betas": (0.9, 0.99), "adamw_eps": 1e-8, "adamw_weight_decay": 0.2,
+}  # fmt: skip
 
 
 def test_weight_decay_pulls_matrices_only() -> None:

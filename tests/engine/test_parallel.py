@@ -1,4 +1,4 @@
-"""Two gloo processes with DDP and with FSDP2, held against one process; sharded pieces and settings without processes."""
+"""Two gloo processes with DDP and with FSDP2, held against one process; settings that need no processes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 
 import dit.diffusion.loss
 from dit.engine import parallel
+from dit.engine.callbacks.preview import share
 from tests.engine import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +77,34 @@ def test_resume_is_exact(ranks: Path, name: str) -> None:
     assert small.table(ranks / name / "straight") == small.table(ranks / name / "broken")
     assert straight["global_step"] == 6 and len(straight["rng"]) == 2
     assert small.same(straight["rng"][0], straight["rng"][1])  # each rank draws its own noise
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_three_prompts_on_two_ranks(ranks: Path, name: str, tmp_path: Path) -> None:
+    """Every prompt is sampled once, and is what one process makes of the averaged weights."""
+    folder = ranks / name / "straight/samples/step-00000006"
+    assert sorted(p.name for p in folder.iterdir()) == ["one-seed-5.mp4", "three-seed-7.mp4", "two-seed-6.mp4"]
+    module, ema = small.model(), small.average()
+    module.load_state_dict(small.load(ranks / name / "straight")["ema"]["fast"], strict=False)
+    alone = small.pipeline(module)(["two"], [6]).pixels[0]
+    with av.open(str(folder / "two-seed-6.mp4")) as file:
+        assert file.metadata["weights"] == f"ema:{ema.use}" and file.metadata["prompt"] == "two"
+        frames = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in file.decode(video=0)]
+    scale = frames[0].shape[0] // small.SIZE
+    shown = torch.stack(frames)[:, scale // 2 :: scale, scale // 2 :: scale].movedim(-1, 0).float() / 127.5 - 1
+    assert (shown - alone.clamp(-1, 1)).abs().mean() < 0.15  # H.264 and its halved colours
+    other = small.pipeline(module)(["two"], [7]).pixels[0]
+    assert (shown - other.clamp(-1, 1)).abs().mean() > 0.3
+
+
+def test_prompts_are_dealt_out() -> None:
+    assert [share(3, rank, 2) for rank in (0, 1)] == [[0, 2], [1, 2]]
+    assert [share(1, rank, 2) for rank in (0, 1)] == [[0], [0]]
+    for count in range(1, 9):
+        for world in range(1, 5):
+            dealt = [share(count, rank, world) for rank in range(world)]
+            assert len({len(mine) for mine in dealt}) == 1 and {i for mine in dealt for i in mine} == set(range(count))
 
 
 @pytest.mark.slow

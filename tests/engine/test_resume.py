@@ -52,7 +52,9 @@ def test_resume_is_exact(tmp_path: Path, broken_at: int, optimizer: str) -> None
     resumed = small.Record()
     torch.manual_seed(99)  # nothing may depend on what the new process drew before
     small.train(small.model(max_steps=8, seed=1, **changes), run, small.video_data(), after=[resumed], accumulate=2)
-    assert [w for k in small.EXACT for w in small.same(small.load(tmp_path / "straight")[k], small.load(run)[k], k)] == []
+    assert [
+        w for k in small.EXACT for w in small.same(small.load(tmp_path / "straight")[k], small.load(run)[k], k)
+    ] == []
     assert small.table(tmp_path / "straight") == small.table(run)
     assert [row["step"] for row in small.table(run)] == ["2", "3", "4", "6", "8"]
     assert straight.ids[2 * done :] == resumed.ids  # no clip twice, none missed

@@ -15,6 +15,7 @@ from lightning import Callback
 
 import dit.diffusion.loss
 from dit.engine import parallel
+from dit.engine.callbacks.preview import Preview
 from dit.engine.ema import EMA
 from tests.engine import small
 
@@ -30,6 +31,22 @@ class Gradients(Callback):
         dist.all_reduce(loss)
         grads = {n: parallel.whole(parallel.local(p.grad), p) for n, p in pl_module.named_parameters()}
         self.steps.append({"loss": loss / 2, "grads": grads})
+
+
+class Previews(Callback):
+    """Three prompts on two ranks, in the middle of a run: it must neither hang nor change the training."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        ema = next(c for c in trainer.callbacks if isinstance(c, EMA))
+        self.preview = Preview(
+            ema, small.Writers([]), small.pipeline(pl_module), every=4, prompts=["one", "two", "three"], seed=5
+        )
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.preview.on_train_start(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        self.preview.on_train_batch_end(trainer, pl_module, *rest)
 
 
 class Swaps(Callback):
@@ -80,7 +97,8 @@ def main(out: Path) -> None:
         for steps, where in ((6, "straight"), (3, "broken"), (6, "broken")):
             small.train(
                 small.model(max_steps=steps, seed=int(steps > 3 and where == "broken")), run / where,
-                small.video_data(batch_size=2), after=[swaps] if where == "straight" else [], strategy=strategy(name), devices=2,
+                small.video_data(batch_size=2), after=[swaps, Previews()] if where == "straight" else [],
+                strategy=strategy(name), devices=2,
             )  # fmt: skip
         assert swaps.right and all(swaps.right), (name, swaps.right)
         dist.barrier()

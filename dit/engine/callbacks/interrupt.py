@@ -49,7 +49,7 @@ class Interrupt(Callback):
             agreed = torch.tensor(number, device=pl_module.device)
             dist.all_reduce(agreed, dist.ReduceOp.MAX)
             number = int(agreed)
-        if number:
+        if number and trainer.global_step < trainer.max_steps:
             self.stopped_by = number
             trainer.should_stop = True
 

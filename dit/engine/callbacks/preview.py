@@ -87,6 +87,6 @@ class Preview(Callback):
 
 
 def share(count: int, rank: int, world_size: int) -> list[int]:
-    """Which of `count` prompts a rank samples: all of them over all ranks, equally many on each (some twice at the end)."""
+    """Which of `count` prompts a rank samples: all over all ranks, equally many on each (the last ones twice)."""
     each = math.ceil(count / world_size)
     return [min(rank + world_size * i, count - 1) for i in range(each)]

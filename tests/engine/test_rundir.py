@@ -1,0 +1,204 @@
+"""Who a run directory belongs to, what a sweep's jobs are called, and first weights from elsewhere."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dit import entry
+from dit.engine import initial, run, rundir
+from tests.engine import small
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+
+
+def config(*overrides: str) -> dict[str, Any]:
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = hydra.compose("train", ["name=mine", "net=demo", "data=demo", *overrides])
+    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# Each line composes once, because composing takes longer than comparing.
+STILL_RESUMES = (
+    [
+        "trainer=fsdp2", "logger=tensorboard", "preview.every=7", "callbacks.checkpoints.every=5", "solver=heun",
+        "callbacks.validation.every=9", "callbacks.metrics.every=3", "ema.use=wide", "net/kernel=sdpa",
+    ],
+    [
+        "trainer=ddp", "trainer.devices=2", "trainer.max_steps=500000", "trainer.precision=bf16-mixed", "logger=none",
+        "preview=none", "data.num_workers=3", "callbacks.checkpoints.keep=1", "sampling.num_steps=3",
+    ],
+)  # fmt: skip
+OTHER_GROUPS = [
+    "net/position=rope3d", "prediction=eps", "path=vp", "levels=uniform", "weighting=min_snr", "conditioning=tasks",
+    "space=x0", "data=world", "optim=muon", "lr_schedule=wsd", "ema=constant",
+]  # fmt: skip
+OTHER_VALUES = {
+    "net.depth": (4, 2), "levels.mean": (0.0, 1.5), "data.batch_size": (32, 7), "data.train.num_clips": (100000, 7),
+    "optim.lr": (0.0001, 0.5), "seed": (0, 1), "trainer.accumulate": (1, 2), "caption_dropout": (0.1, 0.5),
+    "trainer.gradient_clip_norm": (1.0, None), "text.depth": (2, 1),
+}  # fmt: skip
+
+
+def changed(base: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """`base` with one dotted key set to another value."""
+    result = copy.deepcopy(base)
+    *parents, last = key.split(".")
+    node = result
+    for parent in parents:
+        node = node[parent]
+    assert last in node
+    node[last] = value
+    return result
+
+
+def test_what_may_change_and_what_may_not(folder: Path) -> None:
+    base, mine = config(), rundir.check_name("mine")
+    assert rundir.check(mine, base) is None
+    rundir.claim(mine, base, write=True)
+    written = (mine / "config.yaml").read_text()
+    for overrides in STILL_RESUMES:
+        assert rundir.differences(base, config(*overrides)) == []
+    swapped = config(*OTHER_GROUPS)
+    refused = [
+        ({**base, group: swapped[group]}, f"{group}.")
+        for group in (o.split("=")[0].split("/")[0] for o in OTHER_GROUPS)
+    ]
+    refused += [
+        (changed(base, key, now), f"{key} was {before!r}, now {now!r}") for key, (before, now) in OTHER_VALUES.items()
+    ]
+    for other, said in refused:
+        with pytest.raises(rundir.OtherRun) as caught:
+            rundir.claim(mine, other, write=True)
+        assert f"runs/mine belongs to another config: {said}" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert (mine / "config.yaml").read_text() == written  # nothing overwritten
+    four = base
+    for key in ("net.depth", "net.width", "net.heads", "seed"):
+        four = changed(four, key, 99)
+    with pytest.raises(rundir.OtherRun, match=r"net.width.*net.depth.*net.heads.*\(and 1 more\)"):
+        rundir.claim(mine, four, write=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(folder: Path) -> None:
+    (folder / "runs/mine").mkdir(parents=True)
+    (folder / "runs/mine/thesis.txt").write_text("do not lose")
+    with pytest.raises(rundir.OtherRun, match="is not a run of ours"):
+        rundir.claim(Path("runs/mine"), config(), write=True)
+    assert [p.name for p in Path("runs/mine").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a=b", ".hidden", "a b"])
+def test_names_that_cannot_be(name: str) -> None:
+    with pytest.raises(ValueError, match="name="):
+        rundir.check_name(name)
+
+
+def test_one_run_at_a_time(folder: Path) -> None:
+    with rundir.lock(Path("runs/mine"), write=True):
+        with rundir.lock(Path("runs/mine"), write=False):  # other ranks do not ask
+            pass
+        locked = rundir.lock(Path("runs/mine"), write=True)
+        with pytest.raises(ValueError, match="is being trained by another process"), locked:
+            pass
+    with rundir.lock(Path("runs/mine"), write=True):
+        pass
+
+
+TINY = (
+    "net.depth=1", "net.width=32", "net.heads=2", "text.depth=1", "data.batch_size=2", "preview=none", "logger=none",
+)  # fmt: skip
+
+
+def test_mistakes_are_one_line_and_write_nothing(folder: Path) -> None:
+    base = config(*TINY)
+    for key, value, said in (
+        ("data.num_frames", 7, "nearest"),
+        ("data.height", 36, "nearest"),
+        ("net.in_channels", 4, "net.in_channels=4, but the codec gives 3"),
+        ("name", "a/b", "name=a/b"),
+        ("init_from", "runs/nowhere", "no checkpoint at runs/nowhere"),
+        ("trainer.precision", "fp8", "precision=fp8"),
+        ("caption_dropout", 2, "caption_dropout=2 is a probability"),
+        ("data.train.num_clips", 0, "num_clips=0"),
+        ("trainer.gradient_clip_norm", -1, "gradient_clip_norm=-1"),
+    ):
+        given = changed(base, key, value)
+        with pytest.raises(Exception) as caught:  # noqa: B017 - which kind is for `explain` to say
+            run.train(given)
+        line = entry.explain(caught.value)
+        assert line is not None and "\n" not in line and said in line, (key, line, caught.value)
+        assert not Path("runs/mine/config.yaml").exists(), key
+
+
+def test_finished_runs_say_so_and_damaged_ones_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = config(*TINY)
+    mine = rundir.check_name("mine")
+    rundir.claim(mine, cfg, write=True)
+    (mine / "checkpoints").mkdir()
+    torch.save({"global_step": 100000}, mine / "checkpoints/last.ckpt")
+    with caplog.at_level("INFO"):
+        run.train(cfg)
+    assert "runs/mine is finished: 100000 steps" in caplog.text
+    (mine / "checkpoints/last.ckpt").write_bytes(b"half")
+    with pytest.raises(ValueError, match="last.ckpt cannot be read"):
+        run.train(cfg)
+
+
+def test_first_weights_come_from_another_run(tmp_path: Path) -> None:
+    source = small.model(max_steps=3)
+    small.train(source, tmp_path / "source", small.video_data())
+    saved = small.load(tmp_path / "source")
+    for which, wanted in (("raw", saved["state_dict"]), ("power", saved["ema"]["power"])):
+        module = small.model(seed=5)
+        initial.load(module, str(tmp_path / "source"), which)
+        assert small.same({k: v for k, v in module.state_dict().items() if k in wanted}, dict(wanted)) == []
+    before = copy.deepcopy(small.model(seed=5).state_dict())
+    module = small.model(seed=5, net=small.TinyNet(width=16))
+    with pytest.raises(ValueError, match=r"init_from=.* net.blocks.0.0.bias is \(8,\) there, \(16,\) here"):
+        initial.load(module, str(tmp_path / "source"), "raw")
+    with pytest.raises(ValueError, match="init_weights=slow is not in .*; it has raw, fast, power"):
+        initial.load(module, str(tmp_path / "source"), "slow")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        initial.load(module, str(tmp_path / "nowhere"), "raw")
+    assert before.keys() == small.model().state_dict().keys()
+
+
+@pytest.mark.slow
+def test_a_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
+    """Two settings swept, one fixed; launched again it finds all four finished. Several processes a job are refused."""
+    arguments = [
+        "-m", *TINY, "name=s", "trainer.max_steps=1", "net/position=rope3d,sincos", "seed=0,1",
+        "callbacks.validation.every=null", "callbacks.progress.seconds=0",
+    ]  # fmt: skip
+
+    def launch(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *arguments, *more],
+            cwd=tmp_path, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+
+    first = launch()
+    assert first.returncode == 0, first.stderr[-3000:]
+    names = {f"s-position.{p}-seed.{s}" for p in ("rope3d", "sincos") for s in (0, 1)}
+    made = {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()}
+    assert made == names
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+    refused = launch("trainer=ddp", "trainer.devices=2")
+    assert refused.returncode == 2 and refused.stderr.startswith("error: a sweep (-m) cannot start several processes")
+    assert len(refused.stderr.strip().splitlines()) == 1

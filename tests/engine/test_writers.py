@@ -1,0 +1,123 @@
+"""metrics.csv over resumes and kills; other writers, and writers that fail."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dit.engine.writers import CSV, TensorBoard, Wandb, Writers
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_floats_read_back_bit_for_bit_and_columns_grow(tmp_path: Path) -> None:
+    writer = CSV()
+    writer.start(tmp_path, {}, 0)
+    writer.metrics(1, {"train/loss": 0.1 + 0.2})
+    writer.flush()
+    writer.metrics(2, {"train/loss": 1 / 3})
+    writer.metrics(2, {"val/loss": math.pi})  # a new column: the table is written anew
+    writer.flush()
+    writer.metrics(2, {"val/late": 1.0})  # even behind a flush it joins its row
+    writer.metrics(3, {"train/loss": math.nan})
+    writer.close()
+    table = rows(tmp_path)
+    assert [row["step"] for row in table] == ["1", "2", "3"]
+    assert float(table[0]["train/loss"]) == 0.1 + 0.2 and table[0]["val/loss"] == ""
+    assert float(table[1]["val/loss"]) == math.pi and table[1]["val/late"] == "1.0"
+    assert table[2]["train/loss"] == "nan"
+
+
+def test_resuming_repeats_no_step(tmp_path: Path) -> None:
+    writer = CSV()
+    writer.start(tmp_path, {}, 0)
+    for step in range(1, 6):
+        writer.metrics(step, {"loss": step / 3})
+    writer.close()
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("6")  # a kill cut this row off
+    resumed = CSV()
+    resumed.start(tmp_path, {}, 3)
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3"]
+    for step in range(4, 7):
+        resumed.metrics(step, {"loss": step / 3})
+    resumed.close()
+    assert [(row["step"], float(row["loss"])) for row in rows(tmp_path)] == [(str(s), s / 3) for s in range(1, 7)]
+
+
+class Broken:
+    def __init__(self, when: str) -> None:
+        self.when = when
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any) -> None:
+            self.calls += 1
+            if name == self.when:
+                raise ConnectionError("no network")
+
+        return call
+
+
+@pytest.mark.parametrize("when", ["start", "metrics", "video", "flush", "close"])
+def test_a_writer_that_fails_is_dropped_and_training_goes_on(
+    tmp_path: Path, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Broken(when)
+    writers = Writers([broken, CSV()])
+    with caplog.at_level(logging.WARNING):
+        writers.start(tmp_path, {}, 0)
+        for step in (1, 2):
+            writers.metrics(step, {"loss": step})
+            writers.video(step, "samples/0", tmp_path / "a.mp4", "a")
+            writers.flush()
+        writers.close()
+    assert [row["loss"] for row in rows(tmp_path)] == ["1.0", "2.0"]
+    assert sum("no network" in record.message for record in caplog.records) == 1
+
+
+def test_nothing_happens_before_start(tmp_path: Path) -> None:
+    broken = Broken("metrics")
+    writers = Writers([broken])
+    writers.metrics(1, {"loss": 1.0})
+    writers.close()
+    assert broken.calls == 0
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, step in ((0, 0), (2, 2)):  # resumed at step 2: what was written behind it is purged
+        writer = TensorBoard()
+        writer.start(tmp_path, {}, step)
+        for s in range(first + 1, first + 4):
+            writer.metrics(s, {"loss": s + 0.5 * first})
+        writer.video(first + 1, "samples/0", Path("x.mp4"), "a red circle")
+        writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 1), (2, 2), (3, 4), (4, 5), (5, 6)]
+
+
+@pytest.mark.slow
+def test_wandb_offline_keeps_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    ids = []
+    for step in (0, 2):
+        writer = Wandb(project="test", mode="offline", entity=None, tags=["t"])
+        writer.start(tmp_path, {"net": {"depth": 2}}, step)
+        writer.metrics(step + 1, {"loss": 1.0})
+        ids.append(writer.run.id)
+        writer.close()
+    assert ids[0] == ids[1] == (tmp_path / "wandb_id").read_text().strip()
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}"))) >= 1
+    with pytest.raises(ValueError, match="logger.wandb.mode=on: wandb knows offline, online and disabled"):
+        Wandb(project="test", mode="on", entity=None, tags=[])
