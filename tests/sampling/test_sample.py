@@ -86,9 +86,7 @@ def test_a_users_mistakes_are_one_line_and_write_nothing(run: Path) -> None:
     before = sorted(run.rglob("*"))
     for arguments, message in [
         (["ckpt=runs/mien"], "checkpoint or run runs/mien is not there; in runs: mine"),
-        (["ckpt=runs/mine", "prompt_file=promts.txt"], "prompt file promts.txt is not there; in .: prompts.txt"),
         (["ckpt=runs/mine", "task=i2v", "image=farme.png"], "image farme.png is not there; in .: frame.png"),
-        (["ckpt=runs/mine", "height=18"], "height=18"),
         (["ckpt=runs/mine", "image=frame.png"], "unknown config key 'image'"),
     ]:
         done = sample(run, *arguments)
@@ -114,6 +112,12 @@ def test_mistakes_in_what_is_asked(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             prompts_and_seeds(*arguments)
+
+
+def test_a_prompt_file_that_is_not_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent.parent)
+    with pytest.raises(FileNotFoundError, match="prompt file promts.txt is not there; in .: prompts.txt"):
+        prompts_and_seeds(None, "promts.txt", 1, 0)
 
 
 def test_each_command_gets_a_folder_of_its_own(run: Path, tmp_path: Path) -> None:
