@@ -200,5 +200,5 @@ def test_a_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
     assert made == names
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
     refused = launch("trainer=ddp", "trainer.devices=2")
-    assert refused.returncode == 2 and refused.stderr.startswith("error: a sweep (-m) cannot start several processes")
-    assert len(refused.stderr.strip().splitlines()) == 1
+    assert refused.returncode == 2  # Hydra names the job above our line
+    assert refused.stderr.strip().splitlines()[-1].startswith("error: a sweep (-m) cannot start several processes")
