@@ -1,4 +1,4 @@
-"""Train a video diffusion transformer: `python train.py experiment=demo name=mine`. Every key: `python train.py --cfg job`."""
+"""Train a video diffusion transformer: `python train.py experiment=demo name=mine`; every key: `train.py --cfg job`."""
 
 from omegaconf import DictConfig, OmegaConf
 
