@@ -18,6 +18,7 @@ from dit.engine.callbacks.preview import share
 from tests.engine import small
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(900)  # half a minute on two free cores; a busy machine takes many times that
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(
         [*command, str(ROOT / "tests/engine/two_ranks.py"), str(out)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=280,
+        capture_output=True, text=True, timeout=800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return out

@@ -16,6 +16,7 @@ from dit.engine import rng
 from tests.engine import small
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(900)  # a minute on two free cores; a busy machine takes many times that
 
 
 class Stop(Exception):
@@ -119,7 +120,7 @@ def start(folder: Path, *overrides: str, **environment: str) -> subprocess.Popen
 def command(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The same, waited for."""
     process = start(folder, *overrides, **environment)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=800)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -135,7 +136,7 @@ def test_the_real_command_killed_and_resumed(tmp_path: Path) -> None:
     resumed = command(tmp_path, "name=killed", "trainer.max_steps=6", "data.num_workers=1")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "resuming runs/killed at step 3 of 6" in resumed.stdout
-    said, shown = unbroken.communicate(timeout=200)
+    said, shown = unbroken.communicate(timeout=800)
     assert unbroken.returncode == 0, shown[-3000:]
     a, b = (small.load(tmp_path / "runs" / name) for name in ("straight", "killed"))
     assert [where for key in small.EXACT for where in small.same(a[key], b[key], key)] == []

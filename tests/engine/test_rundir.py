@@ -19,6 +19,7 @@ from tests.engine import small
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
+pytestmark = pytest.mark.timeout(900)
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def test_a_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
     def launch(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(ROOT / "train.py"), *arguments, *more],
-            cwd=tmp_path, capture_output=True, text=True, timeout=200,
+            cwd=tmp_path, capture_output=True, text=True, timeout=400,
         )  # fmt: skip
 
     first = launch()

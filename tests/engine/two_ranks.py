@@ -71,9 +71,9 @@ class Swaps(Callback):
 def strategy(name: str) -> Any:
     if name == "ddp":
         return parallel.DDP(
-            find_unused_parameters=False, gradient_as_bucket_view=True, static_graph=False, timeout_minutes=1
+            find_unused_parameters=False, gradient_as_bucket_view=True, static_graph=False, timeout_minutes=10
         )
-    return parallel.FSDP2(reshard_after_forward=True, param_dtype=None, reduce_dtype=None, timeout_minutes=1)
+    return parallel.FSDP2(reshard_after_forward=True, param_dtype=None, reduce_dtype=None, timeout_minutes=10)
 
 
 def main(out: Path) -> None:
