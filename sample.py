@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import Tensor
 
 from dit import entry
-from dit.media.sheet import contact_sheet
-from dit.media.video import viewing_scale, write_video
-from dit.sampling.pipeline import Pipeline, Samples
-from dit.sampling.request import file_name, output_folder, prompts_and_seeds, records
+from dit.media.samples import write_samples
+from dit.sampling.pipeline import Pipeline
+from dit.sampling.request import output_folder, prompts_and_seeds, records
 from dit.sampling.runtime import progress_bar
 
 CHECKPOINTS_OWN = ("schedule", "solver", "guidance", "num_steps", "num_frames", "height", "width", "fps")
@@ -29,26 +23,8 @@ def main(config: DictConfig) -> None:
     pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in (*SETTINGS, *CHECKPOINTS_OWN)})
     with progress_bar("sampling") as progress:
         samples = pipeline(prompts, seeds, task=ask["task"], negative_prompt=ask["negative_prompt"], progress=progress)
-    print("\n".join(str(path) for path in write(samples, folder, str(ask["ckpt"]))))
-
-
-def write(samples: Samples, folder: Path, checkpoint: str) -> list[Path]:
-    """An MP4 and a JSON for each sample and one contact sheet; returns what can be looked at."""
-    folder.mkdir(parents=True, exist_ok=True)
-    scale = viewing_scale(*samples.pixels.shape[3:])
-    facts = records(samples.info, checkpoint)
-    videos = [write_one(folder, clip, fact, scale) for clip, fact in zip(samples.pixels, facts, strict=True)]
-    captions = [f"{fact['prompt']} (seed {fact['seed']})" for fact in facts]
-    sheet = folder / "sheet.png"
-    contact_sheet(sheet, list(samples.pixels), captions, 2, 8, scale, {"settings": json.dumps(facts)})
-    return [*videos, sheet]
-
-
-def write_one(folder: Path, clip: Tensor, fact: dict[str, Any], scale: int) -> Path:
-    path = folder / f"{file_name(fact['prompt'], fact['seed'])}.mp4"
-    write_video(path, clip, fact["fps"], {key: str(value) for key, value in fact.items()}, scale)
-    path.with_suffix(".json").write_text(json.dumps(fact, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+    paths = write_samples(folder, samples.pixels, records(samples.info, str(ask["ckpt"])))
+    print("\n".join(str(path) for path in paths))
 
 
 if __name__ == "__main__":

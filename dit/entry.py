@@ -22,7 +22,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -33,7 +33,12 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
     """Decorate `task(config)` into a command that composes `configs/<config_name>.yaml` with the command line."""
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        command = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(task)
+        @functools.wraps(task)
+        def job(config: DictConfig) -> Any:
+            with one_line_errors(config_name):  # in here, since Hydra announces what leaves a job with lines of its own
+                return task(config)
+
+        command = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)
 
         @functools.wraps(task)
         def run() -> None:
@@ -105,6 +110,8 @@ def _missing_config(error: MissingConfigException) -> str:
 def _config_mistake(error: Exception, config_name: str | None) -> str:
     """Hydra's and OmegaConf's messages in one line, with the nearest existing keys where a key was not found."""
     message = str(error)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing; give it on the command line: {error.full_key}=..."
     wanted = re.search(r"Could not override '([^']+)'", message)
     if not wanted:
         return _one_line(message)

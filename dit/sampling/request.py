@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,12 +46,6 @@ def output_folder(out: str | None, run_or_file: str) -> Path:
     samples = (file.parent.parent if file.parent.name == "checkpoints" else file.parent) / "samples"
     taken = [int(folder.name) for folder in samples.glob("*") if folder.name.isdecimal()]
     return samples / f"{max(taken, default=0) + 1:03d}"
-
-
-def file_name(prompt: str | int, seed: int) -> str:
-    """A readable name without an ending: the prompt's first words and the seed."""
-    words = re.sub(r"[^a-z0-9]+", "-", str(prompt).lower()).strip("-")[:48].strip("-")
-    return f"{words or 'no-prompt'}-seed-{seed}"
 
 
 def records(info: Mapping[str, Any], checkpoint: str) -> list[dict[str, Any]]:

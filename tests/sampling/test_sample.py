@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dit.sampling.request import file_name, output_folder, prompts_and_seeds
+from dit.sampling.request import output_folder, prompts_and_seeds
 from tests.sampling.fakes import random_frames
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,8 +129,3 @@ def test_each_command_gets_a_folder_of_its_own(run: Path, tmp_path: Path) -> Non
     (tmp_path / "samples" / "007").mkdir(parents=True)
     (tmp_path / "samples" / "step-00000200").mkdir()
     assert output_folder(None, str(file)) == tmp_path / "samples" / "008"
-
-
-def test_file_names() -> None:
-    assert file_name("A red circle, moving/right!", 3) == "a-red-circle-moving-right-seed-3"
-    assert file_name("", 0) == "no-prompt-seed-0" and len(file_name("word " * 99, 12)) < 60

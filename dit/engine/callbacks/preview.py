@@ -12,9 +12,9 @@ from lightning import Callback, LightningModule, Trainer
 from dit.engine import rng
 from dit.engine.ema import EMA
 from dit.engine.writers import Writers
+from dit.media.samples import file_name
 from dit.media.video import viewing_scale, write_video
 from dit.sampling.pipeline import Pipeline
-from dit.sampling.request import file_name
 
 log = logging.getLogger(__name__)
 
