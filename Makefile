@@ -5,7 +5,8 @@ BIN := .venv/bin
 .PHONY: demo test lint types tests setup clean
 
 demo: setup  ## train on the built-in world, sample held-out prompts, measure them
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python train.py experiment=demo name=demo
+	$(BIN)/python scripts/evaluate.py ckpt=runs/demo
 
 test: setup lint types tests  ## everything that CI runs
 

@@ -121,6 +121,7 @@ SHAPES: dict[str, Circle | Polygon] = {
     "triangle": _polygon([(0.0, -sqrt(3.0)), (1.0, 0.0), (-1.0, 0.0)], step=1, rank=1),
     "diamond": _polygon([(0.0, -1.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0)], step=1, rank=1),
     "star": _star(),
+    "bar": _polygon([(-2.2, -1.0), (2.2, -1.0), (2.2, 1.0), (-2.2, 1.0)], step=1, rank=1),
 }
 
 

@@ -25,7 +25,10 @@ def load(module: nn.Module, source: str, weights: str) -> None:
         ValueError: no such weights, or keys or shapes that do not match; the first one is named.
     """
     path = find(source)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises several kinds for what is cut off or no checkpoint at all
+        raise ValueError(f"init_from={source}: {path} is damaged or no checkpoint; give another one") from error
     found = dict(checkpoint["state_dict"])  # buffers and frozen parameters are here only
     if weights != "raw":
         if weights not in checkpoint["ema"]:

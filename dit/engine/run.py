@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,8 +146,10 @@ def pipeline(parts: Parts) -> Pipeline:
 
 def describe(parts: Parts) -> None:
     """Logs the effective settings, a line for each group, and the size of every part: no default stays hidden."""
+    groups = {name: node for name, node in parts.config.items() if isinstance(node, dict) and "_target_" in node}
     for group, node in parts.config.items():
-        log.info("%s: %s", group, _brief(node))
+        others = {name: known for name, known in groups.items() if name != group}
+        log.info("%s: %s", group, _brief(node, others))
     for name in ("net", "text", "codec"):
         part = getattr(parts.module, name)
         parameters = [] if part is None else list(part.parameters())
@@ -188,13 +191,17 @@ def _arithmetic(parts: Parts, metrics: Metrics, num_devices: int) -> None:
     log.info("MFU is the share of %.2f TFLOP/s (%s) on each of %d devices", rate / 1e12, source, num_devices)
 
 
-def _brief(node: Any) -> str:
-    """A config node as one would call it: `Cosine(warmup_steps=100, final=0.0)`."""
+def _brief(node: Any, groups: Mapping[str, Any]) -> str:
+    """A config node as one would call it: `Cosine(warmup_steps=100, final=0.0)`; another group by name: `<path>`."""
+    for group, known in groups.items():
+        if node == known:
+            return f"<{group}>"
     if isinstance(node, dict):
         name = str(node.get("_target_", "")).rpartition(".")[2]
-        inside = ", ".join(f"{key}={_brief(value)}" for key, value in node.items() if not str(key).startswith("_"))
+        shown = {key: _brief(value, groups) for key, value in node.items() if not str(key).startswith("_")}
+        inside = ", ".join(f"{key}={value}" for key, value in shown.items())
         return f"{name}({inside})" if name else f"{{{inside}}}"
-    return f"[{', '.join(map(_brief, node))}]" if isinstance(node, list) else str(node)
+    return f"[{', '.join(_brief(each, groups) for each in node)}]" if isinstance(node, list) else str(node)
 
 
 def _make(node: Any) -> Any:

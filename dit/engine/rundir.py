@@ -17,6 +17,7 @@ from dit.engine.callbacks.checkpoint import FOLDER, LAST
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 LOCK = ".lock"
+PART = f"{CONFIG}.part"  # rank 0 may be writing it, or was killed while it did
 
 # What may differ when a run goes on: how long, on what, and how it is watched. Everything else decides what is learned.
 FREE = (
@@ -81,7 +82,7 @@ def check(run: Path, config: Mapping[str, Any]) -> Path | None:
             raise OtherRun(
                 f"{run} belongs to another config: {shown}{more}. Choose another name=..., or delete it to start anew"
             )
-    elif run.is_dir() and any(entry.name != LOCK for entry in run.iterdir()):
+    elif run.is_dir() and any(entry.name not in (LOCK, PART) for entry in run.iterdir()):
         raise OtherRun(f"{run} is there but holds no {CONFIG}: it is not a run of ours; choose another name=...")
     last = run / FOLDER / LAST
     return last if last.is_file() else None
@@ -92,7 +93,7 @@ def claim(run: Path, config: Mapping[str, Any], write: bool) -> None:
     check(run, config)
     if write:
         run.mkdir(parents=True, exist_ok=True)
-        part = run / f"{CONFIG}.part"
+        part = run / PART
         part.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         os.replace(part, run / CONFIG)
 

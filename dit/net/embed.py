@@ -3,6 +3,7 @@
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,18 +35,15 @@ def patchify(x: Tensor, patch: Grid) -> Tensor:
     The values of a patch are in the order (C, f, h, w), that of a Conv3d weight: a Linear on these tokens whose weight
     is the Conv3d weight flattened after its first axis is that Conv3d with stride = kernel = patch.
     """
-    batch, channels, *_ = x.shape
-    (f, h, w), (grid_f, grid_h, grid_w) = patch, token_grid(patch, *x.shape[2:])
-    x = x.reshape(batch, channels, grid_f, f, grid_h, h, grid_w, w)
-    return x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, grid_f * grid_h * grid_w, channels * f * h * w)
+    token_grid(patch, *x.shape[2:])  # raises where the patch does not divide the axes
+    f, h, w = patch
+    return rearrange(x, "b c (F f) (H h) (W w) -> b (F H W) (c f h w)", f=f, h=h, w=w)
 
 
 def unpatchify(x: Tensor, patch: Grid, grid: Grid) -> Tensor:
     """Tokens (B, N, f * h * w * C), channel last as in DiT -> latents (B, C, F, H, W)."""
-    (f, h, w), (grid_f, grid_h, grid_w) = patch, grid
-    x = x.unflatten(-1, (f, h, w, -1)).unflatten(1, grid)  # (B, F/f, H/h, W/w, f, h, w, C)
-    x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)  # (B, C, F/f, f, H/h, h, W/w, w)
-    return x.reshape(x.shape[0], x.shape[1], grid_f * f, grid_h * h, grid_w * w)
+    (f, h, w), (F, H, W) = patch, grid
+    return rearrange(x, "b (F H W) (f h w c) -> b c (F f) (H h) (W w)", F=F, H=H, W=W, f=f, h=h, w=w)
 
 
 class ScalarEmbedding(nn.Module):

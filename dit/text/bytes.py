@@ -1,11 +1,14 @@
 """The built-in text encoder: UTF-8 bytes through a small transformer, trained jointly with the network.
 
 No vocabulary, no download: ByT5 (Xue et al. 2021, arXiv 2105.13626) shows that bytes are enough, and Movie Gen (2024,
-arXiv 2410.13720) keeps a byte encoder beside its word encoders because it spells.
+arXiv 2410.13720) keeps a byte encoder beside its word encoders because it spells. Hashed n-grams (BLT, Pagnoni et al.
+2024, arXiv 2412.09871, section 3.2.1) spare it from learning to read first: a word has features of its own from the
+first step, wherever in the prompt it stands.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,26 +19,33 @@ from dit.text.base import TextEncoder
 START = 256  # opens every prompt, so that the empty prompt has one real token
 PAD = 257
 VOCABULARY = 258
+HASH_BASE = 1_000_003  # of the rolling polynomial hash; a prime far above the vocabulary
+HASH_PRIME = 2_147_483_647  # keeps products inside int64
 
 
 class ByteEncoder(TextEncoder):
-    """Byte embeddings with learned positions through `depth` pre-norm transformer layers.
+    """Embeddings of bytes, of the n-grams that end there and of positions, through `depth` pre-norm transformer layers.
 
     Args:
         width: features per token.
+        ngrams: lengths in bytes of the n-grams that are hashed into embeddings; [] uses bytes alone.
+        buckets: hash buckets for each length.
         depth: transformer layers; 0 leaves embeddings alone.
         heads: attention heads; must divide `width`.
         max_bytes: the longest prompt in UTF-8 bytes; a longer one is an error, never cut silently.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, max_bytes: int) -> None:
+    def __init__(self, width: int, depth: int, heads: int, max_bytes: int, ngrams: list[int], buckets: int) -> None:
         super().__init__()
         if width % heads:
             fitting = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
             raise ValueError(f"heads={heads} does not divide width={width}; these do: {fitting}")
         self.width = width
         self.max_bytes = max_bytes
+        self.lengths = tuple(ngrams)
+        self.buckets = buckets
         self.embedding = nn.Embedding(VOCABULARY, width)
+        self.ngrams = nn.ModuleList(nn.Embedding(buckets, width) for _ in ngrams)
         # Unit scale for content and order alike, so that attention sees both from the first step.
         self.position = nn.Parameter(torch.randn(max_bytes + 1, width))
         self.layers = nn.ModuleList(
@@ -59,14 +69,30 @@ class ByteEncoder(TextEncoder):
         ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], device=self.position.device)
         return ids, ids != PAD
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """(U, L) -> (U, L, width): the byte and the n-grams that end with it, of unit scale together."""
+        total = self.embedding(ids)
+        for length, table in zip(self.lengths, self.ngrams, strict=True):
+            total = total + table(hashed_ngrams(ids, length) % self.buckets)
+        return total / math.sqrt(1 + len(self.lengths))
+
     def forward(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         # A batch repeats captions (and the empty one): encode each distinct prompt once.
         distinct = list(dict.fromkeys(prompts))
         rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=self.position.device)
         ids, mask = self.tokenize(distinct)  # (U, L)
-        tokens = self.embedding(ids) + self.position[: ids.shape[1]]  # (U, L, width)
+        tokens = self.embed(ids) + self.position[: ids.shape[1]]  # (U, L, width)
         for layer in self.layers:
             tokens = layer(tokens, src_key_padding_mask=~mask)
         tokens = self.norm(tokens) * mask.unsqueeze(-1)
         pooled = tokens.sum(1) / mask.sum(1, keepdim=True)
         return {"text": tokens[rows], "text_mask": mask[rows], "pooled": pooled[rows]}
+
+
+def hashed_ngrams(ids: Tensor, length: int) -> Tensor:
+    """Rolling polynomial hash (U, L) of the `length` ids that end at each place; before the start stand zeros."""
+    padded = nn.functional.pad(ids, (length - 1, 0))
+    value = torch.zeros_like(ids)
+    for offset in range(length):
+        value = (value * HASH_BASE + padded[:, offset : offset + ids.shape[1]]) % HASH_PRIME
+    return value

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from dit.text.bytes import ByteEncoder
+from dit.text.bytes import ByteEncoder, hashed_ngrams
 
 
 @pytest.fixture
 def encoder() -> ByteEncoder:
     torch.manual_seed(0)
-    encoder = ByteEncoder(width=32, depth=2, heads=4, max_bytes=40)
+    encoder = ByteEncoder(width=32, depth=2, heads=4, max_bytes=40, ngrams=[2, 4], buckets=64)
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return encoder.double()
@@ -53,9 +53,26 @@ def test_repeated_prompts_are_encoded_once_and_share_gradients(encoder: ByteEnco
 
 
 def test_too_long_and_misfit() -> None:
-    encoder = ByteEncoder(width=32, depth=0, heads=4, max_bytes=4)
+    encoder = ByteEncoder(width=32, depth=0, heads=4, max_bytes=4, ngrams=[], buckets=1)
     assert encoder(["four"])["text"].shape[1] == 5
     with pytest.raises(ValueError, match="5 bytes is longer than text.max_bytes=4"):
         encoder(["fives"])
     with pytest.raises(ValueError, match="heads=5 does not divide width=32; these do: 1, 2, 4, 8, 16, 32"):
-        ByteEncoder(width=32, depth=1, heads=5, max_bytes=4)
+        ByteEncoder(width=32, depth=1, heads=5, max_bytes=4, ngrams=[], buckets=1)
+
+
+def test_an_ngram_hashes_alike_wherever_it_stands() -> None:
+    ids = torch.randint(0, 258, (3, 20))
+    ids[1, 10:14] = ids[0, 3:7]
+    for length in (2, 4):
+        hashes = hashed_ngrams(ids, length)
+        assert torch.equal(hashes[0, 3 + length - 1 : 7], hashes[1, 10 + length - 1 : 14])
+        for row, place in ((0, 9), (2, 0), (2, 19)):  # against Horner's rule in Python's own integers
+            value = 0
+            for at in range(place - length + 1, place + 1):
+                value = (value * 1_000_003 + (int(ids[row, at]) if at >= 0 else 0)) % 2_147_483_647
+            assert int(hashes[row, place]) == value
+    grams = {
+        tuple(ids[r, c - 3 : c + 1].tolist()): int(hashed_ngrams(ids, 4)[r, c]) for r in range(3) for c in range(3, 20)
+    }
+    assert len(set(grams.values())) == len(grams), "different n-grams hash apart"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -60,8 +61,9 @@ class Progress(Callback):
         speed, metrics = self.metrics.speed, self.metrics
         done = trainer.global_step - self._first_step
         left = (now - self._began) / done * (trainer.max_steps - trainer.global_step) if done else float("inf")
+        loss = "" if math.isnan(metrics.last_loss) else f"loss {metrics.last_loss:.4f}  "  # none is known at first
         return (
-            f"loss {metrics.last_loss:.4f}  {speed.steps_per_second:.2f} steps/s  "
+            f"{loss}{speed.steps_per_second:.2f} steps/s  "
             f"{speed.tokens_per_second:,.0f} tokens/s  MFU {100 * metrics.mfu:.0f} %  {duration(left)} left"
         )
 
