@@ -203,3 +203,11 @@ def test_a_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
     refused = launch("trainer=ddp", "trainer.devices=2")
     assert refused.returncode == 2  # Hydra names the job above our line
     assert refused.stderr.strip().splitlines()[-1].startswith("error: a sweep (-m) cannot start several processes")
+
+
+def test_a_config_that_was_never_finished_does_not_block_the_name(tmp_path: Path) -> None:
+    (tmp_path / rundir.PART).write_text("seed: 0")
+    assert rundir.check(tmp_path, {"seed": 0}) is None
+    (tmp_path / "video.mp4").touch()
+    with pytest.raises(rundir.OtherRun):
+        rundir.check(tmp_path, {"seed": 0})
