@@ -211,3 +211,10 @@ def test_a_config_that_was_never_finished_does_not_block_the_name(tmp_path: Path
     (tmp_path / "video.mp4").touch()
     with pytest.raises(rundir.OtherRun):
         rundir.check(tmp_path, {"seed": 0})
+
+
+def test_first_weights_from_a_damaged_file_are_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "cut.ckpt"
+    file.write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(ValueError, match=r"cut\.ckpt is damaged or no checkpoint"):
+        initial.load(torch.nn.Linear(1, 1), str(file), "raw")
