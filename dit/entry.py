@@ -13,6 +13,8 @@ import os
 import re
 import sys
 import traceback
+import types
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 MISTAKE_EXIT_CODE = 2
+KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -35,7 +38,8 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
         def job(config: DictConfig) -> Any:
-            with one_line_errors(config_name):  # in here, since Hydra announces what leaves a job with lines of its own
+            # In here, since Hydra announces what leaves a job with lines of its own.
+            with one_line_errors(config_name, config):
                 return task(config)
 
         command = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)
@@ -55,8 +59,9 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
 class one_line_errors:
     """Context manager: a user's mistake leaves as `error: <one line>` on stderr and exit code 2."""
 
-    def __init__(self, config_name: str | None = None) -> None:
+    def __init__(self, config_name: str | None = None, config: DictConfig | None = None) -> None:
         self.config_name = config_name
+        self.config = config
 
     def __enter__(self) -> None:
         return None
@@ -67,6 +72,8 @@ class one_line_errors:
         if not isinstance(error, Exception) or os.environ.get("DIT_TRACEBACK"):
             return
         message = explain(error, self.config_name)
+        if message is None and self.config is not None:
+            message = mistyped(self.config, self.config_name)
         if message is not None:
             sys.stdout.flush()
             print(f"error: {message}", file=sys.stderr)
@@ -84,6 +91,59 @@ def explain(error: Exception, config_name: str | None = None) -> str | None:
     if isinstance(error, (ValueError, FileNotFoundError, FileExistsError)) and _raised_by_us(error):
         return _one_line(str(error))
     return None
+
+
+def mistyped(config: DictConfig, config_name: str | None = None) -> str | None:
+    """One line for the first value that is no number, text or flag where one is wanted; None when all are.
+
+    Constructors say what they want by their annotations, the top level by the values of `configs/<config_name>.yaml`.
+    It is asked after an error only: a config that works is never refused.
+    """
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    if config_name is not None:
+        usual: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{config_name}.yaml"), resolve=False)
+        wanted = {key: (type(value),) for key, value in usual.items() if type(value) in KINDS and value != "???"}
+        for key in wanted.keys() & values.keys():
+            if not _is_one_of(values[key], wanted[key]):
+                return _not_a(key, values[key], wanted[key])
+    return _mistyped_arguments(values, "")
+
+
+def _mistyped_arguments(node: Any, prefix: str) -> str | None:
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    wanted = _scalar_arguments(node["_target_"]) if isinstance(node, dict) and "_target_" in node else {}
+    for key, value in children:
+        if key in wanted and not _is_one_of(value, wanted[key]):
+            return _not_a(f"{prefix}{key}", value, wanted[key])
+        found = _mistyped_arguments(value, f"{prefix}{key}.")
+        if found is not None:
+            return found
+    return None
+
+
+def _scalar_arguments(target: str) -> dict[str, tuple[type, ...]]:
+    """Argument -> its types, for those arguments of a config's target that take nothing but scalars."""
+    try:
+        built: Any = hydra.utils.get_object(target)
+        hints = typing.get_type_hints(vars(built).get("__init__", built) if isinstance(built, type) else built)
+    except Exception:  # as with hints: no help is better than another error in front of the first one
+        return {}
+    wanted = {name: _alternatives(hint) for name, hint in hints.items()}
+    return {name: kinds for name, kinds in wanted.items() if all(kind in (*KINDS, type(None)) for kind in kinds)}
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _is_one_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    number = type(value) in (int, float) and str in kinds  # name=5 is a name
+    return type(value) in kinds or (type(value) is int and float in kinds) or number
+
+
+def _not_a(key: str, value: Any, kinds: tuple[type, ...]) -> str:
+    return f"{key}={value} is not {' or '.join(KINDS.get(kind, 'null') for kind in kinds)}"
 
 
 def _raised_by_us(error: Exception) -> bool:

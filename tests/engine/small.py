@@ -114,7 +114,8 @@ def muon_optimizer(module: nn.Module) -> torch.optim.Optimizer:
 def model(max_steps: int = 10, seed: int = 0, lr: float = 1e-2, **changes: Any) -> VideoDiffusion:
     torch.manual_seed(seed)
     settings: dict[str, Any] = {
-        "net": TinyNet(), "codec": PixelCodec(scale=1.0), "text": ByteEncoder(8, 0, 2, 31, [], 1), "objective": objective(),
+        "net": TinyNet(), "codec": PixelCodec(scale=1.0), "text": ByteEncoder(8, 0, 2, 31, [], 1),
+        "objective": objective(),
         "optimizer": lambda m: adamw(m, lr=lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, fused=True),
         "lr_schedule": Constant(1), "max_steps": max_steps, "caption_dropout": 0.3, "compile_mode": None,
         "config": {"name": "tiny"},
