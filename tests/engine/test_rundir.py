@@ -46,13 +46,13 @@ STILL_RESUMES = (
     ],
 )  # fmt: skip
 OTHER_GROUPS = [
-    "net/position=rope3d", "prediction=eps", "path=vp", "levels=uniform", "weighting=min_snr", "conditioning=tasks",
+    "net/position=sincos", "prediction=eps", "path=vp", "levels=uniform", "weighting=min_snr", "conditioning=tasks",
     "space=x0", "data=world", "optim=muon", "lr_schedule=wsd", "ema=constant",
 ]  # fmt: skip
 OTHER_VALUES = {
     "net.depth": (4, 2), "levels.mean": (0.0, 1.5), "data.batch_size": (32, 7), "data.train.num_clips": (100000, 7),
     "optim.lr": (0.0001, 0.5), "seed": (0, 1), "trainer.accumulate": (1, 2), "caption_dropout": (0.1, 0.5),
-    "trainer.gradient_clip_norm": (1.0, None), "text.depth": (2, 1),
+    "trainer.gradient_clip_norm": (1.0, None), "text.depth": (1, 2),
 }  # fmt: skip
 
 

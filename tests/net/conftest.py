@@ -12,6 +12,7 @@ from dit.net.backbone import Backbone
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TINY = ("width=48", "depth=2", "heads=4", "in_channels=3", "out_channels=5", "patch=[2,2,1]", "text_width=10")
+BASE = ["net/text=cross", "net/pooled=none", "net/position=sincos"]
 
 Build = Callable[..., Backbone]
 
@@ -24,6 +25,9 @@ def build() -> Build:
         *overrides: str, preset: str = "demo", tiny: bool = True, dtype: torch.dtype = torch.float64
     ) -> Backbone:
         sizes = [f"net.{size}" for size in TINY] if tiny else []
+        if preset == "demo" and tiny:  # a base of its own, whatever the demo's recipe comes to be
+            chosen = {override.split("=")[0] for override in overrides}
+            sizes += [choice for choice in BASE if choice.split("=")[0] not in chosen]
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = hydra.compose(overrides=[f"+net={preset}", "net/kernel=sdpa", *sizes, *overrides])
         return instantiate(config.net, _convert_="all").to(dtype)

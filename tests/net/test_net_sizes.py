@@ -55,7 +55,7 @@ def test_a_part_changes_the_count_by_its_own_weights(build) -> None:
     assert counts["modulation=adaln_single"] == base - depth * projection + projection + depth * 6 * d + final
 
 
-@pytest.mark.parametrize("preset, millions", [("s", 31), ("b", 121), ("l", 413), ("xl", 603), ("demo", 1.7)])
+@pytest.mark.parametrize("preset, millions", [("s", 31), ("b", 121), ("l", 413), ("xl", 603), ("demo", 3.06)])
 def test_text_to_video_sizes(build, preset: str, millions: float) -> None:
     with torch.device("meta"):
         net = build(preset=preset, tiny=False, dtype=torch.float32)
