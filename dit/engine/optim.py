@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Muon, Optimizer
 
 from dit.engine.parallel import repeated_blocks
@@ -64,16 +63,16 @@ def muon(
             2502.16982); `original` scales by sqrt(max(1, rows / columns)).
         adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay: of the rest.
 
+    Sharded matrices (FSDP2) are orthogonalised whole: Newton-Schulz runs on DTensors, whose products are global.
+
     Raises:
-        ValueError: sharded parameters, which Newton-Schulz would orthogonalise shard by shard.
+        ValueError: the model has no matrix inside a repeated block.
     """
     repeated = {id(p) for block in repeated_blocks(model) for p in block.parameters()}
     hidden: list[Tensor] = []
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
     for parameter, decays in _trainable(model):
-        if isinstance(parameter, DTensor):
-            raise ValueError("optim=muon needs whole matrices, trainer=fsdp2 cuts them; use trainer=ddp or optim=adamw")
         is_hidden = decays and parameter.ndim == 2 and id(parameter) in repeated
         (hidden if is_hidden else matrices if decays else rest).append(parameter)
     if not hidden:
