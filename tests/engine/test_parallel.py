@@ -125,12 +125,6 @@ def test_sharded_run_goes_on_in_one_process(ranks: Path, tmp_path: Path) -> None
     assert small.same(saved["state_dict"], now["state_dict"])  # it has moved
 
 
-@pytest.mark.slow
-def test_muon_is_refused_on_shards(ranks: Path) -> None:
-    for rank in (0, 1):
-        assert "use trainer=ddp or optim=adamw" in (ranks / f"muon{rank}.txt").read_text()
-
-
 def test_settings_follow_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parallel.launched_devices() is None
     for name, value in {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():
