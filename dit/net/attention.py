@@ -16,8 +16,9 @@ from dit.net.modulation import Modulation
 class Parts:
     """What the backbone tells each block: sizes, and the parts that the block finishes.
 
-    norm(dim), mlp(width), attention(parts, layout), qk_norm(heads, head_dim) and cross_attention(parts) make modules;
-    `modulation` is the backbone's own, of which a block takes a head.
+    norm(dim), mlp(width), attention(parts, layout), qk_norm(heads, head_dim) and cross_attention(parts) make modules
+    (the last may make None); `modulation` is the backbone's own, of which a block takes a head. context_width: of the
+    tokens that cross-attention reads.
     """
 
     width: int
@@ -26,7 +27,8 @@ class Parts:
     mlp: Callable[[int], nn.Module]
     attention: Callable[["Parts", Layout], nn.Module]
     qk_norm: Callable[[int, int], nn.Module]
-    cross_attention: Callable[["Parts"], nn.Module]
+    cross_attention: Callable[["Parts"], nn.Module | None]
+    context_width: int
     modulation: Modulation
     kernel: Kernel
 
@@ -113,24 +115,14 @@ class CrossAttention(nn.Module):
         self.heads, self.head_dim, self.kernel = parts.heads, parts.head_dim, parts.kernel
         self.norm = nn.Identity() if norm is None else norm(parts.width)
         self.q = nn.Linear(parts.width, parts.width, bias=q_bias)
-        self.kv = nn.Linear(parts.width, 2 * parts.width, bias=kv_bias)
+        self.kv = nn.Linear(parts.context_width, 2 * parts.width, bias=kv_bias)
         self.norm_q = parts.qk_norm(parts.heads, parts.head_dim)
         self.norm_k = parts.qk_norm(parts.heads, parts.head_dim)
         self.out = ZeroLinear(parts.width, parts.width, bias=out_bias)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """x (B, N, width) -> x plus what it read, (B, N, width)."""
+        """x (B, N, width) -> what it reads, (B, N, width)."""
         q = self.q(self.norm(x)).unflatten(-1, (self.heads, self.head_dim))  # (B, N, heads, head_dim)
         k, v = self.kv(context.text).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)  # (B, L, heads, head_dim)
         q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
-        return x + self.out(attend(self.kernel, q, k, v, context.text_mask).flatten(2))
-
-
-class NoCrossAttention(nn.Module):
-    """A block that reads no text beside the sequence."""
-
-    def __init__(self, parts: Parts) -> None:
-        super().__init__()
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        return x
+        return self.out(attend(self.kernel, q, k, v, context.text_mask).flatten(2))

@@ -1,6 +1,7 @@
 """The one backbone: a video diffusion transformer made of parts. Every published one is a config of it."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,15 @@ class Backbone(nn.Module):
       in_channels, out_channels: of x and of the output.
       concat_channels: name -> channels, taken from cond and put behind x's channels before patchifying ({given: 1}).
       width, depth, heads: of the blocks. patch: latents of a token along (f, h, w).
+      level_width: of the level vectors, by most models the width.
       pattern: one letter a block, repeated to `depth`; each names an entry of `templates` (`ST` alternates).
       templates: letter -> block template, finished with (parts, occurrence).
       text_width: of cond["text"]; only a network with text reads it.
     Parts (null: absent, as are null channels), in parentheses what the backbone finishes them with
-      position (width, head_dim), modulation (width), norm (dim), attention (parts, layout), qk_norm (heads, head_dim),
-      mlp (width), text (text_width, width), level (width): embedding of the noise level, final (width, features, norm,
-      modulation). vectors: key of cond -> embedding (width) that is added to the level's: labels, pooled text, fps.
+      embed (features, width): of the patches, position (width, head_dim), modulation (width, level_width), norm (dim),
+      attention (parts, layout), qk_norm (heads, head_dim), mlp (width), text (text_width, width), level (level_width):
+      embedding of the noise level, final (width, features, modulation). vectors: key of cond -> embedding (level_width)
+      that is added to the level's: labels, pooled text, fps.
     Objects: init(net) sets the weights; kernel: attention; checkpointing: which activations are kept.
 
     Noise levels: with t (B, 1) one modulation a sample is broadcast. With t (B, F) each token takes the level of its
@@ -45,14 +48,16 @@ class Backbone(nn.Module):
         out_channels: int,
         concat_channels: dict[str, int | None],
         width: int,
+        level_width: int,
         depth: int,
         heads: int,
         patch: list[int],
         pattern: str,
         templates: dict[str, Callable[[Parts, int], Block]],
         text_width: int,
+        embed: Callable[[int, int], nn.Module],
         position: Callable[[int, int], Position] | None,
-        modulation: Callable[[int], Modulation],
+        modulation: Callable[[int, int], Modulation],
         norm: Callable[[int], nn.Module],
         attention: Callable[[Parts, Layout], nn.Module],
         qk_norm: Callable[[int, int], nn.Module] | None,
@@ -60,7 +65,7 @@ class Backbone(nn.Module):
         text: Callable[[int, int], Text] | None,
         vectors: dict[str, Callable[[int], nn.Module] | None],
         level: Callable[[int], nn.Module],
-        final: Callable[[int, int, Callable[[int], nn.Module], Modulation], nn.Module],
+        final: Callable[[int, int, Modulation], nn.Module],
         init: Callable[[nn.Module], None],
         kernel: Kernel,
         checkpointing: Checkpointing,
@@ -75,12 +80,12 @@ class Backbone(nn.Module):
         self.init, self.checkpointing = init, checkpointing
         volume = patch[0] * patch[1] * patch[2]
 
-        self.embed = nn.Linear((in_channels + sum(self.concat_channels.values())) * volume, width)
+        self.embed = embed((in_channels + sum(self.concat_channels.values())) * volume, width)
         self.position = (position or NoPosition)(width, width // heads)
-        self.level = level(width)
-        self.vectors = nn.ModuleDict({key: part(width) for key, part in vectors.items() if part is not None})
+        self.level = level(level_width)
+        self.vectors = nn.ModuleDict({key: part(level_width) for key, part in vectors.items() if part is not None})
         self.text = (text or NoText)(text_width, width)
-        self.modulation = modulation(width)
+        self.modulation = modulation(width, level_width)
         parts = Parts(
             width=width,
             heads=heads,
@@ -89,12 +94,13 @@ class Backbone(nn.Module):
             attention=attention,
             qk_norm=qk_norm or NoQKNorm,
             cross_attention=self.text.cross_attention,
+            context_width=self.text.context_width,
             modulation=self.modulation,
             kernel=kernel,
         )
         letters = spell(pattern, depth, templates)
         self.blocks = nn.ModuleList(templates[x](parts, letters[:i].count(x)) for i, x in enumerate(letters))
-        self.final = final(width, out_channels * volume, norm, self.modulation)
+        self.final = final(width, out_channels * volume, self.modulation)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -109,10 +115,12 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """x (B, in_channels, F, H, W), t (B, 1) or (B, F), cond -> (B, out_channels, F, H, W)."""
         grid = token_grid(self.patch, *x.shape[2:])
-        level = self.level_vectors(t, x.shape[2], cond)  # (B, G, D), G = 1 or frames of tokens
-        text = self.text(cond)  # stream and context (B, L, D)
-        rotation = self.position.rotation(grid, x.device, x.dtype)  # cos, sin (1, N, 1, D / heads)
-        context = make_context(grid, self.modulation, level, rotation, text, self.text.sequence)
+        text = self.text(cond, t)  # stream and context (B, L, D)
+        level = self.level_vectors(t, x.shape[2], cond, text.vector)  # (B, G, D), G = 1 or frames of tokens
+        rotation = self.position.rotation(grid, x, cond)  # cos, sin (1, N, 1, D / heads)
+        offset = self.position.offset(grid, x)  # (1, N, D) or None
+        modulation = partial(self.modulation, cond=cond)
+        context = make_context(grid, modulation, level, rotation, offset, text, self.text.sequence, self.text.level)
 
         x = patchify(self.with_channels(x, cond), self.patch)  # (B, N, C f h w)
         x = self.position.add(self.embed(x), grid)  # (B, N, D)
@@ -122,8 +130,8 @@ class Backbone(nn.Module):
         x = self.final(x, level)  # (B, N, f h w out)
         return unpatchify(x, self.patch, grid)  # (B, out, F, H, W)
 
-    def level_vectors(self, t: Tensor, frames: int, cond: Mapping[str, Tensor]) -> Tensor:
-        """t (B, 1) -> (B, 1, width); t (B, F) -> (B, F / f, width). The vectors of `vectors` are added to each."""
+    def level_vectors(self, t: Tensor, frames: int, cond: Mapping[str, Tensor], vector: Tensor | None) -> Tensor:
+        """t (B, 1) -> (B, 1, width); t (B, F) -> (B, F / f, width). `vector` (B, width) and `vectors` are added."""
         if t.dim() != 2 or t.shape[1] not in (1, frames):
             raise ValueError(f"t has shape {tuple(t.shape)}; it must be (batch, 1) or (batch, {frames} latent frames)")
         level = self.level(t)  # (B, 1 or F, D)
@@ -131,7 +139,7 @@ class Backbone(nn.Module):
             level = level.unflatten(1, (-1, self.patch[0])).mean(dim=2)  # (B, F / f, D)
         for key, embed in self.vectors.items():
             level = level + embed(required(cond, key)).unsqueeze(1)
-        return level
+        return level if vector is None else level + vector.unsqueeze(1)
 
     def with_channels(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """x (B, C, F, H, W) with the channels of `concat_channels` behind its own."""

@@ -4,6 +4,7 @@ A block takes the video tokens (B, N, width), the text stream (B, L, width) or N
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from dit.net.attention import Parts
 from dit.net.context import Context
 from dit.net.layers import add_gated, modulate
 from dit.net.layout import Layout
+from dit.net.position import Position
 
 
 class Block(nn.Module):
@@ -25,22 +27,38 @@ class Serial(Block):
     """Attention, then cross-attention if there is text to read, then the MLP (DiT; PixArt-alpha and Wan with text).
 
     layout: which tokens attend to one another.
+    reads_text: whether it has cross-attention where the network has (Latte's temporal blocks have not).
+    position: added to the tokens in front of the first block of its letter (Latte's temporal positions), or null.
+    mlp_norm: the norm in front of the MLP, or null: as the block's other one.
     """
 
-    def __init__(self, parts: Parts, occurrence: int, *, layout: Layout) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        occurrence: int,
+        *,
+        layout: Layout,
+        reads_text: bool,
+        position: Callable[[int, int], Position] | None,
+        mlp_norm: Callable[[int], nn.Module] | None,
+    ) -> None:
         super().__init__()
+        self.position = position(parts.width, parts.head_dim) if position is not None and occurrence == 0 else None
         self.modulation = parts.modulation.block_head(6)
         self.norm1 = parts.norm(parts.width)
         self.attention = parts.attention(parts, layout.at(occurrence))
-        self.cross_attention = parts.cross_attention(parts)
-        self.norm2 = parts.norm(parts.width)
+        self.cross_attention = parts.cross_attention(parts) if reads_text else None
+        self.norm2 = (mlp_norm or parts.norm)(parts.width)
         self.mlp = parts.mlp(parts.width)
 
     def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
         shift1, scale1, gate1, shift2, scale2, gate2 = context.vectors(self.modulation)  # (B, G, D) each
+        if self.position is not None:
+            video = self.position.add(video, context.grid)
         x = context.sequence.join(video, text)  # (B, N + L, D)
         x = add_gated(x, gate1, self.attention(modulate(self.norm1(x), shift1, scale1), context))
-        x = self.cross_attention(x, context)
+        if self.cross_attention is not None:
+            x = x + self.cross_attention(x, context)
         x = add_gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
         return context.sequence.split(x, context.num_text)
 
@@ -62,7 +80,8 @@ class Parallel(Block):
     def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
         shift, scale, gate = context.vectors(self.modulation)  # (B, G, D) each
         x = context.sequence.join(video, text)  # (B, N + L, D)
-        x = self.cross_attention(x, context)
+        if self.cross_attention is not None:
+            x = x + self.cross_attention(x, context)
         h = modulate(self.norm(x), shift, scale)
         x = add_gated(x, gate, self.attention(h, context) + self.mlp(h))
         return context.sequence.split(x, context.num_text)

@@ -1,7 +1,9 @@
 """What travels through the blocks beside the tokens, and how text tokens join the sequence."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -52,17 +54,42 @@ class VideoFirst(Sequence):
         return video, text
 
 
+class TextLevel(Protocol):
+    """Which noise level the text tokens of a joint sequence take, when each frame has one of its own."""
+
+    def __call__(self, level: Tensor) -> Tensor:
+        """Level vectors of the frames (B, F, D) -> (B, 1, D)."""
+        ...
+
+
+class MeanOfFrames:
+    """The mean over the frames: text belongs to all of them."""
+
+    def __call__(self, level: Tensor) -> Tensor:
+        return level.mean(dim=1, keepdim=True)
+
+
+class LastFrame:
+    """The last frame's, which no image is given for (HunyuanVideo's image-to-video)."""
+
+    def __call__(self, level: Tensor) -> Tensor:
+        return level[:, -1:]
+
+
 @dataclass(frozen=True, eq=False)
 class TextTokens:
     """Text as the network reads it.
 
-    stream: (B, L, width), tokens that pass through the blocks with the video; context: (B, L, width), tokens that
-    cross-attention reads; keep: (B, L) bool, which of them are real (None: all).
+    stream: (B, L, any), tokens that pass through the blocks with the video; context: (B, L, context_width), tokens that
+    cross-attention reads; keep: (B, L) bool, which of them are real (None: all); image: (B, M, any), tokens of an image
+    that cross-attention reads beside; vector: (B, level_width), added to the level vectors.
     """
 
     stream: Tensor | None = None
     context: Tensor | None = None
     keep: Tensor | None = None
+    image: Tensor | None = None
+    vector: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +100,9 @@ class Context:
     modulation: (B, G, any), what the blocks' modulation heads read.
     run_of_token: (N + L,) int64, which of the G vectors a token takes; None: the sequence is G equal runs.
     rotation: of the joint sequence.
-    text, text_mask: (B, L, width) for cross-attention, and its padding.
+    offset: (1, N, width), positions that some templates add in every block (None: there are none).
+    text, text_mask: (B, L, context_width) for cross-attention, and its padding.
+    image: (B, M, any), tokens of an image for cross-attention.
     sequence, num_text: the order of the joint sequence and its text tokens (0: there is no text stream).
     text_keep: (B, L) bool, the real tokens of the text (None: all).
     mask: the padding of the joint sequence, for attention among all its tokens.
@@ -83,8 +112,10 @@ class Context:
     modulation: Tensor
     run_of_token: Tensor | None
     rotation: Rotation | None
+    offset: Tensor | None
     text: Tensor | None
     text_mask: KeyPadding | None
+    image: Tensor | None
     sequence: Sequence
     num_text: int
     text_keep: Tensor | None
@@ -99,11 +130,18 @@ class Context:
 
 
 def make_context(
-    grid: Grid, modulation: nn.Module, level: Tensor, rotation: Rotation | None, text: TextTokens, sequence: Sequence
+    grid: Grid,
+    modulation: Callable[[Tensor], Tensor],
+    level: Tensor,
+    rotation: Rotation | None,
+    offset: Tensor | None,
+    text: TextTokens,
+    sequence: Sequence,
+    text_level: TextLevel,
 ) -> Context:
-    """The context of one forward pass. level: (B, G, width), G = 1 or frames of tokens.
+    """The context of one forward pass. level: (B, G, level_width), G = 1 or frames of tokens.
 
-    Text tokens of a joint sequence are not turned, and take the mean of the frames' level vectors: they belong to all.
+    Text tokens of a joint sequence are not turned. With a level for each frame they take what `text_level` says.
     """
     num_text = 0 if text.stream is None else text.stream.shape[1]
     padding = None if text.keep is None else KeyPadding(text.keep)
@@ -113,7 +151,7 @@ def make_context(
         if level.shape[1] > 1:
             frames = torch.arange(1, grid[0] + 1, device=level.device).repeat_interleave(tokens_per_frame)
             run_of_token = sequence.join(frames[None], frames.new_zeros(1, num_text))[0]
-            level = torch.cat([level.mean(dim=1, keepdim=True), level], dim=1)
+            level = torch.cat([text_level(level), level], dim=1)
         if rotation is not None:
             still = rotation.cos.new_ones(1, num_text, *rotation.cos.shape[2:])
             cos, sin = sequence.join(rotation.cos, still), sequence.join(rotation.sin, torch.zeros_like(still))
@@ -126,8 +164,10 @@ def make_context(
         modulation=modulation(level),
         run_of_token=run_of_token,
         rotation=rotation,
+        offset=offset,
         text=text.context,
         text_mask=padding if text.context is not None else None,
+        image=text.image,
         sequence=sequence,
         num_text=num_text,
         text_keep=text.keep,

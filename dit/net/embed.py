@@ -46,20 +46,30 @@ def unpatchify(x: Tensor, patch: Grid, grid: Grid) -> Tensor:
     return rearrange(x, "b (F H W) (f h w c) -> b c (F f) (H h) (W w)", F=F, H=H, W=W, f=f, h=h, w=w)
 
 
+class PatchEmbedding(nn.Linear):
+    """Patches to tokens. bias: of the projection."""
+
+    def __init__(self, features: int, width: int, *, bias: bool) -> None:
+        super().__init__(features, width, bias=bias)
+
+
 class ScalarEmbedding(nn.Module):
     """Sinusoids of a scalar, then Linear, SiLU, Linear (DiT's timestep embedder): noise levels, frame rates.
 
     frequencies: number of sinusoid features, even. max_period: the slowest sinusoid's, in units of scaled input.
     scale: the input is multiplied by it first; 1000 takes levels in [0, 1] to the timesteps that DiT was made for.
+    shift: the slowest of n sinusoids has max_period^(n / (n - shift)): 0 in DDPM's and DiT's code, 1 reaches max_period
+      itself (diffusers' `downscale_freq_shift`).
     """
 
-    def __init__(self, width: int, *, frequencies: int, max_period: float, scale: float) -> None:
+    def __init__(self, width: int, *, frequencies: int, max_period: float, scale: float, shift: float) -> None:
         super().__init__()
         if frequencies % 2:
             raise ValueError(f"frequencies={frequencies} is odd; nearest: {frequencies - 1}, {frequencies + 1}")
         self.frequencies = frequencies
         self.max_period = max_period
         self.scale = scale
+        self.shift = shift
         self.hidden = nn.Linear(frequencies, width)
         self.out = nn.Linear(width, width)
 
@@ -72,11 +82,20 @@ class ScalarEmbedding(nn.Module):
         """value (...) -> (..., width). The sinusoids are computed in float32 at least."""
         dtype = self.hidden.weight.dtype
         precise = torch.promote_types(dtype, torch.float32)
-        half = self.frequencies // 2
-        steps = torch.arange(half, device=value.device, dtype=precise)
-        angles = (self.scale * value.to(precise))[..., None] * torch.exp(-math.log(self.max_period) / half * steps)
-        features = torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)  # (..., frequencies)
-        return self.out(functional.silu(self.hidden(features)))
+        features = sinusoids(value, self.frequencies, self.max_period, self.scale, self.shift, precise)
+        return self.out(functional.silu(self.hidden(features.to(dtype))))
+
+
+def sinusoids(
+    value: Tensor, frequencies: int, max_period: float, scale: float, shift: float, dtype: torch.dtype
+) -> Tensor:
+    """value (...) -> cosines, then sines (..., frequencies); the settings are those of `ScalarEmbedding`."""
+    half = frequencies // 2
+    steps = torch.arange(half, device=value.device, dtype=dtype)
+    # Scaled before it is rounded to `dtype`: a float64 level then gives whole timesteps exactly.
+    scaled = (scale * value.to(torch.promote_types(value.dtype, dtype))).to(dtype)
+    angles = scaled[..., None] * torch.exp(-math.log(max_period) / (half - shift) * steps)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class ClassEmbedding(nn.Module):

@@ -9,10 +9,13 @@ from dit.net.modulation import Modulation
 
 
 class AdaLNFinal(nn.Module):
-    """Norm, shift and scale by the level, a Linear that starts at zero (DiT, PixArt, Wan). bias: of the Linear."""
+    """Norm, shift and scale by the level, a Linear that starts at zero (DiT, PixArt, Wan).
+
+    norm: of the tokens; the blocks' may be another. bias: of the Linear.
+    """
 
     def __init__(
-        self, width: int, features: int, norm: Callable[[int], nn.Module], modulation: Modulation, *, bias: bool
+        self, width: int, features: int, modulation: Modulation, *, norm: Callable[[int], nn.Module], bias: bool
     ) -> None:
         super().__init__()
         self.modulation = modulation.final_head()

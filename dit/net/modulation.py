@@ -5,6 +5,7 @@ head that each block owns: the head gives the block its vectors (shift, scale, g
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,11 @@ FINAL_VECTORS = 2  # shift and scale
 
 
 class Modulation(nn.Module):
-    """Base of the modulations."""
+    """Base of the modulations, built with (width, level_width)."""
 
     @abstractmethod
-    def forward(self, level: Tensor) -> Tensor:
-        """Level vectors (B, G, width) -> what the heads of all blocks read (B, G, any)."""
+    def forward(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """Level vectors (B, G, level_width) and cond -> what the heads of all blocks read (B, G, any)."""
 
     @abstractmethod
     def block_head(self, vectors: int) -> nn.Module:
@@ -29,25 +30,25 @@ class Modulation(nn.Module):
 
     @abstractmethod
     def final_head(self) -> nn.Module:
-        """A module from the level vectors (B, G, width) to shift and scale of the final layer."""
+        """A module from the level vectors (B, G, level_width) to shift and scale of the final layer."""
 
 
 class AdaLNZero(Modulation):
     """A projection in each block, zero at first (DiT, arXiv 2212.09748, section 3.2)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, level_width: int) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.level_width = width, level_width
 
-    def forward(self, level: Tensor) -> Tensor:
-        """(B, G, width) -> (B, G, width)."""
+    def forward(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """(B, G, level_width) -> the same."""
         return functional.silu(level)
 
     def block_head(self, vectors: int) -> nn.Module:
-        return Projection(self.width, vectors)
+        return Projection(self.level_width, self.width, vectors)
 
     def final_head(self) -> nn.Module:
-        return nn.Sequential(nn.SiLU(), Projection(self.width, FINAL_VECTORS))
+        return nn.Sequential(nn.SiLU(), Projection(self.level_width, self.width, FINAL_VECTORS))
 
 
 class AdaLNSingle(Modulation):
@@ -55,14 +56,18 @@ class AdaLNSingle(Modulation):
 
     Projection and tables start at zero, so that every block starts as the identity. A block that needs fewer than six
     vectors takes the first ones.
+
+    Raises ValueError when level_width is not the width: the final layer's table is added to the level vector itself.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, level_width: int) -> None:
         super().__init__()
+        if level_width != width:
+            raise ValueError(f"adaLN-single needs level_width={width}, the width of the blocks, not {level_width}")
         self.width = width
         self.shared = ZeroLinear(width, BLOCK_VECTORS * width)
 
-    def forward(self, level: Tensor) -> Tensor:
+    def forward(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """(B, G, width) -> (B, G, 6 * width)."""
         return self.shared(functional.silu(level))
 
@@ -76,13 +81,13 @@ class AdaLNSingle(Modulation):
 class Projection(nn.Module):
     """A zero-initialised Linear whose output is cut into vectors."""
 
-    def __init__(self, width: int, vectors: int) -> None:
+    def __init__(self, level_width: int, width: int, vectors: int) -> None:
         super().__init__()
         self.vectors = vectors
-        self.linear = ZeroLinear(width, vectors * width)
+        self.linear = ZeroLinear(level_width, vectors * width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, G, width) -> `vectors` x (B, G, width)."""
+        """(B, G, level_width) -> `vectors` x (B, G, width)."""
         return self.linear(x).chunk(self.vectors, dim=-1)
 
 

@@ -6,6 +6,7 @@ A position adds a table to the tokens (`add`), or gives the rotation that attent
 
 import itertools
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,12 @@ class Position(nn.Module):
         """Tokens (B, N, width) of a grid -> tokens with their absolute positions."""
         return x
 
-    def rotation(self, grid: Grid, device: torch.device, dtype: torch.dtype) -> Rotation | None:
-        """What turns the queries and keys of a grid, or None."""
+    def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation | None:
+        """What turns the queries and keys of a grid, on the device and for the dtype of `like`, or None."""
+        return None
+
+    def offset(self, grid: Grid, like: Tensor) -> Tensor | None:
+        """(1, N, width) that blocks of some templates add to their input, or None."""
         return None
 
 
@@ -70,16 +75,16 @@ class RoPE3D(Position):
         self.reference = reference
         self.pairing = pairing
 
-    def rotation(self, grid: Grid, device: torch.device, dtype: torch.dtype) -> Rotation:
+    def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
         """Angles are computed in float32 at least, axis by axis, and only then spread over the grid."""
-        precise = torch.promote_types(dtype, torch.float32)
+        precise = torch.promote_types(like.dtype, torch.float32)
         angles = {}
         for axis, length in zip(AXES, grid, strict=True):
             pairs = self.pairs.get(axis, 0)
             stretch = self.scale[axis] * (max(1.0, length / self.reference[axis]) if self.reference else 1.0)
             # theta' = theta * s^(d / (d - 2)) turns the slowest of d / 2 pairs s times slower and leaves the fastest.
             theta = self.theta * stretch ** (pairs / (pairs - 1)) if pairs > 1 else self.theta
-            places = torch.arange(length, device=device, dtype=precise)
+            places = torch.arange(length, device=like.device, dtype=precise)
             angles[axis] = places[:, None] * frequencies(pairs, theta, places)  # (length, pairs)
         cos, sin = self.pairing.tables(spread(angles, self.pairs, grid))  # (N, head_dim)
         return Rotation(cos[None, :, None], sin[None, :, None], self.pairing)

@@ -5,22 +5,28 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from dit.net.attention import NoCrossAttention, Parts
-from dit.net.context import Sequence, TextFirst, TextTokens
+from dit.net.attention import Parts
+from dit.net.context import MeanOfFrames, Sequence, TextFirst, TextLevel, TextTokens
 
 
 class Text(nn.Module):
-    """Base of the ways. sequence: the order of the joint sequence, where there is one."""
+    """Base of the ways.
+
+    sequence: the order of the joint sequence, where there is one. level: which noise level its text tokens take.
+    context_width: of the tokens that cross-attention reads.
+    """
 
     sequence: Sequence = TextFirst()
+    level: TextLevel = MeanOfFrames()
 
     def __init__(self, text_width: int, width: int) -> None:
         super().__init__()
         self.text_width = text_width
+        self.context_width = width
 
     @abstractmethod
-    def forward(self, cond: Mapping[str, Tensor]) -> TextTokens:
-        """`text` (B, L, text_width) and `text_mask` (B, L; absent: all real) of cond -> tokens."""
+    def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
+        """`text` (B, L, text_width) and `text_mask` (B, L; absent: all real) of cond, t (B, 1) or (B, F) -> tokens."""
 
     def features(self, cond: Mapping[str, Tensor]) -> Tensor:
         """cond["text"], (B, L, text_width)."""
@@ -29,22 +35,23 @@ class Text(nn.Module):
             raise ValueError(f"cond['text'] is {text.shape[-1]} wide; this network has text_width={self.text_width}")
         return text
 
-    def cross_attention(self, parts: Parts) -> nn.Module:
-        """The module by which a block reads the text."""
-        return NoCrossAttention(parts)
+    def cross_attention(self, parts: Parts) -> nn.Module | None:
+        """The module by which a block reads the text beside the sequence, or None."""
+        return None
 
 
 class NoText(Text):
     """The network is not told any text."""
 
-    def forward(self, cond: Mapping[str, Tensor]) -> TextTokens:
+    def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
         return TextTokens()
 
 
 class CrossText(Text):
     """Cross-attention in every block (PixArt-alpha, Wan, LTX).
 
-    embed: text features to width. attention: the block's, finished with its parts.
+    embed: text features to width, or null: blocks read them as they are. attention: the block's, finished with its
+    parts.
     """
 
     def __init__(
@@ -52,14 +59,15 @@ class CrossText(Text):
         text_width: int,
         width: int,
         *,
-        embed: Callable[[int, int], nn.Module],
+        embed: Callable[[int, int], nn.Module] | None,
         attention: Callable[[Parts], nn.Module],
     ) -> None:
         super().__init__(text_width, width)
-        self.embed = embed(text_width, width)
+        self.context_width = text_width if embed is None else width
+        self.embed = nn.Identity() if embed is None else embed(text_width, width)
         self.attention = attention
 
-    def forward(self, cond: Mapping[str, Tensor]) -> TextTokens:
+    def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
         return TextTokens(context=self.embed(self.features(cond)), keep=cond.get("text_mask"))
 
     def cross_attention(self, parts: Parts) -> nn.Module:
@@ -69,17 +77,23 @@ class CrossText(Text):
 class JointText(Text):
     """Text tokens share the sequence and the blocks' weights with the video. embed: text features to width.
 
-    sequence: the order of the two. Their output is not used.
+    sequence: the order of the two. level: which noise level text tokens take. Their output is not used.
     """
 
     def __init__(
-        self, text_width: int, width: int, *, embed: Callable[[int, int], nn.Module], sequence: Sequence
+        self,
+        text_width: int,
+        width: int,
+        *,
+        embed: Callable[[int, int], nn.Module],
+        sequence: Sequence,
+        level: TextLevel,
     ) -> None:
         super().__init__(text_width, width)
         self.embed = embed(text_width, width)
-        self.sequence = sequence
+        self.sequence, self.level = sequence, level
 
-    def forward(self, cond: Mapping[str, Tensor]) -> TextTokens:
+    def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
         return TextTokens(stream=self.embed(self.features(cond)), keep=cond.get("text_mask"))
 
 

@@ -102,13 +102,6 @@ def main(out: Path) -> None:
             )  # fmt: skip
         assert swaps.right and all(swaps.right), (name, swaps.right)
         dist.barrier()
-    # Muon would orthogonalise shards.
-    module = small.model(optimizer=small.muon_optimizer)
-    try:
-        small.train(module, out / "muon", small.video_data(batch_size=2), strategy=strategy("fsdp2"), devices=2)
-    except ValueError as error:
-        (out / f"muon{dist.get_rank()}.txt").write_text(str(error))
-    dist.barrier()
 
 
 if __name__ == "__main__":

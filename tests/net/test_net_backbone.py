@@ -65,7 +65,7 @@ def test_a_frames_level_reaches_its_own_tokens_alone(randomised) -> None:
 def test_a_token_of_several_frames_takes_the_mean_of_their_embeddings(randomised) -> None:
     net, (_, cond), t = randomised(), inputs(), levels()
     embedded = net.level(t)
-    torch.testing.assert_close(net.level_vectors(t, 4, cond), (embedded[:, ::2] + embedded[:, 1::2]) / 2)
+    torch.testing.assert_close(net.level_vectors(t, 4, cond, None), (embedded[:, ::2] + embedded[:, 1::2]) / 2)
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 3), (2, 8)])

@@ -36,7 +36,7 @@ CASES = {
 def context(text: int, keep: Tensor | None, sequence: Sequence) -> Context:
     video = torch.ones(2, 60, dtype=torch.bool)
     mask = None if keep is None else KeyPadding(sequence.join(video, keep))
-    return Context(GRID, torch.zeros(0), None, None, None, None, sequence, text, keep, mask)
+    return Context(GRID, torch.zeros(0), None, None, None, None, None, None, sequence, text, keep, mask)
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:

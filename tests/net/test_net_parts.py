@@ -52,12 +52,12 @@ def test_mlps() -> None:
 
 
 def test_adaln_zero_is_a_projection_in_each_block() -> None:
-    modulation = AdaLNZero(4)
+    modulation = AdaLNZero(4, 4)
     heads = [random(modulation.block_head(6)) for _ in range(2)]
     level = torch.randn(2, 3, 4, dtype=torch.float64)
     for head in heads:
         expected = nn.functional.silu(level) @ head.linear.weight.T + head.linear.bias
-        torch.testing.assert_close(torch.cat(head(modulation(level)), dim=-1), expected)
+        torch.testing.assert_close(torch.cat(head(modulation(level, {})), dim=-1), expected)
     final = random(modulation.final_head())
     expected = nn.functional.silu(level) @ final[1].linear.weight.T + final[1].linear.bias
     torch.testing.assert_close(torch.cat(final(level), dim=-1), expected)
@@ -65,11 +65,11 @@ def test_adaln_zero_is_a_projection_in_each_block() -> None:
 
 @pytest.mark.parametrize("vectors", [3, 6])
 def test_adaln_single_is_one_projection_and_a_table_in_each_block(vectors: int) -> None:
-    modulation = random(AdaLNSingle(4))
+    modulation = random(AdaLNSingle(4, 4))
     head = random(modulation.block_head(vectors))
     level = torch.randn(2, 3, 4, dtype=torch.float64)
     shared = (nn.functional.silu(level) @ modulation.shared.weight.T + modulation.shared.bias).unflatten(-1, (6, 4))
-    found = head(modulation(level))
+    found = head(modulation(level, {}))
     assert len(found) == vectors
     for i, vector in enumerate(found):
         torch.testing.assert_close(vector, shared[..., i, :] + head.table[i])
@@ -78,7 +78,7 @@ def test_adaln_single_is_one_projection_and_a_table_in_each_block(vectors: int) 
 
 
 def test_scalar_embedding_is_dits_and_precise_in_bf16() -> None:
-    embed = random(ScalarEmbedding(5, frequencies=8, max_period=10000.0, scale=1000.0))
+    embed = random(ScalarEmbedding(5, frequencies=8, max_period=10000.0, scale=1000.0, shift=0.0))
     t = torch.rand(2, 3, dtype=torch.float64)
     features = torch.empty(2, 3, 8, dtype=torch.float64)
     for i in range(4):
@@ -89,7 +89,7 @@ def test_scalar_embedding_is_dits_and_precise_in_bf16() -> None:
     close = embed.bfloat16()(torch.tensor([0.5, 0.501]))
     assert (close[0] - close[1]).abs().max() > 0.05
     with pytest.raises(ValueError, match="frequencies=7 is odd; nearest: 6, 8"):
-        ScalarEmbedding(5, frequencies=7, max_period=1e4, scale=1.0)
+        ScalarEmbedding(5, frequencies=7, max_period=1e4, scale=1.0, shift=0.0)
 
 
 def test_class_embedding_has_a_row_for_no_class() -> None:

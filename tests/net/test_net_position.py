@@ -12,7 +12,7 @@ from dit.net.rotary import HalfSplit, Interleaved, Pairing
 GRID = (3, 4, 5)
 ONE = {"f": 1.0, "h": 1.0, "w": 1.0}
 EVEN = {"f": 1, "h": 1, "w": 1}
-DEVICE = torch.device("cpu")
+LIKE = torch.zeros(1, dtype=torch.float64)
 
 
 def rope(head_dim: int = 16, **changes: object) -> RoPE3D:
@@ -25,7 +25,7 @@ def sincos(width: int = 18, **changes: object) -> SinCos3D:
 
 
 def turned(position: RoPE3D, x: Tensor, grid: tuple[int, int, int] = GRID) -> Tensor:
-    rotation = position.rotation(grid, DEVICE, x.dtype)
+    rotation = position.rotation(grid, x, {})
     return rotation.turn(x)
 
 
@@ -71,15 +71,13 @@ def test_rope_scores_depend_on_distance_alone(pairing: Pairing) -> None:
 
 def test_rope_of_a_small_grid_is_part_of_that_of_a_large_one() -> None:
     """Nothing depends on the size of the grid, so sizes never seen in training continue those that were."""
-    small, large = (rope().rotation(grid, DEVICE, torch.float64) for grid in ((2, 3, 4), (5, 6, 7)))
+    small, large = (rope().rotation(grid, LIKE, {}) for grid in ((2, 3, 4), (5, 6, 7)))
     inside = large.cos.view(5, 6, 7, 16)[:2, :3, :4].reshape(24, 16)
     torch.testing.assert_close(small.cos[0, :, 0], inside, rtol=0, atol=0)
 
 
 def test_ntk_slows_the_slowest_pair_by_the_scale_and_leaves_the_fastest() -> None:
-    plain, longer = (
-        rope(24, split=EVEN, scale={"f": 1.0, "h": 1.0, "w": s}).rotation(GRID, DEVICE, torch.float64) for s in (1, 3)
-    )
+    plain, longer = (rope(24, split=EVEN, scale={"f": 1.0, "h": 1.0, "w": s}).rotation(GRID, LIKE, {}) for s in (1, 3))
 
     def angle(rotation: object, pair: int) -> float:
         return math.acos(rotation.cos.view(*GRID, 24)[0, 0, 1, 8 + pair].item())  # pairs of w: 8 to 11
@@ -91,10 +89,10 @@ def test_ntk_slows_the_slowest_pair_by_the_scale_and_leaves_the_fastest() -> Non
 
 def test_a_reference_grid_scales_only_what_is_longer() -> None:
     reference = {"f": 4, "h": 2, "w": 5}
-    by_reference = rope(24, reference=reference).rotation(GRID, DEVICE, torch.float64)
-    by_scale = rope(24, scale={"f": 1.0, "h": 2.0, "w": 1.0}).rotation(GRID, DEVICE, torch.float64)
+    by_reference = rope(24, reference=reference).rotation(GRID, LIKE, {})
+    by_scale = rope(24, scale={"f": 1.0, "h": 2.0, "w": 1.0}).rotation(GRID, LIKE, {})
     torch.testing.assert_close(by_reference.cos, by_scale.cos, rtol=0, atol=0)
-    assert not torch.allclose(by_reference.cos, rope(24).rotation(GRID, DEVICE, torch.float64).cos)
+    assert not torch.allclose(by_reference.cos, rope(24).rotation(GRID, LIKE, {}).cos)
 
 
 def test_sincos_table_and_unit_scale() -> None:
@@ -131,7 +129,7 @@ def test_learned_table_is_exact_on_its_grid_and_interpolated_on_others() -> None
 
 def test_no_position_leaves_tokens_alone() -> None:
     x = torch.randn(1, 60, 6)
-    assert NoPosition(6, 2).add(x, GRID) is x and NoPosition(6, 2).rotation(GRID, DEVICE, x.dtype) is None
+    assert NoPosition(6, 2).add(x, GRID) is x and NoPosition(6, 2).rotation(GRID, x, {}) is None
 
 
 @pytest.mark.parametrize(
