@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("net", "diffusion", "sampling", "codec", "text", "engine", "evaluation", "media")
+PACKAGES = ("net", "diffusion", "sampling", "codec", "text", "engine", "evaluation", "interop", "media")
 MAY_IMPORT = {name: {name} for name in PACKAGES} | {
     "sampling": {"sampling", "diffusion"},
     "engine": set(PACKAGES),
+    "interop": {"interop", "net"},
 }
 ENTRY = "dit.entry"  # for commands only
 LIGHTNING_ROOMS = ("dit/engine/", "data/module.py")

@@ -122,7 +122,13 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, N, width) -> what it reads, (B, N, width)."""
-        q = self.q(self.norm(x)).unflatten(-1, (self.heads, self.head_dim))  # (B, N, heads, head_dim)
+        return self.out(self.read_text(self.query(x), context).flatten(2))
+
+    def query(self, x: Tensor) -> Tensor:
+        """x (B, N, width) -> (B, N, heads, head_dim)."""
+        return self.norm_q(self.q(self.norm(x)).unflatten(-1, (self.heads, self.head_dim)))
+
+    def read_text(self, q: Tensor, context: Context) -> Tensor:
+        """q (B, N, heads, head_dim) -> the same."""
         k, v = self.kv(context.text).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)  # (B, L, heads, head_dim)
-        q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
-        return self.out(attend(self.kernel, q, k, v, context.text_mask).flatten(2))
+        return attend(self.kernel, q.to(v.dtype), self.norm_k(k).to(v.dtype), v, context.text_mask)

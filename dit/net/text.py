@@ -50,8 +50,9 @@ class NoText(Text):
 class CrossText(Text):
     """Cross-attention in every block (PixArt-alpha, Wan, LTX).
 
-    embed: text features to width, or null: blocks read them as they are. attention: the block's, finished with its
-    parts.
+    embed: text features to width, or null: blocks read them as they are. image: features of an image, cond["image"]
+    (B, M, any), to tokens of this width, or null: the network reads none; it may be absent from cond.
+    attention: the block's, finished with its parts.
     """
 
     def __init__(
@@ -60,15 +61,18 @@ class CrossText(Text):
         width: int,
         *,
         embed: Callable[[int, int], nn.Module] | None,
+        image: Callable[[int], nn.Module] | None,
         attention: Callable[[Parts], nn.Module],
     ) -> None:
         super().__init__(text_width, width)
         self.context_width = text_width if embed is None else width
         self.embed = nn.Identity() if embed is None else embed(text_width, width)
+        self.image = None if image is None else image(width)
         self.attention = attention
 
     def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
-        return TextTokens(context=self.embed(self.features(cond)), keep=cond.get("text_mask"))
+        image = None if self.image is None or "image" not in cond else self.image(cond["image"])
+        return TextTokens(context=self.embed(self.features(cond)), keep=cond.get("text_mask"), image=image)
 
     def cross_attention(self, parts: Parts) -> nn.Module:
         return self.attention(parts)

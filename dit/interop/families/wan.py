@@ -1,0 +1,167 @@
+"""Wan 2.1 and 2.2 (arXiv 2503.20314): diffusers' WanTransformer3DModel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.weights import Link, Same, convolution, joined_linear, linear
+from dit.net.attention import AcrossHeads
+from dit.net.embed import token_grid
+from dit.net.image import ImageCrossAttention, ImageTokens
+
+
+class Wan(Family):
+    class_name = "WanTransformer3DModel"
+    preset = "wan21_tiny"
+    defaults = {
+        "patch_size": [1, 2, 2],
+        "num_attention_heads": 40,
+        "attention_head_dim": 128,
+        "in_channels": 16,
+        "out_channels": 16,
+        "text_dim": 4096,
+        "freq_dim": 256,
+        "ffn_dim": 13824,
+        "num_layers": 40,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": 1e-6,
+        "image_dim": None,
+        "added_kv_proj_dim": None,
+        "rope_max_seq_len": 1024,
+        "pos_embed_seq_len": None,
+    }
+
+    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+        s = settings
+        width = s["num_attention_heads"] * s["attention_head_dim"]
+        if s["added_kv_proj_dim"] != (None if s["image_dim"] is None else width):
+            raise ValueError(
+                f"added_kv_proj_dim={s['added_kv_proj_dim']} must be the width {width}, with image_dim set"
+            )
+        text = [] if s["cross_attn_norm"] else ["net/text=cross_plain"]
+        if s["image_dim"] is not None:
+            text = [
+                f"net/text={'cross_image' if s['cross_attn_norm'] else 'cross_image_plain'}",
+                f"net.text.image.features={s['image_dim']}",
+                f"net.text.image.positions={s['pos_embed_seq_len'] or 'null'}",
+                f"net.text.attention.image_norm.eps={s['eps']}",
+            ]
+        if s["cross_attn_norm"]:
+            text.append(f"net.text.attention.norm.eps={s['eps']}")
+        return [
+            *text,
+            f"net.in_channels={s['in_channels']}",
+            f"net.out_channels={s['out_channels'] or s['in_channels']}",
+            f"net.patch={list(s['patch_size'])}",
+            f"net.width={width}",
+            f"net.heads={s['num_attention_heads']}",
+            f"net.depth={s['num_layers']}",
+            f"net.text_width={s['text_dim']}",
+            f"net.level.frequencies={s['freq_dim']}",
+            f"net.mlp.ratio={s['ffn_dim'] / width!r}",
+            f"net.norm.eps={s['eps']}",
+            f"net.final.norm.eps={s['eps']}",
+            f"net.qk_norm.norm.eps={s['eps']}",
+        ]
+
+    def config(self, net: Network) -> dict[str, Any]:
+        block = net.blocks[0]
+        attention = block.cross_attention
+        image = net.text.image if isinstance(net.text.image, ImageTokens) else None
+        return {
+            **self.defaults,
+            "patch_size": list(net.patch),
+            "num_attention_heads": net.heads,
+            "attention_head_dim": net.width // net.heads,
+            "in_channels": net.in_channels,
+            "out_channels": net.out_channels,
+            "text_dim": net.text.text_width,
+            "freq_dim": net.level.frequencies,
+            "ffn_dim": block.mlp.up.out_features,
+            "num_layers": net.depth,
+            "cross_attn_norm": bool(list(attention.norm.parameters())),
+            "qk_norm": "rms_norm_across_heads" if isinstance(block.attention.norm_q, AcrossHeads) else None,
+            "eps": block.norm1.eps,
+            "image_dim": None if image is None else image.features,
+            "added_kv_proj_dim": None if image is None else net.width,
+            "pos_embed_seq_len": None if image is None or image.table is None else image.table.shape[1],
+        }
+
+    def links(self, net: Network) -> list[Link]:
+        width, condition = net.width, "condition_embedder"
+        links = [
+            *convolution("embed", "patch_embedding", (width, net.in_channels, *net.patch)),
+            *linear("level.hidden", f"{condition}.time_embedder.linear_1"),
+            *linear("level.out", f"{condition}.time_embedder.linear_2"),
+            *linear("modulation.shared", f"{condition}.time_proj"),
+            *linear("text.embed.hidden", f"{condition}.text_embedder.linear_1"),
+            *linear("text.embed.out", f"{condition}.text_embedder.linear_2"),
+            Link(("final.modulation.table",), ("scale_shift_table",), Same((1, 2, width))),
+            *linear("final.linear", "proj_out"),
+        ]
+        if isinstance(net.text.image, ImageTokens):
+            there = f"{condition}.image_embedder"
+            links += [
+                *linear("text.image.norm_in", f"{there}.norm1"),
+                *linear("text.image.hidden", f"{there}.ff.net.0.proj"),
+                *linear("text.image.out", f"{there}.ff.net.2"),
+                *linear("text.image.norm_out", f"{there}.norm2"),
+            ]
+            if net.text.image.table is not None:
+                links += [Link(("text.image.table",), (f"{there}.pos_embed",))]
+        for i, block in enumerate(net.blocks):
+            links += self.block_links(f"blocks.{i}", width, block)
+        return links
+
+    def block_links(self, name: str, width: int, block: Any) -> list[Link]:
+        """Both layouts call the blocks by the same name."""
+        own, cross = f"{name}.attention", f"{name}.cross_attention"
+        links = [
+            Link((f"{name}.modulation.table",), (f"{name}.scale_shift_table",), Same((1, 6, width))),
+            *joined_linear(f"{own}.qkv", [f"{name}.attn1.to_{x}" for x in "qkv"]),
+            *linear(f"{own}.norm_q.norm", f"{name}.attn1.norm_q", bias=False),
+            *linear(f"{own}.norm_k.norm", f"{name}.attn1.norm_k", bias=False),
+            *linear(f"{own}.out", f"{name}.attn1.to_out.0"),
+            *linear(f"{cross}.q", f"{name}.attn2.to_q"),
+            *joined_linear(f"{cross}.kv", [f"{name}.attn2.to_{x}" for x in "kv"]),
+            *linear(f"{cross}.norm_q.norm", f"{name}.attn2.norm_q", bias=False),
+            *linear(f"{cross}.norm_k.norm", f"{name}.attn2.norm_k", bias=False),
+            *linear(f"{cross}.out", f"{name}.attn2.to_out.0"),
+            *linear(f"{name}.mlp.up", f"{name}.ffn.net.0.proj"),
+            *linear(f"{name}.mlp.down", f"{name}.ffn.net.2"),
+        ]
+        if list(block.cross_attention.norm.parameters()):
+            links += linear(f"{cross}.norm", f"{name}.norm2")
+        if isinstance(block.cross_attention, ImageCrossAttention):
+            links += [
+                *joined_linear(f"{cross}.image_kv", [f"{name}.attn2.add_{x}_proj" for x in "kv"]),
+                *linear(f"{cross}.norm_image", f"{name}.attn2.norm_added_k", bias=False),
+            ]
+        return links
+
+    def call(self, net: Network, arguments: Mapping[str, Any]) -> Call:
+        x, timestep, text, image = take(
+            arguments, "hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"
+        )
+        cond = {"text": text} if image is None else {"text": text, "image": image}
+        return x, levels(timestep, net.level.scale, token_grid(net.patch, *x.shape[2:])), cond
+
+    def example(
+        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
+    ) -> dict[str, Any]:
+        s = settings
+        arguments = {
+            "hidden_states": draw.normal(batch, s["in_channels"], *size),
+            "timestep": draw.timesteps(batch),
+            "encoder_hidden_states": draw.normal(batch, text_tokens, s["text_dim"]),
+        }
+        if s["image_dim"] is not None:
+            # The class takes the last 512 tokens for text where there is an image.
+            arguments["encoder_hidden_states"] = draw.normal(batch, 512, s["text_dim"])
+            positions = s["pos_embed_seq_len"]  # of two images a sample
+            images, tokens = (batch, 257) if positions is None else (2 * batch, positions // 2)
+            arguments["encoder_hidden_states_image"] = draw.normal(images, tokens, s["image_dim"])
+        return arguments

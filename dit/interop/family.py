@@ -1,0 +1,132 @@
+"""What this project knows of one class of diffusers: its settings, the names of its weights, how it is called."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from dit.interop.weights import Link
+
+# A Backbone (dit.net.backbone). Its parts are whatever its config made them, so their attributes have no static type.
+Network: TypeAlias = Any
+Call: TypeAlias = tuple[Tensor, Tensor, dict[str, Tensor]]
+
+
+class Family(ABC):
+    """One class of diffusers. Both directions start from plain values: its `config.json`, or one of our networks.
+
+    class_name: its `_class_name`. preset: the config of configs/net that `overrides` starts from.
+    defaults: every setting of its constructor with the default there, lists for tuples.
+    """
+
+    class_name: ClassVar[str]
+    preset: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Any]]
+
+    def settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """config.json with the defaults filled in.
+
+        Raises ValueError for a setting that is not known here: it may change what the network computes.
+        """
+        own = {key: value for key, value in config.items() if not key.startswith("_")}
+        if unknown := sorted(own.keys() - self.defaults.keys()):
+            raise ValueError(f"{self.class_name} has a setting that is not known here: {unknown[0]}={own[unknown[0]]}")
+        return {**self.defaults, **own}
+
+    @abstractmethod
+    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+        """Settings -> Hydra overrides that make the preset this network.
+
+        Raises ValueError for a setting that no part of ours can be.
+        """
+
+    @abstractmethod
+    def config(self, net: Network) -> dict[str, Any]:
+        """The settings of a network that has this family's parts: the inverse of `overrides`.
+
+        May raise AttributeError or ValueError for a network that has other parts.
+        """
+
+    @abstractmethod
+    def links(self, net: Network) -> list[Link]:
+        """Our names and theirs, for a network with this family's parts (the meta device will do)."""
+
+    @abstractmethod
+    def call(self, net: Network, arguments: Mapping[str, Any]) -> Call:
+        """Arguments of the class's own `forward` -> x, t, cond.
+
+        Raises ValueError for an argument that the network cannot take.
+        """
+
+    @abstractmethod
+    def example(
+        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
+    ) -> dict[str, Any]:
+        """Random arguments of the class's `forward`, every one that the settings make it read.
+
+        size: latents along (frames, height, width). text_tokens: of the longest text; the others are shorter where
+        the class takes a padding mask.
+        """
+
+    def output(self, out: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+        """Our output in the layout of theirs."""
+        return out
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random tensors of one dtype and device, from one generator (which lives on the CPU)."""
+
+    generator: torch.Generator
+    dtype: torch.dtype
+    device: str = "cpu"
+
+    def normal(self, *shape: int) -> Tensor:
+        """Normal values."""
+        return self._place(torch.randn(*shape, generator=self.generator, dtype=torch.float64))
+
+    def timesteps(self, *shape: int) -> Tensor:
+        """Whole timesteps in [0, 1000), as floating-point numbers."""
+        return self._place(torch.randint(1000, shape, generator=self.generator))
+
+    def keep(self, batch: int, tokens: int) -> Tensor:
+        """(batch, tokens) bool: the real tokens; the first sample has all, each other one fewer than the one before."""
+        lengths = torch.tensor([max(1, tokens - 2 * i) for i in range(batch)])
+        return (torch.arange(tokens) < lengths[:, None]).to(self.device)
+
+    def _place(self, values: Tensor) -> Tensor:
+        return values.to(self.device, self.dtype)
+
+
+def take(arguments: Mapping[str, Any], *known: str) -> list[Any]:
+    """The named arguments, None for absent ones.
+
+    Raises ValueError for any other argument that is not None: it would be ignored silently.
+    """
+    harmless = {"return_dict", "attention_kwargs", "cross_attention_kwargs"}
+    for name, value in arguments.items():
+        if name not in known and name not in harmless and value is not None and value is not False:
+            raise ValueError(f"{name} is not an argument that this network can take; there are {', '.join(known)}")
+    return [arguments.get(name) for name in known]
+
+
+def levels(timestep: Tensor, scale: float, grid: Sequence[int]) -> Tensor:
+    """Timesteps (), (B,), (B, F) or (B, N), one a token, in the reference's units -> t (B, 1) or (B, F), float64.
+
+    grid: tokens along (f, h, w). Raises ValueError when tokens of one frame have different timesteps.
+    """
+    t = timestep.to(torch.float64) / scale
+    if t.dim() < 2:
+        return t.reshape(-1, 1)
+    frames, tokens = grid[0], grid[1] * grid[2]
+    if t.shape[1] == frames * tokens and tokens > 1:
+        t = t.unflatten(1, (frames, tokens))
+        if not torch.equal(t, t[..., :1].expand_as(t)):
+            raise ValueError("timesteps that differ within a frame are not supported: one for each frame is")
+        return t[..., 0]
+    return t
