@@ -18,7 +18,8 @@ class Parts:
 
     norm(dim), mlp(width), attention(parts, layout), qk_norm(heads, head_dim) and cross_attention(parts) make modules
     (the last may make None); `modulation` is the backbone's own, of which a block takes a head. context_width: of the
-    tokens that cross-attention reads.
+    tokens that cross-attention reads. stream_width: of the text tokens that pass through the blocks with the video;
+    None: there are none.
     """
 
     width: int
@@ -29,6 +30,7 @@ class Parts:
     qk_norm: Callable[[int, int], nn.Module]
     cross_attention: Callable[["Parts"], nn.Module | None]
     context_width: int
+    stream_width: int | None
     modulation: Modulation
     kernel: Kernel
 

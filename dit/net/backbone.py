@@ -95,6 +95,7 @@ class Backbone(nn.Module):
             qk_norm=qk_norm or NoQKNorm,
             cross_attention=self.text.cross_attention,
             context_width=self.text.context_width,
+            stream_width=self.text.stream_width,
             modulation=self.modulation,
             kernel=kernel,
         )

@@ -121,12 +121,30 @@ class Context:
     text_keep: Tensor | None
     mask: KeyPadding | None
 
+    @property
+    def video_modulation(self) -> Tensor:
+        """(B, 1 or frames of tokens, any), of the video tokens alone: equal runs, one after another."""
+        return self.modulation if self.run_of_token is None else self.modulation[:, 1:]
+
+    @property
+    def text_modulation(self) -> Tensor:
+        """(B, 1, any), of the text tokens of the joint sequence."""
+        return self.modulation[:, :1]
+
     def vectors(self, head: nn.Module) -> tuple[Tensor, ...]:
         """The modulation vectors of a block, each (B, G, width), or (B, N + L, width) where runs are not equal."""
         vectors = head(self.modulation)
         if self.run_of_token is None:
             return vectors
         return tuple(vector.index_select(1, self.run_of_token) for vector in vectors)
+
+    def video_vectors(self, head: nn.Module) -> tuple[Tensor, ...]:
+        """The modulation vectors of the video tokens alone: (B, G, width), N equal runs."""
+        return head(self.modulation if self.run_of_token is None else self.modulation[:, 1:])
+
+    def text_vectors(self, head: nn.Module) -> tuple[Tensor, ...]:
+        """The modulation vectors of the text tokens alone: (B, 1, width)."""
+        return head(self.modulation[:, :1])
 
 
 def make_context(
@@ -153,7 +171,7 @@ def make_context(
             run_of_token = sequence.join(frames[None], frames.new_zeros(1, num_text))[0]
             level = torch.cat([text_level(level), level], dim=1)
         if rotation is not None:
-            still = rotation.cos.new_ones(1, num_text, *rotation.cos.shape[2:])
+            still = rotation.cos.new_ones(rotation.cos.shape[0], num_text, *rotation.cos.shape[2:])
             cos, sin = sequence.join(rotation.cos, still), sequence.join(rotation.sin, torch.zeros_like(still))
             rotation = Rotation(cos, sin, rotation.pairing)
         if text.keep is not None:

@@ -20,6 +20,8 @@ FINAL_VECTORS = 2  # shift and scale
 class Modulation(nn.Module):
     """Base of the modulations, built with (width, level_width)."""
 
+    width: int
+
     @abstractmethod
     def forward(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """Level vectors (B, G, level_width) and cond -> what the heads of all blocks read (B, G, any)."""
@@ -27,6 +29,15 @@ class Modulation(nn.Module):
     @abstractmethod
     def block_head(self, vectors: int) -> nn.Module:
         """A module from the output of `forward` to a tuple of `vectors` tensors (B, G, width)."""
+
+    def text_head(self, vectors: int, width: int) -> nn.Module:
+        """As `block_head`, for a text stream of its own `width`.
+
+        Raises ValueError for another width than the blocks', unless the modulation can.
+        """
+        if width != self.width:
+            raise ValueError(f"{type(self).__name__} steers width {self.width}, not a text stream of width {width}")
+        return self.block_head(vectors)
 
     @abstractmethod
     def final_head(self) -> nn.Module:
@@ -46,6 +57,9 @@ class AdaLNZero(Modulation):
 
     def block_head(self, vectors: int) -> nn.Module:
         return Projection(self.level_width, self.width, vectors)
+
+    def text_head(self, vectors: int, width: int) -> nn.Module:
+        return Projection(self.level_width, width, vectors)
 
     def final_head(self) -> nn.Module:
         return nn.Sequential(nn.SiLU(), Projection(self.level_width, self.width, FINAL_VECTORS))

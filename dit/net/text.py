@@ -13,11 +13,13 @@ class Text(nn.Module):
     """Base of the ways.
 
     sequence: the order of the joint sequence, where there is one. level: which noise level its text tokens take.
-    context_width: of the tokens that cross-attention reads.
+    context_width: of the tokens that cross-attention reads. stream_width: of those that pass through the blocks with
+    the video; None: there are none.
     """
 
     sequence: Sequence = TextFirst()
     level: TextLevel = MeanOfFrames()
+    stream_width: int | None = None
 
     def __init__(self, text_width: int, width: int) -> None:
         super().__init__()
@@ -94,6 +96,7 @@ class JointText(Text):
         level: TextLevel,
     ) -> None:
         super().__init__(text_width, width)
+        self.stream_width = width
         self.embed = embed(text_width, width)
         self.sequence, self.level = sequence, level
 
