@@ -86,6 +86,14 @@ class ScalarEmbedding(nn.Module):
         return self.out(functional.silu(self.hidden(features.to(dtype))))
 
 
+class LevelFromNoise(ScalarEmbedding):
+    """`ScalarEmbedding` of 1 - t, for weights whose time runs from noise at 0 to data at 1 (SiT, arXiv 2401.08740)."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        """t (...) in [0, 1], 0 is clean -> (..., width)."""
+        return super().forward(1 - value)
+
+
 def sinusoids(
     value: Tensor, frequencies: int, max_period: float, scale: float, shift: float, dtype: torch.dtype
 ) -> Tensor:

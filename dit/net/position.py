@@ -79,15 +79,18 @@ class RoPE3D(Position):
         """Angles are computed in float32 at least, axis by axis, and only then spread over the grid."""
         precise = torch.promote_types(like.dtype, torch.float32)
         angles = {}
-        for axis, length in zip(AXES, grid, strict=True):
+        for axis, length, places in zip(AXES, grid, self.places(grid, like.device, precise), strict=True):
             pairs = self.pairs.get(axis, 0)
             stretch = self.scale[axis] * (max(1.0, length / self.reference[axis]) if self.reference else 1.0)
             # theta' = theta * s^(d / (d - 2)) turns the slowest of d / 2 pairs s times slower and leaves the fastest.
             theta = self.theta * stretch ** (pairs / (pairs - 1)) if pairs > 1 else self.theta
-            places = torch.arange(length, device=like.device, dtype=precise)
             angles[axis] = places[:, None] * frequencies(pairs, theta, places)  # (length, pairs)
         cos, sin = self.pairing.tables(spread(angles, self.pairs, grid))  # (N, head_dim)
         return Rotation(cos[None, :, None], sin[None, :, None], self.pairing)
+
+    def places(self, grid: Grid, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        """Where the tokens of a grid are along (f, h, w), (length,) each: here they are counted from 0."""
+        return [torch.arange(length, device=device, dtype=dtype) for length in grid]
 
 
 class SinCos3D(Position):
@@ -97,7 +100,7 @@ class SinCos3D(Position):
     split: axis -> share of the channels, in their order, as in `RoPE3D`; an axis that is not named has none
       ({w: 1, h: 1} is DiT's table for images).
     scale: axis -> positions are divided by it.
-    reference: axis -> tokens along it in training, or null; a longer axis is squeezed into that range.
+    reference: axis -> tokens along it in training, or null; a longer axis that it names is squeezed into that range.
 
     Raises ValueError when the width is odd or has too few channels for the axes.
     """
@@ -125,11 +128,14 @@ class SinCos3D(Position):
         precise = torch.promote_types(x.dtype, torch.float32)
         waves = {}
         for axis, length in zip(AXES, grid, strict=True):
-            squeeze = self.scale[axis] * (max(1.0, length / self.reference[axis]) if self.reference else 1.0)
-            places = torch.arange(length, device=x.device, dtype=precise) / squeeze
+            places = torch.arange(length, device=x.device, dtype=precise) / self.unit(axis, length)
             angles = places[:, None] * frequencies(self.pairs.get(axis, 0), self.theta, places)
             waves[axis] = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (length, 2 * pairs)
         return x + spread(waves, self.pairs, grid).to(x.dtype)
+
+    def unit(self, axis: str, length: int) -> float:
+        """Tokens from one whole position to the next along an axis of `length` tokens."""
+        return self.scale[axis] * max(1.0, length / (self.reference or {}).get(axis, length))
 
 
 class Learned(Position):
