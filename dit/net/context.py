@@ -138,14 +138,6 @@ class Context:
             return vectors
         return tuple(vector.index_select(1, self.run_of_token) for vector in vectors)
 
-    def video_vectors(self, head: nn.Module) -> tuple[Tensor, ...]:
-        """The modulation vectors of the video tokens alone: (B, G, width), N equal runs."""
-        return head(self.modulation if self.run_of_token is None else self.modulation[:, 1:])
-
-    def text_vectors(self, head: nn.Module) -> tuple[Tensor, ...]:
-        """The modulation vectors of the text tokens alone: (B, 1, width)."""
-        return head(self.modulation[:, :1])
-
 
 def make_context(
     grid: Grid,
