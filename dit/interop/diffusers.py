@@ -30,9 +30,10 @@ def from_diffusers(source: nn.Module | str | Path) -> Backbone:
     wrong shape, a pickle instead of safetensors.
     """
     config = source_config(source)
-    net = build_empty(net_config(config))
-    net.load_state_dict(read_weights(source, net, family_named(config["_class_name"])), strict=True, assign=True)
-    _recognised[net] = family_named(config["_class_name"])
+    family = family_named(config["_class_name"])
+    net = build_empty(net_config({**config, **family.infer(source_weights(source))}))
+    net.load_state_dict(read_weights(source, net, family), strict=True, assign=True)
+    _recognised[net] = family
     return net.eval()
 
 
@@ -43,7 +44,7 @@ def to_diffusers(net: Backbone, folder: str | Path, shard_bytes: int = files.SHA
     the class that is nearest; FileExistsError when the folder holds anything.
     """
     family = recognise(net)
-    config = {"_class_name": family.class_name, **family.config(net)}
+    config = {"_class_name": family.class_name, **family.settings(family.config(net))}
     files.write(folder, config, to_theirs(family.links(net), net.state_dict()), shard_bytes)
 
 
@@ -65,6 +66,7 @@ def source_config(source: nn.Module | str | Path) -> dict[str, Any]:
     else:
         where = str(Path(source) / files.CONFIG)
         config = files.read_config(source)
+    config = next((known for family in FAMILIES if (known := family.adopt(config)) is not None), config)
     try:
         family_named(config.get("_class_name"))
     except ValueError as error:
@@ -75,7 +77,13 @@ def source_config(source: nn.Module | str | Path) -> dict[str, Any]:
 def net_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json -> the config of our network, as configs/net would give it."""
     family = family_named(config.get("_class_name"))
-    return compose(family.preset, family.overrides(family.settings(config)))
+    inferred = {key: config.get(key, default) for key, default in family.inferred.items()}
+    return compose(family.preset, family.overrides({**family.settings(config), **inferred}))
+
+
+def source_weights(source: nn.Module | str | Path) -> Mapping[str, Tensor]:
+    """The weights of an object or folder under their names; those of a folder are read when they are asked for."""
+    return source.state_dict() if isinstance(source, nn.Module) else files.Weights(source)
 
 
 def read_weights(source: nn.Module | str | Path, net: Backbone, family: Family) -> dict[str, Tensor]:

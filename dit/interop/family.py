@@ -22,11 +22,25 @@ class Family(ABC):
 
     class_name: its `_class_name`. preset: the config of configs/net that `overrides` starts from.
     defaults: every setting of its constructor with the default there, lists for tuples.
+    inferred: settings that its config.json does not hold but its weights tell (`infer`), with defaults; their names
+      begin with an underscore.
     """
 
     class_name: ClassVar[str]
     preset: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]]
+    inferred: ClassVar[Mapping[str, Any]] = {}
+
+    def adopt(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """config.json of this class as it was written under an older name, in today's words; None: it is not."""
+        return None
+
+    def infer(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What `inferred` names, from weights under their names; reads no more of them than it must.
+
+        Weights that do not fit are no error here.
+        """
+        return {}
 
     def settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """config.json with the defaults filled in.
@@ -40,14 +54,14 @@ class Family(ABC):
 
     @abstractmethod
     def overrides(self, settings: Mapping[str, Any]) -> list[str]:
-        """Settings -> Hydra overrides that make the preset this network.
+        """Settings and what `inferred` names -> Hydra overrides that make the preset this network.
 
         Raises ValueError for a setting that no part of ours can be.
         """
 
     @abstractmethod
     def config(self, net: Network) -> dict[str, Any]:
-        """The settings of a network that has this family's parts: the inverse of `overrides`.
+        """The settings (and `inferred`) of a network that has this family's parts: the inverse of `overrides`.
 
         May raise AttributeError or ValueError for a network that has other parts.
         """
@@ -93,6 +107,10 @@ class Draw:
     def timesteps(self, *shape: int) -> Tensor:
         """Whole timesteps in [0, 1000), as floating-point numbers."""
         return self._place(torch.randint(1000, shape, generator=self.generator))
+
+    def classes(self, count: int, *shape: int) -> Tensor:
+        """Whole numbers in [0, count), int64."""
+        return torch.randint(count, shape, generator=self.generator).to(self.device)
 
     def keep(self, batch: int, tokens: int) -> Tensor:
         """(batch, tokens) bool: the real tokens; the first sample has all, each other one fewer than the one before."""
