@@ -77,16 +77,20 @@ class RoPE3D(Position):
 
     def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
         """Angles are computed in float32 at least, axis by axis, and only then spread over the grid."""
-        precise = torch.promote_types(like.dtype, torch.float32)
+        return self.rotation_at(self.places(grid, like.device, torch.promote_types(like.dtype, torch.float32)), grid)
+
+    def rotation_at(self, axes: list[Tensor], grid: Grid) -> Rotation:
+        """The rotation of a grid whose tokens stand at these places along (f, h, w), (length,) or (B, length) each."""
         angles = {}
-        for axis, length, places in zip(AXES, grid, self.places(grid, like.device, precise), strict=True):
+        for axis, length, places in zip(AXES, grid, axes, strict=True):
             pairs = self.pairs.get(axis, 0)
             stretch = self.scale[axis] * (max(1.0, length / self.reference[axis]) if self.reference else 1.0)
             # theta' = theta * s^(d / (d - 2)) turns the slowest of d / 2 pairs s times slower and leaves the fastest.
             theta = self.theta * stretch ** (pairs / (pairs - 1)) if pairs > 1 else self.theta
-            angles[axis] = places[:, None] * frequencies(pairs, theta, places)  # (length, pairs)
-        cos, sin = self.pairing.tables(spread(angles, self.pairs, grid))  # (N, head_dim)
-        return Rotation(cos[None, :, None], sin[None, :, None], self.pairing)
+            angles[axis] = places[..., None] * frequencies(pairs, theta, places)  # (length, pairs)
+        tables = self.pairing.tables(spread(angles, self.pairs, grid))  # (N, head_dim) or (B, N, head_dim)
+        cos, sin = (table.reshape(-1, *table.shape[-2:]).unsqueeze(2) for table in tables)
+        return Rotation(cos, sin, self.pairing)
 
     def places(self, grid: Grid, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         """Where the tokens of a grid are along (f, h, w), (length,) each: here they are counted from 0."""
@@ -190,7 +194,11 @@ def frequencies(pairs: int, theta: float, like: Tensor) -> Tensor:
 
 
 def spread(tables: dict[str, Tensor], order: dict[str, int], grid: Grid) -> Tensor:
-    """Tables of the axes (length, channels) -> one table of the grid (N, all channels), frame-major."""
+    """Tables of the axes (length, channels) -> one table of the grid (N, all channels), frame-major.
+
+    With tables (B, length, channels) among them: (B, N, all channels).
+    """
     views = {"f": (-1, 1, 1), "h": (1, -1, 1), "w": (1, 1, -1)}
-    parts = [tables[axis].view(*views[axis], tables[axis].shape[-1]).expand(*grid, -1) for axis in order]
-    return torch.cat(parts, dim=-1).flatten(0, 2)
+    parts = [tables[axis].unflatten(-2, views[axis]) for axis in order]
+    batch = max((part.shape[:-4] for part in parts), key=len)
+    return torch.cat([part.expand(*batch, *grid, -1) for part in parts], dim=-1).flatten(-4, -2)
