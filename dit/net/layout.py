@@ -1,4 +1,4 @@
-"""Which tokens attend to one another: all of them, those of a frame, of a place, or of a window.
+"""Which tokens attend to one another: all, those of a frame, a place or a window, or all that came before.
 
 A layout regroups queries, keys and values, each (B, N, heads, head_dim), calls the kernel and puts the result back.
 Text tokens of a joint sequence attend to everything, and are keys for every group.
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from dit.net.context import Context
 from dit.net.embed import Grid
+from dit.net.kernels import masks
 from dit.net.kernels.door import Kernel
 from dit.net.kernels.masks import KeyPadding, Mask
 
@@ -33,6 +34,29 @@ class Full(Layout):
 
     def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         return attend(kernel, q, k, v, context.mask)
+
+
+class BlockCausal(Layout):
+    """A token attends to those of its own block of frames and of all blocks before (SkyReels-V2, arXiv 2504.13074).
+
+    block: frames of tokens in a block; the last block of a video may be shorter. 1 is causal frame by frame.
+    """
+
+    def __init__(self, block: int) -> None:
+        if block < 1:
+            raise ValueError(f"block={block} frames of a block-causal layout must be at least 1")
+        self.block = block
+
+    def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Raises ValueError when text shares the sequence: it would carry later frames into earlier ones."""
+        if context.num_text:
+            raise ValueError(
+                "block-causal attention cannot have text tokens in its sequence, which would carry later frames into"
+                " earlier ones; choose net/text=cross, or a pattern without block-causal blocks"
+            )
+        frames, height, width = context.grid
+        mask = masks.BlockCausal(frames, height * width, self.block) if self.block < frames else None
+        return attend(kernel, q, k, v, mask)
 
 
 class Grouped(Layout):
