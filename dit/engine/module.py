@@ -18,7 +18,10 @@ from dit.codec.base import Codec
 from dit.diffusion.loss import LossOutput, Objective
 from dit.engine import parallel, rng
 from dit.engine.lr_schedule import LRSchedule
+from dit.net.alignment import Alignment
 from dit.net.backbone import Backbone
+from dit.net.embed import token_grid
+from dit.net.taps import tapped
 from dit.text.base import TextEncoder
 
 
@@ -27,6 +30,7 @@ class StepOutput(NamedTuple):
 
     loss: Tensor  # 0-dim
     per_sample: Tensor  # (B,)
+    alignment: Tensor | None  # 0-dim, where there is one
     tokens: int
 
 
@@ -37,6 +41,7 @@ class VideoDiffusion(LightningModule):
         net, codec, text: the parts; `text` is None for a network that reads none. The codec, and whatever has no
             trainable parameter, stays out of checkpoints.
         objective: loss of the network on clean latents.
+        alignment: `alignment(width)`, a loss on a middle layer that is added with its weight; None: there is none.
         optimizer: `optimizer(model) -> Optimizer`.
         lr_schedule: factor on the learning rate by step.
         max_steps: optimizer steps of the whole run, for the schedule.
@@ -51,6 +56,7 @@ class VideoDiffusion(LightningModule):
         codec: Codec,
         text: TextEncoder | None,
         objective: Objective,
+        alignment: Callable[[int], Alignment] | None,
         optimizer: Callable[[nn.Module], Optimizer],
         lr_schedule: LRSchedule,
         max_steps: int,
@@ -65,6 +71,7 @@ class VideoDiffusion(LightningModule):
         self.codec = codec.requires_grad_(False)
         self.text = text
         self.objective = objective
+        self.alignment = None if alignment is None else alignment(net.width)
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
         self.max_steps = max_steps
@@ -78,9 +85,19 @@ class VideoDiffusion(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = self.encode(batch.pixels)  # (B, C, F, H, W)
         cond = self.condition(self.drop(batch.captions), batch.fps)
-        out = self.objective(self.net, x0, cond)
-        self.last_step = StepOutput(out.loss.detach(), out.per_sample.detach(), self.count_tokens(x0))
-        return out.loss
+        out, aligned = self.losses(x0, cond, batch.pixels)
+        tokens = self.count_tokens(x0)
+        self.last_step = StepOutput(out.loss.detach(), out.per_sample.detach(), detached(aligned), tokens)
+        return out.loss if aligned is None or self.alignment is None else out.loss + self.alignment.weight * aligned
+
+    def losses(self, x0: Tensor, cond: dict[str, Tensor], pixels: Tensor) -> tuple[LossOutput, Tensor | None]:
+        """The denoising loss, and the alignment of a middle layer with an encoder's features of the pixels, if any."""
+        if self.alignment is None:
+            return self.objective(self.net, x0, cond), None
+        with tapped(self.net, self.alignment.block) as tap:
+            out = self.objective(self.net, x0, cond)
+        grid = token_grid(self.net.patch, *x0.shape[2:])
+        return out, self.alignment(tap.tokens, grid, pixels).mean()
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -120,7 +137,7 @@ class VideoDiffusion(LightningModule):
         if self.compile_mode is not None:
             parallel.compile_blocks(self.net, self.compile_mode)
         if isinstance(strategy, parallel.FSDP2):
-            strategy.shard([part for part in (self.net, self.text) if part is not None])
+            strategy.shard([part for part in (self.net, self.text, self.alignment) if part is not None])
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self)
@@ -155,3 +172,8 @@ class VideoDiffusion(LightningModule):
         """Whether a key of the state dict belongs to a part that is trained."""
         part = getattr(self, key.split(".")[0])
         return any(p.requires_grad for p in part.parameters())
+
+
+def detached(loss: Tensor | None) -> Tensor | None:
+    """The loss without its graph."""
+    return None if loss is None else loss.detach()

@@ -92,6 +92,7 @@ def build(config: dict[str, Any]) -> Parts:
         codec=codec,
         text=_make(config["text"]),
         objective=_make(config["objective"]),
+        alignment=_make(config["alignment"]),
         optimizer=_make(config["optim"]),
         lr_schedule=_make(config["lr_schedule"]),
         max_steps=training.max_steps,

@@ -1,11 +1,13 @@
 """The one backbone: a video diffusion transformer made of parts. Every published one is a config of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from dit.net import taps
 from dit.net.attention import NoQKNorm, Parts
 from dit.net.blocks import Block
 from dit.net.checkpointing import Checkpointing
@@ -107,6 +109,10 @@ class Backbone(nn.Module):
     def init_weights(self) -> None:
         """Sets all weights anew; needed once more after building on the meta device and `to_empty`."""
         self.init(self)
+
+    def skipping(self, blocks: Collection[int]) -> AbstractContextManager[None]:
+        """Within: the network is without these blocks, counted from 0."""
+        return taps.skipping(self, blocks)
 
     def num_tokens(self, frames: int, height: int, width: int) -> int:
         """Video tokens of latents (frames, height, width). Raises ValueError when the patch does not divide them."""

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -51,14 +51,10 @@ class ClassifierFree:
     interval: tuple[float, float]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "interval", tuple(self.interval))  # YAML knows only lists
+        object.__setattr__(self, "interval", checked_interval(self.interval))
         if not 0 <= self.rescale <= 1:
             nearest = min(max(self.rescale, 0.0), 1.0)
             raise ValueError(f"guidance.rescale={self.rescale} is outside [0, 1]; nearest: {nearest}")
-        if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
-            raise ValueError(
-                f"guidance.interval={list(self.interval)} is not [low, high] within [0, 1]; all: [0.0, 1.0]"
-            )
 
     def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
         both = join(cond, uncond)
@@ -91,6 +87,48 @@ class ClassifierFree:
 
 
 @dataclass(frozen=True)
+class SkipLayer:
+    """Another guidance, plus a push away from what the network believes without some of its blocks:
+    `base + scale (cond - cond without blocks)` (spatiotemporal skip guidance, Hyung et al. 2024, arXiv 2411.18664).
+
+    Args:
+        base: the guidance that it is added to.
+        blocks: blocks that are left out, counted from 0; middle ones are usual.
+        scale: 0 is `base` alone (and costs no pass).
+        interval: (low, high) levels between which it acts, both included.
+    """
+
+    base: Guidance
+    blocks: tuple[int, ...]
+    scale: float
+    interval: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", tuple(self.blocks))  # YAML knows only lists
+        object.__setattr__(self, "interval", checked_interval(self.interval))
+        if not self.blocks:
+            raise ValueError("guidance.blocks=[] leaves no block out; name one of the middle ones: guidance.blocks=[8]")
+
+    def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
+        base = self.base(denoiser, cond, uncond)
+        low, high = self.interval
+        network = denoiser.net
+        if not hasattr(network, "skipping"):
+            raise ValueError(f"guidance=skip_layer needs a network whose blocks can be left out, not {type(network)}")
+
+        def denoise(x: Tensor, t: Tensor) -> Estimate:
+            guided = base(x, t)
+            if self.scale == 0 or not low <= float(t.max()) <= high:
+                return guided
+            whole = denoiser(x, t, cond)
+            with network.skipping(self.blocks):
+                without = denoiser(x, t, cond)
+            return Estimate(*(g + self.scale * (w - o) for g, w, o in zip(guided, whole, without, strict=True)))
+
+        return denoise
+
+
+@dataclass(frozen=True)
 class AsTrained:
     """The guidance that a checkpoint's own config holds, with single values changed; sample.py's default.
 
@@ -114,6 +152,13 @@ class AsTrained:
         raise ValueError(
             "guidance=own is a checkpoint's own and belongs to sample.py; use guidance=cfg or guidance=none"
         )
+
+
+def checked_interval(interval: Sequence[float]) -> tuple[float, float]:
+    """(low, high), levels. Raises ValueError when they are not in order within [0, 1]."""
+    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(f"guidance.interval={list(interval)} is not [low, high] within [0, 1]; all: [0.0, 1.0]")
+    return interval[0], interval[1]
 
 
 def join(cond: Cond, uncond: Cond) -> Cond:

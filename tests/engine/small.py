@@ -115,7 +115,7 @@ def model(max_steps: int = 10, seed: int = 0, lr: float = 1e-2, **changes: Any) 
     torch.manual_seed(seed)
     settings: dict[str, Any] = {
         "net": TinyNet(), "codec": PixelCodec(scale=1.0), "text": ByteEncoder(8, 0, 2, 31, [], 1),
-        "objective": objective(),
+        "objective": objective(), "alignment": None,
         "optimizer": lambda m: adamw(m, lr=lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, fused=True),
         "lr_schedule": Constant(1), "max_steps": max_steps, "caption_dropout": 0.3, "compile_mode": None,
         "config": {"name": "tiny"},

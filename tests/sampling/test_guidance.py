@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +13,7 @@ from torch import Tensor
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.path import Cosine, Linear
 from dit.diffusion.prediction import X0, V
-from dit.sampling.guidance import ClassifierFree, NoGuidance, join
+from dit.sampling.guidance import ClassifierFree, NoGuidance, SkipLayer, join
 
 
 class CountingNet:
@@ -98,6 +102,42 @@ def test_given_frames_do_not_count_in_the_contrast() -> None:
     loud[:, :, 0] *= 100
     a, b = (ClassifierFree(4.0, 1.0, (0.0, 1.0))(denoiser, cond, uncond)(v, t).x0[:, :, 1:] for v in (x, loud))
     torch.testing.assert_close(a, b)
+
+
+class Blocks(CountingNet):
+    """A network of three additions, any of which can be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left_out: frozenset[int] = frozenset()
+
+    def __call__(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        return super().__call__(x, t, cond) + sum(2.0**i for i in range(3) if i not in self.left_out)
+
+    @contextmanager
+    def skipping(self, blocks: Collection[int]) -> Iterator[None]:
+        self.left_out = frozenset(blocks)
+        yield
+        self.left_out = frozenset()
+
+
+def test_skip_layer_adds_what_the_blocks_do() -> None:
+    _, denoiser, cond, uncond, x = setup()
+    net = Blocks()
+    denoiser = replace(denoiser, net=net)
+    t = torch.full((x.shape[0], 1), 0.5, dtype=x.dtype)
+    base = ClassifierFree(3.0, 0.0, (0.0, 1.0))
+    found = SkipLayer(base, (0, 2), 0.5, (0.0, 1.0))(denoiser, cond, uncond)(x, t)
+    wanted = base(denoiser, cond, uncond)(x, t)
+    whole = denoiser(x, t, cond)
+    with net.skipping([0, 2]):
+        without = denoiser(x, t, cond)
+    for name in ("x0", "eps", "velocity"):
+        expected = getattr(wanted, name) + 0.5 * (getattr(whole, name) - getattr(without, name))
+        torch.testing.assert_close(getattr(found, name), expected)
+    assert not torch.allclose(found.x0, wanted.x0)
+    outside = SkipLayer(base, (0,), 0.5, (0.6, 1.0))(denoiser, cond, uncond)(x, t)
+    assert torch.equal(outside.x0, wanted.x0)
 
 
 def test_join_pads_the_shorter_text_under_the_mask() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dit.engine import parallel
 from dit.engine.callbacks.guard import GradientGuard
-from dit.engine.module import VideoDiffusion
+from dit.engine.module import StepOutput, VideoDiffusion
 from dit.engine.writers import Writers
 
 
@@ -106,6 +106,7 @@ class Metrics(Callback):
                 step,
                 {
                     "train/loss": self.last_loss,
+                    **alignment_of(pl_module.last_step, trainer.world_size),
                     "train/grad_norm": float(self.guard.norm),
                     "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
                     "speed/steps_per_second": self.speed.steps_per_second,
@@ -130,6 +131,13 @@ class Metrics(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.writers.close()
+
+
+def alignment_of(step: StepOutput, world_size: int) -> dict[str, float]:
+    """`train/alignment` of this step, the mean over the ranks; nothing where no layer is aligned."""
+    if step.alignment is None:
+        return {}
+    return {"train/alignment": float(sum_over_ranks(step.alignment.double())) / world_size}
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

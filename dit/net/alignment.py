@@ -1,0 +1,99 @@
+"""REPA (Yu et al. 2024, arXiv 2410.06940): tokens of a middle layer are drawn towards a frozen encoder's features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dit.net.embed import Grid
+
+
+class Alignment(nn.Module):
+    """A trained projector on the video tokens of one block, compared with what a frozen encoder sees in the clean clip.
+
+    Its loss is 1 - cosine, averaged over tokens (equation 8 of the paper, up to its sign and a constant).
+
+    width: of the network, given by its owner. block: whose output is aligned, counted from 0; an early one, 8 of 28 in
+    the paper. weight: of this loss beside the denoising loss, 0.5 in the paper. hidden: of the projector's two hidden
+    layers. features: of the encoder's output. encoder: any nn.Module from pixels (B, 3, F, H, W) in [-1, 1] to features
+    (B, features, f, h, w) on a grid of its own; it is frozen, and no part of checkpoints.
+    """
+
+    def __init__(
+        self, width: int, *, block: int, weight: float, hidden: int, features: int, encoder: nn.Module
+    ) -> None:
+        super().__init__()
+        if weight < 0:
+            raise ValueError(
+                f"alignment.weight={weight} must not be negative; 0.5 is usual, alignment=none leaves it out"
+            )
+        self.block, self.weight, self.features = block, weight, features
+        self.projector = nn.Sequential(
+            nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features)
+        )
+        # In a list, it is no submodule: neither trained, averaged, sharded nor saved.
+        self.frozen = [encoder.requires_grad_(False).eval()]
+
+    def forward(self, tokens: Tensor, grid: Grid, pixels: Tensor) -> Tensor:
+        """tokens (B, N, width) of a grid (f, h, w), pixels (B, 3, num_frames, height, width) -> loss (B,)."""
+        wanted = self.targets(grid, pixels)
+        return 1 - functional.cosine_similarity(self.projector(tokens), wanted.to(tokens.dtype), dim=-1).mean(dim=1)
+
+    @torch.no_grad()
+    def targets(self, grid: Grid, pixels: Tensor) -> Tensor:
+        """The encoder's features at the tokens, (B, N, features), trilinear between its own places."""
+        seen = self.frozen[0].to(pixels.device)(pixels)
+        if seen.dim() != 5 or seen.shape[1] != self.features:
+            raise ValueError(
+                f"the encoder gives {tuple(seen.shape)}; alignment.features={self.features} wants (batch,"
+                f" {self.features}, frames, height, width)"
+            )
+        seen = functional.interpolate(seen.float(), size=grid, mode="trilinear", align_corners=False)
+        return seen.flatten(2).transpose(1, 2)
+
+
+class FrameFeatures(nn.Module):
+    """An image encoder of patch tokens (DINOv2, CLIP, ...) applied to every frame.
+
+    encoder: images (N, 3, size, size) -> tokens (N, L, features), or an object with such `last_hidden_state`
+    (transformers); tokens in front of the square of patches (class, registers) are left out. size: of the images, which
+    are resized to it. mean, std: of its pixels in [0, 1], one value a channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: nn.Module, size: int, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.size = size
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels (B, 3, F, H, W) in [-1, 1] -> (B, features, F, h, w)."""
+        frames = pixels.movedim(2, 1).flatten(0, 1)  # (B F, 3, H, W)
+        size = (self.size, self.size)
+        frames = functional.interpolate((frames + 1) / 2, size=size, mode="bicubic", antialias=True)
+        out = self.encoder((frames - self.mean) / self.std)
+        tokens: Tensor = getattr(out, "last_hidden_state", out)
+        side = int(tokens.shape[1] ** 0.5)
+        patches = tokens[:, -side * side :].unflatten(1, (side, side))  # (B F, h, w, features)
+        return patches.unflatten(0, (-1, pixels.shape[2])).movedim(-1, 1)
+
+
+def pretrained(model: str) -> nn.Module:
+    """A model of transformers, from a folder or by its name on the hub.
+
+    Raises ValueError without transformers, FileNotFoundError when the model cannot be had.
+    """
+    try:
+        from transformers import AutoModel
+    except ImportError:
+        raise ValueError(f"{model} needs transformers: pip install -r requirements-lora.txt") from None
+    try:
+        return AutoModel.from_pretrained(model)
+    except OSError as error:
+        first = str(error).splitlines()[0]
+        raise FileNotFoundError(f"{model} cannot be loaded ({first}); give a folder that holds it") from None
