@@ -63,6 +63,37 @@ class Serial(Block):
         return context.sequence.split(x, context.num_text)
 
 
+class ThreeBranch(Block):
+    """Attention, cross-attention and MLP alike: a norm with shift and scale in front, a gate behind (Cosmos).
+
+    Positions that go into every block are added to the video first. Without text to read it has two branches.
+    layout: which tokens attend to one another.
+    """
+
+    def __init__(self, parts: Parts, occurrence: int, *, layout: Layout) -> None:
+        super().__init__()
+        self.attention = parts.attention(parts, layout.at(occurrence))
+        self.cross_attention = parts.cross_attention(parts)
+        self.mlp = parts.mlp(parts.width)
+        branches = 2 if self.cross_attention is None else 3
+        self.modulation = parts.modulation.block_head(3 * branches)
+        self.norms = nn.ModuleList(parts.norm(parts.width) for _ in range(branches))
+
+    def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
+        vectors = context.vectors(self.modulation)  # (B, G, D) each
+        if context.offset is not None:
+            video = video + context.offset
+        x = context.sequence.join(video, text)  # (B, N + L, D)
+        shift, scale, gate = vectors[:3]
+        x = add_gated(x, gate, self.attention(modulate(self.norms[0](x), shift, scale), context))
+        if self.cross_attention is not None:
+            shift, scale, gate = vectors[3:6]
+            x = add_gated(x, gate, self.cross_attention(modulate(self.norms[1](x), shift, scale), context))
+        shift, scale, gate = vectors[-3:]
+        x = add_gated(x, gate, self.mlp(modulate(self.norms[-1](x), shift, scale)))
+        return context.sequence.split(x, context.num_text)
+
+
 class Parallel(Block):
     """Attention and MLP side by side on one norm (GPT-J, ViT-22B, arXiv 2302.05442), after any cross-attention.
 
