@@ -1,5 +1,7 @@
 """Norms and MLPs: the parts of a block that see one token at a time."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,6 +26,18 @@ class RMSNorm(nn.RMSNorm):
         return functional.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
+class TwoNorms(nn.Module):
+    """One norm, then another (CogVideoX, in front of its output). first, second: the norms."""
+
+    def __init__(self, dim: int, *, first: Callable[[int], nn.Module], second: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.first, self.second = first(dim), second(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., dim) -> the same."""
+        return self.second(self.first(x))
+
+
 class GELUMLP(nn.Module):
     """width -> ratio * width -> GELU -> width.
 
@@ -41,6 +55,20 @@ class GELUMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) -> (..., width)."""
         return self.down(functional.gelu(self.up(x), approximate=self.approximate))
+
+
+class SiLUMLP(nn.Module):
+    """width -> ratio * width -> SiLU -> width (HunyuanVideo's text). ratio, bias: as in `GELUMLP`."""
+
+    def __init__(self, width: int, *, ratio: float, bias: bool) -> None:
+        super().__init__()
+        hidden = round(width * ratio)
+        self.up = nn.Linear(width, hidden, bias=bias)
+        self.down = nn.Linear(hidden, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., width) -> (..., width)."""
+        return self.down(functional.silu(self.up(x)))
 
 
 class SwiGLU(nn.Module):

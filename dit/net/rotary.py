@@ -43,9 +43,30 @@ class Interleaved:
         return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
 
+@dataclass(frozen=True)
+class HalfSplitParts:
+    """A head is cut into equal parts, and in each of them channel i is paired with channel i + half a part (Allegro).
+
+    parts: how many; as many as axes that share the pairs equally make each axis a rotation of its own.
+    """
+
+    parts: int
+
+    def tables(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        angles = angles.unflatten(-1, (self.parts, -1))
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], dim=-1).flatten(-2), torch.cat([-sin, sin], dim=-1).flatten(-2)
+
+    def partner(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.parts, 2, -1)).flip(-2).flatten(-3)
+
+
 @dataclass(frozen=True, eq=False)  # eq would hash tensors, which torch.compile cannot trace
 class Rotation:
-    """The angles of one forward pass, ready to apply. cos and sin: (1, N, 1, head_dim)."""
+    """The angles of one forward pass, ready to apply.
+
+    cos and sin: (1 or B, N, 1 or heads, head_dim); samples and heads share them or have angles of their own.
+    """
 
     cos: Tensor
     sin: Tensor
