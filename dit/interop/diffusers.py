@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from dit.interop import files
@@ -14,7 +19,7 @@ from dit.interop.describe import describe, difference
 from dit.interop.families import FAMILIES
 from dit.interop.family import Family
 from dit.interop.presets import build_empty, compose
-from dit.interop.weights import to_ours, to_theirs
+from dit.interop.weights import Link, Misfit, to_ours, to_theirs, translated
 from dit.net.backbone import Backbone
 
 _recognised: weakref.WeakKeyDictionary[Backbone, Family] = weakref.WeakKeyDictionary()
@@ -29,10 +34,15 @@ def from_diffusers(source: nn.Module | str | Path) -> Backbone:
     Raises ValueError or FileNotFoundError, naming file and key: an unknown class or setting, a missing shard or key, a
     wrong shape, a pickle instead of safetensors.
     """
-    config = source_config(source)
-    family = family_named(config["_class_name"])
-    net = build_empty(net_config({**config, **family.infer(source_weights(source))}))
-    net.load_state_dict(read_weights(source, net, family), strict=True, assign=True)
+    if isinstance(source, nn.Module):
+        config = {"_class_name": type(source).__name__, **dict(getattr(source, "config", {}))}
+        net, family = build_empty(net_config(config)), family_named(config["_class_name"])
+        weights = to_ours(family.links(net), source.state_dict(), shapes_of(net))
+        net.load_state_dict({key: tensor.clone() for key, tensor in weights.items()}, strict=True, assign=True)
+    else:
+        stored = open_folder(source)
+        net, family = build_empty(stored.config), stored.family
+        net.load_state_dict(dict(stored.tensors()), strict=True, assign=True)
     _recognised[net] = family
     return net.eval()
 
@@ -43,6 +53,7 @@ def to_diffusers(net: Backbone, folder: str | Path, shard_bytes: int = files.SHA
     Raises ValueError when no class of diffusers computes what this network computes, naming the first difference to
     the class that is nearest; FileExistsError when the folder holds anything.
     """
+    files.check_free(folder)
     family = recognise(net)
     config = {"_class_name": family.class_name, **family.settings(family.config(net))}
     files.write(folder, config, to_theirs(family.links(net), net.state_dict()), shard_bytes)
@@ -58,44 +69,67 @@ def call_like_diffusers(net: Backbone, **arguments: Any) -> Tensor:
     return family.output(net(x, t, cond), arguments)
 
 
-def source_config(source: nn.Module | str | Path) -> dict[str, Any]:
-    """The config.json of an object or folder; its `_class_name` is one that is known here."""
-    where = "the model"
-    if isinstance(source, nn.Module):
-        config = {"_class_name": type(source).__name__, **dict(getattr(source, "config", {}))}
-    else:
-        where = str(Path(source) / files.CONFIG)
-        config = files.read_config(source)
-    config = next((known for family in FAMILIES if (known := family.adopt(config)) is not None), config)
+@dataclass(frozen=True)
+class Stored:
+    """A folder of diffusers, opened and checked: all that can be known of it without reading a value.
+
+    config: of the network that it is in our terms. shapes: of that network's weights, under our names.
+    """
+
+    folder: Path
+    family: Family
+    config: dict[str, Any]
+    links: list[Link]
+    weights: files.Weights
+    shapes: dict[str, torch.Size]
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(our name, tensor), read one after another."""
+        with naming(self.weights):
+            yield from translated(self.links, self.weights, self.shapes)
+
+
+def open_folder(folder: str | Path) -> Stored:
+    """Opens a folder that diffusers has saved. Raises as `from_diffusers`, before any value is read."""
+    config, weights = files.read_config(folder), files.Weights(folder)
+    where = Path(folder) / files.CONFIG
     try:
-        family_named(config.get("_class_name"))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return config
+        family, ours = family_named(config.get("_class_name")), net_config(config)
+        net = build_empty(ours)
+    except (ValueError, TypeError, KeyError, HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"{where}: {reason(error)}") from None
+    links, shapes = family.links(net), shapes_of(net)
+    with naming(weights):
+        to_ours(links, weights.empty(), shapes)
+    return Stored(Path(folder), family, ours, links, weights, shapes)
 
 
 def net_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json -> the config of our network, as configs/net would give it."""
     family = family_named(config.get("_class_name"))
-    inferred = {key: config.get(key, default) for key, default in family.inferred.items()}
-    return compose(family.preset, family.overrides({**family.settings(config), **inferred}))
+    return compose(family.preset, family.overrides(family.settings(config)))
 
 
-def source_weights(source: nn.Module | str | Path) -> Mapping[str, Tensor]:
-    """The weights of an object or folder under their names; those of a folder are read when they are asked for."""
-    return source.state_dict() if isinstance(source, nn.Module) else files.Weights(source)
+def shapes_of(net: nn.Module) -> dict[str, torch.Size]:
+    """The shapes of a network's weights; the meta device will do."""
+    return {key: tensor.shape for key, tensor in net.state_dict().items()}
 
 
-def read_weights(source: nn.Module | str | Path, net: Backbone, family: Family) -> dict[str, Tensor]:
-    """The weights of an object or folder under our names; `net` has the shapes (the meta device will do)."""
-    shapes = {key: tensor.shape for key, tensor in net.state_dict().items()}
-    if isinstance(source, nn.Module):
-        return {key: tensor.clone() for key, tensor in to_ours(family.links(net), source.state_dict(), shapes).items()}
-    weights = files.Weights(source)
+@contextmanager
+def naming(weights: files.Weights) -> Iterator[None]:
+    """Puts the file of a misfitting tensor in front of what is said of it."""
     try:
-        return to_ours(family.links(net), weights, shapes)
-    except ValueError as error:
-        raise ValueError(f"{weights.file_of(str(error).split()[0].strip(',:'))}: {error}") from None
+        yield
+    except Misfit as error:
+        raise ValueError(f"{weights.file_of(error.key)}: {error}") from None
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = " ".join(str(error).split())
+    return said if isinstance(error, ValueError) else f"a setting has a value that cannot be ({said[:200]})"
 
 
 def family_named(class_name: str | None) -> Family:

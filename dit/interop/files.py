@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = WEIGHTS + ".index.json"
+INDEX_SUFFIX = ".index.json"
+PICKLES = ("bin", "pt", "pth", "ckpt")
 SHARD_BYTES = 10 * 10**9
 
 
@@ -36,19 +38,23 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 class Weights(Mapping[str, Tensor]):
     """The tensors of a folder, read one at a time when asked for.
 
+    name: of its safetensors file; shards are found by <name>.index.json.
     Raises FileNotFoundError when a shard is missing and ValueError when a file is no safetensors, naming it.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, name: str = WEIGHTS) -> None:
         self.folder = Path(folder)
+        self.single, self.index = self.folder / name, self.folder / (name + INDEX_SUFFIX)
         self._file_of = self._places()
         self._open: dict[Path, Any] = {}
 
     def _places(self) -> dict[str, Path]:
         """Key -> file that holds it."""
-        index, single = self.folder / INDEX, self.folder / WEIGHTS
+        index, single = self.index, self.single
         if index.is_file():
-            placed: dict[str, str] = _json(index).get("weight_map") or {}
+            placed = _json(index).get("weight_map")
+            if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
+                raise ValueError(f"{index} has no weight_map that says which shard holds what")
             for name in sorted(set(placed.values())):
                 if Path(name).name != name:
                     raise ValueError(f"{index} names {name}, which is outside its folder")
@@ -61,23 +67,33 @@ class Weights(Mapping[str, Tensor]):
             return {key: self.folder / name for key, name in placed.items()}
         if single.is_file():
             return dict.fromkeys(_keys(single), single)
-        pickled = sorted(path for suffix in ("bin", "pt", "pth", "ckpt") for path in self.folder.glob(f"*.{suffix}"))
+        pickled = sorted(path for suffix in PICKLES for path in self.folder.glob(f"*.{suffix}"))
         if pickled:
             raise ValueError(
                 f"{pickled[0]} is a pickle, which may run code when it is read: save the model again with"
                 " safe_serialization=True"
             )
-        raise FileNotFoundError(f"{single} is not there, nor is {INDEX}")
+        others = sorted(path.name for path in self.folder.glob("*.safetensors"))
+        hint = f"; {others[0]} is: rename it if it is what you want" if others else ""
+        raise FileNotFoundError(f"{single} is not there, nor is {index.name}{hint}")
 
     def file_of(self, key: str) -> Path:
-        """The file that holds a key."""
-        return self._file_of.get(key, self.folder / CONFIG)
+        """The file that holds a key; for an unknown one the file in which it should be."""
+        return self._file_of.get(key, self.index if self.index.is_file() else self.single)
+
+    def empty(self) -> dict[str, Tensor]:
+        """The same keys and shapes on the meta device; no value is read."""
+        shapes = {key: self._opened(key).get_slice(key).get_shape() for key in self}
+        return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
 
     def __getitem__(self, key: str) -> Tensor:
+        return self._opened(key).get_tensor(key)
+
+    def _opened(self, key: str) -> Any:
         file = self._file_of[key]
         if file not in self._open:
             self._open[file] = safe_open(file, framework="pt")
-        return self._open[file].get_tensor(key)
+        return self._open[file]
 
     def __contains__(self, key: object) -> bool:
         return key in self._file_of
@@ -92,27 +108,38 @@ class Weights(Mapping[str, Tensor]):
 def write(
     folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Writes config.json and safetensors, in shards when they are larger than `shard_bytes`.
+    """Writes config.json and safetensors as diffusers does; see `write_folder`."""
+    write_folder(folder, {CONFIG: json.dumps(config, indent=2) + "\n"}, weights, WEIGHTS, {"format": "pt"}, shard_bytes)
 
-    All or nothing: they are written beside and moved in at the end. Raises FileExistsError when the folder holds
-    anything: it is never overwritten.
+
+def write_folder(
+    folder: str | Path,
+    texts: Mapping[str, str],
+    weights: Mapping[str, Tensor],
+    name: str,
+    metadata: Mapping[str, str],
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes texts (file name -> content) and safetensors, in shards when they are larger than `shard_bytes`.
+
+    All or nothing: they are written beside and moved in at the end. Raises as `check_free`.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already; give another folder or remove it")
+    check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         shards = _shards(weights, shard_bytes)
-        names = [WEIGHTS] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
-        for name, keys in zip(names, shards, strict=True):
-            save_file({key: weights[key] for key in keys}, part / name, metadata={"format": "pt"})
+        names = [name] if len(shards) == 1 else [_shard_name(name, i, len(shards)) for i in range(len(shards))]
+        for file, keys in zip(names, shards, strict=True):
+            save_file({key: weights[key] for key in keys}, part / file, metadata=dict(metadata))
         if len(shards) > 1:
-            placed = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
+            placed = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
             total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
-            (part / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-        (part / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+            (part / (name + INDEX_SUFFIX)).write_text(json.dumps(index, indent=2) + "\n")
+        for file, text in texts.items():
+            (part / file).write_text(text, encoding="utf-8")
         part.chmod(0o755)
         if folder.exists():
             folder.rmdir()
@@ -120,6 +147,13 @@ def write(
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def check_free(folder: str | Path) -> None:
+    """Raises FileExistsError when the folder holds anything: nothing is ever overwritten."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already; give another folder or remove it")
 
 
 def _shards(weights: Mapping[str, Tensor], limit: int) -> list[list[str]]:
@@ -136,8 +170,8 @@ def _shards(weights: Mapping[str, Tensor], limit: int) -> list[list[str]]:
     return shards
 
 
-def _shard_name(index: int, count: int) -> str:
-    stem, suffix = WEIGHTS.rsplit(".", 1)
+def _shard_name(name: str, index: int, count: int) -> str:
+    stem, suffix = name.rsplit(".", 1)
     return f"{stem}-{index + 1:05d}-of-{count:05d}.{suffix}"
 
 

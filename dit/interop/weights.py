@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,11 @@ class Change(Protocol):
     """How tensors of the other layout become ours, and back."""
 
     def into(self, theirs: list[Tensor]) -> list[Tensor]:
-        """Tensors of a link's `theirs` -> those of its `ours`. Raises ValueError when they cannot be ours."""
+        """Tensors of a link's `theirs`, of the shapes that `back` gives, -> those of its `ours`.
+
+        The result may still have another shape with as many values: the network's own is given to it afterwards.
+        On the meta device there are shapes alone. Raises ValueError when their values cannot be ours.
+        """
         ...
 
     def back(self, ours: list[Tensor]) -> list[Tensor]:
@@ -29,12 +33,7 @@ class Same:
     shape: tuple[int, ...] | None = None
 
     def into(self, theirs: list[Tensor]) -> list[Tensor]:
-        (tensor,) = theirs
-        if self.shape is None:
-            return [tensor]
-        if tuple(tensor.shape) != self.shape:
-            raise ValueError(f"has the shape {tuple(tensor.shape)}, needed {self.shape}")
-        return [tensor]  # the network's own shape is given by `Link.load`
+        return theirs
 
     def back(self, ours: list[Tensor]) -> list[Tensor]:
         (tensor,) = ours
@@ -67,8 +66,6 @@ class Split:
 
     def into(self, theirs: list[Tensor]) -> list[Tensor]:
         (tensor,) = theirs
-        if tensor.shape[self.axis] != sum(self.sizes):
-            raise ValueError(f"has the shape {tuple(tensor.shape)}, needed {sum(self.sizes)} along axis {self.axis}")
         return list(tensor.split(self.sizes, self.axis))
 
     def back(self, ours: list[Tensor]) -> list[Tensor]:
@@ -77,18 +74,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Reordered:
-    """ours = theirs taken in another `order` along `axis` (patch values in another order, scale before shift).
-
-    shape: of theirs before, where it is not that of a matrix or vector: it is flattened after its first axis.
-    """
+    """ours = theirs taken in another `order` along `axis` (patch values in another order, scale before shift)."""
 
     order: tuple[int, ...]
     axis: int = 0
 
     def into(self, theirs: list[Tensor]) -> list[Tensor]:
         (tensor,) = theirs
-        if tensor.dim() <= self.axis or tensor.shape[self.axis] != len(self.order):
-            raise ValueError(f"has the shape {tuple(tensor.shape)}, needed {len(self.order)} along axis {self.axis}")
         return [tensor.index_select(self.axis, torch.tensor(self.order, device=tensor.device))]
 
     def back(self, ours: list[Tensor]) -> list[Tensor]:
@@ -105,7 +97,7 @@ class Copies:
     count: int
 
     def into(self, theirs: list[Tensor]) -> list[Tensor]:
-        if any(not torch.equal(copy, theirs[0]) for copy in theirs[1:]):
+        if not theirs[0].is_meta and any(not torch.equal(copy, theirs[0]) for copy in theirs[1:]):
             raise ValueError(f"should be one tensor {self.count} times, but its copies differ")
         return theirs[:1]
 
@@ -162,34 +154,47 @@ def swapped_halves(size: int) -> tuple[int, ...]:
     return (*range(size // 2, size), *range(size // 2))
 
 
+class Misfit(ValueError):
+    """A tensor of the other layout that cannot be taken over. key: its name there."""
+
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__(f"{key} {what}")
+        self.key = key
+
+
 def to_ours(links: Sequence[Link], theirs: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """Tensors of the other layout -> ours.
 
-    shapes: of ours. Raises ValueError, naming their key, when one is missing, left over or of a wrong shape.
+    shapes: of ours. Raises Misfit, naming their key, when one is missing, left over or of a wrong shape.
     """
-    ours: dict[str, Tensor] = {}
-    for link in links:
-        absent = [key for key in link.theirs if key not in theirs]
-        if absent:
-            raise ValueError(f"{absent[0]} is missing")
-        try:
-            tensors = link.change.into([theirs[key] for key in link.theirs])
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{', '.join(link.theirs)}: {str(error).splitlines()[0]}") from None
-        for key, tensor in zip(link.ours, tensors, strict=True):
-            wanted = shapes[key]
-            if tensor.shape != wanted and not (isinstance(link.change, Same) and tensor.numel() == wanted.numel()):
-                raise ValueError(
-                    f"{', '.join(link.theirs)} has the shape {tuple(theirs[link.theirs[0]].shape)}, which does not give"
-                    f" {key} {tuple(wanted)}"
-                )
-            ours[key] = tensor.reshape(wanted)
     known = {key for link in links for key in link.theirs}
     if left := sorted(set(theirs) - known):
-        raise ValueError(
-            f"{left[0]} has no place in this network{f', nor have {len(left) - 1} more' * (len(left) > 1)}"
-        )
-    return ours
+        raise Misfit(left[0], f"has no place in this network{f', nor have {len(left) - 1} more' * (len(left) > 1)}")
+    if absent := [key for link in links for key in link.theirs if key not in theirs]:
+        raise Misfit(absent[0], f"is missing{f', and {len(absent) - 1} more' * (len(absent) > 1)}")
+    return dict(translated(links, theirs, shapes))
+
+
+def translated(
+    links: Sequence[Link], theirs: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]
+) -> Iterator[tuple[str, Tensor]]:
+    """(our name, tensor) one after another: no more than the tensors of one link are held at a time.
+
+    theirs: at least what the links name; on the meta device it says whether all shapes fit. Raises as `to_ours`.
+    """
+    for link in links:
+        given = [theirs[key] for key in link.theirs]
+        # What the way back makes of our shapes is what theirs must be.
+        wanted = link.change.back([torch.empty(shapes[key], device="meta") for key in link.ours])
+        for key, tensor, like in zip(link.theirs, given, wanted, strict=True):
+            if tensor.shape != like.shape:
+                raise Misfit(key, f"has the shape {tuple(tensor.shape)}, needed {tuple(like.shape)}")
+        try:
+            tensors = link.change.into(given)
+        except ValueError as error:
+            raise Misfit(link.theirs[0], f"cannot be {link.ours[0]}: it {error}") from None
+        for key, tensor in zip(link.ours, tensors, strict=True):
+            yield key, tensor.reshape(shapes[key])
 
 
 def to_theirs(links: Sequence[Link], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
