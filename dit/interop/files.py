@@ -105,6 +105,13 @@ class Weights(Mapping[str, Tensor]):
         return len(self._file_of)
 
 
+def read_file(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of one safetensors file. Raises ValueError, naming it, when it is none."""
+    _keys(file)
+    with safe_open(file, framework="pt") as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+
+
 def write(
     folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], shard_bytes: int = SHARD_BYTES
 ) -> None:
