@@ -53,7 +53,15 @@ class PatchEmbedding(nn.Linear):
         super().__init__(features, width, bias=bias)
 
 
-class ScalarEmbedding(nn.Module):
+class LevelVector(nn.Module):
+    """Base of what is added to the level vectors: built with (level_width), called with a value of cond."""
+
+    def at(self, value: Tensor, t: Tensor) -> Tensor:
+        """A value for each sample, levels t (B, 1) or (B, F) -> (B, 1, level_width), or (B, F, level_width)."""
+        return self(value).unsqueeze(1)
+
+
+class ScalarEmbedding(LevelVector):
     """Sinusoids of a scalar, then Linear, SiLU, Linear (DiT's timestep embedder): noise levels, frame rates.
 
     frequencies: number of sinusoid features, even. max_period: the slowest sinusoid's, in units of scaled input.
@@ -94,6 +102,16 @@ class LevelFromNoise(ScalarEmbedding):
         return super().forward(1 - value)
 
 
+class NoisyFramesScalar(ScalarEmbedding):
+    """As `ScalarEmbedding`, but frames at level 0, which are given, do not take it: there is nothing to guide in them
+    (the guidance scale in HunyuanVideo's image-to-video). The arguments are `ScalarEmbedding`'s.
+    """
+
+    def at(self, value: Tensor, t: Tensor) -> Tensor:
+        vector = super().at(value, t)
+        return vector * (t > 0).unsqueeze(-1).to(vector.dtype)
+
+
 def sinusoids(
     value: Tensor, frequencies: int, max_period: float, scale: float, shift: float, dtype: torch.dtype
 ) -> Tensor:
@@ -106,7 +124,7 @@ def sinusoids(
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class ClassEmbedding(nn.Module):
+class ClassEmbedding(LevelVector):
     """A vector for each class and one, the last, for "no class"."""
 
     def __init__(self, width: int, *, num_classes: int) -> None:
@@ -122,7 +140,7 @@ class ClassEmbedding(nn.Module):
         return self.table(label)
 
 
-class FeatureEmbedding(nn.Module):
+class FeatureEmbedding(LevelVector):
     """Features of another network through Linear, SiLU, Linear: pooled text as in HunyuanVideo and SD3.
 
     features: width of what comes in.
@@ -154,3 +172,15 @@ class TokenProjection(nn.Module):
     def forward(self, text: Tensor) -> Tensor:
         """text (B, L, text_width) -> (B, L, width)."""
         return self.out(functional.gelu(self.hidden(text), approximate="tanh"))
+
+
+class GELUProjection(nn.Module):
+    """Features of another network through Linear and GELU (Cosmos 2.5). features: width of what comes in."""
+
+    def __init__(self, width: int, *, features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., features) -> (..., width)."""
+        return functional.gelu(self.linear(x))

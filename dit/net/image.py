@@ -72,3 +72,35 @@ class ImageCrossAttention(CrossAttention):
             k, v = self.norm_image(k).to(v.dtype).unflatten(-1, heads), v.unflatten(-1, heads)
             out = out + attend(self.kernel, q.to(v.dtype), k, v, None)
         return self.out(out.flatten(2))
+
+
+class TwoQueryCrossAttention(CrossAttention):
+    """Cross-attention that reads text and image by queries, keys and values of their own; both are added (Cosmos 2.5).
+
+    image_norm: QK-norm of the image's queries and keys, of each head. The other arguments are `CrossAttention`'s.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        norm: Callable[[int], nn.Module] | None,
+        image_norm: Callable[[int], nn.Module],
+        q_bias: bool,
+        kv_bias: bool,
+        out_bias: bool,
+    ) -> None:
+        super().__init__(parts, norm=norm, q_bias=q_bias, kv_bias=kv_bias, out_bias=out_bias)
+        self.image_q = nn.Linear(parts.width, parts.width, bias=q_bias)
+        self.image_kv = nn.Linear(parts.width, 2 * parts.width, bias=kv_bias)
+        self.image_norm_q, self.image_norm_k = image_norm(parts.head_dim), image_norm(parts.head_dim)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """x (B, N, width) -> what it reads, (B, N, width)."""
+        x = self.norm(x)
+        out = self.read_text(self.norm_q(self.q(x).unflatten(-1, (self.heads, self.head_dim))), context)
+        if context.image is not None:
+            q = self.image_norm_q(self.image_q(x).unflatten(-1, (self.heads, self.head_dim)))
+            k, v = self.image_kv(context.image).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)
+            out = out + attend(self.kernel, q.to(v.dtype), self.image_norm_k(k).to(v.dtype), v, None)
+        return self.out(out.flatten(2))

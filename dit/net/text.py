@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dit.net.attention import Parts
 from dit.net.context import MeanOfFrames, Sequence, TextFirst, TextLevel, TextTokens
+from dit.net.embed import GELUProjection
 
 
 class Text(nn.Module):
@@ -78,6 +79,26 @@ class CrossText(Text):
 
     def cross_attention(self, parts: Parts) -> nn.Module:
         return self.attention(parts)
+
+
+class NarrowCrossText(CrossText):
+    """Cross-attention to text that a Linear and a GELU have made narrow (Cosmos 2.5: 100352 to 1024 channels).
+
+    context_width: of what blocks read. The other arguments are `CrossText`'s.
+    """
+
+    def __init__(
+        self,
+        text_width: int,
+        width: int,
+        *,
+        context_width: int,
+        image: Callable[[int], nn.Module] | None,
+        attention: Callable[[Parts], nn.Module],
+    ) -> None:
+        super().__init__(text_width, width, embed=None, image=image, attention=attention)
+        self.context_width = context_width
+        self.embed = GELUProjection(context_width, features=text_width)
 
 
 class JointText(Text):
