@@ -2,6 +2,7 @@
 
     python scripts/bench.py                                    # DiT-S/2 beside its reference twin
     python scripts/bench.py net=dit_b_2 batch=4 net.depth=6    # any config of configs/net, any override of it
+    python scripts/bench.py twin=wan                           # a published model beside diffusers' own class
     python scripts/bench.py net=s frames=8 height=32 width=32 text_tokens=64 per_frame=true
 
 Networks, twins and the machine's own matmul rate are measured in turn, in one process, so that a busy machine slows
@@ -49,6 +50,7 @@ class Settings:
     precision: str = "fp32"  # or bf16: autocast, fp32 weights
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     compile: bool = False
+    twin: str = ""  # a published model: ours and diffusers' class with equal weights, a few blocks at full width
     twins: bool = True  # measure the reference networks too, where the shapes allow
     repeats: int = 10  # turns that count
     warmup: int = 2  # turns that do not
@@ -71,7 +73,7 @@ def parse(arguments: list[str]) -> tuple[Settings, list[str]]:
     """`name=value` arguments -> settings and Hydra overrides of the network."""
     types = {field.name: type(field.default) for field in fields(Settings)}
     given: dict[str, Any] = {}
-    overrides = []
+    overrides: list[str] = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals:
@@ -82,6 +84,11 @@ def parse(arguments: list[str]) -> tuple[Settings, list[str]]:
             given[name] = read(name, value, types[name])
         else:
             raise ValueError(f"unknown setting '{name}'; there are net.*, net/* and {', '.join(types)}")
+    if "twin" in given:
+        example = example_named(given["twin"])
+        # A user's own preset is measured as it is; sizes and overrides follow what is typed.
+        overrides = ([] if "net" in given else [*example.overrides]) + overrides
+        given = {**example.settings(), **given}
     settings = Settings(**given)
     if settings.precision not in PRECISIONS:
         raise ValueError(f"precision={settings.precision} is none of {', '.join(PRECISIONS)}")
@@ -89,6 +96,17 @@ def parse(arguments: list[str]) -> tuple[Settings, list[str]]:
         known = sorted(path.stem for path in (CONFIGS / "net").glob("*.yaml"))
         raise ValueError(f"net={settings.net} is not in configs/net; there are {', '.join(known)}")
     return settings, overrides
+
+
+def example_named(name: str) -> Any:
+    """What `twin=name` measures. Raises ValueError for a name that is not there, and without diffusers."""
+    try:
+        from scripts.twins.published import EXAMPLES
+    except ModuleNotFoundError as error:
+        raise ValueError(f"twin={name} needs {error.name}: pip install -r requirements-dev.txt") from None
+    if name not in EXAMPLES:
+        raise ValueError(f"twin={name} is not a published model that is known; there are {', '.join(EXAMPLES)}")
+    return EXAMPLES[name]
 
 
 def read(name: str, value: str, kind: type) -> Any:
@@ -164,12 +182,17 @@ def make_subject(name: str, net: nn.Module, settings: Settings) -> Subject:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.normal_(std=0.02)
+    return subject_of(name, net, settings)
+
+
+def subject_of(name: str, net: nn.Module, settings: Settings) -> Subject:
+    """A network as it is."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     runnable = torch.compile(net) if settings.compile else net
     return Subject(name, runnable, optimizer, [], [], [])  # type: ignore[arg-type]
 
 
-def turn(subject: Subject, inputs: tuple[Tensor, Tensor, dict[str, Tensor]], settings: Settings) -> None:
+def turn(subject: Subject, inputs: tuple[Any, ...], settings: Settings) -> None:
     """One forward pass without gradients and one training step, both timed."""
     device = torch.device(settings.device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
@@ -212,6 +235,9 @@ def main(arguments: list[str]) -> None:
         torch.set_num_threads(settings.threads)
     device = torch.device(settings.device)
     config = compose(settings, overrides)
+    if settings.twin:
+        compare(arguments, settings, config)
+        return
     inputs = make_inputs(config, settings, device)
     x, t, cond = inputs
 
@@ -244,6 +270,45 @@ def main(arguments: list[str]) -> None:
     report(subjects, rates, tokens, forward_flops, flops)
 
 
+def compare(arguments: list[str], settings: Settings, config: DictConfig) -> None:
+    """Ours and diffusers' own class: equal weights, equal arguments, in turn."""
+    from scripts.twins import published
+
+    print(f"command: python scripts/bench.py {' '.join(arguments)}")
+    print(f"machine: {machine(torch.device(settings.device))}, torch {torch.__version__}, {date.today()}")
+    print(f"settings: {settings}")
+    net = make_subject("", build(config), settings).net
+    theirs = published.reference(net)
+    size = (settings.frames, settings.height, settings.width)
+    given = published.arguments_for(net, settings.batch, size, settings.text_tokens, settings.device)
+    subjects = [
+        subject_of(f"ours: {settings.net}", published.Ours(net), settings),
+        subject_of(f"diffusers: {type(theirs).__name__}", published.Theirs(theirs), settings),
+    ]
+    with torch.no_grad():
+        ours, wanted = (subject.net(given) for subject in subjects)
+    print(f"tokens: {settings.batch * net.num_tokens(*size)}, parameters: {parameters(net):,} = {parameters(theirs):,}")
+    apart = ((ours - wanted).abs().max() / wanted.abs().max()).item()
+    print(f"largest difference of the outputs: {apart:.1e} relative")
+    rates = measure(subjects, (given,), settings)
+    print(f"matmul: {spread([rate / 1e9 for rate in rates])} GFLOP/s\n")
+    print("| network | forward ms | forward + backward ms |\n| --- | --- | --- |")
+    for subject in subjects:
+        times = [spread([1e3 * s for s in column]) for column in (subject.forward, subject.backward)]
+        print(f"| {subject.name} | {' | '.join(times)} |")
+    mine, other = subjects
+    ratios = [
+        spread([a / b for a, b in zip(getattr(mine, name), getattr(other, name), strict=True)], ".3f")
+        for name in ("forward", "backward")
+    ]
+    print(f"| ours / diffusers, turn by turn | {' | '.join(ratios)} |\n\nmedian [quartiles]")
+
+
+def parameters(net: nn.Module) -> int:
+    """How many numbers a network learns."""
+    return sum(p.numel() for p in net.parameters())
+
+
 def build(config: DictConfig, kernel: str | None = None) -> nn.Module:
     """The network; `kernel` names another config of configs/net/kernel."""
     if kernel is not None:
@@ -272,9 +337,7 @@ def make_twins(config: DictConfig, settings: Settings) -> list[Subject]:
     return made
 
 
-def measure(
-    subjects: list[Subject], inputs: tuple[Tensor, Tensor, dict[str, Tensor]], settings: Settings
-) -> list[float]:
+def measure(subjects: list[Subject], inputs: tuple[Any, ...], settings: Settings) -> list[float]:
     """Times every subject in turn; the machine's matmul rate in FLOP/s at each turn that counts."""
     dtype, rates = PRECISIONS[settings.precision], []
     for index in range(settings.warmup + settings.repeats):

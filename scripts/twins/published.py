@@ -1,0 +1,93 @@
+"""A published model of ours beside diffusers' own class, with the same weights and the same call, under one clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+
+from dit.interop.diffusers import recognise
+from dit.interop.family import Draw
+from dit.interop.weights import to_theirs
+from dit.net.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Example:
+    """What `twin=<name>` measures unless told otherwise: a few blocks of a published size at full width.
+
+    preset: of configs/net. overrides: of it. The rest are settings of the benchmark.
+    """
+
+    preset: str
+    overrides: tuple[str, ...]
+    frames: int
+    height: int
+    width: int
+    batch: int = 2
+    text_tokens: int = 128
+
+    def settings(self) -> dict[str, Any]:
+        """Defaults of the benchmark's settings."""
+        sizes = {name: getattr(self, name) for name in ("frames", "height", "width", "batch", "text_tokens")}
+        return {"net": self.preset, **sizes}
+
+
+EXAMPLES = {
+    "dit": Example("dit_xl_2_256", ("net.depth=4",), 1, 32, 32, batch=8),
+    "latte": Example("latte_xl_2", ("net.depth=4",), 16, 16, 16),
+    "wan": Example("wan21_1_3b", ("net.depth=3",), 4, 32, 32),
+    "skyreels_v2": Example("skyreels_v2_1_3b", ("net.depth=3",), 4, 32, 32),
+    "ltx_video": Example("ltx_video_2b", ("net.depth=3",), 4, 16, 16),
+    "cogvideox": Example("cogvideox_2b", ("net.depth=3",), 4, 32, 32),
+    "hunyuan_video": Example("hunyuan_video", ("net.depth=3", "net.pattern=DPP"), 4, 16, 16),
+    "allegro": Example("allegro", ("net.depth=2",), 4, 24, 24),
+    "cosmos": Example("cosmos_predict2_2b", ("net.depth=3",), 4, 24, 24),
+    "mochi": Example("mochi", ("net.depth=2",), 4, 16, 16),
+}
+
+
+class Ours(nn.Module):
+    """Our network behind the reference's own arguments."""
+
+    def __init__(self, net: Backbone) -> None:
+        super().__init__()
+        self.net = net
+        self.family = recognise(net)
+
+    def forward(self, arguments: dict[str, Any]) -> Tensor:
+        x, t, cond = self.family.call(self.net, arguments)
+        return self.family.output(self.net(x, t, cond), arguments)
+
+
+class Theirs(nn.Module):
+    """diffusers' class."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, arguments: dict[str, Any]) -> Tensor:
+        return self.net(**arguments, return_dict=False)[0]
+
+
+def reference(net: Backbone) -> nn.Module:
+    """diffusers' class with the settings and weights of a network of ours."""
+    family = recognise(net)
+    settings = family.config(net)
+    own = {name: value for name, value in settings.items() if name in family.defaults}
+    theirs = getattr(diffusers, family.class_name)(**own).to(next(net.parameters()).device)
+    theirs.load_state_dict(to_theirs(family.links(net), net.state_dict()), strict=True)
+    return theirs
+
+
+def arguments_for(
+    net: Backbone, batch: int, size: tuple[int, int, int], text_tokens: int, device: str
+) -> dict[str, Any]:
+    """Random arguments of the reference's `forward`."""
+    family = recognise(net)
+    draw = Draw(torch.Generator().manual_seed(0), torch.float32, device)
+    return family.example(family.settings(family.config(net)), batch, size, text_tokens, draw)
