@@ -35,9 +35,10 @@ def from_diffusers(source: nn.Module | str | Path) -> Backbone:
     wrong shape, a pickle instead of safetensors.
     """
     if isinstance(source, nn.Module):
-        config = {"_class_name": type(source).__name__, **dict(getattr(source, "config", {}))}
-        net, family = build_empty(net_config(config)), family_named(config["_class_name"])
-        weights = to_ours(family.links(net), source.state_dict(), shapes_of(net))
+        config = adopted({"_class_name": type(source).__name__, **dict(getattr(source, "config", {}))})
+        family, theirs = family_named(config["_class_name"]), source.state_dict()
+        net = build_empty(net_config({**config, **family.infer(theirs)}))
+        weights = to_ours(family.links(net), theirs, shapes_of(net))
         net.load_state_dict({key: tensor.clone() for key, tensor in weights.items()}, strict=True, assign=True)
     else:
         stored = open_folder(source)
@@ -71,7 +72,7 @@ def call_like_diffusers(net: Backbone, **arguments: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Stored:
-    """A folder of diffusers, opened and checked: all that can be known of it without reading a value.
+    """A folder of diffusers, opened and checked: all that can be known of it without reading its values.
 
     config: of the network that it is in our terms. shapes: of that network's weights, under our names.
     """
@@ -90,11 +91,15 @@ class Stored:
 
 
 def open_folder(folder: str | Path) -> Stored:
-    """Opens a folder that diffusers has saved. Raises as `from_diffusers`, before any value is read."""
-    config, weights = files.read_config(folder), files.Weights(folder)
+    """Opens a folder that diffusers has saved. Raises as `from_diffusers`, before values are read.
+
+    But those few that `Family.infer` must see are.
+    """
+    config, weights = adopted(files.read_config(folder)), files.Weights(folder)
     where = Path(folder) / files.CONFIG
     try:
-        family, ours = family_named(config.get("_class_name")), net_config(config)
+        family = family_named(config.get("_class_name"))
+        ours = net_config({**config, **family.infer(weights)})
         net = build_empty(ours)
     except (ValueError, TypeError, KeyError, HydraException, OmegaConfBaseException) as error:
         raise ValueError(f"{where}: {reason(error)}") from None
@@ -104,10 +109,16 @@ def open_folder(folder: str | Path) -> Stored:
     return Stored(Path(folder), family, ours, links, weights, shapes)
 
 
+def adopted(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """config.json in the words of today's diffusers (`Family.adopt`)."""
+    return next((known for family in FAMILIES if (known := family.adopt(config)) is not None), config)
+
+
 def net_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json -> the config of our network, as configs/net would give it."""
+    """config.json, with what `Family.infer` says, -> the config of our network, as configs/net would give it."""
     family = family_named(config.get("_class_name"))
-    return compose(family.preset, family.overrides(family.settings(config)))
+    inferred = {key: config.get(key, default) for key, default in family.inferred.items()}
+    return compose(family.preset, family.overrides({**family.settings(config), **inferred}))
 
 
 def shapes_of(net: nn.Module) -> dict[str, torch.Size]:
