@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from dit.net.attention import NoQKNorm, Parts
 from dit.net.blocks import Block
 from dit.net.checkpointing import Checkpointing
 from dit.net.context import make_context
-from dit.net.embed import Grid, nearest, patchify, token_grid, unpatchify
+from dit.net.embed import Grid, LevelVector, nearest, patchify, token_grid, unpatchify
 from dit.net.kernels.door import Kernel
 from dit.net.layout import Layout
 from dit.net.modulation import Modulation
@@ -142,10 +143,10 @@ class Backbone(nn.Module):
         if t.dim() != 2 or t.shape[1] not in (1, frames):
             raise ValueError(f"t has shape {tuple(t.shape)}; it must be (batch, 1) or (batch, {frames} latent frames)")
         level = self.level(t)  # (B, 1 or F, D)
+        for key, embed in self.vectors.items():
+            level = level + cast(LevelVector, embed).at(required(cond, key), t)
         if t.shape[1] > 1 and self.patch[0] > 1:
             level = level.unflatten(1, (-1, self.patch[0])).mean(dim=2)  # (B, F / f, D)
-        for key, embed in self.vectors.items():
-            level = level + embed(required(cond, key)).unsqueeze(1)
         return level if vector is None else level + vector.unsqueeze(1)
 
     def with_channels(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from dit.net.context import TextLevel
 from dit.net.layers import ZeroLinear, modulate
 from dit.net.modulation import Modulation
 
@@ -26,3 +27,26 @@ class AdaLNFinal(nn.Module):
         """Tokens (B, N, width) and level vectors (B, G, width) -> (B, N, features)."""
         shift, scale = self.modulation(level)
         return self.linear(modulate(self.norm(x), shift, scale))
+
+
+class OneLevelFinal(AdaLNFinal):
+    """As `AdaLNFinal`, but where frames have levels of their own all tokens take the same (HunyuanVideo's
+    image-to-video). level: which one.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        features: int,
+        modulation: Modulation,
+        *,
+        norm: Callable[[int], nn.Module],
+        bias: bool,
+        level: TextLevel,
+    ) -> None:
+        super().__init__(width, features, modulation, norm=norm, bias=bias)
+        self.level = level
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Tokens (B, N, width) and level vectors (B, G, width) -> (B, N, features)."""
+        return super().forward(x, self.level(level))
