@@ -1,0 +1,91 @@
+"""Rotary positions in seconds and pixels instead of tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dit.net.embed import Grid
+from dit.net.position import AXES, Position
+from dit.net.rotary import Pairing, Rotation
+
+
+class FractionalRoPE(Position):
+    """Rotary positions of seconds and pixels, as fractions of an extent, over the full width: heads differ in their
+    frequencies (LTX-Video, arXiv 2501.00103).
+
+    theta: the frequencies rise from pi / 2 to theta pi / 2; a third of the pairs, rounded down, is for each axis, by
+      turns, and the pairs that are left stand in front and are not turned.
+    extent: axis -> seconds or pixels that make up 1.
+    stride, first, fps: where tokens are when cond does not say it. stride: axis -> frames or pixels of the video from
+      one token to the next, the codec's stride times the patch. first: frames of the video that the first token
+      covers, 1 with a causal codec (LTX-Video 0.9.5 and later; 0.9.0 and 0.9.1 had 8, the stride, and so has
+      diffusers' LTXPipeline). fps: frames a second where cond["fps"] (B,) is absent.
+    pairing: which channels of a head form pairs.
+
+    cond may hold `coordinates` (B, 3, N), seconds, rows and columns of pixels of each token, or `rope_scale` (B, 3),
+    seconds and pixels from one token to the next; a batch of 1 is for all samples.
+
+    Raises ValueError when the head size is odd, the width below 6, or a tensor of cond has another shape.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        head_dim: int,
+        *,
+        theta: float,
+        extent: dict[str, float],
+        stride: dict[str, float],
+        first: float,
+        fps: float,
+        pairing: Pairing,
+    ) -> None:
+        super().__init__()
+        if head_dim % 2 or width < 6:
+            raise ValueError(f"RoPE needs an even head size and a width of 6 or more, not {head_dim} and {width}")
+        self.width, self.head_dim = width, head_dim
+        self.theta = theta
+        self.extent = extent
+        self.pairing = pairing
+        # Only where a caller does not say where tokens are: not part of what the network computes (dit.interop).
+        self._stride, self._first, self._fps = stride, first, fps
+
+    def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
+        """cos and sin (1 or B, N, heads, head_dim), computed in float32 at least."""
+        precise = torch.promote_types(like.dtype, torch.float32)
+        where = torch.stack(self.places(grid, like, cond, precise), dim=-1)  # (B, N, 3)
+        pairs = self.width // 6
+        exponents = torch.linspace(0, 1, pairs, device=like.device, dtype=precise)
+        frequencies = self.theta**exponents * (math.pi / 2)
+        angles = ((2 * where - 1).unsqueeze(2) * frequencies[:, None]).flatten(2)  # (B, N, 3 * pairs)
+        angles = functional.pad(angles, (self.width // 2 - 3 * pairs, 0))
+        cos, sin = self.pairing.tables(angles.unflatten(2, (-1, self.head_dim // 2)))
+        return Rotation(cos, sin, self.pairing)
+
+    def places(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """Where the tokens are along time, height and width, as fractions of the extent, (1 or B, N) each."""
+        if "coordinates" in cond:
+            coordinates = cond["coordinates"]
+            count = math.prod(grid)
+            if coordinates.dim() != 3 or coordinates.shape[1:] != (3, count):
+                shape = tuple(coordinates.shape)
+                raise ValueError(f"cond['coordinates'] has shape {shape}; it must be (batch, 3, {count} tokens)")
+            return [coordinates[:, i].to(dtype) / self.extent[axis] for i, axis in enumerate(AXES)]
+        tokens = [torch.arange(n, device=like.device, dtype=dtype) for n in grid]
+        if "rope_scale" in cond:
+            scale = cond["rope_scale"].to(dtype)
+            if scale.dim() != 2 or scale.shape[1] != 3:
+                raise ValueError(f"cond['rope_scale'] has shape {tuple(scale.shape)}; it must be (batch, 3)")
+            axes = [n * scale[:, i : i + 1] for i, n in enumerate(tokens)]
+        else:
+            axes = [self._stride[axis] * n[None] for axis, n in zip(AXES, tokens, strict=True)]
+            fps = cond["fps"].to(dtype)[:, None] if "fps" in cond else self._fps
+            axes[0] = (axes[0] + self._first - self._stride["f"]).clamp(min=0) / fps
+        views = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))
+        axes = [(n / self.extent[axis]).unflatten(1, view) for n, axis, view in zip(axes, AXES, views, strict=True)]
+        return [n.flatten(1) for n in torch.broadcast_tensors(*axes)]
