@@ -91,6 +91,15 @@ class SwiGLU(nn.Module):
         return self.down(functional.silu(gate) * value)
 
 
+class GEGLU(SwiGLU):
+    """As `SwiGLU`, with gelu(gate) * value (arXiv 2002.05202)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., width) -> (..., width)."""
+        gate, value = self.gate_and_value(x).chunk(2, dim=-1)
+        return self.down(functional.gelu(gate) * value)
+
+
 class ZeroLinear(nn.Linear):
     """A Linear that starts at zero, so that its branch adds nothing at first (arXiv 2212.09748, section 3.2)."""
 

@@ -24,15 +24,14 @@ class PerBlockEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if level_width % blocks:
-            raise ValueError(
-                f"level_width={level_width} is not a multiple of blocks={blocks}; nearest: {nearest(level_width, blocks)}"
-            )
+            near = nearest(level_width, blocks)
+            raise ValueError(f"level_width={level_width} is not a multiple of blocks={blocks}; nearest: {near}")
         self.blocks, self.frequencies = blocks, frequencies
         self.max_period, self.scale, self.shift = max_period, scale, shift
         width = level_width // blocks
         self.hidden = nn.Linear(frequencies, level_width)
-        self.out_weight = nn.Parameter(torch.empty(blocks, width, width))  # block, out, in
-        self.out_bias = nn.Parameter(torch.empty(blocks, width))
+        self.out_weight = nn.Parameter(torch.empty(level_width, width))  # the blocks' matrices (out, in), stacked
+        self.out_bias = nn.Parameter(torch.empty(level_width))
 
     def init_own(self, std: float) -> None:
         """Normal weights, as in `ScalarEmbedding`; called by the network's init part."""
@@ -46,8 +45,8 @@ class PerBlockEmbedding(nn.Module):
         precise = torch.promote_types(dtype, torch.float32)
         features = sinusoids(value, self.frequencies, self.max_period, self.scale, self.shift, precise).to(dtype)
         hidden = functional.silu(self.hidden(features)).unflatten(-1, (self.blocks, -1))  # (B, G, blocks, width)
-        out = torch.einsum("...ni,noi->...no", hidden, self.out_weight)
-        return (out + self.out_bias).flatten(-2)
+        out = torch.einsum("...ni,noi->...no", hidden, self.out_weight.unflatten(0, (self.blocks, -1)))
+        return out.flatten(-2) + self.out_bias
 
 
 class PerBlockAdaLNZero(AdaLNZero):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dit.interop import call_like_diffusers, from_diffusers, to_diffusers
 from dit.interop.diffusers import family_named, recognise
 from dit.interop.family import Draw
-from dit.interop.weights import to_theirs
+from dit.interop.weights import Copies, to_theirs
 from tests.interop.reference import exact, gradients, randomise, relative
 
 
@@ -61,8 +61,13 @@ def assert_equal(model: nn.Module, arguments: dict[str, Any]) -> None:
     for name, mine, other in zip(inputs, found, wanted, strict=False):
         assert relative(mine, other) < near_gradient, name
     mine = dict(zip(dict(net.named_parameters()), found[len(leaves) :], strict=True))
-    written = to_theirs(recognise(net).links(net), mine)
-    for name, other in zip(names, wanted[len(leaves) :], strict=True):
+    links = recognise(net).links(net)
+    written, others = to_theirs(links, mine), dict(zip(names, wanted[len(leaves) :], strict=True))
+    for link in links:
+        if isinstance(link.change, Copies):  # one tensor of ours, used as often as theirs has copies: gradients add up
+            total = torch.stack([others[name] for name in link.theirs]).sum(dim=0)
+            others |= dict.fromkeys(link.theirs, total)
+    for name, other in others.items():
         scale = max(other.abs().max().item(), 1e-3)
         assert (written[name] - other).abs().max().item() / scale < near_gradient, name
 
