@@ -4,10 +4,23 @@ from dit.interop.families.allegro import Allegro
 from dit.interop.families.cogvideox import CogVideoX
 from dit.interop.families.cosmos import Cosmos
 from dit.interop.families.dit import DiT
+from dit.interop.families.hunyuan_video import HunyuanVideo
 from dit.interop.families.latte import Latte
 from dit.interop.families.ltx import LTXVideo
+from dit.interop.families.mochi import Mochi
 from dit.interop.families.skyreels_v2 import SkyReelsV2
 from dit.interop.families.wan import Wan
 from dit.interop.family import Family
 
-FAMILIES: tuple[Family, ...] = (Wan(), SkyReelsV2(), LTXVideo(), DiT(), Latte(), Cosmos(), CogVideoX(), Allegro())
+FAMILIES: tuple[Family, ...] = (
+    Wan(),
+    SkyReelsV2(),
+    LTXVideo(),
+    DiT(),
+    Latte(),
+    Cosmos(),
+    CogVideoX(),
+    Allegro(),
+    HunyuanVideo(),
+    Mochi(),
+)

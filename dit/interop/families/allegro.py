@@ -1,0 +1,179 @@
+"""Allegro (arXiv 2410.15458): diffusers' AllegroTransformer3DModel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.rotations import check_rotation
+from dit.interop.weights import Link, convolution, joined_linear, linear
+from dit.net.embed import token_grid
+
+ACTIVATIONS = {"gelu-approximate": "gelu_tanh", "gelu": "gelu"}
+AXES = {"f": "t", "h": "h", "w": "w"}  # ours: theirs
+
+
+class Allegro(Family):
+    class_name = "AllegroTransformer3DModel"
+    preset = "allegro_tiny"
+    defaults = {
+        "patch_size": 2,
+        "patch_size_t": 1,
+        "num_attention_heads": 24,
+        "attention_head_dim": 96,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 32,
+        "dropout": 0.0,
+        "cross_attention_dim": 2304,
+        "attention_bias": True,
+        "sample_height": 90,
+        "sample_width": 160,
+        "sample_frames": 22,
+        "activation_fn": "gelu-approximate",
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-6,
+        "caption_channels": 4096,
+        "interpolation_scale_h": 2.0,
+        "interpolation_scale_w": 2.0,
+        "interpolation_scale_t": 2.2,
+    }
+
+    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+        s = settings
+        check(s)
+        bias = str(s["attention_bias"]).lower()
+        divide = ", ".join(f"{axis}: {s[f'interpolation_scale_{name}']}" for axis, name in AXES.items())
+        return [
+            f"net/mlp={ACTIVATIONS[s['activation_fn']]}",
+            f"net.in_channels={s['in_channels']}",
+            f"net.out_channels={s['out_channels']}",
+            f"net.patch={[1, s['patch_size'], s['patch_size']]}",
+            f"net.width={s['num_attention_heads'] * s['attention_head_dim']}",
+            f"net.heads={s['num_attention_heads']}",
+            f"net.depth={s['num_layers']}",
+            f"net.text_width={s['caption_channels']}",
+            f"net.position.divide={{{divide}}}",
+            f"net.norm.eps={s['norm_eps']}",
+            f"net.attention.qkv_bias={bias}",
+            f"net.text.attention.q_bias={bias}",
+            f"net.text.attention.kv_bias={bias}",
+        ]
+
+    def config(self, net: Network) -> dict[str, Any]:
+        block = net.blocks[0]
+        return {
+            **self.defaults,
+            "patch_size": net.patch[1],
+            "num_attention_heads": net.heads,
+            "attention_head_dim": net.width // net.heads,
+            "in_channels": net.in_channels,
+            "out_channels": net.out_channels,
+            "num_layers": net.depth,
+            "cross_attention_dim": net.width,
+            "attention_bias": block.attention.qkv.bias is not None,
+            "activation_fn": "gelu" if block.mlp.approximate == "none" else "gelu-approximate",
+            "norm_eps": block.norm1.eps,
+            "caption_channels": net.text.text_width,
+            **{f"interpolation_scale_{name}": net.position.divide[axis] for axis, name in AXES.items()},
+        }
+
+    def links(self, net: Network) -> list[Link]:
+        links = [
+            *convolution("embed", "pos_embed.proj", (net.width, net.in_channels, *net.patch[1:])),
+            *linear("level.hidden", "adaln_single.emb.timestep_embedder.linear_1"),
+            *linear("level.out", "adaln_single.emb.timestep_embedder.linear_2"),
+            *linear("modulation.shared", "adaln_single.linear"),
+            *linear("text.embed.hidden", "caption_projection.linear_1"),
+            *linear("text.embed.out", "caption_projection.linear_2"),
+            Link(("final.modulation.table",), ("scale_shift_table",)),
+            *linear("final.linear", "proj_out"),
+        ]
+        for i, block in enumerate(net.blocks):
+            links += self.block_links(f"blocks.{i}", f"transformer_blocks.{i}", block.attention.qkv.bias is not None)
+        return links
+
+    def block_links(self, ours: str, theirs: str, bias: bool) -> list[Link]:
+        own, cross = f"{ours}.attention", f"{ours}.cross_attention"
+        return [
+            Link((f"{ours}.modulation.table",), (f"{theirs}.scale_shift_table",)),
+            *joined_linear(f"{own}.qkv", [f"{theirs}.attn1.to_{x}" for x in "qkv"], bias=bias),
+            *linear(f"{own}.out", f"{theirs}.attn1.to_out.0"),
+            *linear(f"{cross}.q", f"{theirs}.attn2.to_q", bias=bias),
+            *joined_linear(f"{cross}.kv", [f"{theirs}.attn2.to_{x}" for x in "kv"], bias=bias),
+            *linear(f"{cross}.out", f"{theirs}.attn2.to_out.0"),
+            *linear(f"{ours}.mlp.up", f"{theirs}.ff.net.0.proj"),
+            *linear(f"{ours}.mlp.down", f"{theirs}.ff.net.2"),
+        ]
+
+    def call(self, net: Network, arguments: Mapping[str, Any]) -> Call:
+        names = ("hidden_states", "encoder_hidden_states", "timestep", "attention_mask", "encoder_attention_mask")
+        x, text, timestep, video_mask, mask, rotary = take(arguments, *names, "image_rotary_emb")
+        if video_mask is not None and not bool(video_mask.bool().all()):
+            raise ValueError("attention_mask is not supported where it leaves out places of the video; pass none")
+        if mask is not None and mask.dim() != 2:
+            raise ValueError(f"encoder_attention_mask has the shape {tuple(mask.shape)}; it must be (batch, tokens)")
+        check_rotation(net, x, None if rotary is None else spread_embedding(*rotary))
+        cond = {"text": text.flatten(1, -2)}  # the pipeline gives (B, 1, L, caption_channels)
+        if mask is not None:
+            cond["text_mask"] = mask.bool()
+        return x, levels(timestep, net.level.scale, token_grid(net.patch, *x.shape[2:])), cond
+
+    def example(
+        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
+    ) -> dict[str, Any]:
+        s = settings
+        return {
+            "hidden_states": draw.normal(batch, s["in_channels"], *size),
+            "timestep": draw.timesteps(batch),
+            "encoder_hidden_states": draw.normal(batch, text_tokens, s["caption_channels"]),
+            "encoder_attention_mask": draw.keep(batch, text_tokens),
+            "image_rotary_emb": rotary_embedding(s, size, draw.device),
+        }
+
+
+def check(s: Mapping[str, Any]) -> None:
+    """Raises ValueError for settings that no part of ours can be."""
+    width = s["num_attention_heads"] * s["attention_head_dim"]
+    if s["activation_fn"] not in ACTIVATIONS:
+        raise ValueError(f"activation_fn={s['activation_fn']} is not supported; there are {', '.join(ACTIVATIONS)}")
+    if s["norm_elementwise_affine"]:
+        raise ValueError("norm_elementwise_affine=True is not supported: the class has weights then that it never uses")
+    if s["patch_size_t"] != 1:
+        raise ValueError(f"patch_size_t={s['patch_size_t']} is not supported; 1 is: the class embeds frame by frame")
+    if s["dropout"]:
+        raise ValueError(f"dropout={s['dropout']} is not supported; 0.0 is")
+    if s["cross_attention_dim"] not in (None, width):
+        raise ValueError(f"cross_attention_dim={s['cross_attention_dim']} must be the width {width}")
+    if s["attention_head_dim"] % 6:
+        raise ValueError(f"attention_head_dim={s['attention_head_dim']} must be a multiple of 6 for three rotations")
+    for name in AXES.values():
+        if s[f"interpolation_scale_{name}"] is None:
+            raise ValueError(f"interpolation_scale_{name}=null is not supported; it must be a number")
+
+
+Tables = Sequence[tuple[Tensor, Tensor]]  # cos and sin (length, head_dim / 3) of each axis
+
+
+def rotary_embedding(s: Mapping[str, Any], size: Sequence[int], device: str) -> tuple[Tables, Sequence[Tensor]]:
+    """As the pipeline of diffusers makes it, for latents of a size: tables, and the places (1, N) of the tokens."""
+    from diffusers.models.embeddings import get_3d_rotary_pos_embed_allegro
+
+    frames, height, width = size[0], size[1] // s["patch_size"], size[2] // s["patch_size"]
+    scale = tuple(s[f"interpolation_scale_{name}"] for name in AXES.values())
+    *tables, t, h, w = get_3d_rotary_pos_embed_allegro(
+        s["attention_head_dim"], ((0, 0), (height, width)), (height, width), frames, scale, device=device
+    )
+    places = torch.cartesian_prod(t.long(), h.long(), w.long())  # (N, 3)
+    return tables, places.T[:, None].contiguous().unbind()
+
+
+def spread_embedding(tables: Tables, places: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Tables of the axes and places of the tokens -> cos and sin (N, head_dim) of the tokens."""
+    found = [(cos[where[0]], sin[where[0]]) for (cos, sin), where in zip(tables, places, strict=True)]
+    cos, sin = zip(*found, strict=True)
+    return torch.cat(cos, dim=-1), torch.cat(sin, dim=-1)

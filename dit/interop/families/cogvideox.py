@@ -1,0 +1,316 @@
+"""CogVideoX and CogVideoX 1.5 (arXiv 2408.06072): diffusers' CogVideoXTransformer3DModel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.rotations import check_rotation
+from dit.interop.weights import Link, channels_first, convolution, joined_linear, kinds, linear, reordered_linear
+from dit.net.axes import Several
+from dit.net.embed import token_grid
+from dit.net.position import RoPE3D, SinCos3D
+
+ACTIVATIONS = {"gelu-approximate": "gelu_tanh", "gelu": "gelu"}
+# What the pipeline of 1.5 reads of these settings: the largest picture and clip that it makes.
+LARGEST = {"sample_height": 300, "sample_width": 300, "sample_frames": 81}
+
+
+class CogVideoX(Family):
+    """Two generations: 1.0 without `patch_size_t`, with sincos or fitted rotary positions or those and learned ones;
+    1.5 with it, a Linear on patches and counted rotary positions."""
+
+    class_name = "CogVideoXTransformer3DModel"
+    preset = "cogvideox_tiny"
+    defaults = {
+        "num_attention_heads": 30,
+        "attention_head_dim": 64,
+        "in_channels": 16,
+        "out_channels": 16,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "time_embed_dim": 512,
+        "ofs_embed_dim": None,
+        "text_embed_dim": 4096,
+        "num_layers": 30,
+        "dropout": 0.0,
+        "attention_bias": True,
+        "sample_width": 90,
+        "sample_height": 60,
+        "sample_frames": 49,
+        "patch_size": 2,
+        "patch_size_t": None,
+        "temporal_compression_ratio": 4,
+        "max_text_seq_length": 226,
+        "activation_fn": "gelu-approximate",
+        "timestep_activation_fn": "silu",
+        "norm_elementwise_affine": True,
+        "norm_eps": 1e-5,
+        "spatial_interpolation_scale": 1.875,
+        "temporal_interpolation_scale": 1.0,
+        "use_rotary_positional_embeddings": False,
+        "use_learned_positional_embeddings": False,
+        "patch_bias": True,
+    }
+
+    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+        s = settings
+        check(s)
+        width = s["num_attention_heads"] * s["attention_head_dim"]
+        ofs = s["ofs_embed_dim"]
+        affine = str(s["norm_elementwise_affine"]).lower()
+        return [
+            *positions(s),
+            f"net/mlp={ACTIVATIONS[s['activation_fn']]}",
+            *([] if ofs is None else ["net/ofs=sinusoid", f"net.vectors.ofs.frequencies={ofs}"]),
+            *([] if ofs is None else [f"net.vectors.ofs.shift={float(s['freq_shift'])}"]),
+            f"net.in_channels={s['in_channels']}",
+            f"net.out_channels={s['out_channels']}",
+            f"net.patch={[s['patch_size_t'] or 1, s['patch_size'], s['patch_size']]}",
+            f"net.width={width}",
+            f"net.heads={s['num_attention_heads']}",
+            f"net.depth={s['num_layers']}",
+            f"net.level_width={s['time_embed_dim']}",
+            f"net.level.shift={float(s['freq_shift'])}",
+            f"net.text_width={s['text_embed_dim']}",
+            f"net.embed.bias={str(s['patch_bias'] or s['patch_size_t'] is not None).lower()}",
+            f"net.attention.qkv_bias={str(s['attention_bias']).lower()}",
+            *(f"net.{norm}.eps={s['norm_eps']}" for norm in NORMS),
+            *(f"net.{norm}.affine={affine}" for norm in NORMS),
+        ]
+
+    def config(self, net: Network) -> dict[str, Any]:
+        block = net.blocks[0]
+        settings = {
+            **self.defaults,
+            "num_attention_heads": net.heads,
+            "attention_head_dim": net.width // net.heads,
+            "in_channels": net.in_channels,
+            "out_channels": net.out_channels,
+            "freq_shift": int(net.level.shift),
+            "time_embed_dim": net.level.out.out_features,
+            "ofs_embed_dim": net.vectors["ofs"].frequencies if "ofs" in net.vectors else None,
+            "text_embed_dim": net.text.text_width,
+            "num_layers": net.depth,
+            "attention_bias": block.attention.qkv.bias is not None,
+            "patch_size": net.patch[1],
+            "max_text_seq_length": net.text.embed.length or self.defaults["max_text_seq_length"],
+            "activation_fn": "gelu" if block.mlp.approximate == "none" else "gelu-approximate",
+            "norm_elementwise_affine": block.norm1.elementwise_affine,
+            "norm_eps": block.norm1.eps,
+            "patch_bias": net.embed.bias is not None,
+        }
+        if counted(net):
+            extra = {"patch_size_t": net.patch[0], "patch_bias": False, "use_rotary_positional_embeddings": True}
+            return {**settings, **extra, **LARGEST}
+        if isinstance(net.position, SinCos3D):
+            scale = net.position.scale
+            return {
+                **settings,
+                "spatial_interpolation_scale": scale["h"],
+                "temporal_interpolation_scale": scale["f"],
+            }
+        learned = isinstance(net.position, Several)
+        picture = net.position.parts["rotary"].picture if learned else net.position.picture
+        settings |= {
+            "sample_height": picture[0] * net.patch[1],
+            "sample_width": picture[1] * net.patch[2],
+            "use_rotary_positional_embeddings": True,
+            "use_learned_positional_embeddings": learned,
+        }
+        if learned:
+            frames = net.position.parts["added"].table.shape[2]
+            settings["sample_frames"] = (frames - 1) * settings["temporal_compression_ratio"] + 1
+        return settings
+
+    def links(self, net: Network) -> list[Link]:
+        width, inputs = net.width, net.in_channels
+        kernel = (width, inputs, *net.patch[1:])
+        patch_bias = net.embed.bias is not None
+        links = [
+            # Both kinds of patch values are in our order, (C, f, h, w).
+            *(
+                linear("embed", "patch_embed.proj")
+                if counted(net)
+                else convolution("embed", "patch_embed.proj", kernel, bias=patch_bias)
+            ),
+            *linear("text.embed", "patch_embed.text_proj"),
+            *linear("level.hidden", "time_embedding.linear_1"),
+            *linear("level.out", "time_embedding.linear_2"),
+            *linear("final.modulation.1.linear", "norm_out.linear"),
+            *reordered_linear("final.linear", "proj_out", channels_first(net.out_channels, net.patch)),
+        ]
+        if "ofs" in net.vectors:
+            links += linear("vectors.ofs.hidden", "ofs_embedding.linear_1")
+            links += linear("vectors.ofs.out", "ofs_embedding.linear_2")
+        if isinstance(net.position, Several):
+            tables = ("text.embed.table", "position.parts.added.table")
+            grid = tuple(net.position.parts["added"].table.shape[2:])
+            links += [Link(tables, ("patch_embed.pos_embedding",), TextThenVideo(net.text.embed.length, grid))]
+        affine = bool(list(net.blocks[0].norm1.parameters()))
+        if affine:
+            links += [*linear("final.norm.first", "norm_final"), *linear("final.norm.second", "norm_out.norm")]
+        for i, block in enumerate(net.blocks):
+            links += self.block_links(f"blocks.{i}", f"transformer_blocks.{i}", block, affine)
+        return links
+
+    def block_links(self, ours: str, theirs: str, block: Any, affine: bool) -> list[Link]:
+        own, bias = f"{ours}.attention", block.attention.qkv.bias is not None
+        links = [
+            *joined_linear(f"{own}.qkv", [f"{theirs}.attn1.to_{x}" for x in "qkv"], bias=bias),
+            *linear(f"{own}.norm_q.norm", f"{theirs}.attn1.norm_q"),
+            *linear(f"{own}.norm_k.norm", f"{theirs}.attn1.norm_k"),
+            *linear(f"{own}.out", f"{theirs}.attn1.to_out.0"),
+            *linear(f"{ours}.mlp.up", f"{theirs}.ff.net.0.proj"),
+            *linear(f"{ours}.mlp.down", f"{theirs}.ff.net.2"),
+        ]
+        for kind in kinds(True):
+            modulations = (f"{ours}.modulation.linear.{kind}", f"{ours}.text_modulation.linear.{kind}")
+            links += [Link(modulations, tuple(f"{theirs}.{n}.linear.{kind}" for n in ("norm1", "norm2")), Crossed())]
+        if affine:
+            links += linear(f"{ours}.norm1", f"{theirs}.norm1.norm") + linear(f"{ours}.norm2", f"{theirs}.norm2.norm")
+        return links
+
+    def call(self, net: Network, arguments: Mapping[str, Any]) -> Call:
+        names = ("hidden_states", "encoder_hidden_states", "timestep", "ofs", "image_rotary_emb")
+        x, text, timestep, ofs, rotary = take(arguments, *names)
+        x = x.transpose(1, 2)  # frames stand before channels there
+        grid = token_grid(net.patch, *x.shape[2:])
+        check_rotation(net, x, rotary)
+        if isinstance(net.position, Several):
+            fixed = tuple(net.position.parts["added"].table.shape[2:])
+            if grid != fixed:
+                raise ValueError(f"latents {tuple(x.shape[2:])} are {grid} tokens; learned positions there are {fixed}")
+        if (ofs is not None) != ("ofs" in net.vectors):
+            raise ValueError("ofs is missing" if ofs is None else "ofs is given, but this network has no ofs_embed_dim")
+        cond = {"text": text} if ofs is None else {"text": text, "ofs": ofs}
+        return x, levels(timestep, net.level.scale, grid), cond
+
+    def output(self, out: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+        return out.transpose(1, 2)
+
+    def example(
+        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
+    ) -> dict[str, Any]:
+        """With sincos and learned positions the class takes texts of `max_text_seq_length` alone."""
+        s = settings
+        frames, height, width = size
+        free = s["use_rotary_positional_embeddings"] and not s["use_learned_positional_embeddings"]
+        arguments: dict[str, Any] = {
+            "hidden_states": draw.normal(batch, frames, s["in_channels"], height, width),
+            "timestep": draw.timesteps(batch),
+            "encoder_hidden_states": draw.normal(
+                batch, text_tokens if free else s["max_text_seq_length"], s["text_embed_dim"]
+            ),
+        }
+        if s["ofs_embed_dim"] is not None:
+            arguments["ofs"] = 2 + draw.normal(batch)
+        if s["use_rotary_positional_embeddings"]:
+            arguments["image_rotary_emb"] = rotary_embedding(s, size, draw.device)
+        return arguments
+
+
+NORMS = ("norm", "final.norm.first", "final.norm.second")
+
+
+def check(s: Mapping[str, Any]) -> None:
+    """Raises ValueError for settings that no part of ours can be."""
+    rotary, learned = s["use_rotary_positional_embeddings"], s["use_learned_positional_embeddings"]
+    if s["activation_fn"] not in ACTIVATIONS:
+        raise ValueError(f"activation_fn={s['activation_fn']} is not supported; there are {', '.join(ACTIVATIONS)}")
+    for name, only in {"flip_sin_to_cos": True, "timestep_activation_fn": "silu", "dropout": 0.0}.items():
+        if s[name] != only:
+            raise ValueError(f"{name}={s[name]} is not supported; {only} is")
+    if s["ofs_embed_dim"] not in (None, s["time_embed_dim"]):
+        raise ValueError(f"ofs_embed_dim={s['ofs_embed_dim']} must be time_embed_dim={s['time_embed_dim']} or null")
+    if learned and not rotary:
+        raise ValueError("use_learned_positional_embeddings needs use_rotary_positional_embeddings")
+    if s["patch_size_t"] is not None and (learned or not rotary):
+        raise ValueError(f"patch_size_t={s['patch_size_t']} needs positions that are rotary alone")
+    if rotary and s["attention_head_dim"] % 16:
+        raise ValueError(f"attention_head_dim={s['attention_head_dim']} must be a multiple of 16 for rotary positions")
+    width = s["num_attention_heads"] * s["attention_head_dim"]
+    if not rotary and width % 16:
+        raise ValueError(f"the width {width} must be a multiple of 16 for sincos positions")
+
+
+def positions(s: Mapping[str, Any]) -> list[str]:
+    """Overrides for positions and text, whose tokens some positions count."""
+    p, length = s["patch_size"], s["max_text_seq_length"]
+    if s["patch_size_t"] is not None:
+        return ["net/position=rope3d_quarter_time"]
+    picture = [s["sample_height"] // p, s["sample_width"] // p]
+    if s["use_learned_positional_embeddings"]:
+        frames = (s["sample_frames"] - 1) // s["temporal_compression_ratio"] + 1
+        return [
+            "net/position=rope3d_fitted_learned",
+            f"net.position.parts.rotary.picture={picture}",
+            f"net.position.parts.added.grid={[frames, *picture]}",
+            "net/text=joint_placed",
+            f"net.text.embed.length={length}",
+        ]
+    if s["use_rotary_positional_embeddings"]:
+        return ["net/position=rope3d_fitted", f"net.position.picture={picture}"]
+    rows = s["spatial_interpolation_scale"]
+    return [
+        "net/position=sincos_quarter_time",
+        f"net.position.scale={{f: {s['temporal_interpolation_scale']}, h: {rows}, w: {rows}}}",
+        f"net.text.embed.length={length}",
+    ]
+
+
+def counted(net: Network) -> bool:
+    """Whether this is generation 1.5."""
+    return type(net.position) is RoPE3D
+
+
+def rotary_embedding(s: Mapping[str, Any], size: Sequence[int], device: str) -> tuple[Tensor, Tensor]:
+    """As the pipelines of diffusers make it, for latents of a size."""
+    from diffusers.models.embeddings import get_3d_rotary_pos_embed
+    from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
+
+    p, dim = s["patch_size"], s["attention_head_dim"]
+    grid, picture = (size[1] // p, size[2] // p), (s["sample_height"] // p, s["sample_width"] // p)
+    if s["patch_size_t"] is None:
+        crop = get_resize_crop_region_for_grid(grid, picture[1], picture[0])
+        return get_3d_rotary_pos_embed(dim, crop, grid, size[0], device=device)
+    frames = size[0] // s["patch_size_t"]
+    return get_3d_rotary_pos_embed(dim, None, grid, frames, grid_type="slice", max_size=picture, device=device)
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """Theirs are two norms, each with three vectors for the video and then three for the text; ours are video and
+    text, each with three vectors for the first norm and then three for the second."""
+
+    def into(self, theirs: list[Tensor]) -> list[Tensor]:
+        halves = [norm.chunk(2) for norm in theirs]
+        return [torch.cat(parts) for parts in zip(*halves, strict=True)]
+
+    def back(self, ours: list[Tensor]) -> list[Tensor]:
+        return self.into(ours)
+
+
+@dataclass(frozen=True)
+class TextThenVideo:
+    """Theirs (1, length + N, width) holds positions of the text's tokens and then of the grid's; ours are two tables.
+
+    length: of the text. grid: tokens along (f, h, w).
+    """
+
+    length: int
+    grid: tuple[int, int, int]
+
+    def into(self, theirs: list[Tensor]) -> list[Tensor]:
+        (table,) = theirs
+        text, video = table.split([self.length, table.shape[1] - self.length], dim=1)
+        return [text.contiguous(), video.transpose(1, 2).unflatten(2, self.grid).contiguous()]
+
+    def back(self, ours: list[Tensor]) -> list[Tensor]:
+        text, video = ours
+        return [torch.cat([text, video.flatten(2).transpose(1, 2)], dim=1)]
