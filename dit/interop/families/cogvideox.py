@@ -13,7 +13,7 @@ from dit.interop.family import Call, Draw, Family, Network, levels, take
 from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, channels_first, convolution, joined_linear, kinds, linear, reordered_linear
 from dit.net.axes import Several
-from dit.net.embed import token_grid
+from dit.net.embed import Grid, token_grid
 from dit.net.position import RoPE3D, SinCos3D
 
 ACTIVATIONS = {"gelu-approximate": "gelu_tanh", "gelu": "gelu"}
@@ -124,8 +124,7 @@ class CogVideoX(Family):
             "use_learned_positional_embeddings": learned,
         }
         if learned:
-            frames = net.position.parts["added"].table.shape[2]
-            settings["sample_frames"] = (frames - 1) * settings["temporal_compression_ratio"] + 1
+            settings["sample_frames"] = (learned_grid(net)[0] - 1) * settings["temporal_compression_ratio"] + 1
         return settings
 
     def links(self, net: Network) -> list[Link]:
@@ -150,8 +149,8 @@ class CogVideoX(Family):
             links += linear("vectors.ofs.out", "ofs_embedding.linear_2")
         if isinstance(net.position, Several):
             tables = ("text.embed.table", "position.parts.added.table")
-            grid = tuple(net.position.parts["added"].table.shape[2:])
-            links += [Link(tables, ("patch_embed.pos_embedding",), TextThenVideo(net.text.embed.length, grid))]
+            change = TextThenVideo(net.text.embed.length, learned_grid(net))
+            links += [Link(tables, ("patch_embed.pos_embedding",), change)]
         affine = bool(list(net.blocks[0].norm1.parameters()))
         if affine:
             links += [*linear("final.norm.first", "norm_final"), *linear("final.norm.second", "norm_out.norm")]
@@ -183,7 +182,7 @@ class CogVideoX(Family):
         grid = token_grid(net.patch, *x.shape[2:])
         check_rotation(net, x, rotary)
         if isinstance(net.position, Several):
-            fixed = tuple(net.position.parts["added"].table.shape[2:])
+            fixed = learned_grid(net)
             if grid != fixed:
                 raise ValueError(f"latents {tuple(x.shape[2:])} are {grid} tokens; learned positions there are {fixed}")
         if (ofs is not None) != ("ofs" in net.vectors):
@@ -269,6 +268,12 @@ def counted(net: Network) -> bool:
     return type(net.position) is RoPE3D
 
 
+def learned_grid(net: Network) -> Grid:
+    """Tokens along (f, h, w) that have learned positions."""
+    f, h, w = net.position.parts["added"].table.shape[2:]
+    return f, h, w
+
+
 def rotary_embedding(s: Mapping[str, Any], size: Sequence[int], device: str) -> tuple[Tensor, Tensor]:
     """As the pipelines of diffusers make it, for latents of a size."""
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
@@ -304,7 +309,7 @@ class TextThenVideo:
     """
 
     length: int
-    grid: tuple[int, int, int]
+    grid: Grid
 
     def into(self, theirs: list[Tensor]) -> list[Tensor]:
         (table,) = theirs
