@@ -1,55 +1,122 @@
-"""First weights of a new run from another run's checkpoint (`init_from=runs/other`)."""
+"""First weights of a new run: another run's, or those of a folder of diffusers or of ours (`init_from=...`)."""
 
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
+from dit.engine.module import VideoDiffusion
+from dit.interop import diffusers, native
+from dit.interop.adapter import bare_key, is_adapter_key
+from dit.interop.describe import describe, difference
+from dit.interop.presets import build_empty
+from dit.sampling.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
+REPORT = "init_from.txt"  # in the run directory
+SHOWN = 6  # groups of keys in a line of the log
 
 
-def load(module: nn.Module, source: str, weights: str) -> None:
-    """Copies a checkpoint's weights into `module`, all of them or none.
+@dataclass(frozen=True)
+class Source:
+    """First weights, opened and checked in themselves, but not read.
+
+    about: what they are, in words. shapes: canonical name (`net.*`, `text.*`) -> shape. tensors: gives them one after
+    another. network: the config of the network that they are of, where that is known for sure.
+    """
+
+    about: str
+    shapes: Mapping[str, torch.Size]
+    tensors: Callable[[], Iterator[tuple[str, Tensor]]]
+    network: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was loaded, and the keys that were not, under what keeps them out."""
+
+    about: str
+    skipped: Mapping[str, list[str]]
+
+    def write(self, run: Path) -> None:
+        """Leaves every key in the run directory."""
+        lines = [self.about, *(f"{why}: {key}" for why, keys in self.skipped.items() for key in keys)]
+        (run / REPORT).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def load(module: VideoDiffusion, given: str, weights: str, strict: bool) -> Report:
+    """Copies first weights into `module`: all is checked before the first is copied.
 
     Args:
-        source: a run directory or a checkpoint file.
-        weights: `raw`, or the name of an EMA profile in that checkpoint.
+        given: a run directory, a checkpoint, a folder that diffusers saved (config.json and safetensors), or one of
+            `scripts/convert_weights.py`.
+        weights: of the first two `raw`, `ema`, or a profile's name.
+        strict: whether each weight must have its place; otherwise what fits is taken, and the rest listed.
 
-    Raises:
-        FileNotFoundError: nothing there.
-        ValueError: no such weights, or keys or shapes that do not match; the first one is named.
+    A part of which the source holds nothing (the text encoder, of diffusers' folders) begins as it was built, and so do
+    adapters beside the weights of a source without any.
+
+    Raises FileNotFoundError or ValueError, naming file or key: nothing there, damaged, not fitting.
     """
-    path = find(source)
+    source = open_source(given, weights)
+    own = {bare_key(key): tensor for key, tensor in module.state_dict().items()}
+    wrong, absent, unknown = misfits(module, own, source.shapes)
+    skipped = {
+        "another shape": [f"{k} is {tuple(source.shapes[k])} there, {tuple(own[k].shape)} here" for k in wrong],
+        "not there": absent,
+        "not here": unknown,
+    }
+    if strict and any(skipped.values()):
+        raise ValueError(f"init_from={given} does not fit: {_first(given, source.about, skipped)}")
+    taken = source.shapes.keys() & own.keys() - set(wrong)
+    if not taken:
+        raise ValueError(f"init_from={given}: nothing of {source.about} fits this network")
+    with torch.no_grad():
+        for key, tensor in source.tensors():
+            if key in taken:
+                own[key].copy_(tensor)
+    log.info("first weights: %d tensors of %s", len(taken), source.about)
+    for why, keys in skipped.items():
+        if keys:
+            log.warning("init_strict=false skipped %d, %s: %s", len(keys), why, grouped(keys))
+    for part in sorted(_parts(own) - _parts(source.shapes)):
+        log.info("%s begins with weights of its own", part)
+    if source.network is not None and (apart := _apart(module.config["net"], source.network)):
+        log.warning("this network computes something else than the one of these weights: %s", apart)
+    return Report(f"{len(taken)} tensors of {source.about}", skipped)
+
+
+def open_source(path: str, weights: str) -> Source:
+    """Finds out what `path` is. Raises as `load`."""
+    folder = Path(path)
+    if native.is_folder(folder):
+        mine = native.open_folder(folder)
+        return Source(str(folder), *_net(mine.shapes, mine.weights.items))
+    if diffusers.is_folder(folder):
+        theirs = diffusers.open_folder(folder)
+        about = f"{theirs.family.class_name} in {folder}"
+        return Source(about, *_net(theirs.shapes, theirs.tensors), network=theirs.config)
+    file = find(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises several kinds for what is cut off or no checkpoint at all
-        raise ValueError(f"init_from={source}: {path} is damaged or no checkpoint; give another one") from error
-    found = dict(checkpoint["state_dict"])  # buffers and frozen parameters are here only
-    if weights != "raw":
-        if weights not in checkpoint["ema"]:
-            raise ValueError(f"init_weights={weights} is not in {path}; it has raw, {', '.join(checkpoint['ema'])}")
-        found |= checkpoint["ema"][weights]
-    own = module.state_dict()
-    missing = sorted(key for key in own if key not in found and _trained(module, key))
-    unknown = sorted(key for key in found if key not in own)
-    wrong = sorted(key for key in found if key in own and found[key].shape != own[key].shape)
-    if missing or unknown:
-        key, where = (missing[0], path) if missing else (unknown[0], "this network")
-        raise ValueError(
-            f"init_from={source} does not fit: {key} is not in {where} ({len(missing + unknown)} keys differ)"
-        )
-    if wrong:
-        key = wrong[0]
-        raise ValueError(
-            f"init_from={source} does not fit: {key} is {tuple(found[key].shape)} there, {tuple(own[key].shape)} here"
-        )
-    module.load_state_dict(found, strict=False)
-    log.info("first weights: %s of %s, step %d", weights, path, checkpoint["global_step"])
+        checkpoint = Checkpoint.load(file)
+    except ValueError as error:
+        raise ValueError(f"init_from={path}: {error}; give another one") from None
+    try:
+        label, averaged = checkpoint.choose(weights)
+    except ValueError as error:
+        raise ValueError(f"init_{error}") from None
+    found = {bare_key(key): tensor for key, tensor in {**checkpoint.weights, **averaged}.items()}
+    shapes = {key: tensor.shape for key, tensor in found.items()}
+    return Source(f"{file} ({label})", shapes, lambda: iter(found.items()))
 
 
 def find(source: str) -> Path:
@@ -57,9 +124,63 @@ def find(source: str) -> Path:
     path = Path(source)
     candidate = path / FOLDER / LAST if path.is_dir() else path
     if not candidate.is_file():
-        raise FileNotFoundError(f"no checkpoint at {candidate}; give a run directory or a .ckpt file")
+        raise FileNotFoundError(
+            f"init_from={source}: no checkpoint at {candidate}; give a run directory, a .ckpt file, or a folder with"
+            " config.json and safetensors"
+        )
     return candidate
 
 
-def _trained(module: nn.Module, key: str) -> bool:
-    return any(p.requires_grad for p in getattr(module, key.split(".")[0]).parameters())
+def misfits(
+    module: VideoDiffusion, own: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]
+) -> tuple[list[str], list[str], list[str]]:
+    """Keys of another shape, keys of ours that are not there, and keys there that are none of ours."""
+    both = _parts(own) & _parts(shapes)
+    adapted = any(is_adapter_key(key) for key in shapes)
+    wrong = [key for key in shapes if key in own and shapes[key] != own[key].shape]
+    absent = [
+        key
+        for key in own
+        if key not in shapes and _part(key) in both and module.is_saved(key) and (adapted or not is_adapter_key(key))
+    ]
+    unknown = [key for key in shapes if key not in own and _part(key) in both]
+    return wrong, absent, unknown
+
+
+def grouped(keys: Iterable[str]) -> str:
+    """Keys in a short line: those that differ by the number of their block alone count as one."""
+    counts = Counter(re.sub(r"(?<=\.)\d+(?=\.)", "*", key) for key in keys)
+    shown = [f"{key} ({count})" if count > 1 else key for key, count in counts.items()]
+    more = [f"and {len(shown) - SHOWN} more kinds"] if len(shown) > SHOWN else []
+    return ", ".join([*shown[:SHOWN], *more])
+
+
+def _first(given: str, about: str, skipped: Mapping[str, list[str]]) -> str:
+    """The first thing that keeps weights out, in words, how many more there are, and what to do."""
+    whys = {"another shape": "{} ", "not there": f"{{}} is not in {about}", "not here": "{} is not in this network"}
+    said = next(whys[why].format(keys[0]).strip() for why, keys in skipped.items() if keys)
+    count = sum(len(keys) for keys in skipped.values()) - 1
+    more = f" ({count} more do not fit)" if count else ""
+    if any(is_adapter_key(key) for key in skipped["not here"]):
+        return f"{said}{more}; merge its adapters first: python scripts/convert_weights.py {given} OUT"
+    return f"{said}{more}; init_strict=false takes what fits"
+
+
+def _apart(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    return difference(describe(build_empty(ours)), describe(build_empty(theirs)))
+
+
+def _net(
+    shapes: Mapping[str, torch.Size], tensors: Callable[[], Iterable[tuple[str, Tensor]]]
+) -> tuple[dict[str, torch.Size], Callable[[], Iterator[tuple[str, Tensor]]]]:
+    """The weights of a network as the part `net` of a run."""
+    named = {f"net.{key}": shape for key, shape in shapes.items()}
+    return named, lambda: ((f"net.{key}", tensor) for key, tensor in tensors())
+
+
+def _part(key: str) -> str:
+    return key.split(".")[0]
+
+
+def _parts(keys: Iterable[str]) -> set[str]:
+    return {_part(key) for key in keys}

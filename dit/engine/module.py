@@ -78,6 +78,7 @@ class VideoDiffusion(LightningModule):
         self.caption_dropout = caption_dropout
         self.compile_mode = compile_mode
         self.config = config
+        self.saved = {name for name, part in self.named_children() if any(p.requires_grad for p in part.parameters())}
         self.last_step: StepOutput | None = None
 
     # -- the step
@@ -144,6 +145,13 @@ class VideoDiffusion(LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: self.lr_schedule(step, self.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def adapt(self, lora: Callable[[nn.Module], None]) -> None:
+        """Puts adapters into the network, beside which nothing else of network and text encoder trains. Both stay whole
+        in checkpoints, so that these need nothing else."""
+        lora(self.net)
+        if self.text is not None:
+            self.text.requires_grad_(False)
+
     # -- checkpoints: raw weights of what is trained, and the config
 
     @property
@@ -169,9 +177,8 @@ class VideoDiffusion(LightningModule):
             raise ValueError(f"{len(differing)} weights do not match: {differing[0]} is not in {where}")
 
     def is_saved(self, key: str) -> bool:
-        """Whether a key of the state dict belongs to a part that is trained."""
-        part = getattr(self, key.split(".")[0])
-        return any(p.requires_grad for p in part.parameters())
+        """Whether a key of the state dict belongs to a part that is trained, if only by its adapters."""
+        return key.split(".")[0] in self.saved
 
 
 def detached(loss: Tensor | None) -> Tensor | None:

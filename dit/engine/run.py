@@ -61,10 +61,13 @@ def train(config: dict[str, Any]) -> None:
         return
     if last:
         log.info("resuming %s at step %d of %d", parts.run, done, parts.training.max_steps)
-    elif config["init_from"] is not None:
-        initial.load(parts.module, config["init_from"], config["init_weights"])
+    first = None
+    if last is None and config["init_from"] is not None:
+        first = initial.load(parts.module, *(config[key] for key in ("init_from", "init_weights", "init_strict")))
     with rundir.lock(parts.run, first_rank()):
         rundir.claim(parts.run, parts.config, first_rank())
+        if first is not None and first_rank():
+            first.write(parts.run)
         describe(parts)
         _fit(parts, everyone, last)
 
@@ -100,6 +103,8 @@ def build(config: dict[str, Any]) -> Parts:
         compile_mode=training.compile_mode,
         config=config,
     )
+    if config["lora"] is not None:
+        module.adapt(_make(config["lora"]))
     return Parts(module, data, training, run, config)
 
 

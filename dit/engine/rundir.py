@@ -22,7 +22,9 @@ PART = f"{CONFIG}.part"  # rank 0 may be writing it, or was killed while it did
 # What may differ when a run goes on: how long, on what, and how it is watched. Everything else decides what is learned.
 FREE = (
     "name",
-    "init_from",  # of use at the first step only
+    "init_from",  # of use at the first step only, as the two that say how
+    "init_weights",
+    "init_strict",
     "logger",
     "preview",
     "sampling",
@@ -131,10 +133,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
     """(key, value before, value now) of what differs outside `FREE`, in the order of the config."""
     old, new = dict(_leaves(before)), dict(_leaves(now))
     keys = [*new, *(key for key in old if key not in new)]
+    # null says that a part is absent: a key that an older config did not have may be null now.
     return [
-        (key, _shown(old, key), _shown(new, key))
-        for key in keys
-        if not _is_free(key) and (key not in old or key not in new or old[key] != new[key])
+        (key, _shown(old, key), _shown(new, key)) for key in keys if not _is_free(key) and old.get(key) != new.get(key)
     ]
 
 

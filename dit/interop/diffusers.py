@@ -90,6 +90,12 @@ class Stored:
             yield from translated(self.links, self.weights, self.shapes)
 
 
+def is_folder(folder: Path) -> bool:
+    """Whether a folder looks like one of diffusers, whole or not."""
+    traces = (files.CONFIG, f"*/{files.CONFIG}", "*.safetensors", "*.bin", f"*{files.INDEX_SUFFIX}")
+    return folder.is_dir() and any(True for trace in traces for _ in folder.glob(trace))
+
+
 def open_folder(folder: str | Path) -> Stored:
     """Opens a folder that diffusers has saved. Raises as `from_diffusers`, before values are read.
 

@@ -82,6 +82,13 @@ class Checkpoint:
                 )
         return instantiate(node, _convert_="all")
 
+    def network(self, trusted: Sequence[str] = TRUSTED) -> Any:
+        """The network that the config describes, with the adapters that it was trained with, if any."""
+        net = self.part("net", trusted=trusted)
+        if self.config.get("lora") is not None:
+            self.part("lora", trusted=trusted)(net)
+        return net
+
     def choose(self, weights: str) -> tuple[str, dict[str, Tensor]]:
         """(label, averaged weights) for `raw`, for `ema` (the profile that previews used) or for a profile's name.
 

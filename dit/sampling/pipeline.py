@@ -159,7 +159,7 @@ class Pipeline:
         file = Checkpoint.load(run_or_file)
         label, averaged = file.choose(weights)
         where = pick_device(device)
-        parts = {name: file.part(name, trusted=trusted) for name in ("net", "codec", "text")}
+        parts = {"net": file.network(trusted), **{name: file.part(name, trusted=trusted) for name in ("codec", "text")}}
         file.fill(parts, averaged)
         own = {name: file.part("sampling", name, trusted=trusted) for name in ("schedule", "solver", "guidance")}
         shape = {key: file.value("data", key) for key in ("num_frames", "height", "width", "fps")}

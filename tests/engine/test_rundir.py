@@ -167,16 +167,16 @@ def test_first_weights_come_from_another_run(tmp_path: Path) -> None:
     saved = small.load(tmp_path / "source")
     for which, wanted in (("raw", saved["state_dict"]), ("power", saved["ema"]["power"])):
         module = small.model(seed=5)
-        initial.load(module, str(tmp_path / "source"), which)
+        initial.load(module, str(tmp_path / "source"), which, strict=True)
         assert small.same({k: v for k, v in module.state_dict().items() if k in wanted}, dict(wanted)) == []
     before = copy.deepcopy(small.model(seed=5).state_dict())
     module = small.model(seed=5, net=small.TinyNet(width=16))
-    with pytest.raises(ValueError, match=r"init_from=.* net.blocks.0.0.bias is \(8,\) there, \(16,\) here"):
-        initial.load(module, str(tmp_path / "source"), "raw")
-    with pytest.raises(ValueError, match="init_weights=slow is not in .*; it has raw, fast, power"):
-        initial.load(module, str(tmp_path / "source"), "slow")
+    with pytest.raises(ValueError, match=r"init_from=.* net.embed.weight is \(8, 3\) there, \(16, 3\) here"):
+        initial.load(module, str(tmp_path / "source"), "raw", strict=True)
+    with pytest.raises(ValueError, match="init_weights=slow is not in .*; there are: raw, ema, fast, power"):
+        initial.load(module, str(tmp_path / "source"), "slow", strict=True)
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        initial.load(module, str(tmp_path / "nowhere"), "raw")
+        initial.load(module, str(tmp_path / "nowhere"), "raw", strict=True)
     assert before.keys() == small.model().state_dict().keys()
 
 
@@ -216,5 +216,5 @@ def test_a_config_that_was_never_finished_does_not_block_the_name(tmp_path: Path
 def test_first_weights_from_a_damaged_file_are_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "cut.ckpt"
     file.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(ValueError, match=r"cut\.ckpt is damaged or no checkpoint"):
-        initial.load(torch.nn.Linear(1, 1), str(file), "raw")
+    with pytest.raises(ValueError, match=r"init_from=.*cut\.ckpt cannot be read as a checkpoint .*; give another one"):
+        initial.load(small.model(), str(file), "raw", strict=True)

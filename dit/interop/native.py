@@ -1,0 +1,58 @@
+"""A network of ours as a folder: net.yaml, which builds it, and net.safetensors, under its own names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from torch import Tensor
+
+from dit.interop import files
+
+CONFIG = "net.yaml"
+WEIGHTS = "net.safetensors"
+HEAD = "# The network whose weights lie beside; `python train.py init_from=` this folder starts from them.\n"
+
+
+@dataclass(frozen=True)
+class Native:
+    """A folder of ours, opened: `config` is the network's, `weights` are read when asked for."""
+
+    folder: Path
+    config: dict[str, Any]
+    weights: files.Weights
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        return {key: tensor.shape for key, tensor in self.weights.empty().items()}
+
+
+def is_folder(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
+def open_folder(folder: Path) -> Native:
+    """Opens a folder of ours. Raises ValueError or FileNotFoundError, naming the file, when it is damaged."""
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / CONFIG} is not YAML ({' '.join(str(error).split())[:150]})") from None
+    if not isinstance(config, dict) or "_target_" not in config:
+        raise ValueError(f"{folder / CONFIG} is no network's config")
+    return Native(folder, config, files.Weights(folder, WEIGHTS))
+
+
+def write(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    shard_bytes: int = files.SHARD_BYTES,
+) -> None:
+    """Writes a network's resolved config and weights. Raises FileExistsError when the folder holds anything."""
+    text = HEAD + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    plain = {key: tensor.contiguous() for key, tensor in weights.items()}
+    files.write_folder(folder, {CONFIG: text}, plain, WEIGHTS, {"format": "pt"}, shard_bytes)

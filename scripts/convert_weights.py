@@ -1,0 +1,93 @@
+"""Turns weights of one layout into another: diffusers' folders, runs and checkpoints of ours, folders of ours.
+
+    python scripts/convert_weights.py Wan2.1-T2V-1.3B-Diffusers/transformer wan      # diffusers -> a folder of ours
+    python scripts/convert_weights.py runs/mine out                                  # ours -> diffusers
+    python scripts/convert_weights.py runs/mine out --weights raw                    # as they are, not their average
+    python scripts/convert_weights.py runs/my_lora out --to lora                     # its adapters alone, for diffusers
+
+SOURCE is a folder with config.json and safetensors (whole or in shards) that diffusers saved, a run directory, a
+checkpoint, or a folder that this script made. OUT is a new folder: for diffusers, `<class>.from_pretrained(OUT)` loads
+it, or `pipe.load_lora_weights(OUT)` if it holds adapters; one of ours holds net.yaml and net.safetensors. `train.py
+init_from=` takes either. The adapters of a LoRA run are merged into its weights unless `--to lora` is said. Only the
+network is written, not the text encoder or the codec. Nothing is overwritten, and no file can run code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dit.entry import one_line_errors
+from dit.interop import adapter, diffusers, files, lora, native
+from dit.net.backbone import Backbone
+from dit.sampling.checkpoint import TRUSTED, Checkpoint
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="folder of diffusers or ours, run directory, or checkpoint")
+    parser.add_argument("out", type=Path, help="a new folder")
+    parser.add_argument("--to", choices=("diffusers", "ours", "lora"), help="default: what the source is not")
+    parser.add_argument("--weights", default="ema", help="of a run: ema, raw, or the name of an EMA profile (ema)")
+    parser.add_argument(
+        "--trusted", nargs="+", default=list(TRUSTED), help="packages whose classes a checkpoint may build"
+    )
+    asked = parser.parse_args()
+    files.check_free(asked.out)
+    foreign = asked.source.is_dir() and not native.is_folder(asked.source) and diffusers.is_folder(asked.source)
+    to = asked.to or ("ours" if foreign else "diffusers")
+    if foreign:
+        if to == "lora":
+            raise ValueError(f"{asked.source} is a whole network; --to lora wants a LoRA run of ours")
+        net = diffusers.from_diffusers(asked.source)
+        config, about = diffusers.open_folder(asked.source).config, str(asked.source)
+    else:
+        checkpoint = opened(asked.source)
+        net, label = network(checkpoint, asked.weights, asked.trusted)
+        config, about = checkpoint.value("net"), f"{checkpoint.file} ({label})"
+    if to == "lora":
+        print(wrote(asked.out, f"{len(lora.save_lora(net, asked.out))} adapters", about, adapter_size(net)))
+        return
+    if adapter.has_adapters(net):
+        adapter.merge(net)
+    size = sum(parameter.numel() for parameter in net.parameters())
+    if to == "ours":
+        native.write(asked.out, config, net.state_dict())
+        print(wrote(asked.out, "a network of ours", about, size))
+    else:
+        diffusers.to_diffusers(net, asked.out)
+        print(wrote(asked.out, diffusers.recognise(net).class_name, about, size))
+
+
+def opened(source: Path) -> Checkpoint:
+    """A run, a checkpoint, or a folder of ours, which is read as a checkpoint that holds a network alone."""
+    if not native.is_folder(source):
+        return Checkpoint.load(source)
+    folder = native.open_folder(source)
+    return Checkpoint(
+        source, {f"net.{key}": tensor for key, tensor in folder.weights.items()}, {}, {"net": folder.config}
+    )
+
+
+def network(checkpoint: Checkpoint, weights: str, trusted: list[str]) -> tuple[Backbone, str]:
+    """The network of a checkpoint, with its adapters if it has any, and which weights it holds."""
+    label, averaged = checkpoint.choose(weights if checkpoint.ema or weights != "ema" else "raw")
+    net = checkpoint.network(trusted)
+    checkpoint.fill({"net": net}, averaged)
+    return net, label
+
+
+def adapter_size(net: Backbone) -> int:
+    return sum(each.a.numel() + each.b.numel() for each in adapter.adapters(net).values())
+
+
+def wrote(out: Path, what: str, about: str, size: int) -> str:
+    return f"wrote {out}: {what} from {about}, {size:,} parameters"
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
