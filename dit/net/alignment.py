@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dit.net.embed import Grid
+from dit.net.linear import Linear
 
 
 class Alignment(nn.Module):
@@ -30,7 +31,7 @@ class Alignment(nn.Module):
             )
         self.block, self.weight, self.features = block, weight, features
         self.projector = nn.Sequential(
-            nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features)
+            Linear(width, hidden), nn.SiLU(), Linear(hidden, hidden), nn.SiLU(), Linear(hidden, features)
         )
         # In a list, it is no submodule: neither trained, averaged, sharded nor saved.
         self.frozen = [encoder.requires_grad_(False).eval()]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dit.net.layers import ZeroLinear
+from dit.net.linear import Linear
 from dit.net.modulation import BLOCK_VECTORS, AdaLNSingle
 from dit.net.text import required
 
@@ -25,7 +26,7 @@ class AdaLNSingleFPS(AdaLNSingle):
         super().__init__(width, level_width)
         self.rates = rates
         self.table = nn.Embedding(len(rates) + 1, width)
-        self.hidden = nn.Linear(width, width)
+        self.hidden = Linear(width, width)
         self.out = ZeroLinear(width, BLOCK_VECTORS * width)
 
     def init_own(self, std: float) -> None:

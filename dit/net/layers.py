@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dit.net.linear import Linear
+
 
 class LayerNorm(nn.LayerNorm):
     """LayerNorm over the last axis (arXiv 1607.06450). affine: learn a scale and a shift."""
@@ -49,8 +51,8 @@ class GELUMLP(nn.Module):
         super().__init__()
         hidden = round(width * ratio)
         self.approximate = approximate
-        self.up = nn.Linear(width, hidden, bias=bias)
-        self.down = nn.Linear(hidden, width, bias=bias)
+        self.up = Linear(width, hidden, bias=bias)
+        self.down = Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) -> (..., width)."""
@@ -63,8 +65,8 @@ class SiLUMLP(nn.Module):
     def __init__(self, width: int, *, ratio: float, bias: bool) -> None:
         super().__init__()
         hidden = round(width * ratio)
-        self.up = nn.Linear(width, hidden, bias=bias)
-        self.down = nn.Linear(hidden, width, bias=bias)
+        self.up = Linear(width, hidden, bias=bias)
+        self.down = Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) -> (..., width)."""
@@ -82,8 +84,8 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int, *, ratio: float, multiple_of: int, bias: bool) -> None:
         super().__init__()
         hidden = -(-round(width * ratio) // multiple_of) * multiple_of
-        self.gate_and_value = nn.Linear(width, 2 * hidden, bias=bias)
-        self.down = nn.Linear(hidden, width, bias=bias)
+        self.gate_and_value = Linear(width, 2 * hidden, bias=bias)
+        self.down = Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) -> (..., width)."""
@@ -100,7 +102,7 @@ class GEGLU(SwiGLU):
         return self.down(functional.gelu(gate) * value)
 
 
-class ZeroLinear(nn.Linear):
+class ZeroLinear(Linear):
     """A Linear that starts at zero, so that its branch adds nothing at first (arXiv 2212.09748, section 3.2)."""
 
     def init_own(self, std: float) -> None:

@@ -200,5 +200,5 @@ def spread(tables: dict[str, Tensor], order: dict[str, int], grid: Grid) -> Tens
     """
     views = {"f": (-1, 1, 1), "h": (1, -1, 1), "w": (1, 1, -1)}
     parts = [tables[axis].unflatten(-2, views[axis]) for axis in order]
-    batch = max((part.shape[:-4] for part in parts), key=len)
+    batch = next((part.shape[:-4] for part in parts if part.dim() > 4), ())
     return torch.cat([part.expand(*batch, *grid, -1) for part in parts], dim=-1).flatten(-4, -2)
