@@ -7,6 +7,7 @@ is a bug of ours and keeps its traceback. `DIT_TRACEBACK=1` shows the traceback 
 
 from __future__ import annotations
 
+import collections.abc
 import difflib
 import functools
 import os
@@ -29,7 +30,25 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 MISTAKE_EXIT_CODE = 2
-KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+MANY = 20  # options that one line can list
+KINDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list [...]",
+    dict: "a mapping {...}",
+}
+
+
+# What YAML holds for each kind of argument that is no scalar.
+CONTAINERS: dict[typing.Any, type] = {
+    list: list,
+    tuple: list,
+    collections.abc.Sequence: list,
+    dict: dict,
+    collections.abc.Mapping: dict,
+}
 
 
 def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -112,7 +131,7 @@ def mistyped(config: DictConfig, config_name: str | None = None) -> str | None:
 
 def _mistyped_arguments(node: Any, prefix: str) -> str | None:
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    wanted = _scalar_arguments(node["_target_"]) if isinstance(node, dict) and "_target_" in node else {}
+    wanted = _plain_arguments(node["_target_"]) if isinstance(node, dict) and "_target_" in node else {}
     for key, value in children:
         if key in wanted and not _is_one_of(value, wanted[key]):
             return _not_a(f"{prefix}{key}", value, wanted[key])
@@ -122,8 +141,8 @@ def _mistyped_arguments(node: Any, prefix: str) -> str | None:
     return None
 
 
-def _scalar_arguments(target: str) -> dict[str, tuple[type, ...]]:
-    """Argument -> its types, for those arguments of a config's target that take nothing but scalars."""
+def _plain_arguments(target: str) -> dict[str, tuple[type, ...]]:
+    """Argument -> its types, for those arguments of a config's target that take nothing but what YAML can hold."""
     try:
         built: Any = hydra.utils.get_object(target)
         hints = typing.get_type_hints(vars(built).get("__init__", built) if isinstance(built, type) else built)
@@ -134,7 +153,8 @@ def _scalar_arguments(target: str) -> dict[str, tuple[type, ...]]:
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    hints = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return tuple(CONTAINERS.get(typing.get_origin(each), each) for each in hints)
 
 
 def _is_one_of(value: Any, kinds: tuple[type, ...]) -> bool:
@@ -162,9 +182,9 @@ def _missing_config(error: MissingConfigException) -> str:
     asked, options = error.missing_cfg_file or "?", list(error.options or ())
     group, _, name = asked.rpartition("/")
     near = difflib.get_close_matches(name, options, n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    listed = f" {group} can be: {', '.join(options)}" if options else " look for it under configs/"
-    return f"there is no config '{asked}'{hint}{listed}"
+    hint = f"; did you mean {' or '.join(near)}" if near else ""
+    listed = f"; {group} can be: {', '.join(options)}" if options else f"; look for it under configs/{group}"
+    return f"there is no config '{asked}'{hint}{listed if len(options) <= MANY or not near else ''}"
 
 
 def _config_mistake(error: Exception, config_name: str | None) -> str:

@@ -47,8 +47,9 @@ class Training:
         for name in ("max_steps", "accumulate", "num_nodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)} must be at least 1")
-        if self.accelerator == "gpu" and not torch.cuda.is_available():
-            raise ValueError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=auto or cpu")
+        if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+            asked = f"trainer.accelerator={self.accelerator}"
+            raise ValueError(f"{asked}, but torch sees no GPU here; use trainer.accelerator=auto or cpu")
         parallel.precision_plugin(self.precision, self.device_type)
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if self.strategy is None and world_size > 1:

@@ -49,7 +49,10 @@ class Checkpoint:
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch raises pickle, zip, runtime and OS errors for damaged files
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{file} cannot be read as a checkpoint ({first[:120]})") from None
+            raise ValueError(
+                f"{file} cannot be read as a checkpoint ({first[:80].rstrip('. ')}); it may be cut short, or none at"
+                " all: take another one of the run, or copy it again"
+            ) from None
         absent = [key for key in ("state_dict", "config") if not isinstance(content, dict) or key not in content]
         if absent:
             raise ValueError(f"{file} is not a checkpoint of this project: it has no {' and no '.join(absent)}")
