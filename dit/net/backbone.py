@@ -20,6 +20,9 @@ from dit.net.modulation import Modulation
 from dit.net.position import NoPosition, Position
 from dit.net.text import NoText, Text, required
 
+# cond["padding"] (B, 1, F, H, W) is 1 where a picture is only there to fill the grid; absent, that is nowhere.
+PADDING = "padding"
+
 
 class Backbone(nn.Module):
     """net(x, t, cond) -> out: x and out (B, channels, F, H, W), t (B, 1) or (B, F), cond as in docs/architecture.md.
@@ -155,7 +158,8 @@ class Backbone(nn.Module):
             raise ValueError(f"x has {x.shape[1]} channels; this network has in_channels={self.in_channels}")
         if not self.concat_channels:
             return x
-        extra = [required(cond, name) for name in self.concat_channels]
+        nowhere = {PADDING: x.new_zeros(x.shape[0], 1, *x.shape[2:])} if PADDING in self.concat_channels else {}
+        extra = [required({**nowhere, **cond}, name) for name in self.concat_channels]
         for (name, channels), tensor in zip(self.concat_channels.items(), extra, strict=True):
             if tensor.shape[1] != channels:
                 raise ValueError(f"cond[{name!r}] has {tensor.shape[1]} channels; concat_channels says {channels}")

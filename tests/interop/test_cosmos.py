@@ -88,6 +88,17 @@ def test_each_sample_may_have_a_frame_rate_of_its_own() -> None:
     assert relative(both[0], call_like_diffusers(net, **given)[0]) > 1e-3
 
 
+def test_without_a_padding_mask_nothing_is_padding() -> None:
+    model = model_of("video to world")
+    given = arguments(model)
+    given["padding_mask"] = torch.zeros_like(given["padding_mask"])
+    net = from_diffusers(model)
+    filled = call_like_diffusers(net, **given)
+    assert torch.equal(call_like_diffusers(net, **{**given, "padding_mask": None}), filled)
+    given["padding_mask"] += 1
+    assert relative(call_like_diffusers(net, **given), filled) > 1e-3
+
+
 @pytest.mark.parametrize("variant", ["video to world", "predict2.5", "image beside the text"])
 def test_every_weight_matters(variant: str) -> None:
     model = model_of(variant)
