@@ -88,7 +88,7 @@ def inject(net: nn.Module, sizes: Mapping[str, tuple[int, float]], dropout: floa
         lora_alpha=max(alphas.values()),
         lora_dropout=dropout,
         use_rslora=rslora,
-        target_modules=list(sizes),
+        target_modules="|".join(map(re.escape, sizes)),  # a list would also take every name that ends in one of them
         rank_pattern=pattern(ranks),
         alpha_pattern=pattern(alphas),
     )

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from dit.interop import files
+from dit.interop.adapter import has_adapters
 from dit.interop.describe import describe, difference
 from dit.interop.families import FAMILIES
 from dit.interop.family import Family
@@ -55,6 +56,8 @@ def to_diffusers(net: Backbone, folder: str | Path, shard_bytes: int = files.SHA
     the class that is nearest; FileExistsError when the folder holds anything.
     """
     files.check_free(folder)
+    if has_adapters(net):
+        raise ValueError("this network has adapters: merge them (dit.interop.adapter.merge), or save_lora them alone")
     family = recognise(net)
     config = {"_class_name": family.class_name, **family.settings(family.config(net))}
     files.write(folder, config, to_theirs(family.links(net), net.state_dict()), shard_bytes)

@@ -1,0 +1,197 @@
+"""Folders that are not what they should be: one line that names file and key, nothing half-loaded, nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dit import entry
+from dit.interop import from_diffusers, to_diffusers
+from dit.interop.files import INDEX_SUFFIX, WEIGHTS
+from tests.interop.reference import randomise
+from tests.interop.test_finetune import WAN
+
+diffusers = pytest.importorskip("diffusers")
+
+ROOT = Path(__file__).resolve().parents[2]
+INDEX = WEIGHTS + INDEX_SUFFIX
+KEY, VALUE = (f"blocks.1.attn1.to_{x}.weight" for x in "kv")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`whole` and `shards`: one random Wan as diffusers saves it."""
+    folder = tmp_path_factory.mktemp("saved")
+    model = randomise(diffusers.WanTransformer3DModel(**WAN))
+    model.save_pretrained(folder / "whole")
+    model.save_pretrained(folder / "shards", max_shard_size="50KB")
+    return folder
+
+
+def settings(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def shard(folder: Path) -> Path:
+    return folder / json.loads((folder / INDEX).read_text())["weight_map"][KEY]
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def pickled(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "diffusion_pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def elsewhere(folder: Path) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"][KEY] = "../whole/" + WEIGHTS
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def misplaced(folder: Path) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    placed = index["weight_map"]
+    placed[KEY] = next(file for file in placed.values() if file != placed[KEY])
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+# What is done to a folder, and what is then said of which file.
+SINGLE: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "class": (lambda f: settings(f, _class_name="UNet2DModel"), "config.json", "=UNet2DModel is not a class"),
+    "no class": (lambda f: (f / "config.json").write_text("{}"), "config.json", "_class_name=None is not a class"),
+    "setting": (lambda f: settings(f, window=3), "config.json", "a setting that is not known here: window=3"),
+    "value": (lambda f: settings(f, patch_size=2), "config.json", "a setting has a value that cannot be"),
+    "heads": (lambda f: settings(f, num_attention_heads="two"), "config.json", "a setting has a value that cannot be"),
+    "sizes": (lambda f: settings(f, added_kv_proj_dim=7), "config.json", "added_kv_proj_dim=7 must be the width"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json", "is not there: a folder saved by diffusers"),
+    "no JSON": (lambda f: (f / "config.json").write_text('{"_class_name": '), "config.json", "is not JSON"),
+    "a list": (lambda f: (f / "config.json").write_text("[]"), "config.json", "holds no mapping"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), WEIGHTS, "is not there, nor is"),
+    "other name": (lambda f: (f / WEIGHTS).rename(f / "model.fp16.safetensors"), WEIGHTS, "model.fp16.safetensors is"),
+    "pickle": (pickled, "diffusion_pytorch_model.bin", "is a pickle, which may run code"),
+    "truncated": (lambda f: truncate(f / WEIGHTS), WEIGHTS, "is no whole safetensors file"),
+    "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), WEIGHTS, "is no whole safetensors file"),
+    "text": (lambda f: (f / WEIGHTS).write_text("version https://git-lfs"), WEIGHTS, "is no whole safetensors file"),
+    "missing key": (lambda f: weights(f, lambda w: w.pop(KEY)), WEIGHTS, f"{KEY} is missing"),
+    "left-over key": (
+        lambda f: weights(f, lambda w: w.update({"vae.weight": torch.ones(3)})),
+        WEIGHTS,
+        "vae.weight has no place in this network",
+    ),
+    "shape": (
+        lambda f: weights(f, lambda w: w.update({KEY: torch.ones(32, 40)})),
+        WEIGHTS,
+        f"{KEY} has the shape (32, 40), needed (32, 32)",
+    ),
+    "as many values in another shape": (
+        lambda f: weights(f, lambda w: w.update({"proj_out.weight": w["proj_out.weight"].T.contiguous()})),
+        WEIGHTS,
+        "proj_out.weight has the shape (32, 12), needed (12, 32)",
+    ),
+    "k and v of other sizes, but right together": (
+        lambda f: weights(f, lambda w: w.update({KEY: torch.ones(40, 32), VALUE: torch.ones(24, 32)})),
+        WEIGHTS,
+        f"{KEY} has the shape (40, 32), needed (32, 32)",
+    ),
+}  # fmt: skip
+SHARDED: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "missing shard": (lambda f: shard(f).unlink(), "shard", f"is missing; {INDEX} lists it"),
+    "truncated shard": (lambda f: truncate(shard(f)), "shard", "is no whole safetensors file"),
+    "misplaced key": (misplaced, "", f"does not hold {KEY}, which {INDEX} places there"),
+    "outside": (elsewhere, INDEX, "names ../whole/"),
+    "no index": (lambda f: (f / INDEX).write_text("{"), INDEX, "is not JSON"),
+    "empty index": (lambda f: (f / INDEX).write_text('{"weight_map": {"a": 3}}'), INDEX, "has no weight_map"),
+}
+
+
+@pytest.mark.parametrize("case", [*SINGLE, *SHARDED])
+def test_one_line_that_names_the_file(case: str, saved: Path, tmp_path: Path) -> None:
+    source = tmp_path / "model"
+    damage, file, said = {**SINGLE, **SHARDED}[case]
+    shutil.copytree(saved / ("whole" if case in SINGLE else "shards"), source)
+    if file == "shard":
+        file = shard(source).name
+    damage(source)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(Exception) as caught:  # noqa: B017 - which kind is for `explain` to say
+        from_diffusers(source)
+    line = entry.explain(caught.value)
+    assert line is not None and "\n" not in line, caught.value
+    assert line.startswith(str(source / file)) and said in line, line
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_pipeline_is_not_its_transformer(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved / "whole", tmp_path / "pipeline/transformer")
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*pipeline/transformer\?"):
+        from_diffusers(tmp_path / "pipeline")
+
+
+def test_a_class_that_is_not_known() -> None:
+    with pytest.raises(ValueError, match="_class_name=UNet2DModel is not a class that this project knows"):
+        from_diffusers(diffusers.UNet2DModel(8, 3, 3, block_out_channels=(32,), down_block_types=("DownBlock2D",),
+                                             up_block_types=("UpBlock2D",), norm_num_groups=8))  # fmt: skip
+
+
+def test_nothing_is_overwritten_or_left_behind(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = from_diffusers(saved / "shards")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("do not lose")
+    with pytest.raises(FileExistsError, match="mine is there already"):
+        to_diffusers(net, tmp_path / "mine")
+    monkeypatch.setattr("dit.interop.files.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        to_diffusers(net, tmp_path / "new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
+
+
+def shell(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *map(str, command)], cwd=folder, capture_output=True, text=True, timeout=800, env=environment
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_the_shell(saved: Path, tmp_path: Path) -> None:
+    """Exit code 2 and one line, through both commands; no run and no folder is left behind."""
+    shutil.copytree(saved / "whole", tmp_path / "cut")
+    truncate(tmp_path / "cut" / WEIGHTS)
+    shutil.copytree(saved / "whole", tmp_path / "flux")
+    settings(tmp_path / "flux", _class_name="FluxTransformer2DModel")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    converter, trainer = ROOT / "scripts/convert_weights.py", ROOT / "train.py"
+    for command, said in (
+        ((converter, "cut", "out"), f"cut/{WEIGHTS} is no whole safetensors file"),
+        ((converter, "nowhere", "out"), "nowhere"),
+        ((trainer, "net=wan21_tiny", "logger=none", "init_from=flux", "net.in_channels=3", "net.out_channels=3",
+          "net.patch=[1,8,8]", "data.height=64", "data.width=64"), "flux/config.json: _class_name=Flux"),
+    ):  # fmt: skip
+        done = shell(tmp_path, *command)
+        lines = done.stderr.strip().splitlines()
+        assert done.returncode == 2 and len(lines) == 1, done.stderr
+        assert lines[0].startswith("error: ") and said in lines[0]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    done = shell(tmp_path, converter, saved / "whole", "out")
+    assert done.returncode == 0 and done.stdout.startswith("wrote out: a network of ours from "), done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["net.safetensors", "net.yaml"]

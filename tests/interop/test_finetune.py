@@ -1,0 +1,253 @@
+"""From diffusers' weights through training on the built-in world back to diffusers: in full, and by adapters."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from dit.engine import run
+from dit.interop import call_like_diffusers, from_diffusers
+from dit.interop.adapter import is_adapter_key
+from dit.interop.presets import CONFIGS
+from dit.sampling.checkpoint import Checkpoint
+from dit.sampling.pipeline import Pipeline
+from scripts import convert_weights
+from tests.engine import small
+from tests.interop.equality import example
+from tests.interop.reference import randomise, relative
+
+diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("peft")
+pytestmark = pytest.mark.timeout(900)  # seconds on a free core; a busy machine takes many times that
+
+# As configs/net/wan21_tiny.yaml with the changes of NET: pixels in and out, texts as wide as the byte encoder's.
+WAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 3,
+    "out_channels": 3,
+    "text_dim": 16,
+    "freq_dim": 256,
+    "ffn_dim": 40,
+    "num_layers": 2,
+}
+NET = (
+    "net=wan21_tiny", "net.in_channels=3", "net.out_channels=3", "net.width=32", "net.heads=2", "net.mlp.ratio=1.25",
+    "net.text_width=16",
+)  # fmt: skip
+TINY = (
+    "text.width=16", "text.depth=1", "text.heads=2", "text.buckets=8", "data=demo", "data.num_frames=3",
+    "data.height=8", "data.width=8", "data.batch_size=2", "data.train.num_clips=5", "data.val.num_clips=2",
+    "preview=none", "logger=none", "lr_schedule=constant", "lr_schedule.warmup_steps=1",
+    "optim.lr=0.01", "callbacks.checkpoints.every=3",
+    "callbacks.validation.every=null", "callbacks.metrics.every=1", "callbacks.progress.seconds=1000",
+    "trainer.accelerator=cpu",
+)  # fmt: skip
+LORA = ("lora=default", "lora.rank=3", "lora.alpha=4", "lora.dropout=0.2")
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Wan as diffusers saves it, in shards."""
+    folder = tmp_path_factory.mktemp("published") / "wan"
+    randomise(diffusers.WanTransformer3DModel(**WAN)).save_pretrained(folder, max_shard_size="100KB")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # seconds for each run
+    return tmp_path
+
+
+def train(name: str, steps: int, *overrides: str) -> dict[str, Any]:
+    """`train.py` in this process; returns the last checkpoint."""
+    given = [*NET, *TINY, f"name={name}", f"trainer.max_steps={steps}", *overrides]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = OmegaConf.to_container(hydra.compose("train", given), resolve=True)
+    run.train(config)  # type: ignore[arg-type]
+    return small.load(Path("runs") / name)
+
+
+def convert(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["convert_weights.py", *map(str, arguments)])
+    convert_weights.main()
+
+
+def ours(checkpoint: str, weights: str = "ema") -> nn.Module:
+    """The network of a run."""
+    file = Checkpoint.load(Path("runs") / checkpoint)
+    net = file.network().eval()
+    file.fill({"net": net}, file.choose(weights)[1])
+    return net
+
+
+def theirs(folder: Path) -> nn.Module:
+    return diffusers.WanTransformer3DModel.from_pretrained(folder)
+
+
+@torch.no_grad()
+def outputs(net: nn.Module, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Ours and theirs on the same arguments."""
+    arguments = example(model, (2, 4, 6), 7)
+    x, t, text = (arguments[key] for key in ("hidden_states", "timestep", "encoder_hidden_states"))
+    return net(x, t[:, None] / 1000, {"text": text}), model(**arguments, return_dict=False)[0]
+
+
+def net_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    weights = checkpoint["state_dict"].items()
+    return {key.removeprefix("net."): tensor for key, tensor in weights if key.startswith("net.")}
+
+
+def assert_resumes(name: str, source: Path, *overrides: str) -> None:
+    """3 steps and 3 more are 6 at once, bit for bit, and the source is not needed again."""
+    straight = train("straight", 6, f"init_from={source}", *overrides)
+    moved = source.rename(source.with_name("gone"))
+    try:
+        resumed = train(name, 6, f"init_from={source}", *overrides)
+    finally:
+        moved.rename(source)
+    assert resumed["global_step"] == 6
+    assert [at for key in small.EXACT for at in small.same(straight[key], resumed[key], key)] == []
+
+
+def test_all_weights(wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    first = from_diffusers(wan).state_dict()
+    saved = train("full", 3, f"init_from={wan}")
+    moved = {key: (net_weights(saved)[key] - first[key]).abs().max() for key in first}
+    assert all(0 < change <= 0.031 for change in moved.values()), moved  # three steps of AdamW from there
+    assert Path("runs/full/init_from.txt").read_text() == f"{len(first)} tensors of WanTransformer3DModel in {wan}\n"
+    assert_resumes("full", wan)
+
+    convert(monkeypatch, "runs/full", "averaged")
+    convert(monkeypatch, "runs/full", "raw", "--weights", "raw")
+    size = sum(p.numel() for p in theirs(wan).parameters())
+    printed = capsys.readouterr().out
+    assert (
+        f"wrote averaged: WanTransformer3DModel from runs/full/checkpoints/last.ckpt (ema:narrow), {size:,} par"
+        in printed
+    )
+    for name, weights in (("averaged", "ema"), ("raw", "raw")):
+        mine, other = outputs(ours("full", weights), theirs(folder / name))
+        assert relative(mine, other) < 1e-5
+        assert relative(mine, outputs(ours("full"), theirs(wan))[1]) > 1e-3  # not what it was before training
+    assert relative(*outputs(ours("full", "raw"), theirs(folder / "averaged"))) > 1e-5
+    with pytest.raises(FileExistsError, match="averaged is there already"):
+        convert(monkeypatch, "runs/full", "averaged")
+
+    # And through a folder of ours: the same bits.
+    convert(monkeypatch, "averaged", "mine")
+    convert(monkeypatch, "mine", "again")
+    a, b = theirs(folder / "averaged").state_dict(), theirs(folder / "again").state_dict()
+    assert small.same(dict(a), dict(b)) == []
+    started = train("from_mine", 1, "init_from=mine", "optim.lr=0")
+    assert small.same(net_weights(started), dict(from_diffusers(folder / "averaged").state_dict())) == []
+
+
+def test_adapters(wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    first = from_diffusers(wan).state_dict()
+    saved = train("lora", 3, f"init_from={wan}", *LORA)
+    weights = net_weights(saved)
+    adapted = [key for key in weights if is_adapter_key(key)]
+    assert len(adapted) == 2 * 2 * 5  # two blocks, five projections
+    kept = {key.replace(".base_layer.", "."): tensor for key, tensor in weights.items() if key not in adapted}
+    assert small.same(kept, dict(first)) == []  # what they stand beside did not move, and is there
+    assert all(weights[key].abs().max() > 0 for key in adapted)
+    assert all(set(average) == {f"net.{key}" for key in adapted} for average in saved["ema"].values())
+    assert {len(group["params"]) for group in saved["optimizer_states"][0]["param_groups"]} == {len(adapted)}
+    assert_resumes("lora", wan, *LORA)
+
+    convert(monkeypatch, "runs/lora", "adapters", "--to", "lora")
+    assert "wrote adapters: 16 adapters from runs/lora/checkpoints/last.ckpt (ema:narrow)" in capsys.readouterr().out
+    convert(monkeypatch, "runs/lora", "merged")
+    model = theirs(wan)
+    before = outputs(ours("lora"), model)[1]
+    model.load_lora_adapter(str(folder / "adapters"), use_safetensors=True)
+    mine, other = outputs(ours("lora"), model)
+    assert relative(mine, other) < 1e-5
+    assert relative(mine, before) > 1e-3  # the adapters do something
+    assert relative(*outputs(ours("lora"), theirs(folder / "merged"))) < 1e-5
+
+    # sample.py's way to the network.
+    pipeline = Pipeline.from_checkpoint("runs/lora", device="cpu", num_steps=2)
+    assert small.same(dict(pipeline.net.state_dict()), dict(ours("lora").state_dict())) == []
+    assert pipeline(["a red circle moves to the right"], [3]).pixels.isfinite().all()
+
+    # Another run goes on with the adapters, or refuses to lose them.
+    again = train("again", 1, "init_from=runs/lora", "init_weights=ema", "optim.lr=0", *LORA)
+    assert small.same(net_weights(again), dict(ours("lora").state_dict())) == []
+    with pytest.raises(
+        ValueError, match=r"lora_A.default.weight is not in this network .*merge its adapters first: py"
+    ):
+        train("full", 1, "init_from=runs/lora")
+    assert not Path("runs/full").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["muon"])
+def test_muon_trains_adapters(wan: Path, folder: Path, optimizer: str) -> None:
+    saved = train(
+        "lora", 1, f"init_from={wan}", f"optim={optimizer}", "lora=default", "lora.targets=[mlp.up,level.out]"
+    )
+    sizes = [len(group["params"]) for group in saved["optimizer_states"][0]["param_groups"]]
+    assert sizes == [4, 2]  # in blocks by Muon, outside by AdamW; no group without decay, as adapters are matrices
+
+
+def test_ablations_take_what_fits(wan: Path, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        train("sincos", 1, f"init_from={wan}", "net/position=sincos")  # no parameters of its own: every weight fits
+    assert "something else than the one of these weights: position.class is SinCos3D, not RoPE3D" in caplog.text
+    other = ("net/modulation=adaln_zero", "net.text_width=24", "text.width=24")
+    with pytest.raises(ValueError) as caught:
+        train("zero", 1, f"init_from={wan}", *other)
+    said = str(caught.value)
+    assert f"init_from={wan} does not fit: net.text.embed.hidden.weight is (32, 16) there, (32, 24) here" in said
+    assert "more do not fit); init_strict=false takes what fits" in said and "\n" not in said
+    assert not Path("runs/zero").exists()
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        saved = train("zero", 1, f"init_from={wan}", *other, "init_strict=false", "optim.lr=0")
+    assert "skipped 1, another shape: net.text.embed.hidden.weight is (32, 16) there, (32, 24) here" in caplog.text
+    assert (
+        "not here: net.modulation.shared.weight, net.modulation.shared.bias, net.blocks.*.modulation.table (2)"
+        in caplog.text
+    )
+    assert "text begins with weights of its own" in caplog.text
+    listed = Path("runs/zero/init_from.txt").read_text().splitlines()
+    assert "not here: net.blocks.1.modulation.table" in listed
+    first, weights = from_diffusers(wan).state_dict(), net_weights(saved)
+    skipped = {line.split("net.", 1)[1].split(" ")[0] for line in listed[1:]}
+    taken = first.keys() - skipped
+    assert len(taken) > 30 and all(torch.equal(weights[key], first[key]) for key in taken)
+    with pytest.raises(ValueError, match="nothing of WanTransformer3DModel in .* fits this network"):
+        train("none", 1, f"init_from={wan}", "init_strict=false", "net.width=48", "net.heads=3", "net.depth=1",
+              "net.in_channels=3", "net.out_channels=3", "net.patch=[1,4,4]", "net.level.frequencies=64")  # fmt: skip
+
+
+def test_mistakes_with_adapters(wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        ValueError, match="atention.qkv names no Linear layer; blocks have attention.qkv, attention.out, c"
+    ):
+        train("lora", 1, *LORA, "lora.targets=[atention.qkv]")
+    with pytest.raises(ValueError, match="lora.rank=0 must be at least 1"):
+        train("lora", 1, "lora=default", "lora.rank=0")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match="pip install -r requirements-lora.txt"):
+        train("lora", 1, *LORA)
+    assert not Path("runs").exists()
+
+
+def test_our_network_is_called_as_theirs(wan: Path) -> None:
+    """What `outputs` does by hand is what `call_like_diffusers` does."""
+    net, model = from_diffusers(wan), theirs(wan)
+    arguments = example(model, (2, 4, 6), 7)
+    assert torch.equal(outputs(net, model)[0], call_like_diffusers(net, **arguments))
+    shutil.rmtree(wan.parent / "gone", ignore_errors=True)
