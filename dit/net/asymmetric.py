@@ -90,7 +90,7 @@ class PooledText(Text):
         level: TextLevel,
     ) -> None:
         super().__init__(text_width, width)
-        self.stream_width = stream_width
+        self.stream_width, self.vector_width = stream_width, width
         self.sequence, self.level = sequence, level
         self.embed = Linear(text_width, stream_width)
         self.pool = pool(text_width, width)

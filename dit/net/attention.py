@@ -75,10 +75,18 @@ class NoQKNorm(nn.Identity):
 
 
 class SelfAttention(nn.Module):
-    """Attention among the tokens of the sequence. qkv_bias, out_bias: biases of the projections."""
+    """Attention among the tokens of the sequence. qkv_bias, out_bias: biases of the projections.
+
+    Raises ValueError for a network whose text tokens in the sequence are of another width.
+    """
 
     def __init__(self, parts: Parts, layout: Layout, *, qkv_bias: bool, out_bias: bool) -> None:
         super().__init__()
+        if parts.stream_width not in (None, parts.width):
+            raise ValueError(
+                f"text tokens are {parts.stream_width} wide, those of the video {parts.width}: no block can hold both;"
+                " choose blocks of two streams or another net/text"
+            )
         self.heads, self.head_dim = parts.heads, parts.head_dim
         self.layout, self.kernel = layout, parts.kernel
         self.qkv = Linear(parts.width, 3 * parts.width, bias=qkv_bias)

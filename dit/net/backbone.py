@@ -91,6 +91,8 @@ class Backbone(nn.Module):
         self.level = level(level_width)
         self.vectors = nn.ModuleDict({key: part(level_width) for key, part in vectors.items() if part is not None})
         self.text = (text or NoText)(text_width, width)
+        if self.text.vector_width not in (None, level_width):
+            raise ValueError(f"level_width={level_width} must be {width}, the width of this text's vector")
         self.modulation = modulation(width, level_width)
         parts = Parts(
             width=width,

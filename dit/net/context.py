@@ -99,7 +99,7 @@ class Context:
     grid: tokens along (f, h, w).
     modulation: (B, G, any), what the blocks' modulation heads read.
     run_of_token: (N + L,) int64, which of the G vectors a token takes; None: the sequence is G equal runs.
-    rotation: of the joint sequence.
+    rotation: of the joint sequence. video_rotation: of the video tokens alone.
     offset: (1, N, width), positions that some templates add in every block (None: there are none).
     text, text_mask: (B, L, context_width) for cross-attention, and its padding.
     image: (B, M, any), tokens of an image for cross-attention.
@@ -120,6 +120,7 @@ class Context:
     num_text: int
     text_keep: Tensor | None
     mask: KeyPadding | None
+    video_rotation: Rotation | None = None
 
     @property
     def video_modulation(self) -> Tensor:
@@ -155,7 +156,7 @@ def make_context(
     """
     num_text = 0 if text.stream is None else text.stream.shape[1]
     padding = None if text.keep is None else KeyPadding(text.keep)
-    joint, run_of_token = None, None
+    joint, run_of_token, video_rotation = None, None, rotation
     if num_text:
         tokens_per_frame = grid[1] * grid[2]
         if level.shape[1] > 1:
@@ -182,4 +183,5 @@ def make_context(
         num_text=num_text,
         text_keep=text.keep,
         mask=joint,
+        video_rotation=video_rotation,
     )

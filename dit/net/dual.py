@@ -62,10 +62,11 @@ class JointAttention(nn.Module):
 
     def forward(self, video: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         """video (B, N, width), text (B, L, stream width) -> the same; None for a text stream that ends here."""
-        streams = zip(self.video(video), self.text(text), strict=True)
+        q, k, v = self.video(video)  # (B, N, heads, head_dim) each
+        if context.video_rotation is not None:
+            q, k = context.video_rotation.turn(q).to(v.dtype), context.video_rotation.turn(k).to(v.dtype)
+        streams = zip((q, k, v), self.text(text), strict=True)
         q, k, v = (context.sequence.join(*pair) for pair in streams)  # (B, N + L, heads, head_dim) each
-        if context.rotation is not None:
-            q, k = context.rotation.turn(q).to(v.dtype), context.rotation.turn(k).to(v.dtype)
         out = self.layout(self.kernel, q, k, v, context).flatten(2)  # (B, N + L, heads * head_dim)
         read, text_read = context.sequence.split(out, context.num_text)
         return self.out(read), None if self.text_out is None else self.text_out(text_read)

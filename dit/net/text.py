@@ -15,12 +15,13 @@ class Text(nn.Module):
 
     sequence: the order of the joint sequence, where there is one. level: which noise level its text tokens take.
     context_width: of the tokens that cross-attention reads. stream_width: of those that pass through the blocks with
-    the video; None: there are none.
+    the video; None: there are none. vector_width: of the vector that is added to the level's; None: there is none.
     """
 
     sequence: Sequence = TextFirst()
     level: TextLevel = MeanOfFrames()
     stream_width: int | None = None
+    vector_width: int | None = None
 
     def __init__(self, text_width: int, width: int) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ import torch
 
 from dit.interop import call_like_diffusers, from_diffusers
 from dit.interop.diffusers import net_config
+from dit.interop.presets import build_empty, compose
 from tests.interop.equality import assert_equal, assert_notices, assert_round_trip, build, example
 from tests.interop.reference import relative
 
@@ -70,6 +71,19 @@ def test_a_level_for_each_frame() -> None:
     assert relative(call_like_diffusers(net, **{**given, "timestep": each}), right) < 1e-12
     each[0, 2] += 100
     assert relative(call_like_diffusers(net, **{**given, "timestep": each}), right) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["net/templates=standard", "net.pattern=F"], "text tokens are 48 wide, those of the video 96"),
+        (["net.level_width=192"], "level_width=192 must be 96"),
+    ],
+)
+def test_widths_that_do_not_fit(overrides: list[str], said: str) -> None:
+    with pytest.raises(Exception, match="Error in call") as error:
+        build_empty(compose("mochi_tiny", overrides))
+    assert isinstance(error.value.__cause__, ValueError) and said in str(error.value.__cause__)
 
 
 def test_every_weight_matters() -> None:
