@@ -130,7 +130,7 @@ class Backbone(nn.Module):
         grid = token_grid(self.patch, *x.shape[2:])
         text = self.text(cond, t)  # stream and context (B, L, D)
         level = self.level_vectors(t, x.shape[2], cond, text.vector)  # (B, G, D), G = 1 or frames of tokens
-        rotation = self.position.rotation(grid, x, cond)  # cos, sin (1, N, 1, D / heads)
+        rotation = self.position.rotation(grid, x, cond)  # cos, sin (1 or B, N, 1 or heads, D / heads)
         offset = self.position.offset(grid, x)  # (1, N, D) or None
         modulation = partial(self.modulation, cond=cond)
         context = make_context(grid, modulation, level, rotation, offset, text, self.text.sequence, self.text.level)
