@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dit.net.linear import Linear
+from dit.net.linear import Linear, linear_gelu
 
 
 class LayerNorm(nn.LayerNorm):
@@ -56,7 +56,7 @@ class GELUMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) -> (..., width)."""
-        return self.down(functional.gelu(self.up(x), approximate=self.approximate))
+        return self.down(linear_gelu(self.up, x, self.approximate))
 
 
 class SiLUMLP(nn.Module):

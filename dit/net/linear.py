@@ -33,6 +33,13 @@ class Linear(nn.Linear):
         return functional.linear(x, self.weight, self.bias)
 
 
+def linear_gelu(layer: nn.Module, x: Tensor, approximate: str) -> Tensor:
+    """gelu(layer(x)), in one pass over the result where oneDNN multiplies and no gradient is wanted."""
+    if type(layer) is Linear and not torch.is_grad_enabled() and in_onednn(x, layer.weight):
+        return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], approximate)
+    return functional.gelu(layer(x), approximate=approximate)
+
+
 def in_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether a product goes to oneDNN: plain float32 on a CPU of `mkl_is_slow`, large, and not being compiled."""
     return (

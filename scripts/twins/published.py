@@ -80,6 +80,7 @@ def reference(net: Backbone) -> nn.Module:
     settings = family.config(net)
     own = {name: value for name, value in settings.items() if name in family.defaults}
     theirs = getattr(diffusers, family.class_name)(**own).to(next(net.parameters()).device)
+    theirs.eval()  # DiT drops labels at random in training, and nothing else differs
     theirs.load_state_dict(to_theirs(family.links(net), net.state_dict()), strict=True)
     return theirs
 

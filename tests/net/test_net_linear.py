@@ -60,6 +60,19 @@ def test_views_and_frozen_weights() -> None:
 
 
 @needs_onednn
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
+def test_gelu_in_the_same_pass(approximate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "mkl_is_slow", lambda: True)
+    x, _, _ = operands(1000)
+    layer = Linear(96, 160)
+    wanted = functional.gelu(functional.linear(x, layer.weight, layer.bias), approximate=approximate)
+    with torch.no_grad():
+        torch.testing.assert_close(linear.linear_gelu(layer, x, approximate), wanted, rtol=1e-4, atol=1e-5)
+    linear.linear_gelu(layer, x, approximate).sum().backward()
+    assert layer.weight.grad is not None
+
+
+@needs_onednn
 def test_the_choice_is_the_machines_and_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, _ = operands(1000)
     monkeypatch.setattr(linear, "mkl_is_slow", lambda: True)
