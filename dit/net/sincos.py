@@ -20,7 +20,7 @@ class FittedSinCos(SinCos3D):
 
 
 class ClipSinCos(SinCos3D):
-    """Positions for clips alone: a single frame, an image, gets none (Latte, arXiv 2401.03048, section 3.3)."""
+    """Positions for clips alone: a single frame, an image, gets none (diffusers' Latte)."""
 
     def add(self, x: Tensor, grid: Grid) -> Tensor:
         """x (B, N, width) -> x + table (N, width), or x itself where the grid has one frame."""
