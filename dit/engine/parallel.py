@@ -7,7 +7,7 @@ The network never knows how it is spread. Lightning's own FSDP strategies for FS
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -16,8 +16,10 @@ import torch.distributed as dist
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
+from torch.optim import Optimizer
 
 
 class DDP(DDPStrategy):
@@ -83,6 +85,24 @@ class FSDP2(ModelParallelStrategy):
             for block in repeated_blocks(part):
                 fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
             fully_shard(part, reshard_after_forward=self.reshard_after_forward, **options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Weights as Lightning loads them; an optimizer's state by the place of each parameter in its groups.
+
+        Lightning goes by numbers, counted over all parameters: right for what FSDP2 has saved, but one process and DDP
+        number the trained ones alone, group by group. Places are the same for all.
+        """
+        optimizers, self.optimizers = self.optimizers, []
+        try:
+            checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        finally:
+            self.optimizers = optimizers
+        assert self.model is not None
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        for optimizer, saved in zip(optimizers, checkpoint["optimizer_states"], strict=True):
+            named = _named_state(saved, optimizer, self.model)
+            set_optimizer_state_dict(self.model, optimizer, optim_state_dict=named, options=options)
+        return checkpoint
 
 
 class BFloat16Autocast(MixedPrecision):
@@ -189,6 +209,18 @@ def launched_devices() -> tuple[int, int] | None:
         return here, world_size // here
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
     return world_size // nodes, nodes
+
+
+def _named_state(saved: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """An optimizer's saved state under the names of the parameters that stand in the same places of its groups now."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    state: dict[str, Any] = {}
+    groups = []
+    for group, old in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        here = [names[id(parameter)] for parameter in group["params"]]
+        state |= {name: saved["state"][i] for name, i in zip(here, old["params"], strict=True) if i in saved["state"]}
+        groups.append({**old, "params": here})
+    return {"state": state, "param_groups": groups}
 
 
 def _dtype(name: str, value: str | None) -> torch.dtype | None:

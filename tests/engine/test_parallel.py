@@ -125,6 +125,15 @@ def test_sharded_run_goes_on_in_one_process(ranks: Path, tmp_path: Path) -> None
     assert small.same(saved["state_dict"], now["state_dict"])  # it has moved
 
 
+@pytest.mark.slow
+def test_run_of_copies_goes_on_sharded(ranks: Path) -> None:
+    """Each parameter finds its own moments again, though the two strategies number them differently."""
+    straight, crossed = small.load(ranks / "ddp/straight"), small.load(ranks / "crossed")
+    assert crossed["global_step"] == 6
+    torch.testing.assert_close(crossed["state_dict"], straight["state_dict"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(crossed["ema"], straight["ema"], rtol=1e-3, atol=1e-4)
+
+
 def test_settings_follow_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parallel.launched_devices() is None
     for name, value in {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():

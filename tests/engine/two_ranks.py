@@ -102,6 +102,10 @@ def main(out: Path) -> None:
             )  # fmt: skip
         assert swaps.right and all(swaps.right), (name, swaps.right)
         dist.barrier()
+    # Three steps with copies, then three with shards.
+    for steps, name in ((3, "ddp"), (6, "fsdp2")):
+        module = small.model(max_steps=steps, seed=0 if steps == 3 else 1)
+        small.train(module, out / "crossed", small.video_data(batch_size=2), strategy=strategy(name), devices=2)
 
 
 if __name__ == "__main__":
