@@ -128,6 +128,13 @@ class Flow(Prediction):
         return path.alpha_dot(t), path.sigma_dot(t)
 
 
+class FlowToData(Prediction):
+    """-dx_t/dt: the velocity for a time that runs from noise to data (SiT, arXiv:2401.08740; Mochi)."""
+
+    def coefficients(self, path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -path.alpha_dot(t), -path.sigma_dot(t)
+
+
 class EDM(Prediction):
     """Preconditioning D = c_skip x + c_out F(c_in x, c_noise) (Karras et al. 2022, arXiv:2206.00364, eq. 7, table 1).
 

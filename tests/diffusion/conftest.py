@@ -15,7 +15,7 @@ def path(request: pytest.FixtureRequest) -> paths.Path:
     return random_path(request.param, random.Random(request.node.name))
 
 
-@pytest.fixture(params=["eps", "x0", "v", "flow", "edm"])
+@pytest.fixture(params=["eps", "x0", "v", "flow", "flow_to_data", "edm"])
 def prediction(request: pytest.FixtureRequest) -> predictions.Prediction:
     return random_prediction(request.param, random.Random(request.node.name))
 

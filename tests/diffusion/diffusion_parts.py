@@ -25,6 +25,7 @@ def random_prediction(name: str, rng: random.Random) -> predictions.Prediction:
         "x0": lambda: predictions.X0(sigma_floor=1e-3),
         "v": lambda: predictions.V(),
         "flow": lambda: predictions.Flow(),
+        "flow_to_data": lambda: predictions.FlowToData(),
         "edm": lambda: predictions.EDM(sigma_data=rng.uniform(0.3, 2.0)),
     }[name]()
 

@@ -264,7 +264,7 @@ def test_float32_training_stays_finite(trial: int) -> None:
     rng = random.Random(trial)
     whole = Objective(
         random_path(rng.choice(["linear", "cosine", "vp", "ve"]), rng),
-        random_prediction(rng.choice(["eps", "x0", "v", "flow", "edm"]), rng),
+        random_prediction(rng.choice(["eps", "x0", "v", "flow", "flow_to_data", "edm"]), rng),
         rng.choice([Uniform(), PerFrame(LogitNormal(2.0, 3.0)), Fixed(torch.tensor([[0.0], [1.0], [0.5]]))]),
         rng.choice([UniformWeighting(), MinSNR(5.0), Sigmoid(1.0), EDM(0.5)]),
         rng.choice([Unconditional(), tasks(0.1)]),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.path import VE, VP, Cosine, Linear, Path
-from dit.diffusion.prediction import EDM, X0, Eps, Flow, Prediction, V
+from dit.diffusion.prediction import EDM, X0, Eps, Flow, FlowToData, Prediction, V
 
 SHAPE = (2, 3, 4, 5, 6)
 
@@ -81,6 +81,7 @@ def test_targets_are_those_of_the_papers() -> None:
     t = torch.rand(2, 4, dtype=torch.float64)
     e = t[:, None, :, None, None]
     torch.testing.assert_close(Flow().target(Linear(), x0, eps, t), eps - x0)
+    torch.testing.assert_close(FlowToData().target(Linear(), x0, eps, t), x0 - eps)
     angle = math.pi / 2 * e
     torch.testing.assert_close(V().target(Cosine(), x0, eps, t), angle.cos() * eps - angle.sin() * x0)
     # On a path that preserves variance with constant angular speed, velocity and v differ by that speed alone.
