@@ -13,8 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dit.interop import call_like_diffusers, from_diffusers, to_diffusers
-from dit.interop.adapter import Adapter, LoRA, adapters, bare, merge
+from dit.interop.adapter import Adapter, LoRA, adapters, bare, chosen, merge
+from dit.interop.families import FAMILIES
+from dit.interop.family import Family
 from dit.interop.lora import FILE, METADATA, adapters_to_ours, adapters_to_theirs, load_lora, save_lora
+from dit.interop.presets import build_empty, compose
 from dit.interop.weights import Copies, Joined, Link, Reordered, Same, Split
 from tests.interop.equality import build, example, sample
 from tests.interop.reference import relative
@@ -202,3 +205,18 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="embed is no matrix in both layouts"):
         save_lora(net, tmp_path / "conv")
     assert not (tmp_path / "conv").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.class_name)
+def test_every_class_takes_the_default_adapters(family: Family) -> None:
+    """Those of all attentions: to the class's layers and back they add the same to our weights, and nothing else."""
+    net = build_empty(compose(family.preset))
+    shapes = {key: value.shape for key, value in net.state_dict().items()}
+    names = chosen(net, ["*attention.*"])
+    mine = {name: adapter(*shapes[f"{name}.weight"], 2, 0.5) for name in names}
+    theirs = adapters_to_theirs(family.links(net), mine)
+    assert len(theirs) >= len(mine) > 0
+    back = adapters_to_ours(family.links(net), theirs, shapes)
+    for name in mine.keys() | back.keys():
+        wanted = delta(mine, name, shapes[f"{name}.weight"])
+        torch.testing.assert_close(delta(back, name, wanted.shape), wanted, rtol=0, atol=1e-12)
