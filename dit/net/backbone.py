@@ -17,7 +17,7 @@ from dit.net.embed import Grid, LevelVector, nearest, patchify, token_grid, unpa
 from dit.net.kernels.door import Kernel
 from dit.net.layout import Layout
 from dit.net.modulation import Modulation
-from dit.net.position import NoPosition, Position
+from dit.net.position.base import NoPosition, Position
 from dit.net.text import NoText, Text, required
 
 # cond["padding"] (B, 1, F, H, W) is 1 where a picture is only there to fill the grid; absent, that is nowhere.

@@ -12,7 +12,7 @@ from dit.net.attention import Parts
 from dit.net.context import Context
 from dit.net.layers import add_gated, modulate
 from dit.net.layout import Layout
-from dit.net.position import Position
+from dit.net.position.base import Position
 
 
 class Block(nn.Module):

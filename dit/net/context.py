@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dit.net.embed import Grid
 from dit.net.kernels.masks import KeyPadding
-from dit.net.rotary import Rotation
+from dit.net.position.rotary import Rotation
 
 
 class Sequence(ABC):

@@ -15,7 +15,7 @@ COMBINATIONS = {
     "joint": ["net/text=joint", "net/position=rope3d"],
     "joint behind, single, alternating": ["net/text=joint_behind", "net/modulation=adaln_single", "net.pattern=ST"],
     "joint, per token, windows": [
-        *("net/text=joint", "net/position=rope3d", "net.position.pairing._target_=dit.net.rotary.Interleaved"),
+        *("net/text=joint", "net/position=rope3d", "net.position.pairing._target_=dit.net.position.rotary.Interleaved"),
         *("net.pattern=WWP", "net.depth=3", "net.templates.W.layout.window=[1,2,3]"),
     ],
     "parallel": ["net.pattern=P", "net/modulation=adaln_single", "net/qk_norm=layernorm"],

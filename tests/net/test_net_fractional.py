@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dit.net.context import TextFirst, TextTokens, make_context
-from dit.net.fractional import FractionalRoPE
-from dit.net.rotary import HalfSplit, Interleaved
+from dit.net.position.fractional import FractionalRoPE
+from dit.net.position.rotary import HalfSplit, Interleaved
 
 GRID = (3, 2, 4)
 LIKE = torch.zeros(2, 5, 3, 2, 4, dtype=torch.float64)

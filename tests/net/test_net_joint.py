@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit.net.places import FittedRoPE3D, InterpolatedRoPE3D
-from dit.net.position import RoPE3D
-from dit.net.rotary import HalfSplit, HalfSplitParts, Interleaved
+from dit.net.position.rope import FittedRoPE3D, InterpolatedRoPE3D, RoPE3D
+from dit.net.position.rotary import HalfSplit, HalfSplitParts, Interleaved
 from tests.net.conftest import Build
 
 SIZES = ["net.in_channels=4", "net.out_channels=4", "net.text_width=10"]

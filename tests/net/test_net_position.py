@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit.net.position import Learned, NoPosition, RoPE3D, SinCos3D, split_pairs
-from dit.net.rotary import HalfSplit, Interleaved, Pairing
+from dit.net.position.base import NoPosition, split_pairs
+from dit.net.position.rope import RoPE3D
+from dit.net.position.rotary import HalfSplit, Interleaved, Pairing
+from dit.net.position.sincos import SinCos3D
+from dit.net.position.tables import Learned
 
 GRID = (3, 4, 5)
 ONE = {"f": 1.0, "h": 1.0, "w": 1.0}

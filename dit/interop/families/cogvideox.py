@@ -12,9 +12,10 @@ from torch import Tensor
 from dit.interop.family import Call, Draw, Family, Network, levels, take
 from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, channels_first, convolution, joined_linear, kinds, linear, reordered_linear
-from dit.net.axes import Several
 from dit.net.embed import Grid, token_grid
-from dit.net.position import RoPE3D, SinCos3D
+from dit.net.position.base import Several
+from dit.net.position.rope import RoPE3D
+from dit.net.position.sincos import SinCos3D
 
 ACTIVATIONS = {"gelu-approximate": "gelu_tanh", "gelu": "gelu"}
 # What the pipeline of 1.5 reads of these settings: the largest picture and clip that it makes.

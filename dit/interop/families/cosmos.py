@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from dit.interop.family import Call, Draw, Family, Network, levels, take
 from dit.interop.weights import Link, Reordered, joined_linear, linear
-from dit.net.axes import AxisTables, Several
 from dit.net.embed import Grid, token_grid
 from dit.net.image import TwoQueryCrossAttention
-from dit.net.position import AXES
+from dit.net.position.base import AXES, Several
+from dit.net.position.tables import AxisTables
 from dit.net.text import NarrowCrossText
 
 OFFSET = "learnable_pos_embed"

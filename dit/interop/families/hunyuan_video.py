@@ -25,7 +25,7 @@ from dit.net.dual import Dual
 from dit.net.embed import token_grid
 from dit.net.final import OneLevelFinal
 from dit.net.layers import RMSNorm
-from dit.net.position import AXES
+from dit.net.position.base import AXES
 
 QK_NORMS = {"rms_norm": "rms", "layer_norm": "layernorm", None: "none"}
 TOKEN_REPLACE, LATENT_CONCAT = "token_replace", "latent_concat"

@@ -14,7 +14,7 @@ from dit.interop.family import Call, Draw, Family, Network, levels, take
 from dit.interop.weights import Link, channels_first, joined_linear, linear, reordered_linear
 from dit.net.attention import AcrossHeads
 from dit.net.embed import Grid, patchify
-from dit.net.position import AXES
+from dit.net.position.base import AXES
 
 ACTIVATIONS = {"gelu-approximate": "tanh", "gelu": "none"}
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dit.net.embed import Grid
-from dit.net.position import AXES, Position
-from dit.net.rotary import Pairing, Rotation
+from dit.net.position.base import AXES, Position
+from dit.net.position.rotary import Pairing, Rotation
 
 
 class FractionalRoPE(Position):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dit.net.embed import Grid
-from dit.net.position import Position
-from dit.net.rotary import Pairing, Rotation
+from dit.net.position.base import Position
+from dit.net.position.rotary import Pairing, Rotation
 
 
 class LearnedRoPE3D(Position):

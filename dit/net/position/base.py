@@ -1,0 +1,112 @@
+"""Where a token is, in frames, rows and columns. Every kind works on any grid; nothing is cached or stored but weights.
+
+A position adds a table to the tokens (`add`), or gives the rotation that attention applies to queries and keys
+(`rotation`). Positions have unit scale from the first step: tokens whose positions start small are told apart too late.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dit.net.embed import Grid
+from dit.net.position.rotary import Rotation
+
+AXES = ("f", "h", "w")
+
+
+class Position(nn.Module):
+    """Base of the positions, and itself the absence of one."""
+
+    def add(self, x: Tensor, grid: Grid) -> Tensor:
+        """Tokens (B, N, width) of a grid -> tokens with their absolute positions."""
+        return x
+
+    def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation | None:
+        """What turns the queries and keys of a grid, on the device and for the dtype of `like`, or None."""
+        return None
+
+    def offset(self, grid: Grid, like: Tensor) -> Tensor | None:
+        """(1, N, width) that blocks of some templates add to their input, or None."""
+        return None
+
+
+class NoPosition(Position):
+    """Tokens do not know where they are."""
+
+    def __init__(self, width: int, head_dim: int) -> None:
+        super().__init__()
+
+
+class Several(Position):
+    """Positions of several kinds together: what they add is added up; at most one of them turns.
+
+    parts: name -> position.
+    """
+
+    def __init__(self, width: int, head_dim: int, *, parts: dict[str, Callable[[int, int], Position]]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({name: part(width, head_dim) for name, part in parts.items()})
+
+    def add(self, x: Tensor, grid: Grid) -> Tensor:
+        """x (B, N, width) -> the same with all that is added."""
+        for part in self._parts():
+            x = part.add(x, grid)
+        return x
+
+    def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation | None:
+        """That of the part that has one. Raises ValueError when two have."""
+        found = [turn for part in self._parts() if (turn := part.rotation(grid, like, cond)) is not None]
+        if len(found) > 1:
+            raise ValueError(f"position.parts={list(self.parts)} holds {len(found)} rotations; one is the most")
+        return found[0] if found else None
+
+    def offset(self, grid: Grid, like: Tensor) -> Tensor | None:
+        """(1, N, width), the sum, or None."""
+        found = [offset for part in self._parts() if (offset := part.offset(grid, like)) is not None]
+        return sum(found[1:], start=found[0]) if found else None
+
+    def _parts(self) -> list[Position]:
+        return list(self.parts.values())  # type: ignore[arg-type]
+
+
+def split_pairs(pairs: int, split: dict[str, float], what: str) -> dict[str, int]:
+    """Shares out `pairs` pairs of channels over the axes of `split`: shares rounded down, the rest to the first axis.
+
+    Raises ValueError when an axis would get none.
+    """
+    if not split or any(axis not in AXES or share <= 0 for axis, share in split.items()):
+        raise ValueError(f"{what}: split={split} must give positive shares to axes among {', '.join(AXES)}")
+    total, first = sum(split.values()), next(iter(split))
+
+    def share_out(n: int) -> dict[str, int]:
+        shared = {axis: math.floor(n * share / total + 1e-9) for axis, share in split.items()}
+        shared[first] += n - sum(shared.values())
+        return shared
+
+    if min(share_out(pairs).values()) < 1:
+        fitting = next(n for n in itertools.count(pairs + 1) if min(share_out(n).values()) > 0)
+        raise ValueError(
+            f"{what} has {pairs} pairs of channels, too few for split={split}; nearest size: {2 * fitting}"
+        )
+    return share_out(pairs)
+
+
+def frequencies(pairs: int, theta: float, like: Tensor) -> Tensor:
+    """theta^(-i / pairs) for i < pairs: (pairs,)."""
+    return theta ** -(torch.arange(pairs, device=like.device, dtype=like.dtype) / max(pairs, 1))
+
+
+def spread(tables: dict[str, Tensor], order: dict[str, int], grid: Grid) -> Tensor:
+    """Tables of the axes (length, channels) -> one table of the grid (N, all channels), frame-major.
+
+    With tables (B, length, channels) among them: (B, N, all channels).
+    """
+    views = {"f": (-1, 1, 1), "h": (1, -1, 1), "w": (1, 1, -1)}
+    parts = [tables[axis].unflatten(-2, views[axis]) for axis in order]
+    batch = next((part.shape[:-4] for part in parts if part.dim() > 4), ())
+    return torch.cat([part.expand(*batch, *grid, -1) for part in parts], dim=-1).flatten(-4, -2)
