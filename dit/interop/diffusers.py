@@ -37,8 +37,10 @@ def from_diffusers(source: nn.Module | str | Path) -> Backbone:
     """
     if isinstance(source, nn.Module):
         config = adopted({"_class_name": type(source).__name__, **dict(getattr(source, "config", {}))})
-        family, theirs = family_named(config["_class_name"]), source.state_dict()
-        net = build_empty(net_config({**config, **family.infer(theirs)}))
+        theirs = source.state_dict()
+        with one_line():
+            family = family_named(config["_class_name"])
+            net = build_empty(net_config({**config, **family.infer(theirs)}))
         weights = to_ours(family.links(net), theirs, shapes_of(net))
         net.load_state_dict({key: tensor.clone() for key, tensor in weights.items()}, strict=True, assign=True)
     else:
@@ -58,9 +60,12 @@ def to_diffusers(net: Backbone, folder: str | Path, shard_bytes: int = files.SHA
     files.check_free(folder)
     if has_adapters(net):
         raise ValueError("this network has adapters: merge them (dit.interop.adapter.merge), or save_lora them alone")
-    family = recognise(net)
+    net = getattr(net, "_orig_mod", net)  # of torch.compile
+    family, weights = recognise(net, anew=True), net.state_dict()
+    if any(tensor.is_meta for tensor in weights.values()):
+        raise ValueError("this network is on the meta device, so it has no weights to write")
     config = {"_class_name": family.class_name, **family.settings(family.config(net))}
-    files.write(folder, config, to_theirs(family.links(net), net.state_dict()), shard_bytes)
+    files.write(folder, config, to_theirs(family.links(net), weights), shard_bytes)
 
 
 def call_like_diffusers(net: Backbone, **arguments: Any) -> Tensor:
@@ -105,13 +110,10 @@ def open_folder(folder: str | Path) -> Stored:
     But those few that `Family.infer` must see are.
     """
     config, weights = adopted(files.read_config(folder)), files.Weights(folder)
-    where = Path(folder) / files.CONFIG
-    try:
+    with one_line(f"{Path(folder) / files.CONFIG}: "):
         family = family_named(config.get("_class_name"))
         ours = net_config({**config, **family.infer(weights)})
         net = build_empty(ours)
-    except (ValueError, TypeError, KeyError, HydraException, OmegaConfBaseException) as error:
-        raise ValueError(f"{where}: {reason(error)}") from None
     links, shapes = family.links(net), shapes_of(net)
     with naming(weights):
         to_ours(links, weights.empty(), shapes)
@@ -144,6 +146,15 @@ def naming(weights: files.Weights) -> Iterator[None]:
         raise ValueError(f"{weights.file_of(error.key)}: {error}") from None
 
 
+@contextmanager
+def one_line(where: str = "") -> Iterator[None]:
+    """Says of a setting that cannot be why, in a ValueError of one line that begins with `where`."""
+    try:
+        yield
+    except (ValueError, TypeError, ArithmeticError, LookupError, HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"{where}{reason(error)}") from None
+
+
 def reason(error: BaseException) -> str:
     """The innermost cause, in one line."""
     while error.__cause__ is not None:
@@ -163,17 +174,21 @@ def family_named(class_name: str | None) -> Family:
     )
 
 
-def recognise(net: Backbone) -> Family:
+def recognise(net: Backbone, anew: bool = False) -> Family:
     """The class of diffusers that computes exactly what this network computes.
+
+    It is remembered; `anew` looks again, since parts of a network may have been exchanged meanwhile.
 
     Each candidate is built anew from the settings that it reads off the network, and compared part by part. Raises
     ValueError when none is equal, with the first difference to the nearest.
     """
-    if net in _recognised:
-        return _recognised[net]
+    net = getattr(net, "_orig_mod", net)  # of torch.compile
+    known = _recognised.get(net)
+    if known is not None and not anew:
+        return known
     mine = describe(net)
     nearest: tuple[int, str] | None = None
-    for family in FAMILIES:
+    for family in sorted(FAMILIES, key=lambda family: family is not known):  # several may compute the same
         try:
             theirs = describe(build_empty(net_config({"_class_name": family.class_name, **family.config(net)})))
         except Exception:  # parts that this class has not: whatever went wrong, it is not this class

@@ -124,13 +124,28 @@ class Draw:
 def take(arguments: Mapping[str, Any], *known: str) -> list[Any]:
     """The named arguments, None for absent ones.
 
-    Raises ValueError for any other argument that is not None: it would be ignored silently.
+    Raises ValueError for any other argument that is not None: it would be ignored silently, and when one that every
+    class needs is none.
     """
     harmless = {"return_dict", "attention_kwargs", "cross_attention_kwargs"}
     for name, value in arguments.items():
         if name not in known and name not in harmless and value is not None and value is not False:
             raise ValueError(f"{name} is not an argument that this network can take; there are {', '.join(known)}")
+    for name in ("hidden_states", "timestep", "encoder_hidden_states"):
+        if name in known and not isinstance(arguments.get(name), (Tensor, tuple)):
+            raise ValueError(f"{name}={arguments.get(name)} must be a tensor")
     return [arguments.get(name) for name in known]
+
+
+def kept(mask: Tensor) -> Tensor:
+    """A padding mask (B, L) that the reference turns into scores, 0 for 1 and -10000 for 0, -> bool, True: attended.
+
+    A row of zeros hides nothing there, since all its scores sink alike. Raises ValueError for other numbers.
+    """
+    keep = mask.bool()
+    if not torch.equal(keep.to(mask.dtype), mask):
+        raise ValueError("encoder_attention_mask must hold nothing but 1, a real token, and 0, padding")
+    return keep | ~keep.any(dim=1, keepdim=True)
 
 
 def levels(timestep: Tensor, scale: float, grid: Sequence[int]) -> Tensor:

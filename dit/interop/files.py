@@ -29,7 +29,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / CONFIG
     if not file.is_file():
-        nested = sorted(path.parent.name for path in Path(folder).glob(f"*/{CONFIG}"))
+        nested = [path.parent.name for path in Path(folder).glob(f"*/{CONFIG}")]
+        nested.sort(key=lambda name: (not name.startswith("transformer"), name))  # of a whole pipeline
         hint = f"; did you mean {Path(folder) / nested[0]}?" if nested else ""
         raise FileNotFoundError(f"{file} is not there: a folder saved by diffusers is wanted{hint}")
     return _json(file)
@@ -73,7 +74,7 @@ class Weights(Mapping[str, Tensor]):
                 f"{pickled[0]} is a pickle, which may run code when it is read: save the model again with"
                 " safe_serialization=True"
             )
-        others = sorted(path.name for path in self.folder.glob("*.safetensors"))
+        others = sorted(path.name for path in self.folder.glob("*.safetensors") if path.is_file())
         hint = f"; {others[0]} is: rename it if it is what you want" if others else ""
         raise FileNotFoundError(f"{single} is not there, nor is {index.name}{hint}")
 
@@ -82,9 +83,11 @@ class Weights(Mapping[str, Tensor]):
         return self._file_of.get(key, self.index if self.index.is_file() else self.single)
 
     def empty(self) -> dict[str, Tensor]:
-        """The same keys and shapes on the meta device; no value is read."""
-        shapes = {key: self._opened(key).get_slice(key).get_shape() for key in self}
-        return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        """The same keys and shapes on the meta device, float32 for all that is floating; no value is read."""
+        slices = ((key, self._opened(key).get_slice(key)) for key in self)
+        return {
+            key: torch.empty(each.get_shape(), dtype=_like(each.get_dtype()), device="meta") for key, each in slices
+        }
 
     def __getitem__(self, key: str) -> Tensor:
         return self._opened(key).get_tensor(key)
@@ -131,8 +134,8 @@ def write_folder(
 
     All or nothing: they are written beside and moved in at the end. Raises as `check_free`.
     """
-    folder = Path(folder)
     check_free(folder)
+    folder = Path(folder).resolve()  # a link stays one, and `.` has a name
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -161,6 +164,11 @@ def check_free(folder: str | Path) -> None:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already; give another folder or remove it")
+
+
+def _like(code: str) -> torch.dtype:
+    """A dtype of the same kind as one that safetensors names: floating or not."""
+    return torch.float32 if code.startswith(("F", "BF")) else torch.int64
 
 
 def _shards(weights: Mapping[str, Tensor], limit: int) -> list[list[str]]:
@@ -193,7 +201,7 @@ def _keys(file: Path) -> list[str]:
 def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON ({error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no mapping")

@@ -44,7 +44,7 @@ def save_lora(net: Backbone, folder: str | Path) -> dict[str, Adapter]:
     if not ours:
         raise ValueError("this network has no adapters; train with lora=default")
     with bare(net):
-        links = recognise(net).links(net)
+        links = recognise(net, anew=True).links(net)
     theirs = adapters_to_theirs(links, ours)
     ranks = {name: adapter.rank for name, adapter in theirs.items()}
     alphas = {name: adapter.scale * adapter.rank for name, adapter in theirs.items()}

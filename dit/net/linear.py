@@ -19,7 +19,7 @@ from torch.nn import functional
 
 # Multiply-adds above which the detour through python pays for itself (about 30 microseconds of 0.1 ms).
 LARGE = 2**23
-# Features from which on oneDNN is no slower for the gradient of the weight.
+# Output features from which on oneDNN is faster for the gradient of a weight that has more inputs than outputs.
 WIDE = 1024
 
 
@@ -85,7 +85,8 @@ class Product(torch.autograd.Function):
 
 def gradient_of_weight(grad: Tensor, x: Tensor) -> Tensor:
     """grad (N, out), x (N, in) -> grad^T x (out, in), by whichever library is faster for such sizes."""
-    if min(grad.shape[1], x.shape[1]) < WIDE:
+    out_features, in_features = grad.shape[1], x.shape[1]
+    if out_features < WIDE or in_features <= out_features:
         return grad.t() @ x
     return product(grad.t(), x.t(), None)
 

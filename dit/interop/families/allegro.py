@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.family import Call, Draw, Family, Network, kept, levels, take
 from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, convolution, joined_linear, linear
 from dit.net.embed import token_grid
@@ -120,7 +120,7 @@ class Allegro(Family):
         check_rotation(net, x, None if rotary is None else spread_embedding(*rotary))
         cond = {"text": text.flatten(1, -2)}  # the pipeline gives (B, 1, L, caption_channels)
         if mask is not None:
-            cond["text_mask"] = mask.bool()
+            cond["text_mask"] = kept(mask)
         return x, levels(timestep, net.level.scale, token_grid(net.patch, *x.shape[2:])), cond
 
     def example(

@@ -176,6 +176,8 @@ class HunyuanVideo(Family):
             "guidance",
         )
         grid = token_grid(net.patch, *x.shape[2:])
+        if mask is None:
+            raise ValueError("encoder_attention_mask is missing")
         keep = mask.bool()
         if not torch.equal(keep, keep.sort(dim=1, descending=True).values):
             raise ValueError("encoder_attention_mask must have the real tokens in front: the class counts them")

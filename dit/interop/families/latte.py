@@ -85,7 +85,7 @@ class Latte(Family):
             "num_layers": net.depth // 2,
             "cross_attention_dim": net.width,
             "attention_bias": spatial.attention.qkv.bias is not None,
-            "sample_size": net.position.reference["h"] * net.patch[1],
+            "sample_size": sample_size(net.position.reference["h"] * net.patch[1], net.position.scale["h"]),
             "patch_size": net.patch[1],
             "activation_fn": activation(spatial.mlp),
             "num_embeds_ada_norm": 1000,  # as published; nothing reads it
@@ -147,6 +147,11 @@ class Latte(Family):
             "encoder_hidden_states": draw.normal(batch, text_tokens, s["caption_channels"]),
             "encoder_attention_mask": draw.keep(batch, text_tokens).repeat_interleave(frames, dim=0),
         }
+
+
+def sample_size(tokens: int, scale: float) -> int:
+    """A size from which the class gets this scale, if there is one. tokens: latents that whole tokens cover."""
+    return max(tokens, int(64 * scale)) if scale > 1 else tokens
 
 
 def text_mask(mask: Tensor, batch: int, frames: int) -> Tensor:

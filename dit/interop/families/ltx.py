@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.family import Call, Draw, Family, Network, kept, levels, take
 from dit.interop.weights import Link, channels_first, joined_linear, linear, reordered_linear
 from dit.net.attention import AcrossHeads
 from dit.net.embed import Grid, patchify
@@ -158,7 +158,7 @@ class LTXVideo(Family):
         if mask is not None and mask.dim() != 2:
             raise ValueError(f"encoder_attention_mask has shape {tuple(mask.shape)}; it must be (batch, text tokens)")
         grid = (frames, height, width)
-        cond = {"text": text} if mask is None else {"text": text, "text_mask": mask.bool()}
+        cond = {"text": text} if mask is None else {"text": text, "text_mask": kept(mask)}
         if coordinates is None:
             cond["rope_scale"] = rope_scale(scale, net.patch, net.position.extent, tokens.device)
         else:

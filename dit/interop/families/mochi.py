@@ -109,6 +109,8 @@ class Mochi(Family):
         x, timestep, text, mask = take(
             arguments, "hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask"
         )
+        if mask is None:
+            raise ValueError("encoder_attention_mask is missing")
         keep = mask.bool()
         if (keep[:, 1:] & ~keep[:, :-1]).any():
             raise ValueError("encoder_attention_mask must hold the real tokens first, the padding behind them")

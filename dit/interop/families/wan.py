@@ -11,6 +11,8 @@ from dit.net.attention import AcrossHeads
 from dit.net.embed import token_grid
 from dit.net.image import ImageCrossAttention, ImageTokens
 
+BESIDE_IMAGE = 512  # tokens of text: the class takes the last 512 for text where there is an image
+
 
 class Wan(Family):
     class_name = "WanTransformer3DModel"
@@ -146,6 +148,11 @@ class Wan(Family):
         x, timestep, text, image = take(
             arguments, "hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"
         )
+        if image is not None and text.shape[1] != BESIDE_IMAGE:
+            raise ValueError(
+                f"encoder_hidden_states has {text.shape[1]} tokens; beside an image it must have {BESIDE_IMAGE}, which"
+                f" {self.class_name} counts back from the end"
+            )
         cond = {"text": text} if image is None else {"text": text, "image": image}
         return x, levels(timestep, net.level.scale, token_grid(net.patch, *x.shape[2:])), cond
 
@@ -159,8 +166,7 @@ class Wan(Family):
             "encoder_hidden_states": draw.normal(batch, text_tokens, s["text_dim"]),
         }
         if s["image_dim"] is not None:
-            # The class takes the last 512 tokens for text where there is an image.
-            arguments["encoder_hidden_states"] = draw.normal(batch, 512, s["text_dim"])
+            arguments["encoder_hidden_states"] = draw.normal(batch, BESIDE_IMAGE, s["text_dim"])
             positions = s["pos_embed_seq_len"]  # of two images a sample
             images, tokens = (batch, 257) if positions is None else (2 * batch, positions // 2)
             arguments["encoder_hidden_states_image"] = draw.normal(images, tokens, s["image_dim"])
