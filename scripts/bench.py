@@ -182,12 +182,11 @@ def make_subject(name: str, net: nn.Module, settings: Settings) -> Subject:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.normal_(std=0.02)
-    return subject_of(name, net, settings)
+    return subject_of(name, net, settings, torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True))
 
 
-def subject_of(name: str, net: nn.Module, settings: Settings) -> Subject:
+def subject_of(name: str, net: nn.Module, settings: Settings, optimizer: torch.optim.Optimizer) -> Subject:
     """A network as it is."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     runnable = torch.compile(net) if settings.compile else net
     return Subject(name, runnable, optimizer, [], [], [])  # type: ignore[arg-type]
 
@@ -281,9 +280,11 @@ def compare(arguments: list[str], settings: Settings, config: DictConfig) -> Non
     theirs = published.reference(net)
     size = (settings.frames, settings.height, settings.width)
     given = published.arguments_for(net, settings.batch, size, settings.text_tokens, settings.device)
+    # Weights stay equal, and no optimizer's state stands beside two large networks.
+    still = [torch.optim.SGD(part.parameters(), lr=0.0) for part in (net, theirs)]
     subjects = [
-        subject_of(f"ours: {settings.net}", published.Ours(net), settings),
-        subject_of(f"diffusers: {type(theirs).__name__}", published.Theirs(theirs), settings),
+        subject_of(f"ours: {settings.net}", published.Ours(net), settings, still[0]),
+        subject_of(f"diffusers: {type(theirs).__name__}", published.Theirs(theirs), settings, still[1]),
     ]
     with torch.no_grad():
         ours, wanted = (subject.net(given) for subject in subjects)
@@ -302,6 +303,19 @@ def compare(arguments: list[str], settings: Settings, config: DictConfig) -> Non
         for name in ("forward", "backward")
     ]
     print(f"| ours / diffusers, turn by turn | {' | '.join(ratios)} |\n\nmedian [quartiles]")
+    if settings.device == "cpu":
+        print(f"diffusers spends {product_share(other.net, given):.0%} of a forward pass in products of linear layers")
+
+
+def product_share(net: nn.Module, given: Any) -> float:
+    """The share of a forward pass on the CPU that goes into products of linear layers, which both networks need."""
+    with (
+        torch.no_grad(),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile,
+    ):
+        net(given)
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    return sum(times.get(f"aten::{name}", 0.0) for name in ("addmm", "mm")) / sum(times.values())
 
 
 def parameters(net: nn.Module) -> int:

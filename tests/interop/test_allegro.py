@@ -63,6 +63,14 @@ def test_every_weight_matters() -> None:
     assert_notices(model, arguments(model))
 
 
+def test_a_text_without_real_tokens() -> None:
+    """The class lowers all its scores alike, so it attends to all of them."""
+    model = build("as published")
+    given = arguments(model)
+    given["encoder_attention_mask"][1] = False
+    assert_equal(model, given)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_round_trip(variant: str, tmp_path: Path) -> None:
     assert_round_trip(build(variant), tmp_path)
@@ -77,6 +85,8 @@ def test_refuses_arguments_that_it_would_ignore() -> None:
     for change, says in (
         ({"attention_mask": holes}, "attention_mask is not supported"),
         ({"encoder_attention_mask": torch.zeros(2, 1, 7)}, "must be"),
+        ({"encoder_attention_mask": torch.full((2, 7), 0.5)}, "nothing but 1, a real token, and 0"),
+        ({"timestep": None}, "timestep=None must be a tensor"),
         ({"image_rotary_emb": None}, "image_rotary_emb is missing"),
         ({"image_rotary_emb": (tables, (t, h.flip(1), w))}, "is not that of this network"),
     ):

@@ -81,6 +81,7 @@ SINGLE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "setting": (lambda f: settings(f, window=3), "config.json", "a setting that is not known here: window=3"),
     "value": (lambda f: settings(f, patch_size=2), "config.json", "a setting has a value that cannot be"),
     "heads": (lambda f: settings(f, num_attention_heads="two"), "config.json", "a setting has a value that cannot be"),
+    "no heads": (lambda f: settings(f, num_attention_heads=0), "config.json", "a setting has a value that cannot be"),
     "sizes": (lambda f: settings(f, added_kv_proj_dim=7), "config.json", "added_kv_proj_dim=7 must be the width"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json", "is not there: a folder saved by diffusers"),
     "no JSON": (lambda f: (f / "config.json").write_text('{"_class_name": '), "config.json", "is not JSON"),
@@ -101,6 +102,11 @@ SINGLE: dict[str, tuple[Callable[[Path], object], str, str]] = {
         lambda f: weights(f, lambda w: w.update({KEY: torch.ones(32, 40)})),
         WEIGHTS,
         f"{KEY} has the shape (32, 40), needed (32, 32)",
+    ),
+    "whole numbers": (
+        lambda f: weights(f, lambda w: w.update({KEY: w[KEY].to(torch.int8)})),
+        WEIGHTS,
+        f"{KEY} holds whole numbers: quantised weights are not supported",
     ),
     "as many values in another shape": (
         lambda f: weights(f, lambda w: w.update({"proj_out.weight": w["proj_out.weight"].T.contiguous()})),
@@ -142,6 +148,8 @@ def test_one_line_that_names_the_file(case: str, saved: Path, tmp_path: Path) ->
 
 def test_a_pipeline_is_not_its_transformer(saved: Path, tmp_path: Path) -> None:
     shutil.copytree(saved / "whole", tmp_path / "pipeline/transformer")
+    (tmp_path / "pipeline/text_encoder").mkdir()
+    (tmp_path / "pipeline/text_encoder/config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"did you mean .*pipeline/transformer\?"):
         from_diffusers(tmp_path / "pipeline")
 
@@ -162,6 +170,25 @@ def test_nothing_is_overwritten_or_left_behind(saved: Path, tmp_path: Path, monk
     with pytest.raises(OSError, match="disk full"):
         to_diffusers(net, tmp_path / "new")
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
+
+
+def test_into_an_empty_folder_behind_a_link(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "mine").symlink_to(tmp_path / "disk")
+    to_diffusers(from_diffusers(saved / "whole"), tmp_path / "mine")
+    assert (tmp_path / "mine").is_symlink() and (tmp_path / "disk" / WEIGHTS).is_file()
+
+
+def test_what_was_changed_since_is_not_written(saved: Path, tmp_path: Path) -> None:
+    """The class that a network came from is no proof of what it is now."""
+    net = from_diffusers(saved / "whole")
+    to_diffusers(torch.compile(net), tmp_path / "compiled")  # type: ignore[arg-type]  # computes the same
+    net.blocks[1].norm1.eps = 0.5  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"blocks\.1\.norm1\.eps is 0\.5"):
+        to_diffusers(net, tmp_path / "out")
+    with pytest.raises(ValueError, match="on the meta device"):
+        to_diffusers(from_diffusers(saved / "whole").to("meta"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def shell(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:

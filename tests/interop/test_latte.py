@@ -43,10 +43,11 @@ TINY = {
     "caption_channels": 10,
     "video_length": 5,
 }
-SIZE = (5, 6, 10)  # latents: frames, height, width; neither height nor width is the sample_size
+SIZE = (5, 6, 12)  # latents: frames, height, width; neither height nor width is the sample_size
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "scaled positions": {"sample_size": 128, "patch_size": 1, "in_channels": 6},
+    "scale and a cut-off row": {"sample_size": 128, "patch_size": 3},
     "no bias, norms with weights": {"attention_bias": False, "norm_elementwise_affine": True, "norm_eps": 1e-2},
     "geglu": {"activation_fn": "geglu", "num_layers": 1},
 }

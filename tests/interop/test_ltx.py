@@ -24,7 +24,7 @@ TINY = {
     "caption_channels": 12,
 }
 SIZE = (4, 6, 10)  # latents: frames, height, width
-HOW = ("sample", "frame", "coordinates", "numbers", "rates", "all text")
+HOW = ("sample", "frame", "coordinates", "numbers", "rates", "all text", "no text")
 VARIANTS: dict[str, dict[str, Any]] = {
     "as published": {},
     "width that six divides": {"num_attention_heads": 3, "cross_attention_dim": 48},
@@ -54,6 +54,8 @@ def arguments(model: torch.nn.Module, how: str = "sample") -> dict[str, Any]:
         given["rope_interpolation_scale"] = (rates, 32, 16)
     if how == "all text":
         given["encoder_attention_mask"] = None
+    if how == "no text":  # of one sample
+        given["encoder_attention_mask"][1] = False
     return given
 
 
@@ -85,6 +87,7 @@ def test_round_trip(variant: str, tmp_path: Path) -> None:
         ({"num_frames": None}, "num_frames=None, height=6 and width=10 must be the grid of the 240 tokens"),
         ({"height": 5}, "height=5 and width=10 must be the grid of the 240 tokens"),
         ({"encoder_attention_mask": torch.ones(2, 1, 7)}, r"encoder_attention_mask has shape \(2, 1, 7\)"),
+        ({"encoder_attention_mask": torch.full((2, 7), 0.5)}, "nothing but 1, a real token, and 0"),
         ({"timestep": torch.arange(480.0).view(2, 240)}, "differ within a frame"),
         ({"rope_interpolation_scale": (torch.ones(2), 32, 32)}, r"a part of shape \(2,\)"),
         ({"video_coords": torch.ones(2, 3, 7)}, r"cond\['coordinates'\] has shape \(2, 3, 7\)"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dit.interop import call_like_diffusers, from_diffusers
 from tests.interop.equality import assert_equal, assert_notices, assert_round_trip, build, example
 
 diffusers = pytest.importorskip("diffusers")
@@ -58,3 +59,18 @@ def test_every_weight_matters() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_round_trip(variant: str, tmp_path: Path) -> None:
     assert_round_trip(build(diffusers.WanTransformer3DModel, {**TINY, **VARIANTS[variant]}), tmp_path)
+
+
+def test_a_text_of_another_length_beside_an_image() -> None:
+    """The class counts 512 back from the end, and would take tokens of one for the other."""
+    model = build(diffusers.WanTransformer3DModel, {**TINY, **VARIANTS["i2v"]})
+    given = arguments(model)
+    given["encoder_hidden_states"] = given["encoder_hidden_states"][:, :7]
+    with pytest.raises(ValueError, match="encoder_hidden_states has 7 tokens; beside an image it must have 512"):
+        call_like_diffusers(from_diffusers(model), **given)
+
+
+def test_settings_of_an_object_that_no_part_can_be() -> None:
+    model = diffusers.WanTransformer3DModel(**{**TINY, "attention_head_dim": 4})
+    with pytest.raises(ValueError, match=r"^RoPE with head size 4[^\n]*$"):
+        from_diffusers(model)
