@@ -288,7 +288,8 @@ def compare(arguments: list[str], settings: Settings, config: DictConfig) -> Non
     ]
     with torch.no_grad():
         ours, wanted = (subject.net(given) for subject in subjects)
-    print(f"tokens: {settings.batch * net.num_tokens(*size)}, parameters: {parameters(net):,} = {parameters(theirs):,}")
+    counts = f"{parameters(net):,} (ours) and {parameters(theirs):,}"
+    print(f"tokens: {settings.batch * net.num_tokens(*size)}, parameters: {counts}")
     apart = ((ours - wanted).abs().max() / wanted.abs().max()).item()
     print(f"largest difference of the outputs: {apart:.1e} relative")
     rates = measure(subjects, (given,), settings)
