@@ -3,10 +3,13 @@
     python scripts/convert_weights.py Wan2.1-T2V-1.3B-Diffusers/transformer wan      # diffusers -> a folder of ours
     python scripts/convert_weights.py runs/mine out                                  # ours -> diffusers
     python scripts/convert_weights.py runs/mine out --weights raw                    # as they are, not their average
+    python scripts/convert_weights.py DiT-XL-2-256x256.safetensors dit               # a checkpoint of DiT's own code
+    python scripts/convert_weights.py SiT-XL-2-256x256.safetensors sit --preset sit_s_2      # or of SiT's -> ours
     python scripts/convert_weights.py runs/my_lora out --to lora                     # its adapters alone, for diffusers
 
 SOURCE is a folder with config.json and safetensors (whole or in shards) that diffusers saved, a run directory, a
-checkpoint, or a folder that this script made. OUT is a new folder: for diffusers, `<class>.from_pretrained(OUT)` loads
+checkpoint, a folder that this script made, or a safetensors file of the original repositories of DiT and SiT (sizes are
+read off it; --preset says which of the two). OUT is a new folder: for diffusers, `<class>.from_pretrained(OUT)` loads
 it, or `pipe.load_lora_weights(OUT)` if it holds adapters; one of ours holds net.yaml and net.safetensors. `train.py
 init_from=` takes either. The adapters of a LoRA run are merged into its weights unless `--to lora` is said. Only the
 network is written, not the text encoder or the codec. Nothing is overwritten, and no file can run code.
@@ -21,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dit.entry import one_line_errors
-from dit.interop import adapter, diffusers, files, lora, native
+from dit.interop import adapter, diffusers, files, lora, native, original
 from dit.net.backbone import Backbone
 from dit.sampling.checkpoint import TRUSTED, Checkpoint
 
@@ -35,11 +38,17 @@ def main() -> None:
     parser.add_argument(
         "--trusted", nargs="+", default=list(TRUSTED), help="packages whose classes a checkpoint may build"
     )
+    parser.add_argument("--preset", default="dit_s_2", help="of an original checkpoint: dit_s_2 or sit_s_2 (dit_s_2)")
+    parser.add_argument("--class-name", help="of diffusers, where several compute the same")
     asked = parser.parse_args()
     files.check_free(asked.out)
     foreign = asked.source.is_dir() and not native.is_folder(asked.source) and diffusers.is_folder(asked.source)
-    to = asked.to or ("ours" if foreign else "diffusers")
-    if foreign:
+    published = asked.source.suffix == ".safetensors"
+    to = asked.to or ("ours" if foreign or published else "diffusers")
+    if published:
+        net = original.from_original(asked.source, asked.preset)
+        config, about = original.original_config(asked.source, asked.preset), str(asked.source)
+    elif foreign:
         if to == "lora":
             raise ValueError(f"{asked.source} is a whole network; --to lora wants a LoRA run of ours")
         net = diffusers.from_diffusers(asked.source)
@@ -58,7 +67,7 @@ def main() -> None:
         native.write(asked.out, config, net.state_dict())
         print(wrote(asked.out, "a network of ours", about, size))
     else:
-        diffusers.to_diffusers(net, asked.out)
+        diffusers.to_diffusers(net, asked.out, class_name=asked.class_name)
         print(wrote(asked.out, diffusers.recognise(net).class_name, about, size))
 
 

@@ -51,8 +51,13 @@ def from_diffusers(source: nn.Module | str | Path) -> Backbone:
     return net.eval()
 
 
-def to_diffusers(net: Backbone, folder: str | Path, shard_bytes: int = files.SHARD_BYTES) -> None:
+def to_diffusers(
+    net: Backbone, folder: str | Path, shard_bytes: int = files.SHARD_BYTES, class_name: str | None = None
+) -> None:
     """Writes a network so that diffusers loads it: `<class>.from_pretrained(folder)`.
+
+    class_name: the class, where several compute the same (SkyReels-V2 without a frame rate is Wan); None: the one that
+    the network was read from, or the first that fits.
 
     Raises ValueError when no class of diffusers computes what this network computes, naming the first difference to
     the class that is nearest; FileExistsError when the folder holds anything.
@@ -61,7 +66,7 @@ def to_diffusers(net: Backbone, folder: str | Path, shard_bytes: int = files.SHA
     if has_adapters(net):
         raise ValueError("this network has adapters: merge them (dit.interop.adapter.merge), or save_lora them alone")
     net = getattr(net, "_orig_mod", net)  # of torch.compile
-    family, weights = recognise(net, anew=True), net.state_dict()
+    family, weights = recognise(net, anew=True, class_name=class_name), net.state_dict()
     if any(tensor.is_meta for tensor in weights.values()):
         raise ValueError("this network is on the meta device, so it has no weights to write")
     config = {"_class_name": family.class_name, **family.settings(family.config(net))}
@@ -174,10 +179,11 @@ def family_named(class_name: str | None) -> Family:
     )
 
 
-def recognise(net: Backbone, anew: bool = False) -> Family:
+def recognise(net: Backbone, anew: bool = False, class_name: str | None = None) -> Family:
     """The class of diffusers that computes exactly what this network computes.
 
-    It is remembered; `anew` looks again, since parts of a network may have been exchanged meanwhile.
+    It is remembered; `anew` looks again, since parts of a network may have been exchanged meanwhile. class_name: only
+    this one will do.
 
     Each candidate is built anew from the settings that it reads off the network, and compared part by part. Raises
     ValueError when none is equal, with the first difference to the nearest.
@@ -186,9 +192,10 @@ def recognise(net: Backbone, anew: bool = False) -> Family:
     known = _recognised.get(net)
     if known is not None and not anew:
         return known
+    families = FAMILIES if class_name is None else (family_named(class_name),)
     mine = describe(net)
     nearest: tuple[int, str] | None = None
-    for family in sorted(FAMILIES, key=lambda family: family is not known):  # several may compute the same
+    for family in sorted(families, key=lambda family: family is not known):  # several may compute the same
         try:
             theirs = describe(build_empty(net_config({"_class_name": family.class_name, **family.config(net)})))
         except Exception:  # parts that this class has not: whatever went wrong, it is not this class
@@ -200,4 +207,5 @@ def recognise(net: Backbone, anew: bool = False) -> Family:
         apart = sum(mine.get(name) != theirs.get(name) for name in mine.keys() | theirs.keys())
         if nearest is None or apart < nearest[0]:
             nearest = (apart, f"the nearest is {family.class_name}, but {found}")
-    raise ValueError(f"this network is none of diffusers' classes: {nearest[1] if nearest else 'no part fits'}")
+    asked = "" if class_name is None else f" that were asked for ({class_name})"
+    raise ValueError(f"this network is none of diffusers' classes{asked}: {nearest[1] if nearest else 'no part fits'}")

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.errors import HydraException
@@ -57,6 +58,12 @@ def from_original(source: str | Path | Mapping[str, Tensor], preset: str = DIT, 
         raise ValueError(f"{where}{reason(error)}") from None
     net.load_state_dict({key: tensor.clone() for key, tensor in ours.items()}, strict=True, assign=True)
     return net.eval()
+
+
+def original_config(source: str | Path | Mapping[str, Tensor], preset: str, heads: int | None = None) -> dict[str, Any]:
+    """The config of the network that `from_original` makes of a checkpoint; the arguments are its."""
+    weights = source if isinstance(source, Mapping) else read(Path(source))
+    return compose(preset, Sizes.of_weights(weights, heads).overrides(preset))
 
 
 def to_original(net: Backbone, file: str | Path, size: int) -> None:

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dit.interop.original import from_original, original_weights, to_original
+from dit.interop.describe import describe
+from dit.interop.original import from_original, original_config, original_weights, to_original
 from dit.interop.presets import build_empty, compose
 from scripts.twins.dit_reference import DiT, sincos_2d
 from scripts.twins.shape import Shape
@@ -110,6 +111,7 @@ def test_round_trip_through_a_file(preset: str, tmp_path: Path) -> None:
     save_file(theirs, tmp_path / "theirs.safetensors")
     net = from_original(tmp_path / "theirs.safetensors", preset, heads=2)
     assert all(value.dtype is torch.float32 for value in net.state_dict().values())
+    assert describe(build_empty(original_config(theirs, preset, heads=2))) == describe(net)
     to_original(net, tmp_path / "ours.safetensors", size=6)
     ours = load_file(tmp_path / "ours.safetensors")
     assert ours.keys() == theirs.keys()

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from dit.interop import call_like_diffusers, from_diffusers
+from dit.interop import call_like_diffusers, from_diffusers, to_diffusers
+from dit.interop.diffusers import recognise
+from dit.interop.presets import build_empty, compose
 from tests.interop.equality import assert_equal, assert_notices, assert_round_trip, build, example, sample
 from tests.interop.reference import relative
 
@@ -123,3 +125,17 @@ def test_arguments_that_cannot_be(change: dict[str, Any], message: str) -> None:
     net = from_diffusers(model)
     with pytest.raises(ValueError, match=message):
         call_like_diffusers(net, **{**arguments(model), **change})
+
+
+def test_the_class_can_be_asked_for(tmp_path: Path) -> None:
+    """Without a frame rate SkyReels-V2 computes what Wan does: the caller says which of the two is written."""
+    plain = build_empty(compose("skyreels_v2_14b", ["net.depth=1", "net.width=32", "net.heads=2", "net.text_width=12"]))
+    net = plain.to_empty(device="cpu")
+    net.init_weights()
+    assert recognise(net).class_name == "WanTransformer3DModel"
+    to_diffusers(net, tmp_path / "skyreels", class_name="SkyReelsV2Transformer3DModel")
+    again = diffusers.SkyReelsV2Transformer3DModel.from_pretrained(tmp_path / "skyreels")
+    assert again.num_parameters() == sum(p.numel() for p in net.parameters())
+    with pytest.raises(ValueError, match=r"that were asked for \(MochiTransformer3DModel\)"):
+        to_diffusers(net, tmp_path / "mochi", class_name="MochiTransformer3DModel")
+    assert not (tmp_path / "mochi").exists()
