@@ -1,5 +1,6 @@
 """The benchmark's arithmetic on tiny networks, its mistakes, its memory estimate, and its twin, which is also DiT."""
 
+import importlib
 import re
 
 import hydra
@@ -176,3 +177,25 @@ def test_measured_peak_sees_what_was_held_and_let_go() -> None:
     held = torch.ones(64 * 2**20 // 4)
     del held
     assert measured_peak(CPU) - before > 60 * 2**20
+
+
+def test_a_published_model_beside_diffusers(capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole command, on a miniature: equal weights give equal outputs, and the ratio is printed."""
+    pytest.importorskip("diffusers")
+    sizes = ["frames=2", "height=8", "width=8", "text_tokens=4", "repeats=1", "warmup=0", "device=cpu"]
+    bench.main(["twin=wan", "net=wan21_tiny", *sizes])
+    printed = capsys.readouterr().out
+    apart = re.search(r"largest difference of the outputs: (\S+) relative", printed)
+    assert apart is not None and float(apart.group(1)) < 1e-4
+    assert "diffusers: WanTransformer3DModel" in printed and "| ours / diffusers, turn by turn |" in printed
+
+
+def test_what_is_measured_by_name_is_there() -> None:
+    pytest.importorskip("diffusers")
+    published = importlib.import_module("scripts.twins.published")
+    for name, example in published.EXAMPLES.items():
+        settings, overrides = bench.parse([f"twin={name}"])
+        assert settings.net == example.preset and settings.batch == example.batch
+        assert bench.compose(settings, overrides).depth < 5
+    with pytest.raises(ValueError, match="twin=sora is not a published model that is known; there are dit, latte"):
+        bench.parse(["twin=sora"])
