@@ -208,4 +208,5 @@ def recognise(net: Backbone, anew: bool = False, class_name: str | None = None) 
         if nearest is None or apart < nearest[0]:
             nearest = (apart, f"the nearest is {family.class_name}, but {found}")
     asked = "" if class_name is None else f" that were asked for ({class_name})"
-    raise ValueError(f"this network is none of diffusers' classes{asked}: {nearest[1] if nearest else 'none has parts like these'}")
+    why = nearest[1] if nearest else "none has parts like these"
+    raise ValueError(f"this network is none of diffusers' classes{asked}: {why}")
