@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit.net.position.rope import FittedRoPE3D, InterpolatedRoPE3D, RoPE3D
-from dit.net.position.rotary import HalfSplit, HalfSplitParts, Interleaved
+from dit.net.position.places import Counted, Divided, Fitted
+from dit.net.position.rope import RoPE3D
+from dit.net.position.rotary import HalfSplit, HalfSplitParts
 from tests.net.conftest import Build
 
 SIZES = ["net.in_channels=4", "net.out_channels=4", "net.text_width=10"]
@@ -98,21 +99,20 @@ def test_parts_can_be_exchanged(build: Build, preset: str, change: list[str]) ->
 
 def test_fitted_places() -> None:
     """The training's own picture has whole places; a wider one starts lower and is squeezed, as by the reference."""
-    position = FittedRoPE3D(0, 12, theta=100.0, split=THIRDS, picture=[4, 6], pairing=Interleaved())
-    frames, rows, columns = position.places((3, 4, 6), torch.device("cpu"), torch.float64)
+    places = Fitted([4, 6])
+    frames, rows, columns = places((3, 4, 6), torch.device("cpu"), torch.float64, {})
     assert frames.tolist() == [0, 1, 2] and rows.tolist() == [0, 1, 2, 3] and columns.tolist() == [0, 1, 2, 3, 4, 5]
-    _, rows, columns = position.places((3, 2, 6), torch.device("cpu"), torch.float64)
+    _, rows, columns = places((3, 2, 6), torch.device("cpu"), torch.float64, {})
     assert rows.tolist() == [1, 1.5] and columns.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_divided_places_turn_slower() -> None:
     grid, like = (2, 3, 5), torch.zeros(1, dtype=torch.float64)
-    pairing = HalfSplitParts(3)
-    divided = InterpolatedRoPE3D(
-        0, 12, theta=100.0, split=THIRDS, divide={"f": 1.0, "h": 1.0, "w": 2.0}, pairing=pairing
-    ).rotation(grid, like, {})
-    plain = RoPE3D(0, 12, theta=100.0, split=THIRDS, scale=THIRDS, reference=None, pairing=pairing).rotation(
-        grid, like, {}
+    divided, plain = (
+        RoPE3D(
+            0, 12, theta=100.0, split=THIRDS, scale=THIRDS, reference=None, pairing=HalfSplitParts(3), places=places
+        ).rotation(grid, like, {})
+        for places in (Divided({"f": 1.0, "h": 1.0, "w": 2.0}), Counted())
     )
     assert torch.equal(divided.cos[..., :8], plain.cos[..., :8])
     every_other = divided.cos.unflatten(1, grid)[:, :, :, ::2]

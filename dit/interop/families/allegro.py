@@ -57,7 +57,7 @@ class Allegro(Family):
             f"net.heads={s['num_attention_heads']}",
             f"net.depth={s['num_layers']}",
             f"net.text_width={s['caption_channels']}",
-            f"net.position.divide={{{divide}}}",
+            f"net.position.places.divide={{{divide}}}",
             f"net.norm.eps={s['norm_eps']}",
             f"net.attention.qkv_bias={bias}",
             f"net.text.attention.q_bias={bias}",
@@ -79,7 +79,7 @@ class Allegro(Family):
             "activation_fn": "gelu" if block.mlp.approximate == "none" else "gelu-approximate",
             "norm_eps": block.norm1.eps,
             "caption_channels": net.text.text_width,
-            **{f"interpolation_scale_{name}": net.position.divide[axis] for axis, name in AXES.items()},
+            **{f"interpolation_scale_{name}": net.position.places.divide[axis] for axis, name in AXES.items()},
         }
 
     def links(self, net: Network) -> list[Link]:

@@ -14,6 +14,7 @@ from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, channels_first, convolution, joined_linear, kinds, linear, reordered_linear
 from dit.net.embed import Grid, token_grid
 from dit.net.position.base import Several
+from dit.net.position.places import Counted
 from dit.net.position.rope import RoPE3D
 from dit.net.position.sincos import SinCos3D
 
@@ -117,7 +118,7 @@ class CogVideoX(Family):
                 "temporal_interpolation_scale": scale["f"],
             }
         learned = isinstance(net.position, Several)
-        picture = net.position.parts["rotary"].picture if learned else net.position.picture
+        picture = (net.position.parts["rotary"] if learned else net.position).places.picture
         settings |= {
             "sample_height": picture[0] * net.patch[1],
             "sample_width": picture[1] * net.patch[2],
@@ -249,13 +250,13 @@ def positions(s: Mapping[str, Any]) -> list[str]:
         frames = (s["sample_frames"] - 1) // s["temporal_compression_ratio"] + 1
         return [
             "net/position=rope3d_fitted_learned",
-            f"net.position.parts.rotary.picture={picture}",
+            f"net.position.parts.rotary.places.picture={picture}",
             f"net.position.parts.added.grid={[frames, *picture]}",
             "net/text=joint_placed",
             f"net.text.embed.length={length}",
         ]
     if s["use_rotary_positional_embeddings"]:
-        return ["net/position=rope3d_fitted", f"net.position.picture={picture}"]
+        return ["net/position=rope3d_fitted", f"net.position.places.picture={picture}"]
     rows = s["spatial_interpolation_scale"]
     return [
         "net/position=sincos_quarter_time",
@@ -266,7 +267,7 @@ def positions(s: Mapping[str, Any]) -> list[str]:
 
 def counted(net: Network) -> bool:
     """Whether this is generation 1.5."""
-    return type(net.position) is RoPE3D
+    return isinstance(net.position, RoPE3D) and isinstance(net.position.places, Counted)
 
 
 def learned_grid(net: Network) -> Grid:
