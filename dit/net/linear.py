@@ -1,9 +1,9 @@
 """The linear layer of every part, and the matrix product behind it on CPUs.
 
 torch multiplies float32 matrices on the CPU with MKL, which does not use the full width of AMD's cores: on an EPYC with
-AVX-512, oneDNN, which torch ships as well, takes about 0.8 of its time for x W^T and for the gradient of x
-(docs/benchmarks.md). So on such machines large products of that kind go to oneDNN. Which products do is a matter of the
-machine and of sizes alone, never of a measurement: a resumed run computes the same bits.
+AVX-512, oneDNN, which torch ships as well, takes 0.75 to 0.95 of its time for most large products (docs/benchmarks.md).
+So on such machines they go to oneDNN. Which products do is a matter of the machine and of sizes alone, never of a
+measurement: a resumed run computes the same bits.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from torch.nn import functional
 
 # Multiply-adds above which the detour through python pays for itself (about 30 microseconds of 0.1 ms).
 LARGE = 2**23
-# Output features from which on oneDNN is faster for the gradient of a weight that has more inputs than outputs.
-WIDE = 1024
+# Rows from which on oneDNN is faster for x W^T of any shape; with fewer, the time to bring W into its own layout shows.
+MANY_ROWS = 640
+# Input features of a wide product: oneDNN takes long to rearrange such a W for few rows, MKL to sum gradients of it.
+WIDE = 2048
 
 
 class Linear(nn.Linear):
@@ -28,20 +30,22 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features) -> (..., out_features)."""
-        if in_onednn(x, self.weight):
+        if may_use_onednn(x, self.weight):
             return Product.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
         return functional.linear(x, self.weight, self.bias)
 
 
 def linear_gelu(layer: nn.Module, x: Tensor, approximate: str) -> Tensor:
     """gelu(layer(x)), in one pass over the result where oneDNN multiplies and no gradient is wanted."""
-    if type(layer) is Linear and not torch.is_grad_enabled() and in_onednn(x, layer.weight):
-        return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], approximate)
+    if type(layer) is Linear and not torch.is_grad_enabled():
+        weight, bias = layer.weight, layer.bias
+        if may_use_onednn(x, weight) and reads_well(x, weight):
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], approximate)
     return functional.gelu(layer(x), approximate=approximate)
 
 
-def in_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product goes to oneDNN: plain float32 on a CPU of `mkl_is_slow`, large, and not being compiled."""
+def may_use_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether a layer's products may go to oneDNN: plain float32 on a CPU of `mkl_is_slow`, large, not compiled."""
     return (
         x.device.type == "cpu"
         and x.dtype is torch.float32
@@ -70,7 +74,7 @@ class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return forward_product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -83,12 +87,23 @@ class Product(torch.autograd.Function):
         return of_x, of_weight, of_bias
 
 
+def reads_well(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is the faster library for x W^T, with W (out, in) as layers keep it."""
+    out_features, in_features = weight.shape
+    return x.numel() // in_features >= MANY_ROWS or in_features <= min(out_features, WIDE - 1)
+
+
+def forward_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b, by the faster library."""
+    return product(x, weight, bias) if reads_well(x, weight) else functional.linear(x, weight, bias)
+
+
 def gradient_of_weight(grad: Tensor, x: Tensor) -> Tensor:
-    """grad (N, out), x (N, in) -> grad^T x (out, in), by whichever library is faster for such sizes."""
+    """grad (N, out), x (N, in) -> grad^T x (out, in), by the faster library."""
     out_features, in_features = grad.shape[1], x.shape[1]
-    if out_features < WIDE or in_features <= out_features:
-        return grad.t() @ x
-    return product(grad.t(), x.t(), None)
+    if in_features > out_features or in_features >= WIDE:
+        return product(grad.t(), x.t(), None)
+    return grad.t() @ x
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

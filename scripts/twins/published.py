@@ -43,7 +43,7 @@ EXAMPLES = {
     "skyreels_v2": Example("skyreels_v2_1_3b", ("net.depth=2",), 2, 32, 32),
     "ltx_video": Example("ltx_video_2b", ("net.depth=2",), 2, 16, 16),
     "cogvideox": Example("cogvideox_2b", ("net.depth=2",), 2, 32, 32),
-    "hunyuan_video": Example("hunyuan_video", ("net.depth=2", "net.pattern=DP"), 4, 16, 16),
+    "hunyuan_video": Example("hunyuan_video", ("net.depth=2", "net.pattern=DP"), 4, 32, 32, batch=1),
     "allegro": Example("allegro", ("net.depth=2",), 4, 24, 24),
     "cosmos": Example("cosmos_predict2_2b", ("net.depth=2",), 4, 24, 24),
     "mochi": Example("mochi", ("net.depth=2", "net.pattern=DE"), 4, 16, 16),

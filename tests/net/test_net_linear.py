@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dit.net import linear
-from dit.net.linear import Linear, Product, in_onednn
+from dit.net.linear import Linear, Product, may_use_onednn
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -76,11 +76,11 @@ def test_gelu_in_the_same_pass(approximate: str, monkeypatch: pytest.MonkeyPatch
 def test_the_choice_is_the_machines_and_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, _ = operands(1000)
     monkeypatch.setattr(linear, "mkl_is_slow", lambda: True)
-    assert in_onednn(x, weight)
-    assert not in_onednn(x[:10], weight)  # small
-    assert not in_onednn(x.double(), weight.double())
+    assert may_use_onednn(x, weight)
+    assert not may_use_onednn(x[:10], weight)  # small
+    assert not may_use_onednn(x.double(), weight.double())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not in_onednn(x, weight)
+        assert not may_use_onednn(x, weight)
     layer = Linear(96, 160)
     names: list[str] = []
     monkeypatch.setattr(linear, "product", lambda *given: names.append("onednn") or functional.linear(*given))
@@ -89,6 +89,22 @@ def test_the_choice_is_the_machines_and_the_sizes(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(linear, "mkl_is_slow", lambda: False)
     layer(x)
     assert names == ["onednn"]
+
+
+@needs_onednn
+def test_few_rows_of_many_features_stay_with_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "mkl_is_slow", lambda: True)
+    real, rows = linear.product, []
+    monkeypatch.setattr(linear, "product", lambda x, *given: rows.append(x.shape[0]) or real(x, *given))
+    layer = Linear(linear.WIDE, 64)
+    x = torch.randn(linear.MANY_ROWS, linear.WIDE, generator=torch.Generator().manual_seed(4))
+    whole = layer(x)
+    torch.testing.assert_close(layer(x[:-1]), whole[:-1], rtol=1e-4, atol=1e-5)
+    assert rows == [linear.MANY_ROWS]
+    with torch.no_grad():
+        few = linear.linear_gelu(layer, x[:-1], "none")
+    torch.testing.assert_close(few, functional.gelu(whole[:-1]), rtol=1e-4, atol=1e-5)
+    assert rows == [linear.MANY_ROWS]
 
 
 @needs_onednn
