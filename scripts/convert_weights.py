@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dit.entry import one_line_errors
 from dit.interop import adapter, diffusers, files, lora, native, original
 from dit.net.backbone import Backbone
-from dit.sampling.checkpoint import TRUSTED, Checkpoint
+from dit.sampling.checkpoint import LAST, TRUSTED, Checkpoint
 
 
 def main() -> None:
@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--class-name", help="of diffusers, where several compute the same")
     asked = parser.parse_args()
     files.check_free(asked.out)
-    foreign = asked.source.is_dir() and not native.is_folder(asked.source) and diffusers.is_folder(asked.source)
+    # A run of ours may hold an export of itself.
+    own = native.is_folder(asked.source) or (asked.source / LAST).is_file()
+    foreign = not own and diffusers.is_folder(asked.source)
     published = asked.source.suffix == ".safetensors"
     to = asked.to or ("ours" if foreign or published else "diffusers")
     if published:

@@ -101,7 +101,8 @@ def open_source(path: str, weights: str) -> Source:
     if native.is_folder(folder):
         mine = native.open_folder(folder)
         return Source(str(folder), *_net(mine.shapes, mine.weights.items))
-    if diffusers.is_folder(folder):
+    # A run of ours may hold an export of itself.
+    if not (folder / FOLDER / LAST).is_file() and diffusers.is_folder(folder):
         theirs = diffusers.open_folder(folder)
         about = f"{theirs.family.class_name} in {folder}"
         return Source(about, *_net(theirs.shapes, theirs.tensors), network=theirs.config)

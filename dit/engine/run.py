@@ -59,6 +59,7 @@ def train(config: dict[str, Any]) -> None:
     if done >= parts.training.max_steps:
         log.info("%s is finished: %d steps. To go on: trainer.max_steps=%d", parts.run, done, 2 * done)
         return
+    flops = flops_per_token(parts)
     if last:
         log.info("resuming %s at step %d of %d", parts.run, done, parts.training.max_steps)
     first = None
@@ -69,7 +70,7 @@ def train(config: dict[str, Any]) -> None:
         if first is not None and first_rank():
             first.write(parts.run)
         describe(parts)
-        _fit(parts, everyone, last)
+        _fit(parts, everyone, last, flops)
 
 
 def build(config: dict[str, Any]) -> Parts:
@@ -164,16 +165,28 @@ def describe(parts: Parts) -> None:
     log.info("run directory: %s", parts.run)
 
 
+def flops_per_token(parts: Parts) -> float:
+    """What a token costs in a training step. The network is called without computing anything, so an input that it
+    needs and this run does not give it, or gives it in another width, raises ValueError before anything is written."""
+    module, data = parts.module, parts.data
+    shape = module.codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        cond = module.condition([TYPICAL_CAPTION], torch.ones(1))
+    shapes = {**{key: value.shape for key, value in cond.items()}, "given": (1, 1, *shape)}
+    total = count_flops(module.net, (1, module.codec.channels, *shape), (1, 1), shapes, backward=True)
+    return total / module.net.num_tokens(*shape)
+
+
 def first_rank() -> bool:
     """Whether this process is rank 0, as far as the environment says before ranks are set up."""
     return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
-def _fit(parts: Parts, everyone: list[Callback], last: Path | None) -> None:
+def _fit(parts: Parts, everyone: list[Callback], last: Path | None, flops: float) -> None:
     interrupt = next(callback for callback in everyone if isinstance(callback, Interrupt))
     trainer: Trainer = parts.training.trainer(everyone, parts.run)
     if trainer.is_global_zero:
-        _arithmetic(parts, next(c for c in everyone if isinstance(c, Metrics)), trainer.world_size)
+        _arithmetic(parts, next(c for c in everyone if isinstance(c, Metrics)), flops, trainer.world_size)
     trainer.fit(parts.module, datamodule=parts.data, ckpt_path=last, weights_only=True)
     if interrupt.stopped_by is not None:
         name = signal.Signals(interrupt.stopped_by).name
@@ -182,15 +195,9 @@ def _fit(parts: Parts, everyone: list[Callback], last: Path | None) -> None:
     log.info("finished: %s after %d steps", parts.run, trainer.global_step)
 
 
-def _arithmetic(parts: Parts, metrics: Metrics, num_devices: int) -> None:
+def _arithmetic(parts: Parts, metrics: Metrics, flops: float, num_devices: int) -> None:
     """Tells `metrics` what a token costs and what the devices can do, for the MFU."""
-    module, data = parts.module, parts.data
-    shape = module.codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
-    with torch.no_grad():
-        cond = module.condition([TYPICAL_CAPTION], torch.ones(1))
-    shapes = {**{key: value.shape for key, value in cond.items()}, "given": (1, 1, *shape)}
-    total = count_flops(module.net, (1, module.codec.channels, *shape), (1, 1), shapes, backward=True)
-    metrics.flops_per_token = total / module.net.num_tokens(*shape)
+    metrics.flops_per_token = flops
     dtype = torch.bfloat16 if parts.training.precision == "bf16-mixed" else torch.float32
     rate, source = reference_rate(parts.training.device_type, dtype)
     metrics.reference_rate = rate * num_devices

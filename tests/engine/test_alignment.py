@@ -29,19 +29,29 @@ class Means(nn.Module):
         return self.scale * functional.avg_pool3d(pixels, (2, 8, 8))
 
 
-@pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VideoDiffusion:
-    monkeypatch.chdir(tmp_path)
+def built(*overrides: str) -> VideoDiffusion:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose("train", overrides=[
             "experiment=demo", "name=aligned", "net.width=48", "net.heads=4", "net.depth=3", "alignment=repa",
             "alignment.block=1", "alignment.hidden=16", "alignment.features=3",
-            "caption_dropout=0.0",
+            "caption_dropout=0.0", *overrides,
         ])  # fmt: skip
     config.alignment.encoder = {"_target_": f"{__name__}.Means"}
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return run.build(plain).module  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VideoDiffusion:
+    monkeypatch.chdir(tmp_path)
+    return built()
+
+
+@pytest.mark.parametrize("block", [-1, 3])
+def test_a_block_that_is_not_there(block: int) -> None:
+    with pytest.raises(ValueError, match=f"block {block} is not in this network: its blocks are 0 to 2"):
+        built(f"alignment.block={block}")
 
 
 def batch() -> Batch:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from dit import entry
-from dit.engine import run
+from dit.engine import initial, run
 from dit.interop import call_like_diffusers, from_diffusers
 from dit.interop.adapter import is_adapter_key
 from dit.interop.presets import CONFIGS
@@ -144,6 +144,12 @@ def test_all_weights(wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, c
     with pytest.raises(FileExistsError, match="averaged is there already"):
         convert(monkeypatch, "runs/full", "averaged")
 
+    # A run that holds an export of itself is still a run.
+    convert(monkeypatch, "runs/full", "runs/full/exported")
+    convert(monkeypatch, "runs/full", "beside")
+    assert "wrote beside: WanTransformer3DModel from runs/full/checkpoints/last.ckpt (ema" in capsys.readouterr().out
+    assert initial.open_source("runs/full", "raw").about == "runs/full/checkpoints/last.ckpt (raw)"
+
     # And through a folder of ours: the same bits.
     convert(monkeypatch, "averaged", "mine")
     convert(monkeypatch, "mine", "again")
@@ -240,6 +246,15 @@ def test_mistakes_with_adapters(wan: Path, folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match="pip install -r requirements-lora.txt"):
         train("lora", 1, *LORA)
+    assert not Path("runs").exists()
+
+
+def test_what_the_network_needs_and_does_not_get(folder: Path) -> None:
+    """Said before there is a run directory."""
+    with pytest.raises(ValueError, match=r"cond\['text'\] is 16 wide; this network has text_width=24"):
+        train("wide", 1, "net.text_width=24")
+    with pytest.raises(ValueError, match=r"this network needs cond\['label'\]"):
+        train("labelled", 1, "net/label=classes")
     assert not Path("runs").exists()
 
 
