@@ -7,21 +7,30 @@ python scripts/backbone_table.py --check    # only say whether it is what the co
 from __future__ import annotations
 
 import itertools
+import re
 import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dit.entry import CONFIGS, ROOT
-from dit.interop.presets import compose
+from dit.interop.presets import build_empty, compose
 
 PAGE = ROOT / "docs" / "backbone.md"
-SIZES = ("in_channels", "out_channels", "width", "depth", "heads", "patch", "pattern", "text_width")
+SIZES = ("in_channels", "out_channels", "concat_channels") + (
+    "width",
+    "level_width",
+    "depth",
+    "heads",
+    "patch",
+    "pattern",
+    "text_width",
+)
 # Groups that say how a network computes or starts, not what it computes.
 HOW = ("init", "kernel", "checkpointing")
 HEAD = """# One backbone
@@ -29,10 +38,28 @@ HEAD = """# One backbone
 Every network of this project is `dit.net.backbone.Backbone` with other parts. This page is written by
 `python scripts/backbone_table.py` from `configs/net`, and a test holds it against them: do not edit it.
 
-`net=<name>` takes a row; `net/<column>=<value>` puts another value of the same column in its place
-(`python train.py net=wan21_tiny net/position=sincos net/qk_norm=none net.pattern=ST`). Each value is a file,
-`configs/net/<column>/<value>.yaml`, which lists every setting. A `-` is `none`: the part is absent. What stands in
-brackets is a setting that the row itself changes.
+- [Parts](#parts): how the models differ. Models with the same parts share a row.
+- [Sizes](#sizes): every model with its sizes, and what it is.
+- [Values](#values): what each value in the table of parts means, and what else there is to choose from.
+
+`net=<name>` takes a model; `net/<column>=<value>` puts another part in the place of its own:
+`python train.py net=wan21_tiny net/position=sincos net/qk_norm=none net.pattern=ST`.
+"""
+PARTS = """
+## Parts
+`blocks` are the letters of `net.pattern`, each a kind of block among the `templates`. A `-` is `none`: the part is
+absent. Where more than half of a column is one value, the others are **bold**.
+
+"""
+SIZES_HEAD = """
+## Sizes
+`in_channels` are those of the noisy latents; `concat_channels` are put behind them. `level_width` is given where it is
+not the width. The last column has single settings inside a part that the model changes.
+
+"""
+VALUES = """
+## Values
+Each value is a file, `configs/net/<column>/<value>.yaml`, which lists every setting; this is what it says of itself.
 """
 
 
@@ -53,13 +80,10 @@ def choices(config: DictConfig) -> dict[str, str]:
     return {str(key): str(value) for entry in config.defaults if entry != "_self_" for key, value in entry.items()}
 
 
-def changed(config: DictConfig, group: str) -> str:
-    """Settings inside a group that the preset itself changes, as ` (ratio=2.5)`."""
-    own = config.get(group)
-    if not isinstance(own, DictConfig):
-        return ""
-    flat = ", ".join(f"{key}={short(value)}" for key, value in flatten(OmegaConf.to_container(own)))
-    return f" ({flat})" if flat else ""
+def own_settings(config: DictConfig) -> str:
+    """Settings inside a part that the preset itself changes: `mlp.ratio=2.5`."""
+    own = {group: OmegaConf.to_container(config[group]) for group in choices(config) if group in config}
+    return ", ".join(f"{key}={short(value)}" for key, value in flatten(own) if key.split(".")[0] not in HOW)
 
 
 def flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
@@ -78,10 +102,9 @@ def runs(pattern: str) -> str:
     return " ".join(f"{letter}*{count}" for letter, count in groups) if len(pattern) > 8 else pattern
 
 
-def parameters(name: str) -> int:
-    """Counted on the meta device."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in instantiate(compose(name), _convert_="all").parameters())
+def parameters(values: dict[str, Any]) -> int:
+    """Of the network of a composed config; counted on the meta device."""
+    return sum(p.numel() for p in build_empty(values).parameters())
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -89,30 +112,90 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def columns(configs: Iterable[DictConfig]) -> list[str]:
+    """All groups of parts, each behind the one that it follows in a preset."""
+    found: list[str] = []
+    for config in configs:
+        groups = [group for group in choices(config) if group not in HOW]
+        for before, group in zip([None, *groups], groups, strict=False):
+            if group not in found:
+                found.insert(0 if before is None else found.index(before) + 1, group)
+    return found
+
+
+def parts_table(configs: dict[str, DictConfig]) -> str:
+    """Rows the models, those with equal parts in one; columns the parts; cells the values that the configs choose."""
+    groups = columns(configs.values())
+    names_of: dict[tuple[str, ...], list[str]] = {}
+    for name, config in configs.items():
+        chosen = choices(config)
+        letters = "".join(dict.fromkeys(config.pattern))
+        values = (letters, *(chosen.get(group, "none") for group in groups))
+        names_of.setdefault(values, []).append(f"`{name}`")
+    usual = [most(values) for values in zip(*names_of, strict=True)]
+    rows = [
+        [", ".join(names), *(cell(value, common) for value, common in zip(values, usual, strict=True))]
+        for values, names in names_of.items()
+    ]
+    return table(["net", "blocks", *groups], rows)
+
+
+def most(values: Sequence[str]) -> str | None:
+    """The value of more than half, if there is one."""
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
+
+
+def cell(value: str, usual: str | None) -> str:
+    shown = "-" if value == "none" else value
+    return f"**{shown}**" if usual not in (None, value) else shown
+
+
+def sizes_table(configs: dict[str, DictConfig]) -> str:
+    rows = []
+    for name, config in configs.items():
+        values = compose(name)
+        sizes = [size(key, values) for key in SIZES]
+        rows.append([f"`{name}`", f"{parameters(values) / 1e6:,.1f} M", *sizes, own_settings(config), said(name)])
+    return table(["net", "parameters", *SIZES, "settings", "what it is"], rows)
+
+
+def size(key: str, values: dict[str, Any]) -> str:
+    """A cell of the table of sizes."""
+    if key == "level_width" and values[key] == values["width"]:
+        return ""
+    if key == "concat_channels":
+        return ", ".join(f"{name} {channels}" for name, channels in values[key].items() if channels)
+    return runs(values[key]) if key == "pattern" else short(values[key])
+
+
+def values_list(groups: Iterable[str]) -> str:
+    """What each option of the groups says of itself."""
+    sections = []
+    for group in groups:
+        files = sorted((CONFIGS / "net" / group).glob("*.yaml"))
+        lines = [line for file in files for line in (f"- `{file.stem}`: {said(f'{group}/{file.stem}')}", *blocks(file))]
+        sections.append(f"\n### {group}\n" + "\n".join(lines) + "\n")
+    return "".join(sections)
+
+
+def blocks(file: Path) -> list[str]:
+    """The kinds of block of a file of templates: its lines such as `F: # full attention over all tokens`."""
+    return [f"  - `{letter}`: {kind}" for letter, kind in re.findall(r"^([A-Z]): # (.+)$", file.read_text(), re.M)]
+
+
 def page() -> str:
     """The whole page."""
-    names = presets()
-    columns = [group for group in choices(source(names[0])) if group not in HOW]
-    sizes, parts = [], []
-    for name in names:
-        config = source(name)
-        values = compose(name)
-        cells = [runs(values[key]) if key == "pattern" else short(values[key]) for key in SIZES]
-        sizes.append([f"`{name}`", f"{parameters(name) / 1e6:,.1f} M", *cells])
-        chosen = choices(config)
-        parts.append(
-            [f"`{name}`", *("-" if chosen[c] == "none" else f"{chosen[c]}{changed(config, c)}" for c in columns)]
-        )
-    comments = "\n".join(f"- `{name}`: {first_comment(name)}" for name in names)
-    return (
-        f"{HEAD}\n## Models\n{comments}\n\n## Sizes\n{table(['net', 'parameters', *SIZES], sizes)}\n"
-        f"## Parts\n{table(['net', *columns], parts)}"
-    )
+    configs = {name: source(name) for name in presets()}
+    groups = [*columns(configs.values()), *HOW]
+    return "".join([HEAD, PARTS, parts_table(configs), SIZES_HEAD, sizes_table(configs), VALUES, values_list(groups)])
 
 
-def first_comment(name: str) -> str:
-    """What the YAML says of itself on its first line."""
-    return (CONFIGS / "net" / f"{name}.yaml").read_text().splitlines()[0].lstrip("# ")
+def said(name: str) -> str:
+    """What a YAML of configs/net says of itself: the comment that it begins with, but for Hydra's own line."""
+    lines = (CONFIGS / "net" / f"{name}.yaml").read_text().splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.lstrip("# ") for line in comment if not line.startswith("# @package"))
 
 
 def main(arguments: list[str]) -> None:
