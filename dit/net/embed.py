@@ -56,7 +56,10 @@ class PatchEmbedding(Linear):
 
 
 class LevelVector(nn.Module):
-    """Base of what is added to the level vectors: built with (level_width), called with a value of cond."""
+    """Base class of what is added to the embedding of the noise level: labels, pooled text, frame rate, guidance scale.
+
+    Built with (level_width); its `forward` embeds one entry of cond, a value a sample.
+    """
 
     def at(self, value: Tensor, t: Tensor) -> Tensor:
         """A value for each sample, levels t (B, 1) or (B, F) -> (B, 1, level_width), or (B, F, level_width)."""
@@ -66,10 +69,11 @@ class LevelVector(nn.Module):
 class ScalarEmbedding(LevelVector):
     """Sinusoids of a scalar, then Linear, SiLU, Linear (DiT's timestep embedder): noise levels, frame rates.
 
-    frequencies: number of sinusoid features, even. max_period: the slowest sinusoid's, in units of scaled input.
+    frequencies: number of features, cosines and sines together, so even. max_period: sets the slowest wave, as `shift`
+      says, in units of scaled input.
     scale: the input is multiplied by it first; 1000 takes levels in [0, 1] to the timesteps that DiT was made for.
-    shift: the slowest of n sinusoids has max_period^(n / (n - shift)): 0 in DDPM's and DiT's code, 1 reaches max_period
-      itself (diffusers' `downscale_freq_shift`).
+    shift: the slowest of n = frequencies / 2 waves has the period 2 pi max_period^((n - 1) / (n - shift)). 0 is DiT's;
+      with 1 the power is 1 (DDPM's code; diffusers' `downscale_freq_shift`).
     """
 
     def __init__(self, width: int, *, frequencies: int, max_period: float, scale: float, shift: float) -> None:
@@ -105,8 +109,8 @@ class LevelFromNoise(ScalarEmbedding):
 
 
 class NoisyFramesScalar(ScalarEmbedding):
-    """As `ScalarEmbedding`, but frames at level 0, which are given, do not take it: there is nothing to guide in them
-    (the guidance scale in HunyuanVideo's image-to-video). The arguments are `ScalarEmbedding`'s.
+    """As `ScalarEmbedding`, but left out for frames at noise level 0: those are given, so there is nothing to guide in
+    them (the guidance scale in HunyuanVideo's image-to-video). The arguments are `ScalarEmbedding`'s.
     """
 
     def at(self, value: Tensor, t: Tensor) -> Tensor:

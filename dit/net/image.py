@@ -18,8 +18,9 @@ from dit.net.linear import Linear
 class ImageTokens(nn.Module):
     """Features of an image encoder (CLIP) to tokens: LayerNorm, Linear, GELU, Linear, LayerNorm (Wan's `img_emb`).
 
-    features: width of what comes in. positions: learned positions for tokens of two images in a row (first and last
-    frame), of which each sample has half; null: one image and none. eps: of the norms.
+    features: width of what comes in. eps: of the norms.
+    positions: null for one image a sample; or the tokens of two images together (first and last frame), each of which
+      then has a learned position. The images of a batch come one after another, the two of a sample side by side.
     """
 
     def __init__(self, width: int, *, features: int, positions: int | None, eps: float) -> None:
@@ -37,7 +38,7 @@ class ImageTokens(nn.Module):
             nn.init.zeros_(self.table)
 
     def forward(self, image: Tensor) -> Tensor:
-        """image (B, M, features), with positions (2 B, M, features) -> (B, M or 2 M, width)."""
+        """image (B, M, features) -> (B, M, width); with positions, (2 B, M, features) -> (B, 2 M, width)."""
         if self.table is not None:
             image = image.reshape(-1, 2 * image.shape[1], image.shape[2]) + self.table
         return self.norm_out(self.out(functional.gelu(self.hidden(self.norm_in(image)))))

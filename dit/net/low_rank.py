@@ -17,9 +17,12 @@ BRANCH_VECTORS = 3  # shift, scale and gate
 
 
 class TwofoldEmbedding(nn.Module):
-    """Sinusoids of the noise level, twice: normed, and through Linear, SiLU, Linear to three vectors.
+    """Embeds the noise level in two ways, which stand side by side in one level vector of 4 * width channels:
 
-    The level vector is both, one after the other: width and 3 * width, which `LowRank` reads.
+    - channels [0, width): its sinusoids, normed;
+    - channels [width, 4 * width): the same sinusoids through Linear, SiLU, Linear: a shift, a scale and a gate.
+
+    `LowRank` projects the former in each block and adds the latter to what comes out.
 
     max_period, scale, shift: as `ScalarEmbedding`. norm: of the sinusoids.
     Raises ValueError when level_width is not 4 * width for an even width.
@@ -58,10 +61,11 @@ class TwofoldEmbedding(nn.Module):
 
 
 class LowRank(Modulation):
-    """A projection through `rank` channels in each branch of each block; its last Linear starts at zero.
+    """Shift, scale and gate of each branch (attention, cross-attention, MLP) of each block by two Linears, width to
+    rank to 3 * width, of which the second starts at zero. rank: channels between the two.
 
-    With level_width = 4 * width the last three vectors of a level are added to shift, scale and gate of every branch
-    (`TwofoldEmbedding` makes them); with level_width = width there are none.
+    With level_width = 4 * width the level vector also brings a shift, a scale and a gate of its own, which are added in
+    every branch (`TwofoldEmbedding` makes them). With level_width = width it brings none.
 
     Raises ValueError for another level_width, and for a block that wants no multiple of three vectors.
     """
@@ -89,7 +93,10 @@ class LowRank(Modulation):
 
 
 class LowRankHead(nn.Module):
-    """Linear to `rank` channels and Linear to the vectors, for each branch; the first ones of all branches are one."""
+    """For each branch a Linear down to `rank` channels and one up to its vectors.
+
+    `down` holds those of all branches side by side, so that they are one product.
+    """
 
     def __init__(self, width: int, rank: int, branches: int, vectors: int) -> None:
         super().__init__()
@@ -108,7 +115,7 @@ class LowRankHead(nn.Module):
 
 
 class FinalLowRank(LowRankHead):
-    """The same for the final layer, from the level vectors themselves."""
+    """As `LowRankHead`, for the final layer: it gets the level vectors themselves, not what `LowRank` made of them."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Level vectors (B, G, level_width) -> shift and scale, (B, G, width) each."""

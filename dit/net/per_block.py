@@ -74,7 +74,7 @@ class PerBlockAdaLNZero(AdaLNZero):
 
 
 class PartProjection(Projection):
-    """A `Projection` of one part, `width` channels, of what it is given. index: of the part, from 0."""
+    """A `Projection` that reads only `width` channels of what it is given, the index-th such run, counted from 0."""
 
     def __init__(self, index: int, width: int, vectors: int) -> None:
         super().__init__(width, width, vectors)

@@ -11,11 +11,13 @@ from dit.net.embed import GELUProjection
 
 
 class Text(nn.Module):
-    """Base of the ways.
+    """Base class of the ways in which text enters, built with (text_width, width). A way fills some of `TextTokens`:
 
-    sequence: the order of the joint sequence, where there is one. level: which noise level its text tokens take.
-    context_width: of the tokens that cross-attention reads. stream_width: of those that pass through the blocks with
-    the video; None: there are none. vector_width: of the vector that is added to the level's; None: there is none.
+    context: tokens that the blocks' cross-attention reads; context_width is their width.
+    stream: tokens that pass through the blocks with the video; stream_width is their width, None: there are none.
+      sequence: whether they stand in front of the video or behind it. level: the noise level by which they are
+      modulated, where frames have levels of their own.
+    vector: one vector of the whole text, added to that of the noise level; vector_width is its width, or None.
     """
 
     sequence: Sequence = TextFirst()
