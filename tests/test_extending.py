@@ -1,0 +1,71 @@
+"""The recipes of docs/extending.md, taken from the page itself: their code builds, runs and passes its own tests."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra.utils import instantiate
+
+import dit.net.position
+from dit.interop.presets import compose
+from dit.net import blocks
+from tests.net import test_net_position
+from tests.test_configs import mismatch, nodes
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
+TINY = ["net.width=48", "net.heads=4", "net.depth=2", "net.patch=[2,2,1]", "net/kernel=sdpa", "net.pattern=FM"]
+
+
+def code(language: str) -> list[str]:
+    """The page's blocks of code in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.S)
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The demo's network with the page's position and block, and their code where the page puts it."""
+    position, _, _, block, _ = code("python")
+    module = ModuleType("dit.net.position.fourier")
+    exec(position, vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(dit.net.position, "fourier", module, raising=False)
+    names = dict(vars(blocks))
+    exec(block, names)
+    monkeypatch.setattr(blocks, "MLPFirst", names["MLPFirst"], raising=False)
+    value, letter = (yaml.safe_load(text) for text in code("yaml"))
+    plain = compose("demo", TINY)
+    return {**plain, "position": value, "templates": {**plain["templates"], **letter}}
+
+
+def test_the_recipes_build_and_run(config: dict[str, Any]) -> None:
+    assert not [said for _, node in nodes(config) if (said := mismatch(node))]
+    net = instantiate(config, _convert_="all")
+    assert [type(block).__name__ for block in net.blocks] == ["Serial", "MLPFirst"]
+    torch.manual_seed(0)
+    for parameter in net.parameters():  # zero gates would hide what they multiply
+        torch.nn.init.normal_(parameter, std=0.1)
+    x, t = torch.randn(2, 3, 4, 6, 5), torch.rand(2, 4)
+    cond = {"pooled": torch.randn(2, config["text_width"]), "given": torch.zeros(2, 1, 4, 6, 5)}
+    net(x, t, cond).square().sum().backward()
+    for name, parameter in [*net.position.named_parameters(), *net.blocks[1].named_parameters()]:
+        assert parameter.grad.abs().max() > 0, f"{name} does nothing"
+
+
+def test_the_recipes_own_tests_pass(config: dict[str, Any]) -> None:
+    names = {**vars(test_net_position), "FourierFeatures": dit.net.position.fourier.FourierFeatures}
+    exec(code("python")[2], names)
+    names["test_fourier_features_tell_frames_rows_and_columns_apart"]()
+
+
+def test_every_file_that_the_page_names_is_there() -> None:
+    named = re.findall(r"`((?:dit|configs|tests|scripts|docs)/[\w./]+\.(?:py|yaml))`", PAGE.read_text())
+    written_by_the_reader = {"dit/net/position/fourier.py", "configs/net/position/fourier.yaml"}
+    absent = {name for name in named if not (PAGE.parents[1] / name).is_file()}
+    assert named and absent == written_by_the_reader
