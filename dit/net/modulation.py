@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dit.net.layers import ZeroLinear
 
-BLOCK_VECTORS = 6  # shift, scale and gate, for attention and for the MLP
+BLOCK_VECTORS = 6  # of adaLN-single: shift, scale and gate, for attention and for the MLP
 FINAL_VECTORS = 2  # shift and scale
 
 
@@ -71,7 +71,8 @@ class AdaLNSingle(Modulation):
     Projection and tables start at zero, so that every block starts as the identity. A block that needs fewer than six
     vectors takes the first ones.
 
-    Raises ValueError when level_width is not the width: the final layer's table is added to the level vector itself.
+    Raises ValueError when level_width is not the width, since the final layer's table is added to the level vector
+    itself, and for a block that needs more than six vectors.
     """
 
     def __init__(self, width: int, level_width: int) -> None:
@@ -86,6 +87,11 @@ class AdaLNSingle(Modulation):
         return self.shared(functional.silu(level))
 
     def block_head(self, vectors: int) -> nn.Module:
+        if vectors > BLOCK_VECTORS:
+            raise ValueError(
+                f"adaLN-single gives a block {BLOCK_VECTORS} vectors, and this one needs {vectors}; choose"
+                " net/modulation=adaln_zero or other blocks"
+            )
         return Table(self.width, vectors)
 
     def final_head(self) -> nn.Module:
