@@ -268,6 +268,34 @@ def test_auto_probes_with_real_numbers_under_fake_tensors() -> None:
     assert [type(kernel) for kernel in auto._choices.values()] == [SDPA]
 
 
+def test_auto_may_be_asked_first_by_a_checkpointed_block() -> None:
+    """Checkpointing counts saved tensors, and the probe, which only the first run meets, saves some as well."""
+    q, k, v, grad = inputs(9, torch.float32)
+    kernel = Auto(candidates=[SDPA()])
+    recomputed = results(lambda *tensors: checkpoint(kernel, *tensors, use_reentrant=False), q, k, v, grad, None)
+    for a, b in zip(recomputed, results(SDPA(), q, k, v, grad, None), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_auto_cuts_a_compiled_graph_only_where_a_kernel_must_be_tried() -> None:
+    """Nothing but SDPA fits: no question. xformers, where there is no mask, gives way to torch's own flash kernels."""
+    real = hydra.utils.instantiate(OmegaConf.load(CONFIGS / "net" / "kernel" / "auto.yaml"))
+    for case in ("none", "padding"):
+        mask, num_keys = CASES[case]
+        drawn = inputs(num_keys, torch.float32)
+        torch._dynamo.reset()
+        compiled = torch.compile(real, backend="aot_eager", fullgraph=True)
+        for a, b in zip(results(compiled, *drawn, mask), results(SDPA(), *drawn, mask), strict=True):
+            torch.testing.assert_close(a, b)
+    assert auto._choices == {}
+
+    def fits(_: Tensor) -> tuple[bool, bool]:
+        return XFormers().unfit("cuda", None) is None, XFormers().unfit("cuda", KeyPadding) is None
+
+    assert fits(drawn[0]) == (True, True)
+    assert torch.compile(fits, backend="eager", fullgraph=True)(drawn[0]) == (False, True)
+
+
 def test_auto_probes_and_logs_once_for_each_case(caplog: pytest.LogCaptureFixture) -> None:
     calls = []
 

@@ -54,10 +54,21 @@ def choose(
     """The kernel of `Auto`, probed at the first question and remembered."""
     if device_type == "meta":  # nothing to compute, only shapes and FLOPs to count
         return FALLBACK
+    # To ask would cut the graph that torch.compile traces; where nothing but the fallback fits there is nothing to ask.
+    if torch.compiler.is_compiling() and first_fit(candidates, device_type, mask_type) == FALLBACK:
+        return FALLBACK
     key = (candidates, device_type, dtype, head_dim, mask_type)
     if key not in _choices:
         _choose(key)
     return _choices[key]
+
+
+def first_fit(candidates: tuple[Kernel, ...], device_type: str, mask_type: type[Mask] | None) -> Kernel:
+    """The first candidate that calls itself fit, not yet probed, else SDPA."""
+    for kernel in candidates:
+        if kernel.unfit(device_type, mask_type) is None:
+            return kernel
+    return FALLBACK
 
 
 @torch.compiler.disable  # a question that comes up while torch.compile traces is answered outside of the graph
@@ -94,8 +105,10 @@ def probe(
     why_unfit = kernel.unfit(device_type, mask_type)
     if why_unfit is not None:
         return why_unfit
-    # The first question may come up under autocast, inference mode, fake tensors or a FLOP counter.
+    # The first question may come up under autocast, inference mode, fake tensors, a FLOP counter, or checkpointing, that
+    # counts the tensors that are saved: the probe has hooks of its own to keep it from seeing these.
     with (
+        torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
         _disable_current_modes(),
         torch.inference_mode(False),
         torch.enable_grad(),

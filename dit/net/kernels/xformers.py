@@ -39,7 +39,11 @@ class XFormers(Stateless):
             raise KernelError("xformers", q, _last_reason(error)) from error
 
     def unfit(self, device_type: str, mask_type: type[Mask] | None) -> str | None:
-        """Fits wherever it runs."""
+        """Not for the CPU, and not without a mask while torch.compile traces, since it would cut the graph."""
+        if device_type == "cpu":
+            return "xformers has no operator for the CPU"
+        if mask_type is None and torch.compiler.is_compiling():
+            return "without a mask torch's flash kernels do the same, and stay in the compiled graph"
         return None
 
 
