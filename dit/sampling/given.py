@@ -73,12 +73,12 @@ def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path,
             long roll-outs from drifting. What comes out is clean all the same.
     """
     if given is None:
-        return lambda x, t: denoise(x, t.to(x.device, x.dtype).expand(len(x), 1))
+        return lambda x, t: denoise(x, _on(x, t).expand(len(x), 1))
     places, frames, latents = given.places, given.frames, given.latents
     any_frame = bool(frames.any())
 
     def solve(x: Tensor, t: Tensor) -> Estimate:
-        level = t.to(x.device, x.dtype)
+        level = _on(x, t)
         # (B, F): known frames at their own level, the others at the solver's
         levels = torch.where(frames, level.clamp(max=context_level), level).expand(len(x), -1)
         known = torch.where(path.expand(levels) > 0, path.mix(latents, noise, levels), latents)
@@ -88,6 +88,12 @@ def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path,
         return Estimate(*(torch.where(places, told, own) for told, own in zip(truth, estimate, strict=True)))
 
     return solve
+
+
+def _on(x: Tensor, t: Tensor) -> Tensor:
+    """The solver's level, 0-dim on the CPU, on the device and in the dtype of x: filled in, since a copy would wait
+    for all that the device still has to do."""
+    return x.new_full((), t.item()) if t.device.type == "cpu" else t.to(x)
 
 
 def _rows(tensor: Tensor, rows: slice) -> Tensor:

@@ -58,11 +58,9 @@ class ClassifierFree:
 
     def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
         both = join(cond, uncond)
-        low, high = self.interval
 
         def denoise(x: Tensor, t: Tensor) -> Estimate:
-            level = float(t.max())  # given frames sit below the level that is being solved
-            if self.scale == 1 or not low <= level <= high:
+            if self.scale == 1 or not acts(self.interval, t):
                 return denoiser(x, t, cond)
             doubled = denoiser(torch.cat([x, x]), torch.cat([t, t]), both)
             pairs = [part.chunk(2) for part in doubled]
@@ -111,14 +109,13 @@ class SkipLayer:
 
     def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
         base = self.base(denoiser, cond, uncond)
-        low, high = self.interval
         network = denoiser.net
         if not hasattr(network, "skipping"):
             raise ValueError(f"guidance=skip_layer needs a network whose blocks can be left out, not {type(network)}")
 
         def denoise(x: Tensor, t: Tensor) -> Estimate:
             guided = base(x, t)
-            if self.scale == 0 or not low <= float(t.max()) <= high:
+            if self.scale == 0 or not acts(self.interval, t):
                 return guided
             whole = denoiser(x, t, cond)
             with network.skipping(self.blocks):
@@ -159,6 +156,14 @@ def checked_interval(interval: Sequence[float]) -> tuple[float, float]:
     if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
         raise ValueError(f"guidance.interval={list(interval)} is not [low, high] within [0, 1]; all: [0.0, 1.0]")
     return interval[0], interval[1]
+
+
+def acts(interval: tuple[float, float], t: Tensor) -> bool:
+    """Whether the level that is being solved, the highest of t (given frames sit below), lies in the interval.
+
+    All levels lie in the whole range: then the device is not asked, for which the host would have to wait.
+    """
+    return interval == (0, 1) or interval[0] <= float(t.max()) <= interval[1]
 
 
 def join(cond: Cond, uncond: Cond) -> Cond:

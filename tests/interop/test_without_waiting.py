@@ -1,0 +1,187 @@
+"""Every published network, the objective and the samplers on a GPU that is not there: all tensors are where they should
+be, and the host never waits for the device."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dit.diffusion import conditioning, levels, path, prediction, space, weighting
+from dit.diffusion.denoiser import Denoiser
+from dit.diffusion.loss import Objective
+from dit.engine.ema import EMA, trainable
+from dit.engine.profiles import PowerProfile
+from dit.interop.families import FAMILIES
+from dit.interop.family import Draw
+from dit.interop.presets import build_empty, compose
+from dit.sampling import solvers
+from dit.sampling.given import Given, hold
+from dit.sampling.guidance import ClassifierFree
+from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver
+from scripts.fake_device import Watch, all_placed, backward, fake_cuda, on_cuda, placed
+
+SIZE = (4, 8, 8)  # latents: frames, height, width
+FAMILY = {family.preset: family for family in FAMILIES}
+PRECISIONS = {"fp32": (torch.float32, False), "bf16": (torch.bfloat16, False), "autocast": (torch.float32, True)}
+# Beside the presets themselves, what else the published models read, and kinds of blocks: settings and overrides.
+VARIANTS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "image beside text": ("wan21_tiny", {"image_dim": 10, "added_kv_proj_dim": 96}, []),
+    "two images": ("wan21_tiny", {"image_dim": 10, "added_kv_proj_dim": 96, "pos_embed_seq_len": 6}, []),
+    "patch over time": ("wan21_tiny", {"patch_size": [2, 2, 2]}, []),
+    "frame rate": ("skyreels_v2_tiny", {"inject_sample_info": True}, []),
+    "image as first frame": ("hunyuan_video_tiny", {"image_condition_type": "token_replace"}, []),
+    "without guidance": ("hunyuan_video_tiny", {"guidance_embeds": False}, []),
+    "rotary": ("cogvideox_tiny", {"use_rotary_positional_embeddings": True}, []),
+    "image beside the text": ("cosmos_tiny", {"img_context_dim_in": 9, "img_context_dim_out": 96}, []),
+    "checkpointing": ("dit_tiny", {}, ["net/checkpointing=blocks"]),
+    "all layouts": ("wan21_tiny", {}, ["net.pattern=STWWCP", "net.depth=6"]),
+    "layouts of a joint sequence": ("cogvideox_tiny", {}, ["net.pattern=STWDJ", "net.depth=5"]),
+}
+
+
+def case(preset: str, settings: dict[str, Any], overrides: list[str]) -> tuple[Any, tuple[Any, ...]]:
+    """A network on the meta device, and x, t and cond on the host, made of the reference's own arguments."""
+    family = FAMILY[preset]
+    known = family.settings(family.config(build_empty(compose(preset)))) | settings
+    own = family.overrides({**family.inferred, **known}) if settings else []
+    net = build_empty(compose(preset, ["net/kernel=sdpa", *own, *overrides]))
+    draw = Draw(torch.Generator().manual_seed(0), torch.float32)
+    return net, family.call(net, family.example(known, 2, SIZE, 5, draw))
+
+
+def run(net: nn.Module, given: tuple[Any, ...], precision: str) -> None:
+    """Forward and backward, watched: output and all gradients are on the device."""
+    dtype, autocast = PRECISIONS[precision]
+    x, t, cond = given
+    with fake_cuda():
+        on_cuda(net, dtype)
+        placed_given = placed(x, dtype), placed(t), all_placed(cond, dtype)
+        with Watch():
+            with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+                out = net(*placed_given)
+            grads = backward(out, torch.ones_like(out))
+    assert out.is_cuda and out.shape[2:] == x.shape[2:]
+    assert out.dtype is (torch.float32 if precision == "fp32" else torch.bfloat16)
+    for name, parameter in net.named_parameters():
+        assert parameter in grads, f"{name} has no gradient"
+        assert (grads[parameter].shape, grads[parameter].dtype) == (parameter.shape, dtype), name
+
+
+@pytest.mark.parametrize("preset", FAMILY)
+def test_a_published_network(preset: str) -> None:
+    net, (x, t, cond) = case(preset, {}, [])
+    for precision in PRECISIONS:
+        run(net, (x, t, cond), precision)
+    run(net, (x, t.expand(2, x.shape[2]), cond), "autocast")  # a level for each frame
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant(variant: str) -> None:
+    net, given = case(*VARIANTS[variant])
+    run(net, given, "autocast")
+
+
+SPOILS = {
+    "the host waits": lambda x: x * x.abs().max().item(),
+    "the host branches": lambda x: x if x.sum() > 0 else -x,
+    "a choice of places": lambda x: x + x[x > 0].sum(),
+    "a copy to the host": lambda x: x + x.cpu().mean(),
+    "a list of numbers": lambda x: x * torch.tensor([2.0, 3.0], device=x.device).sum(),
+    "made on the host": lambda x: x + torch.arange(x.shape[-1]),
+    "indices of the host": lambda x: x[:, torch.arange(x.shape[1])],
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_notices(spoil: str) -> None:
+    """One such line in a block is an error, forward or backward."""
+
+    class Spoiled(nn.Module):
+        def forward(self, x: Tensor, *_: Any) -> tuple[Tensor, None]:
+            return SPOILS[spoil](x), None
+
+    net, given = case("dit_tiny", {}, [])
+    net.blocks[1] = Spoiled()
+    with pytest.raises(Exception, match="waits|meet|copies|_local_scalar_dense|nonzero|two different devices"):
+        run(net, given, "fp32")
+
+
+def test_notices_a_tensor_that_does_not_move_with_its_module() -> None:
+    class Forgotten(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.ones(96)
+
+        def forward(self, x: Tensor, *_: Any) -> tuple[Tensor, None]:
+            return x * self.scale, None
+
+    net, given = case("dit_tiny", {}, [])
+    with fake_cuda():
+        net.blocks[1] = Forgotten()
+    with pytest.raises(RuntimeError, match="meet in aten.mul|two different devices"):
+        run(net, given, "fp32")
+
+
+OBJECTIVES = {
+    "flow": (path.Linear(), prediction.Flow(), space.Velocity()),
+    "eps": (path.VP(beta_min=0.1, beta_max=20.0), prediction.Eps(alpha_floor=1e-3), space.Eps()),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_training_loss(name: str) -> None:
+    """Its own draws go to the device, small and without waiting, and nothing comes back."""
+    where, meaning, compared = OBJECTIVES[name]
+    tasks = {"t2v": conditioning.NoFrame(), "i2v": conditioning.FirstFrame(), "extend": conditioning.RandomPrefix()}
+    given = conditioning.RandomTasks(tasks, dict.fromkeys(tasks, 1.0), context_noise=0.1)
+    shifted = levels.Shifted(levels.LogitNormal(0.0, 1.0), levels.ConstantShift(3.0))
+    objective = Objective(where, meaning, levels.Stratified(shifted), weighting.Uniform(), given, compared)
+    net, (x, _, cond) = case("wan21_tiny", {}, [])
+    with fake_cuda(strict=False):
+        on_cuda(net, torch.float32)
+        with Watch(draws=True):
+            found = objective(net, placed(x), all_placed(cond))
+            grads = backward(found.loss, torch.ones_like(found.loss))
+    assert found.loss.is_cuda and len(grads) == len(list(net.parameters()))
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("solver", [Euler(), Heun(), DDIM(eta=1.0), DPMSolverPP2M()], ids=lambda s: type(s).__name__)
+def test_a_solver_under_guidance(solver: Solver, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels are the host's own, and the network's numbers never come there."""
+
+    def net(x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        return x * t[:, None, :, None, None] + cond["text"].mean()
+
+    def steps(_: Tensor) -> list[tuple[int, Tensor, Tensor]]:
+        # One number that is written down keeps its value among fake tensors; a list of them does not.
+        one, half, third, zero = (torch.tensor(t, dtype=torch.float64) for t in (1.0, 0.5, 0.3, 0.0))
+        return [(0, one, half), (1, half, third), (2, third, zero)]
+
+    monkeypatch.setattr(solvers, "_steps", steps)
+    linear = path.Linear()
+    guidance = ClassifierFree(scale=4.0, rescale=0.5, interval=(0.0, 1.0))
+    with fake_cuda(strict=False):
+        x, noise = placed(torch.empty(2, 4, *SIZE)), placed(torch.empty(2, 4, *SIZE))
+        cond, mask = {"text": placed(torch.empty(2, 5, 8))}, placed(torch.empty(2, SIZE[0], dtype=torch.bool))
+        denoise = guidance(Denoiser(net, linear, prediction.Flow()), cond, cond)
+        with mock.patch.object(Tensor, "__bool__", lambda _: True):  # asked once, before the first step
+            held = hold(denoise, Given(noise, mask) if known else None, noise, linear)
+        with Watch():
+            out = solver(held, x, torch.empty(4), linear, noise=lambda: noise)
+    assert out.is_cuda and out.shape == x.shape
+
+
+def test_the_averages_of_the_weights() -> None:
+    net, _ = case("wan21_tiny", {}, [])
+    ema = EMA({"long": PowerProfile(sigma_rel=0.1)}, use="long", snapshot_every=None)
+    with fake_cuda():
+        on_cuda(net, torch.bfloat16)
+        ema.averages = {"long": {name: placed(p, torch.float32) for name, p in trainable(net).items()}}
+        with Watch():
+            ema.update(net)
+    assert ema.updates == 1
