@@ -74,14 +74,18 @@ class Theirs(nn.Module):
         return self.net(**arguments, return_dict=False)[0]
 
 
+def blank(net: Backbone) -> nn.Module:
+    """diffusers' class with the settings of a network of ours, and weights of its own."""
+    family = recognise(net)
+    own = {name: value for name, value in family.config(net).items() if name in family.defaults}
+    return getattr(diffusers, family.class_name)(**own)  # type: ignore[no-any-return]
+
+
 def reference(net: Backbone) -> nn.Module:
     """diffusers' class with the settings and weights of a network of ours."""
-    family = recognise(net)
-    settings = family.config(net)
-    own = {name: value for name, value in settings.items() if name in family.defaults}
-    theirs = getattr(diffusers, family.class_name)(**own).to(next(net.parameters()).device)
+    theirs = blank(net).to(next(net.parameters()).device)
     theirs.eval()  # DiT drops labels at random in training, and nothing else differs
-    theirs.load_state_dict(to_theirs(family.links(net), net.state_dict()), strict=True)
+    theirs.load_state_dict(to_theirs(recognise(net).links(net), net.state_dict()), strict=True)
     return theirs
 
 

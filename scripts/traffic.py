@@ -1,0 +1,251 @@
+"""How many kernels does a network launch, and how many bytes do they move? Counted; nothing is computed or measured.
+
+    python scripts/traffic.py twin=wan precision=bf16                    # ours beside diffusers' class, a few blocks
+    python scripts/traffic.py twin=wan net.depth=30 frames=21 height=60 width=104 batch=1 text_tokens=512
+    python scripts/traffic.py twin=all precision=bf16 height=64 width=64
+
+Settings are those of scripts/bench.py, though those about time have no use here, and those of the device (`Device`
+below). With precision=bf16 there are two networks of each kind: autocast over fp32 weights, and weights in bf16.
+
+A kernel is an operator of torch that is not a view and not an allocation, in eager mode. It reads its inputs and writes
+its outputs once. Products are matrix products, convolutions and attention; everything else is "other". The bound is the
+sum over all kernels of max(FLOPs / peak, bytes / bandwidth), and of the time between two launches: a count in units of
+time, below which a device that keeps nothing in its caches between kernels cannot be.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from dit.entry import one_line_errors
+from scripts import bench
+from scripts.fake_device import COPIES, WAITS, all_placed, backward, fake_cuda, on_cuda
+
+aten = torch.ops.aten
+FREE = {aten._unsafe_view, aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
+FREE |= {aten.lift_fresh, aten.is_same_size, aten.sym_size, aten.sym_stride, aten.sym_numel}
+# They read of one input only what they write.
+GATHERS = {aten.embedding, aten.index_select, aten.index, aten.gather, aten.embedding_dense_backward}
+OVERWRITES = {aten.copy_, aten.fill_, aten.zero_, aten.normal_, aten.uniform_}
+# A kernel that fills or copies the whole output, and one that works on a part of it.
+TWO_KERNELS = {aten.constant_pad_nd, aten.masked_fill, aten.slice_backward, aten.select_backward, aten.index_put}
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the bound is for: an H200, of whose data sheet's 989 TFLOP/s about 790 are seen in large products."""
+
+    peak: float = 790e12  # FLOP/s in half precision
+    peak_fp32: float = 60e12  # FLOP/s in float32, without TF32
+    bandwidth: float = 4.8e12  # bytes/s
+    launch: float = 2e-6  # seconds from one kernel to the next, at least
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch. flops is 0 for whatever is not a product; half: whether a product is of half precision."""
+
+    name: str
+    flops: int
+    bytes: int
+    half: bool
+
+    def seconds(self, device: Device) -> float:
+        """At least."""
+        peak = device.peak if self.half else device.peak_fp32
+        return max(self.flops / peak, self.bytes / device.bandwidth) + device.launch
+
+
+class Count(TorchDispatchMode):
+    """Counts what runs on the device within.
+
+    kernels: in their order. waits: how often the host waits for a number of the device; it is told `length` for a whole
+    number, 1 for a fraction, true, and that everything is nonzero. copies: between host and device.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.kernels: list[Kernel] = []
+        self.waits = self.copies = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "prim":  # questions about a tensor
+            return func(*args, **kwargs)
+        packet, inputs = func.overloadpacket, on_device((args, kwargs))
+        if packet in WAITS and inputs:
+            self.waits += 1
+            return self.told(packet, inputs[0])
+        out = func(*args, **kwargs)
+        outputs = on_device(out)
+        if func.is_view or packet in FREE or not (inputs or outputs):
+            return out
+        if packet in COPIES:
+            self.copies += any(x.device.type != "cuda" for x in tree_leaves((args, out)) if isinstance(x, Tensor))
+        formula = flop_registry.get(packet)
+        flops = 0 if formula is None else formula(*args, **kwargs, out_val=out)
+        written = sum(map(size, outputs))
+        if packet in OVERWRITES:
+            inputs = inputs[1:]
+        read = sum(map(size, inputs))
+        if packet in GATHERS:
+            read = written + size(min(inputs, key=size))
+        half = bool(inputs) and inputs[0].element_size() == 2
+        self.kernels.append(Kernel(packet.__name__, flops, read + written, half))
+        if packet in TWO_KERNELS:
+            self.kernels.append(Kernel(packet.__name__, 0, written, half))
+        return out
+
+    def told(self, packet: Any, tensor: Tensor) -> Any:
+        """What the host believes that the device has said."""
+        if packet is aten.nonzero:
+            return torch.empty(tensor.numel(), tensor.dim(), dtype=torch.int64, device=tensor.device)
+        if packet is not aten._local_scalar_dense or tensor.dtype is torch.bool:
+            return True
+        return 1.0 if tensor.is_floating_point() else self.length
+
+    def total(self, of: Callable[[Kernel], float]) -> float:
+        """The sum of something over all kernels."""
+        return sum(map(of, self.kernels))
+
+    def other_bytes(self) -> float:
+        """Read and written by everything that is not a product."""
+        return self.total(lambda kernel: 0 if kernel.flops else kernel.bytes)
+
+    def product_bytes(self) -> float:
+        """Read and written by products."""
+        return self.total(lambda kernel: kernel.bytes if kernel.flops else 0)
+
+    def bound(self, device: Device) -> float:
+        """Seconds, at least."""
+        return self.total(lambda kernel: kernel.seconds(device))
+
+
+def on_device(values: Any) -> list[Tensor]:
+    """The tensors of a tree that are on the device, each once."""
+    found = {id(x): x for x in tree_leaves(values) if isinstance(x, Tensor) and x.device.type == "cuda"}
+    return list(found.values())
+
+
+def size(tensor: Tensor) -> int:
+    """Bytes that a kernel reads or writes; what is expanded is there once."""
+    places = 1
+    for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        places *= length if stride else min(length, 1)
+    return places * tensor.element_size()
+
+
+def count(net: nn.Module, arguments: Any, autocast: bool, train: bool, length: int) -> Count:
+    """What `net(*arguments)` launches, without gradients, or (`train`) with the backward pass to all parameters."""
+    with Count(length) as counted:
+        with torch.set_grad_enabled(train), torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            out = net(*arguments)
+        if train:
+            backward(out, torch.empty_like(out))
+    return counted
+
+
+def split(arguments: list[str]) -> tuple[list[str], Device]:
+    """Arguments of the benchmark, and the device."""
+    known = {field.name for field in fields(Device)}
+    mine = {name: value for name, _, value in (a.partition("=") for a in arguments) if name in known}
+    try:
+        device = Device(**{name: float(value) for name, value in mine.items()})
+    except ValueError:
+        raise ValueError(f"{', '.join(f'{k}={v}' for k, v in mine.items())}: these must be numbers") from None
+    return [a for a in arguments if a.partition("=")[0] not in known], device
+
+
+def rows(arguments: list[str], device: Device) -> list[str]:
+    """The table's rows for one twin."""
+    from dit.interop.diffusers import recognise
+    from scripts.twins import published
+
+    settings, overrides = bench.parse(arguments)
+    config = bench.compose(settings, overrides)
+    with torch.device("meta"):
+        net: Any = bench.build(config, kernel="sdpa")
+    shape = (settings.frames, settings.height, settings.width)
+    given = published.arguments_for(net, settings.batch, shape, settings.text_tokens, "cpu")
+    x, t, cond = recognise(net).call(net, given)
+    found = []
+    kinds = [("autocast", True), ("bf16", False)] if settings.precision == "bf16" else [("fp32", False)]
+    for kind, autocast in kinds:
+        dtype = torch.bfloat16 if kind == "bf16" else torch.float32
+        with fake_cuda(strict=False):
+            theirs = on_cuda(published.blank(net), dtype).eval()
+            ours = on_cuda(bench.build(config, kernel="sdpa"), dtype)
+            arguments = all_placed(given, dtype)
+            call = (*all_placed((x,), dtype), all_placed(t), all_placed(cond, dtype))
+            for train in (False, True):
+                pair = [
+                    count(net, given, autocast, train, settings.text_tokens)
+                    for net, given in ((ours, call), (published.Theirs(theirs), (arguments,)))
+                ]
+                found.append(row(f"{settings.twin} {kind}", "forward + backward" if train else "forward", pair, device))
+    return found
+
+
+def row(name: str, what: str, pair: list[Count], device: Device) -> str:
+    """One line of the table."""
+    mine, other = (counted.bound(device) for counted in pair)
+    cells = [
+        name,
+        what,
+        *(f"{len(counted.kernels)}" for counted in pair),
+        *(f"{counted.waits} + {counted.copies}" for counted in pair),
+        *(f"{counted.other_bytes() / 1e9:.3g}" for counted in pair),
+        *(f"{counted.product_bytes() / 1e9:.3g}" for counted in pair),
+        *(f"{1e3 * bound:.3g}" for bound in (mine, other)),
+        f"{mine / other:.3f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def breakdown(counted: Count) -> str:
+    """Kernels and bytes by operator, the heaviest first."""
+    names = {kernel.name for kernel in counted.kernels}
+    totals = {name: [kernel.bytes for kernel in counted.kernels if kernel.name == name] for name in names}
+    ordered = sorted(totals.items(), key=lambda item: -sum(item[1]))
+    return "\n".join(f"{name:45} {len(sizes):5} {sum(sizes) / 1e9:10.4f} GB" for name, sizes in ordered)
+
+
+def main(arguments: list[str]) -> None:
+    rest, device = split(arguments)
+    twins = [a.removeprefix("twin=") for a in rest if a.startswith("twin=")]
+    if len(twins) != 1:
+        raise ValueError("what is counted is a published model: twin=wan, or twin=all")
+    rest = [a for a in rest if not a.startswith("twin=")]
+    bench.example_named("wan")  # says so without diffusers
+    from scripts.twins.published import EXAMPLES
+
+    print(f"command: python scripts/traffic.py {' '.join(arguments)}\nbound for: {device}\n")
+    columns = ["kernels", "waits + copies of the host", "other GB", "product GB", "bound ms"]
+    names = [f"{column}, {whose}" for column in columns for whose in ("ours", "diffusers")]
+    print(f"| twin | pass | {' | '.join(names)} | bound, ours / diffusers |")
+    print("| --- " * (3 + len(names)) + "|", flush=True)
+    for name in EXAMPLES if twins == ["all"] else twins:
+        image = twins == ["all"] and EXAMPLES[name].frames == 1
+        own = [a for a in rest if not (image and a.startswith("frames="))]
+        print("\n".join(rows([f"twin={name}", *own], device)), flush=True)
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__, "\n".join(f"  {field.name}={field.default:g}" for field in fields(Device)), sep="\n")
+    else:
+        with one_line_errors():
+            main(sys.argv[1:])
