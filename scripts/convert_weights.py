@@ -34,22 +34,24 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="folder of diffusers or ours, run directory, or checkpoint")
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument("--to", choices=("diffusers", "ours", "lora"), help="default: what the source is not")
-    parser.add_argument("--weights", default="ema", help="of a run: ema, raw, or the name of an EMA profile (ema)")
+    parser.add_argument("--weights", help="of a run: ema, raw, or the name of an EMA profile (ema)")
     parser.add_argument(
         "--trusted", nargs="+", default=list(TRUSTED), help="packages whose classes a checkpoint may build"
     )
-    parser.add_argument("--preset", default="dit_s_2", help="of an original checkpoint: dit_s_2 or sit_s_2 (dit_s_2)")
+    parser.add_argument("--preset", help="of an original checkpoint: dit_s_2 or sit_s_2 (dit_s_2)")
     parser.add_argument("--class-name", help="of diffusers, where several compute the same")
     asked = parser.parse_args()
     files.check_free(asked.out)
     # A run of ours may hold an export of itself.
     own = native.is_folder(asked.source) or (asked.source / LAST).is_file()
     foreign = not own and diffusers.is_folder(asked.source)
-    published = asked.source.suffix == ".safetensors"
+    published = asked.source.suffix in (".safetensors", *original.FOREIGN)
     to = asked.to or ("ours" if foreign or published else "diffusers")
+    check_used(asked, run=not foreign and not published, published=published, to=to)
     if published:
-        net = original.from_original(asked.source, asked.preset)
-        config, about = original.original_config(asked.source, asked.preset), str(asked.source)
+        preset = asked.preset or original.DIT
+        net = original.from_original(asked.source, preset)
+        config, about = original.original_config(asked.source, preset), str(asked.source)
     elif foreign:
         if to == "lora":
             raise ValueError(f"{asked.source} is a whole network; --to lora wants a LoRA run of ours")
@@ -57,7 +59,7 @@ def main() -> None:
         config, about = diffusers.open_folder(asked.source).config, str(asked.source)
     else:
         checkpoint = opened(asked.source)
-        net, label = network(checkpoint, asked.weights, asked.trusted)
+        net, label = network(checkpoint, asked.weights or "ema", asked.trusted)
         config, about = checkpoint.value("net"), f"{checkpoint.file} ({label})"
     if to == "lora":
         print(wrote(asked.out, f"{len(lora.save_lora(net, asked.out))} adapters", about, adapter_size(net)))
@@ -71,6 +73,16 @@ def main() -> None:
     else:
         diffusers.to_diffusers(net, asked.out, class_name=asked.class_name)
         print(wrote(asked.out, diffusers.recognise(net).class_name, about, size))
+
+
+def check_used(asked: argparse.Namespace, run: bool, published: bool, to: str) -> None:
+    """Raises ValueError for an option that would do nothing."""
+    if asked.weights is not None and not run:
+        raise ValueError(f"--weights {asked.weights} is of runs and checkpoints of ours; {asked.source} is none")
+    if asked.preset is not None and not published:
+        raise ValueError(f"--preset {asked.preset} is of a safetensors file of DiT or SiT; {asked.source} is none")
+    if asked.class_name is not None and to != "diffusers":
+        raise ValueError(f"--class-name {asked.class_name} is of diffusers, and {asked.out} would be written --to {to}")
 
 
 def opened(source: Path) -> Checkpoint:

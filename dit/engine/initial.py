@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
 from dit.engine.module import VideoDiffusion
-from dit.interop import diffusers, native
+from dit.interop import diffusers, native, original
 from dit.interop.adapter import bare_key, is_adapter_key
 from dit.interop.describe import describe, difference
 from dit.interop.presets import build_empty
@@ -67,6 +67,8 @@ def load(module: VideoDiffusion, given: str, weights: str, strict: bool) -> Repo
 
     Raises FileNotFoundError or ValueError, naming file or key: nothing there, damaged, not fitting.
     """
+    if not isinstance(strict, bool):
+        raise ValueError(f"init_strict={strict} must be true or false")
     source = open_source(given, weights)
     own = {bare_key(key): tensor for key, tensor in module.state_dict().items()}
     wrong, absent, unknown = misfits(module, own, source.shapes)
@@ -99,18 +101,27 @@ def open_source(path: str, weights: str) -> Source:
     """Finds out what `path` is. Raises as `load`."""
     folder = Path(path)
     if native.is_folder(folder):
+        check_raw(path, weights)
         mine = native.open_folder(folder)
         return Source(str(folder), *_net(mine.shapes, mine.weights.items))
     # A run of ours may hold an export of itself.
     if not (folder / FOLDER / LAST).is_file() and diffusers.is_folder(folder):
+        check_raw(path, weights)
         theirs = diffusers.open_folder(folder)
         about = f"{theirs.family.class_name} in {folder}"
         return Source(about, *_net(theirs.shapes, theirs.tensors), network=theirs.config)
     file = find(path)
+    if file.suffix == ".safetensors":
+        raise ValueError(
+            f"init_from={path} is a single file: give the folder of diffusers that it is from; a checkpoint of DiT's or"
+            f" SiT's own code becomes a folder by python scripts/convert_weights.py {path} OUT"
+        )
+    if file.suffix in original.FOREIGN:
+        original.read(file)  # says why not
     try:
         checkpoint = Checkpoint.load(file)
     except ValueError as error:
-        raise ValueError(f"init_from={path}: {error}; give another one") from None
+        raise ValueError(f"init_from={path}: {error}") from None
     try:
         label, averaged = checkpoint.choose(weights)
     except ValueError as error:
@@ -118,6 +129,12 @@ def open_source(path: str, weights: str) -> Source:
     found = {bare_key(key): tensor for key, tensor in {**checkpoint.weights, **averaged}.items()}
     shapes = {key: tensor.shape for key, tensor in found.items()}
     return Source(f"{file} ({label})", shapes, lambda: iter(found.items()))
+
+
+def check_raw(path: str, weights: str) -> None:
+    """Raises ValueError for averaged weights of a folder that holds one set of them."""
+    if weights != "raw":
+        raise ValueError(f"init_weights={weights}: {path} is no run, so it has no averages; leave init_weights=raw")
 
 
 def find(source: str) -> Path:

@@ -48,13 +48,15 @@ class LoRA:
     Raises ValueError for a target that names no Linear layer, and when peft is not installed.
     """
 
-    def __init__(self, rank: int, alpha: float, dropout: float, rslora: bool, targets: list[str]) -> None:
+    def __init__(self, rank: int, alpha: float, dropout: float, rslora: bool, targets: Sequence[str]) -> None:
         if rank < 1:
             raise ValueError(f"lora.rank={rank} must be at least 1; 16 is usual")
         if alpha <= 0:
             raise ValueError(f"lora.alpha={alpha} must be above 0; as large as lora.rank is usual")
         if not 0 <= dropout < 1:
             raise ValueError(f"lora.dropout={dropout} must be in [0, 1)")
+        if isinstance(targets, str):
+            raise ValueError(f"lora.targets={targets} is not a list; for example lora.targets=[{targets}]")
         if not targets:
             raise ValueError("lora.targets is empty; for example lora.targets=[attention.qkv,attention.out]")
         self.rank, self.alpha, self.dropout, self.rslora, self.targets = rank, alpha, dropout, rslora, targets

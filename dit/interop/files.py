@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,31 +133,52 @@ def write_folder(
 ) -> None:
     """Writes texts (file name -> content) and safetensors, in shards when they are larger than `shard_bytes`.
 
-    All or nothing: they are written beside and moved in at the end. Raises as `check_free`.
+    All or nothing: they are written beside and moved in at the end. Raises as `check_free` and `writing`.
     """
     check_free(folder)
     folder = Path(folder).resolve()  # a link stays one, and `.` has a name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            _fill(part, texts, weights, name, metadata, shard_bytes)
+            part.chmod(0o755)
+            if folder.exists():
+                folder.rmdir()
+            os.replace(part, folder)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+def _fill(
+    part: Path,
+    texts: Mapping[str, str],
+    weights: Mapping[str, Tensor],
+    name: str,
+    metadata: Mapping[str, str],
+    shard_bytes: int,
+) -> None:
+    shards = _shards(weights, shard_bytes)
+    names = [name] if len(shards) == 1 else [_shard_name(name, i, len(shards)) for i in range(len(shards))]
+    for file, keys in zip(names, shards, strict=True):
+        save_file({key: weights[key] for key in keys}, part / file, metadata=dict(metadata))
+    if len(shards) > 1:
+        placed = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
+        total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
+        (part / (name + INDEX_SUFFIX)).write_text(json.dumps(index, indent=2) + "\n")
+    for file, text in texts.items():
+        (part / file).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Says in one line, in a ValueError, what keeps a file or folder from being written: a full disk, no permission."""
     try:
-        shards = _shards(weights, shard_bytes)
-        names = [name] if len(shards) == 1 else [_shard_name(name, i, len(shards)) for i in range(len(shards))]
-        for file, keys in zip(names, shards, strict=True):
-            save_file({key: weights[key] for key in keys}, part / file, metadata=dict(metadata))
-        if len(shards) > 1:
-            placed = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
-            total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
-            (part / (name + INDEX_SUFFIX)).write_text(json.dumps(index, indent=2) + "\n")
-        for file, text in texts.items():
-            (part / file).write_text(text, encoding="utf-8")
-        part.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(part, folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{target} cannot be written: {' '.join(str(error).split())}") from None
 
 
 def check_free(folder: str | Path) -> None:

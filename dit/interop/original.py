@@ -23,12 +23,13 @@ from torch import Tensor
 from dit.interop.describe import describe, difference
 from dit.interop.diffusers import reason
 from dit.interop.family import Network
-from dit.interop.files import PICKLES, Weights
+from dit.interop.files import PICKLES, Weights, writing
 from dit.interop.presets import build_empty, compose
 from dit.interop.weights import Change, Link, Misfit, Same, convolution, linear, to_ours, to_theirs
 from dit.net.backbone import Backbone
 from dit.net.embed import LevelFromNoise
 
+FOREIGN = (".pt", ".pth", ".bin")  # suffixes of pickles that others write
 POSITIONS = "pos_embed"  # a table in the file, a formula here
 LAST = "final_layer.linear.weight"
 DIT, SIT = "dit_s_2", "sit_s_2"
@@ -75,9 +76,13 @@ def to_original(net: Backbone, file: str | Path, size: int) -> None:
     file = Path(file)
     if file.exists():
         raise FileExistsError(f"{file} is there already; give another name or remove it")
-    part = file.with_name(f".{file.name}.part")
-    save_file(original_weights(net, size), part, metadata={"format": "pt"})
-    os.replace(part, file)
+    weights, part = original_weights(net, size), file.with_name(f".{file.name}.part")
+    with writing(file):
+        try:
+            save_file(weights, part, metadata={"format": "pt"})
+            os.replace(part, file)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def original_weights(net: Backbone, size: int) -> dict[str, Tensor]:
@@ -241,7 +246,7 @@ def check_parts(net: Backbone) -> None:
 
 def read(file: Path) -> Weights:
     """One safetensors file. Raises as `from_original`."""
-    if file.suffix.lstrip(".") in PICKLES:
+    if file.suffix.lstrip(".") in PICKLES and file.is_file():
         raise ValueError(
             f"{file} is a pickle, which may run code when it is read: convert it once by safetensors.torch.save_file("
             f"torch.load('{file.name}', weights_only=True), '{file.stem}.safetensors'), of a training checkpoint its"

@@ -85,7 +85,7 @@ def test_equals_diffusers(variant: str) -> None:
     assert_equal(model, arguments(model))
 
 
-@pytest.mark.parametrize("size", [(1, 2, 18), (3, 14, 4)])
+@pytest.mark.parametrize("size", [(1, 2, 18), (3, 14, 4), (2, 14, 8), (1, 4, 22)])
 def test_equals_diffusers_on_pictures_of_other_shapes(size: tuple[int, int, int]) -> None:
     """They are fitted into the training's picture by another side, and stand in its middle."""
     model = build("rotary, wider training")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -243,10 +244,51 @@ def test_mistakes_with_adapters(wan: Path, folder: Path, monkeypatch: pytest.Mon
     with pytest.raises(Exception) as caught:  # noqa: B017 - which kind is for `explain` to say
         train("lora", 1, "lora=default", "lora.rank=0")
     assert entry.explain(caught.value) == "lora.rank=0 must be at least 1; 16 is usual"
+    with pytest.raises(Exception) as caught:  # noqa: B017
+        train("lora", 1, "lora=default", "lora.targets=attention.qkv")
+    assert (entry.explain(caught.value) or "").startswith("lora.targets=attention.qkv is not a list; for example")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match="pip install -r requirements-lora.txt"):
         train("lora", 1, *LORA)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["init_from=wan", "init_strict=perhaps"], "init_strict=perhaps must be true or false"),
+        (["init_from=wan", "init_weights=ema"], "init_weights=ema: wan is no run, so it has no averages"),
+        (["init_from=some.pt"], "some.pt is a pickle, which may run code when it is read: convert it once"),
+        (["init_from=some.safetensors"], "init_from=some.safetensors is a single file: give the folder of diffusers"),
+        (["init_from=nowhere.pt"], "init_from=nowhere.pt: no checkpoint at nowhere.pt; give a run directory"),
+    ],
+)
+def test_first_weights_that_are_none(overrides: list[str], said: str, wan: Path, folder: Path) -> None:
+    Path("wan").symlink_to(wan)
+    Path("some.pt").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")  # what a pickle may do
+    Path("some.safetensors").write_bytes(b"")
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(said)) as caught:
+        train("none", 1, *overrides)
+    assert "\n" not in str(caught.value) and not Path("runs").exists() and not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["wan", "out", "--weights", "raw"], "--weights raw is of runs and checkpoints of ours; wan is none"),
+        (["wan", "out", "--preset", "sit_s_2"], "--preset sit_s_2 is of a safetensors file of DiT or SiT; wan is none"),
+        (["wan", "out", "--class-name", "X"], "--class-name X is of diffusers, and out would be written --to ours"),
+        (["some.pt", "out"], "some.pt is a pickle, which may run code when it is read"),
+    ],
+)
+def test_options_that_would_do_nothing(
+    arguments: list[str], said: str, wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("wan").symlink_to(wan)
+    Path("some.pt").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    with pytest.raises(ValueError, match=re.escape(said)):
+        convert(monkeypatch, *arguments)
+    assert not Path("out").exists() and not Path("ran").exists()
 
 
 def test_what_the_network_needs_and_does_not_get(folder: Path) -> None:
