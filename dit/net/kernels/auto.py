@@ -105,8 +105,8 @@ def probe(
     why_unfit = kernel.unfit(device_type, mask_type)
     if why_unfit is not None:
         return why_unfit
-    # The first question may come up under autocast, inference mode, fake tensors, a FLOP counter, or checkpointing, that
-    # counts the tensors that are saved: the probe has hooks of its own to keep it from seeing these.
+    # The first question may come up under autocast, inference mode, fake tensors, a FLOP counter, or in a checkpointed
+    # block, where the tensors that are saved are counted: with hooks of its own the probe's are not.
     with (
         torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
         _disable_current_modes(),
