@@ -120,5 +120,6 @@ class AttentionPool(nn.Module):
         mean = mean_of_real(x, keep).unsqueeze(1)
         q = self.q(mean).unflatten(-1, (self.heads, -1))  # (B, 1, heads, head_dim)
         k, v = self.kv(torch.cat([mean, x], dim=1)).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        mask = None if keep is None else KeyPadding(torch.cat([keep.new_ones(len(keep), 1), keep], dim=1))
+        keep = None if keep is None else torch.cat([keep.new_ones(len(keep), 1), keep], dim=1)
+        mask = None if keep is None else KeyPadding(keep, never_empty=True)  # the mean is there
         return self.out(attend(self.kernel, q, k, v, mask).flatten(1))

@@ -169,7 +169,7 @@ def make_context(
             rotation = Rotation(cos, sin, rotation.pairing)
         if text.keep is not None:
             video = text.keep.new_ones(text.keep.shape[0], grid[0] * tokens_per_frame)
-            joint = KeyPadding(sequence.join(video, text.keep))
+            joint = KeyPadding(sequence.join(video, text.keep), never_empty=True)
     return Context(
         grid=grid,
         modulation=modulation(level),

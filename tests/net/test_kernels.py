@@ -37,6 +37,7 @@ def padding() -> KeyPadding:
 CASES: dict[str, tuple[Mask | None, int]] = {
     "none": (None, 9),
     "padding": (padding(), 9),
+    "padding_beside_video": (KeyPadding(padding().keep | (torch.arange(9) > 6), never_empty=True), 9),
     "block_causal": (BlockCausal(frames=7, tokens_per_frame=2, block=3), QUERIES),  # 3 + 3 + 1 frames
     "frame_causal": (BlockCausal(frames=7, tokens_per_frame=2, block=1), QUERIES),
     "packed": (Packed((3, 10, 1)), QUERIES),

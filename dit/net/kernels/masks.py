@@ -17,10 +17,12 @@ from torch import Tensor
 class KeyPadding:
     """Keys that are real and not padding, e.g. the tokens of captions of different lengths.
 
-    keep: (B, Nk) bool, True = real key.
+    keep: (B, Nk) bool, True = real key. never_empty: the caller knows that every sample has a real key (there is video
+    among them), so that kernels need not look out for one that has none; where that is not true, they give nonsense.
     """
 
     keep: Tensor
+    never_empty: bool = False
 
     def __post_init__(self) -> None:
         if self.keep.dtype != torch.bool or self.keep.dim() != 2:

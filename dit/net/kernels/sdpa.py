@@ -35,6 +35,8 @@ class SDPA(Stateless):
 
 def _padded(q: Tensor, k: Tensor, v: Tensor, mask: KeyPadding) -> Tensor:
     keep = mask.dense(q.device)  # (B, 1, 1, Nk)
+    if mask.never_empty:
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=keep)
     empty = ~keep.any(dim=-1, keepdim=True)  # (B, 1, 1, 1)
     # What a row without keys gives differs between torch's backends (NaN in some). Here it attends to everything, and
     # everything is zero: output zero, and no gradient to q, k or v.

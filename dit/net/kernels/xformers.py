@@ -68,7 +68,8 @@ def _padded(q: Tensor, k: Tensor, v: Tensor, mask: KeyPadding) -> Tensor:
     # at the end of each row.
     batch, num_queries = q.shape[:2]
     kept, lengths, empty = _kept_keys(mask, batch, q.device)
-    v = v.masked_fill(empty[:, None, None, None], 0.0)
+    if not mask.never_empty:
+        v = v.masked_fill(empty[:, None, None, None], 0.0)
     k, v = (x.flatten(0, 1).index_select(0, kept)[None] for x in (k, v))  # (1, real keys, heads, head_dim)
     return _varlen(q.flatten(0, 1)[None], k, v, (num_queries,) * batch, lengths).view_as(q)
 
