@@ -12,7 +12,7 @@ from dit.interop import call_like_diffusers, from_diffusers
 from dit.interop.diffusers import net_config
 from tests.interop import equality
 from tests.interop.equality import assert_equal, assert_notices, assert_round_trip
-from tests.interop.reference import exact
+from tests.interop.reference import exact, relative
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -92,6 +92,21 @@ def test_equals_diffusers_on_pictures_of_other_shapes(size: tuple[int, int, int]
     with exact():
         given = equality.example(model, size, text_tokens=5)
     assert_equal(model, given)
+
+
+@pytest.mark.parametrize("variant", ["rotary, wider training", "learned", "1.5"])
+def test_tables_in_float32_are_all_that_parts_it(variant: str) -> None:
+    """The pipelines hand over tables in float32; what that does to the class is what parts it from ours."""
+    model = build(variant)
+    right = arguments(model)
+    rounded = {**right, "image_rotary_emb": equality.example(model, SIZE, text_tokens=7)["image_rotary_emb"]}
+    assert rounded["image_rotary_emb"][0].dtype is torch.float32
+    with torch.no_grad():
+        ours = call_like_diffusers(from_diffusers(model), **rounded)
+        exactly, roughly = equality.sample(model, right), equality.sample(model, rounded)
+    assert relative(ours, exactly) < 1e-12
+    assert 1e-10 < relative(roughly, exactly) < 1e-6
+    assert relative(ours, roughly) < 1.01 * relative(exactly, roughly)
 
 
 @pytest.mark.parametrize("variant", ["learned", "1.5 with ofs"])

@@ -277,7 +277,10 @@ def learned_grid(net: Network) -> Grid:
 
 
 def rotary_embedding(s: Mapping[str, Any], size: Sequence[int], device: str) -> tuple[Tensor, Tensor]:
-    """As the pipelines of diffusers make it, for latents of a size."""
+    """As the pipelines of diffusers make it, for latents of a size.
+
+    In float32, which in a float64 network parts the outputs by some 1e-8: ours computes its own in its own precision.
+    """
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
     from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 
