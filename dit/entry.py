@@ -76,7 +76,7 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
 
 
 class one_line_errors:
-    """Context manager: a user's mistake leaves as `error: <one line>` on stderr and exit code 2."""
+    """Context manager: a user's mistake leaves as `error: <one line>` on stderr and exit code 2; see `speaker`."""
 
     def __init__(self, config_name: str | None = None, config: DictConfig | None = None) -> None:
         self.config_name = config_name
@@ -94,9 +94,26 @@ class one_line_errors:
         if message is None and self.config is not None:
             message = mistyped(self.config, self.config_name)
         if message is not None:
-            sys.stdout.flush()
-            print(f"error: {message}", file=sys.stderr)
+            said_by = speaker()
+            if said_by is not None:
+                sys.stdout.flush()
+                print(f"error: {said_by}{message}", file=sys.stderr)
             raise SystemExit(MISTAKE_EXIT_CODE)
+
+
+def speaker() -> str | None:
+    """What stands in front of this process's mistakes, None when it is to be silent.
+
+    Under torchrun, SLURM or Lightning's launcher all ranks check the same config, so one of them, the first of a node,
+    speaks for all. Once they work together each has data of its own, and may be the only one that fails.
+    """
+    rank = next((os.environ[name] for name in ("LOCAL_RANK", "SLURM_LOCALID") if name in os.environ), "0")
+    if rank == "0":
+        return ""
+    distributed = sys.modules.get("torch.distributed")  # not imported for this
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return f"rank {distributed.get_rank()}: "
 
 
 def explain(error: Exception, config_name: str | None = None) -> str | None:

@@ -52,6 +52,42 @@ def test_exit_code(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
+    "environment, said",
+    [
+        ({"RANK": "0", "LOCAL_RANK": "0"}, "error: scale=-1"),
+        ({"RANK": "1", "LOCAL_RANK": "1"}, ""),
+        ({"RANK": "8", "LOCAL_RANK": "0"}, "error: scale=-1"),  # of another node, where a file may be missing
+        ({"SLURM_PROCID": "1", "SLURM_LOCALID": "1"}, ""),
+    ],
+)
+def test_one_rank_speaks_for_all(
+    environment: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        PixelCodec(scale=-1)
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and printed.startswith(said) and printed.count("\n") == bool(said)
+
+
+def test_a_rank_at_work_speaks_for_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """It may be the only one whose data is broken."""
+    import torch.distributed as dist
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(SystemExit), one_line_errors():
+            PixelCodec(scale=-1)
+    finally:
+        dist.destroy_process_group()
+    assert capsys.readouterr().err.startswith("error: rank 0: scale=-1")
+
+
+@pytest.mark.parametrize(
     "arguments, said",
     [
         (["experiment=demo", "net.dpeth=3"], "unknown config key 'net.dpeth'; did you mean net.depth"),
