@@ -23,7 +23,9 @@ class RefinedText(Text):
     """Text tokens attend to one another in a few blocks of their own, then form a stream of the video's width.
 
     The features come from a causal language model; here each token also sees those behind it. The blocks are gated by
-    a vector of the noise level and of the mean of the features.
+    a vector of the noise level and of the mean of the features. A text of padding alone is no text: its mean is zero,
+    and the video attends to itself. Published weights have never seen that: their empty prompt, as classifier-free
+    guidance needs it, has the real tokens that end the encoder's template.
 
     depth, heads: of the refiner's blocks. norm (dim), mlp (width): their parts, which may be others than the network's.
     noise (width): embedding of the noise level. kernel: attention. sequence, level: as in `JointText`; `level` also

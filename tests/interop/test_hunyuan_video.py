@@ -10,7 +10,7 @@ import torch
 
 from dit.interop import call_like_diffusers, from_diffusers
 from dit.interop.families.hunyuan_video import HunyuanVideo
-from tests.interop.equality import assert_equal, assert_notices, assert_round_trip, build, example
+from tests.interop.equality import assert_equal, assert_notices, assert_round_trip, build, example, sample
 from tests.interop.reference import relative
 
 diffusers = pytest.importorskip("diffusers")
@@ -76,6 +76,22 @@ def test_padding_is_not_read() -> None:
         assert padding.any()
         arguments["encoder_hidden_states"] = arguments["encoder_hidden_states"].masked_fill(padding[..., None], 9.0)
         assert relative(call_like_diffusers(net, **arguments), right) < 1e-12
+
+
+def test_a_text_of_padding_alone_is_no_text() -> None:
+    """The class divides by the number of its tokens. With zero for the mean of none, it computes what we do."""
+    model = model_of("t2v")
+    arguments = example(model, SIZE, text_tokens=7)
+    arguments["encoder_attention_mask"][1] = False
+    theirs = sample(model, arguments)
+    assert theirs[1].isnan().all() and not theirs[0].isnan().any()
+    net = from_diffusers(model)
+    ours = call_like_diffusers(net, **arguments)
+    mean = model.context_embedder.time_text_embed.text_embedder
+    mean.register_forward_pre_hook(lambda _, given: (given[0].nan_to_num(nan=0.0),))
+    assert relative(ours, sample(model, arguments)) < 1e-9
+    ours.square().sum().backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in net.parameters())
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,10 @@ GIVEN = ("given_latents", "given")
 
 
 class HunyuanVideo(Family):
-    """With image_condition_type=token_replace, `timestep` is that of all frames but the first, which has 0."""
+    """With image_condition_type=token_replace, `timestep` is that of all frames but the first, which has 0.
+
+    For a text of padding alone the class gives NaN, the mean of no tokens; ours takes it as no text (`RefinedText`).
+    """
 
     class_name = "HunyuanVideoTransformer3DModel"
     preset = "hunyuan_video_tiny"
@@ -58,6 +61,7 @@ class HunyuanVideo(Family):
         "rope_axes_dim": [16, 56, 56],
         "image_condition_type": None,
     }
+    depths = ("num_layers", "num_single_layers", "num_refiner_layers")
 
     def overrides(self, settings: Mapping[str, Any]) -> list[str]:
         s = settings
