@@ -23,13 +23,18 @@ from dit.interop.presets import build_empty, compose
 from dit.interop.weights import Link, Misfit, to_ours, to_theirs, translated
 from dit.net.backbone import Backbone
 
+BEYOND = 100  # times as many weights as there are: no misfit of a tensor any more
+
 _recognised: weakref.WeakKeyDictionary[Backbone, Family] = weakref.WeakKeyDictionary()
 
 
 def from_diffusers(source: nn.Module | str | Path) -> Backbone:
     """A diffusers transformer, or a folder that one was saved to, as our network with its weights.
 
-    source: an object, or a folder with config.json and safetensors, whole or sharded; each tensor keeps its dtype.
+    source: an object, or a folder with config.json and safetensors, whole or sharded. Each tensor keeps its dtype,
+    whatever config.json says: a bfloat16 folder gives a bfloat16 network. A class of diffusers that was loaded with
+    `torch_dtype` keeps some of its modules in float32, and so they are here: `.to(torch.bfloat16)` makes them one.
+    `init_from=` copies into the run's own weights, which stay float32.
     The network is on the device of the weights, in evaluation mode as diffusers loads, and trainable.
 
     Raises ValueError or FileNotFoundError, naming file and key: an unknown class or setting, a missing shard or key, a
@@ -117,12 +122,35 @@ def open_folder(folder: str | Path) -> Stored:
     config, weights = adopted(files.read_config(folder)), files.Weights(folder)
     with one_line(f"{Path(folder) / files.CONFIG}: "):
         family = family_named(config.get("_class_name"))
+        check_depth(family, config, weights)
         ours = net_config({**config, **family.infer(weights)})
         net = build_empty(ours)
+        theirs = weights.empty()
+        check_size(net, theirs)
     links, shapes = family.links(net), shapes_of(net)
     with naming(weights):
-        to_ours(links, weights.empty(), shapes)
+        to_ours(links, theirs, shapes)
     return Stored(Path(folder), family, ours, links, weights, shapes)
+
+
+def check_depth(family: Family, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for more blocks than there are tensors: building them would take hours before any is missed."""
+    for name in family.depths:
+        depth = config.get(name, family.defaults[name])
+        if isinstance(depth, (int, float)) and depth > len(weights):
+            raise ValueError(
+                f"{name}={depth}, but the folder holds {len(weights)} tensors: they are of another network"
+            )
+
+
+def check_size(net: nn.Module, theirs: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for a network beyond all that is stored: the order of its channels alone may fill the memory.
+
+    Smaller misfits are for `to_ours`, which names the tensor.
+    """
+    wanted, held = (sum(tensor.numel() for tensor in each.values()) for each in (net.state_dict(), theirs))
+    if wanted > BEYOND * held:
+        raise ValueError(f"these settings make {wanted:,} weights, but the folder holds {held:,}: of another network")
 
 
 def adopted(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -207,6 +235,7 @@ def recognise(net: Backbone, anew: bool = False, class_name: str | None = None) 
         apart = sum(mine.get(name) != theirs.get(name) for name in mine.keys() | theirs.keys())
         if nearest is None or apart < nearest[0]:
             nearest = (apart, f"the nearest is {family.class_name}, but {found}")
+    known_why = (why for family in families if (why := family.never(net)) is not None)
     asked = "" if class_name is None else f" that were asked for ({class_name})"
-    why = nearest[1] if nearest else "none has parts like these"
+    why = next(known_why, nearest[1] if nearest else "none has parts like these")
     raise ValueError(f"this network is none of diffusers' classes{asked}: {why}")

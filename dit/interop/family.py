@@ -14,6 +14,8 @@ from dit.interop.weights import Link
 
 # A Backbone (dit.net.backbone). Its parts are whatever its config made them, so their attributes have no static type.
 Network: TypeAlias = Any
+STORAGE = ("torch_dtype", "dtype")  # of config.json: the weights themselves say how they are stored
+QUANTISED = "quantization_config"
 Call: TypeAlias = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
@@ -22,6 +24,7 @@ class Family(ABC):
 
     class_name: its `_class_name`. preset: the config of configs/net that `overrides` starts from.
     defaults: every setting of its constructor with the default there, lists for tuples.
+    depths: those that count blocks.
     inferred: settings that its config.json does not hold but its weights tell (`infer`), with defaults; their names
       begin with an underscore.
     """
@@ -29,6 +32,7 @@ class Family(ABC):
     class_name: ClassVar[str]
     preset: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]]
+    depths: ClassVar[tuple[str, ...]] = ("num_layers",)
     inferred: ClassVar[Mapping[str, Any]] = {}
 
     def adopt(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -43,13 +47,19 @@ class Family(ABC):
         return {}
 
     def settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """config.json with the defaults filled in.
+        """config.json with the defaults filled in, without what says nothing of the network.
 
         Raises ValueError for a setting that is not known here: it may change what the network computes.
         """
-        own = {key: value for key, value in config.items() if not key.startswith("_")}
-        if unknown := sorted(own.keys() - self.defaults.keys()):
-            raise ValueError(f"{self.class_name} has a setting that is not known here: {unknown[0]}={own[unknown[0]]}")
+        own = {key: value for key, value in config.items() if not key.startswith("_") and key not in STORAGE}
+        if own.get(QUANTISED):
+            raise ValueError(f"{QUANTISED}: quantised weights are not supported; take those that they were made from")
+        if unknown := sorted(own.keys() - self.defaults.keys() - {QUANTISED}):
+            raise ValueError(
+                f"{self.class_name} has a setting that is not known here: {unknown[0]}={own[unknown[0]]}; take it out"
+                " of the config if the network computes the same without it"
+            )
+        own.pop(QUANTISED, None)
         return {**self.defaults, **own}
 
     @abstractmethod
@@ -90,6 +100,10 @@ class Family(ABC):
     def output(self, out: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         """Our output in the layout of theirs."""
         return out
+
+    def never(self, net: Network) -> str | None:
+        """Why a network that looks like this class can never be one, in words; None: nothing is known to say."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 CONFIG = "config.json"
+PIPELINE = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX_SUFFIX = ".index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")  # of which weights are; smaller ones are quantised
 PICKLES = ("bin", "pt", "pth", "ckpt")
 SHARD_BYTES = 10 * 10**9
+SHARD = re.compile(r"-\d+-of-\d+\.")  # in the names of shards
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -30,9 +34,13 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / CONFIG
     if not file.is_file():
-        nested = [path.parent.name for path in Path(folder).glob(f"*/{CONFIG}")]
-        nested.sort(key=lambda name: (not name.startswith("transformer"), name))  # of a whole pipeline
-        hint = f"; did you mean {Path(folder) / nested[0]}?" if nested else ""
+        nested = sorted(path.parent for path in Path(folder).glob(f"*/{CONFIG}"))
+        networks = [path for path in nested if path.name.startswith("transformer")]
+        if (Path(folder) / PIPELINE).is_file() and networks:
+            raise FileNotFoundError(
+                f"{folder} is a whole pipeline: give its network, {' or '.join(map(str, networks))}"
+            )
+        hint = f"; did you mean {(networks or nested)[0]}?" if nested else ""
         raise FileNotFoundError(f"{file} is not there: a folder saved by diffusers is wanted{hint}")
     return _json(file)
 
@@ -69,22 +77,31 @@ class Weights(Mapping[str, Tensor]):
             return {key: self.folder / name for key, name in placed.items()}
         if single.is_file():
             return dict.fromkeys(_keys(single), single)
+        hint = self._instead()
         pickled = sorted(path for suffix in PICKLES for path in self.folder.glob(f"*.{suffix}"))
-        if pickled:
+        if pickled and not hint:
             raise ValueError(
                 f"{pickled[0]} is a pickle, which may run code when it is read: save the model again with"
                 " safe_serialization=True"
             )
-        others = sorted(path.name for path in self.folder.glob("*.safetensors") if path.is_file())
-        hint = f"; {others[0]} is: rename it if it is what you want" if others else ""
         raise FileNotFoundError(f"{single} is not there, nor is {index.name}{hint}")
+
+    def _instead(self) -> str:
+        """What to do about weights that lie there under another name, as variants (fp16) do; empty: there are none."""
+        others = sorted(path.name for path in self.folder.glob("*.safetensors") if path.is_file())
+        indices = sorted(path.name for path in self.folder.glob("*.safetensors*.index*.json"))
+        if indices:
+            return f"; {indices[0]} is: rename it to {self.index.name} if its shards are what you want"
+        if others and SHARD.search(others[0]):
+            return f"; {others[0]} is, but not the index that says which shard holds what: fetch it too"
+        return f"; {others[0]} is: rename it to {self.single.name} if it is what you want" if others else ""
 
     def file_of(self, key: str) -> Path:
         """The file that holds a key; for an unknown one the file in which it should be."""
         return self._file_of.get(key, self.index if self.index.is_file() else self.single)
 
     def empty(self) -> dict[str, Tensor]:
-        """The same keys and shapes on the meta device, float32 for all that is floating; no value is read."""
+        """The same keys and shapes on the meta device, float32 for floats of 16 bits or more; no value is read."""
         slices = ((key, self._opened(key).get_slice(key)) for key in self)
         return {
             key: torch.empty(each.get_shape(), dtype=_like(each.get_dtype()), device="meta") for key, each in slices
@@ -189,8 +206,8 @@ def check_free(folder: str | Path) -> None:
 
 
 def _like(code: str) -> torch.dtype:
-    """A dtype of the same kind as one that safetensors names: floating or not."""
-    return torch.float32 if code.startswith(("F", "BF")) else torch.int64
+    """A dtype of the same kind as one that safetensors names: weights, or what is quantised (also floats of 8 bits)."""
+    return torch.float32 if code in FLOATS else torch.int64
 
 
 def _shards(weights: Mapping[str, Tensor], limit: int) -> list[list[str]]:

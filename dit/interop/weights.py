@@ -189,8 +189,8 @@ def translated(
         for key, tensor, like in zip(link.theirs, given, wanted, strict=True):
             if tensor.shape != like.shape:
                 raise Misfit(key, f"has the shape {tuple(tensor.shape)}, needed {tuple(like.shape)}")
-            if not tensor.is_floating_point():
-                raise Misfit(key, "holds whole numbers: quantised weights are not supported")
+            if not tensor.is_floating_point() or tensor.element_size() < 2:
+                raise Misfit(key, "holds whole numbers or 8-bit floats: quantised weights are not supported")
         try:
             tensors = link.change.into(given)
         except ValueError as error:

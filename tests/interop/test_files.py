@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dit import entry
-from dit.interop import from_diffusers, to_diffusers
+from dit.interop import call_like_diffusers, from_diffusers, to_diffusers
 from dit.interop.files import INDEX_SUFFIX, WEIGHTS
-from tests.interop.reference import randomise
+from tests.interop.equality import example
+from tests.interop.reference import randomise, relative
 from tests.interop.test_finetune import WAN
 
 diffusers = pytest.importorskip("diffusers")
@@ -61,6 +62,12 @@ def pickled(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
 
 
+def variant(folder: Path) -> None:
+    """As diffusers saves with variant="fp16", beside the pickle of older days."""
+    torch.save({}, folder / "diffusion_pytorch_model.bin")
+    (folder / WEIGHTS).rename(folder / "diffusion_pytorch_model.fp16.safetensors")
+
+
 def elsewhere(folder: Path) -> None:
     index = json.loads((folder / INDEX).read_text())
     index["weight_map"][KEY] = "../whole/" + WEIGHTS
@@ -87,7 +94,31 @@ SINGLE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no JSON": (lambda f: (f / "config.json").write_text('{"_class_name": '), "config.json", "is not JSON"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "config.json", "holds no mapping"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), WEIGHTS, "is not there, nor is"),
-    "other name": (lambda f: (f / WEIGHTS).rename(f / "model.fp16.safetensors"), WEIGHTS, "model.fp16.safetensors is"),
+    "quantised": (
+        lambda f: settings(f, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        "config.json",
+        "quantization_config: quantised weights are not supported; take those that they were made from",
+    ),
+    "ten million blocks": (
+        lambda f: settings(f, num_layers=10_000_000),
+        "config.json",
+        "num_layers=10000000, but the folder holds",
+    ),
+    "a billion heads": (
+        lambda f: settings(f, num_attention_heads=1_000_000_000),
+        "config.json",
+        "a setting has a value that cannot be",
+    ),
+    "a million heads": (  # whose channels in another order, one by one, would take minutes and tens of GB
+        lambda f: settings(f, num_attention_heads=1_000_000),
+        "config.json",
+        " weights, but the folder holds ",
+    ),
+    "variant": (
+        variant,
+        WEIGHTS,
+        f"diffusion_pytorch_model.fp16.safetensors is: rename it to {WEIGHTS} if it is what you want",
+    ),
     "pickle": (pickled, "diffusion_pytorch_model.bin", "is a pickle, which may run code"),
     "truncated": (lambda f: truncate(f / WEIGHTS), WEIGHTS, "is no whole safetensors file"),
     "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), WEIGHTS, "is no whole safetensors file"),
@@ -106,7 +137,12 @@ SINGLE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "whole numbers": (
         lambda f: weights(f, lambda w: w.update({KEY: w[KEY].to(torch.int8)})),
         WEIGHTS,
-        f"{KEY} holds whole numbers: quantised weights are not supported",
+        f"{KEY} holds whole numbers or 8-bit floats: quantised weights are not supported",
+    ),
+    "8-bit floats": (
+        lambda f: weights(f, lambda w: w.update({KEY: w[KEY].to(torch.float8_e4m3fn)})),
+        WEIGHTS,
+        f"{KEY} holds whole numbers or 8-bit floats: quantised weights are not supported",
     ),
     "as many values in another shape": (
         lambda f: weights(f, lambda w: w.update({"proj_out.weight": w["proj_out.weight"].T.contiguous()})),
@@ -120,6 +156,12 @@ SINGLE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
 }  # fmt: skip
 SHARDED: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "variant": (
+        lambda f: (f / INDEX).rename(f / f"{WEIGHTS}.index.fp16.json"),
+        WEIGHTS,
+        f"{WEIGHTS}.index.fp16.json is: rename it to {INDEX} if its shards are what you want",
+    ),
+    "shards alone": (lambda f: (f / INDEX).unlink(), WEIGHTS, "but not the index that says which shard holds what"),
     "missing shard": (lambda f: shard(f).unlink(), "shard", f"is missing; {INDEX} lists it"),
     "truncated shard": (lambda f: truncate(shard(f)), "shard", "is no whole safetensors file"),
     "misplaced key": (misplaced, "", f"does not hold {KEY}, which {INDEX} places there"),
@@ -129,11 +171,14 @@ SHARDED: dict[str, tuple[Callable[[Path], object], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", [*SINGLE, *SHARDED])
+CASES = {**SINGLE, **{f"sharded, {name}": case for name, case in SHARDED.items()}}
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_one_line_that_names_the_file(case: str, saved: Path, tmp_path: Path) -> None:
     source = tmp_path / "model"
-    damage, file, said = {**SINGLE, **SHARDED}[case]
-    shutil.copytree(saved / ("whole" if case in SINGLE else "shards"), source)
+    damage, file, said = CASES[case]
+    shutil.copytree(saved / ("whole" if CASES[case] in SINGLE.values() else "shards"), source)
     if file == "shard":
         file = shard(source).name
     damage(source)
@@ -144,6 +189,47 @@ def test_one_line_that_names_the_file(case: str, saved: Path, tmp_path: Path) ->
     assert line is not None and "\n" not in line, caught.value
     assert line.startswith(str(source / file)) and said in line, line
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_what_is_not_of_the_network_is_no_setting(saved: Path, tmp_path: Path) -> None:
+    """What published configs hold beside: their origin, how the weights are stored, and no quantisation."""
+    shutil.copytree(saved / "whole", tmp_path / "model")
+    settings(tmp_path / "model", _name_or_path="hub/model", torch_dtype="bfloat16", dtype="bfloat16", _any=[1])
+    settings(tmp_path / "model", quantization_config=None)
+    ours, wanted = (from_diffusers(folder).state_dict() for folder in (tmp_path / "model", saved / "whole"))
+    assert all(torch.equal(ours[key], value) and ours[key].dtype is value.dtype for key, value in wanted.items())
+
+
+def test_a_folder_of_bfloat16(saved: Path, tmp_path: Path) -> None:
+    """Stays bfloat16, and so does what is written. diffusers keeps some modules in float32 when it loads one."""
+    kind = diffusers.WanTransformer3DModel
+    kind.from_pretrained(saved / "whole").to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    net = from_diffusers(tmp_path / "half")
+    to_diffusers(net, tmp_path / "written")
+    ours, wanted = (load_file(tmp_path / name / WEIGHTS) for name in ("written", "half"))
+    assert {value.dtype for value in ours.values()} == {torch.bfloat16}
+    assert all(torch.equal(ours[key], value) for key, value in wanted.items())
+
+    model = kind.from_pretrained(tmp_path / "half", torch_dtype=torch.bfloat16)
+    mixed = from_diffusers(model)
+    assert {value.dtype for value in mixed.state_dict().values()} == {torch.bfloat16, torch.float32}
+    given = example(model, (2, 4, 4), text_tokens=5)
+    given = {key: value.to(torch.bfloat16) if value.is_floating_point() else value for key, value in given.items()}
+    with torch.no_grad():
+        right = call_like_diffusers(net, **given)
+        assert torch.equal(call_like_diffusers(mixed.to(torch.bfloat16), **given), right)
+        assert right.dtype is torch.bfloat16 and relative(right, model(**given, return_dict=False)[0]) < 0.05
+
+
+def test_a_pipeline_names_its_networks(saved: Path, tmp_path: Path) -> None:
+    """Wan 2.2 has two, of which each is one of ours."""
+    for name in ("transformer", "transformer_2"):
+        shutil.copytree(saved / "whole", tmp_path / "wan" / name)
+    (tmp_path / "wan/model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    with pytest.raises(FileNotFoundError, match="is a whole pipeline: give its network, ") as caught:
+        from_diffusers(tmp_path / "wan")
+    assert str(caught.value).endswith(f"{tmp_path / 'wan/transformer'} or {tmp_path / 'wan/transformer_2'}")
+    assert from_diffusers(tmp_path / "wan/transformer_2").depth == WAN["num_layers"]
 
 
 def test_a_pipeline_is_not_its_transformer(saved: Path, tmp_path: Path) -> None:
