@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dit.interop import to_diffusers
 from dit.interop.describe import describe
 from dit.interop.original import from_original, original_config, original_weights, to_original
 from dit.interop.presets import build_empty, compose
@@ -190,6 +191,20 @@ def test_heads_must_be_known() -> None:
         from_original(checkpoint(reference()))
     with pytest.raises(ValueError, match="^width=24 is not a multiple of heads=5; nearest: 20, 25$"):
         from_original(checkpoint(reference()), heads=5)
+
+
+@pytest.mark.parametrize(
+    "preset, words",
+    [("dit_s_2", "time with the frequencies of DiT's own code"), ("sit_s_2", "time that runs from noise to data")],
+)
+def test_diffusers_has_no_class_for_it(preset: str, words: str, tmp_path: Path) -> None:
+    """Its DiT embeds time otherwise, which no folder can say."""
+    with pytest.raises(ValueError, match=f"none of diffusers' classes: it embeds {words}") as caught:
+        to_diffusers(from_original(checkpoint(reference()), preset, heads=2), tmp_path / "out")
+    assert str(caught.value).endswith(
+        "write it as ours (--to ours), or for that code by dit.interop.original.to_original"
+    )
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def test_another_network_is_not_written(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor
 from dit.interop.families.basic import activation, attention_links, mlp_links, mlp_overrides, renamed
 from dit.interop.family import Call, Draw, Family, Network, levels, take
 from dit.interop.weights import Change, Copies, Joined, Link, convolution, linear
-from dit.net.embed import token_grid
+from dit.net.embed import LevelFromNoise, ScalarEmbedding, token_grid
 from dit.net.per_block import PerBlockAdaLNZero
+from dit.net.position.sincos import SinCos3D
 
 BLOCKS = "transformer_blocks"
 EMBEDDER = "norm1.emb"
@@ -113,6 +114,22 @@ class DiT(Family):
             "norm_eps": block.norm2.eps,
             "_embedder_in_each_block": isinstance(net.modulation, PerBlockAdaLNZero),
         }
+
+    def never(self, net: Network) -> str | None:
+        """Networks as the authors' repositories have them (DiT, SiT), by their embedding of time."""
+        level = net.level
+        if not isinstance(net.position, SinCos3D) or "label" not in net.vectors:
+            return None
+        if isinstance(level, LevelFromNoise):
+            time = "time that runs from noise to data, as SiT does"
+        elif isinstance(level, ScalarEmbedding) and level.shift == 0:
+            time = "time with the frequencies of DiT's own code"
+        else:
+            return None
+        return (
+            f"it embeds {time}, which {self.class_name} never does; write it as ours (--to ours), or for that code by"
+            " dit.interop.original.to_original"
+        )
 
     def links(self, net: Network) -> list[Link]:
         links = [
