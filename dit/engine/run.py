@@ -90,6 +90,11 @@ def build(config: dict[str, Any]) -> Parts:
     net.num_tokens(*codec.latent_shape(*(config["data"][key] for key in ("num_frames", "height", "width"))))
     if net.in_channels != codec.channels:
         raise ValueError(f"net.in_channels={net.in_channels}, but the codec gives {codec.channels}; make them equal")
+    if net.out_channels != codec.channels:
+        raise ValueError(
+            f"net.out_channels={net.out_channels}, but the codec gives {codec.channels}; make them equal (the variance"
+            " that DiT and Latte also put out is not trained here)"
+        )
     data: LightningDataModule = _make(config["data"])
     module = VideoDiffusion(
         net=net,

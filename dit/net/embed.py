@@ -163,7 +163,12 @@ class FeatureEmbedding(LevelVector):
         nn.init.normal_(self.out.weight, std=std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, features) -> (B, width)."""
+        """x (B, features) -> (B, width). Raises ValueError for another width."""
+        if x.shape[-1] != self.hidden.in_features:
+            raise ValueError(
+                f"pooled features are {x.shape[-1]} wide, and this network reads {self.hidden.in_features}: set"
+                f" net.vectors.pooled.features={x.shape[-1]}, or leave them out by net/pooled=none"
+            )
         return self.out(functional.silu(self.hidden(x)))
 
 
