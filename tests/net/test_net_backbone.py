@@ -230,7 +230,7 @@ def test_half_precision_under_autocast(randomised, parts: list[str]) -> None:
         (["net/position=rope3d", "net.heads=24"], "head size 2 has 1 pairs"),
         (["net/position=rope3d", "net.heads=16"], "even head size, not 3; nearest: 2, 4"),
         (["net/checkpointing=blocks", "net.checkpointing.every=0"], "every=0 must be at least 1"),
-        (["net/modulation=adaln_single", "net/templates=three_branch"], "gives a block 6 vectors, and this one needs 9"),
+        (["net/modulation=adaln_single", "net/templates=three_branch"], "a block 6 vectors, and this one needs 9"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(build, overrides: list[str], message: str) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit.interop.families.basic import attention_links, embedding_links, mlp_links
 from dit.interop.family import Call, Draw, Family, Network, kept, levels, take
 from dit.interop.rotations import check_rotation
-from dit.interop.weights import Link, convolution, joined_linear, linear
+from dit.interop.weights import Link, convolution, linear
 from dit.net.embed import token_grid
 
 ACTIVATIONS = {"gelu-approximate": "gelu_tanh", "gelu": "gelu"}
@@ -85,30 +86,20 @@ class Allegro(Family):
     def links(self, net: Network) -> list[Link]:
         links = [
             *convolution("embed", "pos_embed.proj", (net.width, net.in_channels, *net.patch[1:])),
-            *linear("level.hidden", "adaln_single.emb.timestep_embedder.linear_1"),
-            *linear("level.out", "adaln_single.emb.timestep_embedder.linear_2"),
+            *embedding_links("level", "adaln_single.emb.timestep_embedder"),
             *linear("modulation.shared", "adaln_single.linear"),
-            *linear("text.embed.hidden", "caption_projection.linear_1"),
-            *linear("text.embed.out", "caption_projection.linear_2"),
+            *embedding_links("text.embed", "caption_projection"),
             Link(("final.modulation.table",), ("scale_shift_table",)),
             *linear("final.linear", "proj_out"),
         ]
         for i, block in enumerate(net.blocks):
-            links += self.block_links(f"blocks.{i}", f"transformer_blocks.{i}", block.attention.qkv.bias is not None)
+            ours, theirs = f"blocks.{i}", f"transformer_blocks.{i}"
+            links += [
+                Link((f"{ours}.modulation.table",), (f"{theirs}.scale_shift_table",)),
+                *attention_links(ours, theirs, block),
+                *mlp_links(f"{ours}.mlp", f"{theirs}.ff", block.mlp),
+            ]
         return links
-
-    def block_links(self, ours: str, theirs: str, bias: bool) -> list[Link]:
-        own, cross = f"{ours}.attention", f"{ours}.cross_attention"
-        return [
-            Link((f"{ours}.modulation.table",), (f"{theirs}.scale_shift_table",)),
-            *joined_linear(f"{own}.qkv", [f"{theirs}.attn1.to_{x}" for x in "qkv"], bias=bias),
-            *linear(f"{own}.out", f"{theirs}.attn1.to_out.0"),
-            *linear(f"{cross}.q", f"{theirs}.attn2.to_q", bias=bias),
-            *joined_linear(f"{cross}.kv", [f"{theirs}.attn2.to_{x}" for x in "kv"], bias=bias),
-            *linear(f"{cross}.out", f"{theirs}.attn2.to_out.0"),
-            *linear(f"{ours}.mlp.up", f"{theirs}.ff.net.0.proj"),
-            *linear(f"{ours}.mlp.down", f"{theirs}.ff.net.2"),
-        ]
 
     def call(self, net: Network, arguments: Mapping[str, Any]) -> Call:
         names = ("hidden_states", "encoder_hidden_states", "timestep", "attention_mask", "encoder_attention_mask")

@@ -1,4 +1,5 @@
-"""What DiT and Latte share in diffusers: `BasicTransformerBlock`, and settings that older versions wrote."""
+"""Modules of diffusers that several of its classes are made of: attention, MLP, embeddings. What DiT and Latte share
+beyond that: the settings of `BasicTransformerBlock`, and those that older versions wrote."""
 
 from __future__ import annotations
 
@@ -46,28 +47,57 @@ def activation(mlp: Any) -> str:
 
 
 def attention_links(ours: str, theirs: str, block: Network) -> list[Link]:
-    """Self-attention, and cross-attention where the block has it: q, k and v without bias if the block's are."""
-    bias = block.attention.qkv.bias is not None
+    """Self-attention (`attn1`), and cross-attention (`attn2`) where the block has it, with the biases and the QK-norms
+    that the block has."""
     links = [
-        *joined_linear(f"{ours}.attention.qkv", [f"{theirs}.attn1.to_{x}" for x in "qkv"], bias=bias),
-        *linear(f"{ours}.attention.out", f"{theirs}.attn1.to_out.0"),
+        *joined_linear(
+            f"{ours}.attention.qkv", [f"{theirs}.attn1.to_{x}" for x in "qkv"], bias=biased(block.attention.qkv)
+        ),
+        *qk_norm_links(f"{ours}.attention", f"{theirs}.attn1.norm", block.attention),
+        *linear(f"{ours}.attention.out", f"{theirs}.attn1.to_out.0", bias=biased(block.attention.out)),
     ]
-    if block.cross_attention is not None:
+    cross = getattr(block, "cross_attention", None)
+    if cross is not None:
         links += [
-            *linear(f"{ours}.cross_attention.q", f"{theirs}.attn2.to_q", bias=bias),
-            *joined_linear(f"{ours}.cross_attention.kv", [f"{theirs}.attn2.to_{x}" for x in "kv"], bias=bias),
-            *linear(f"{ours}.cross_attention.out", f"{theirs}.attn2.to_out.0"),
+            *linear(f"{ours}.cross_attention.q", f"{theirs}.attn2.to_q", bias=biased(cross.q)),
+            *joined_linear(
+                f"{ours}.cross_attention.kv", [f"{theirs}.attn2.to_{x}" for x in "kv"], bias=biased(cross.kv)
+            ),
+            *qk_norm_links(f"{ours}.cross_attention", f"{theirs}.attn2.norm", cross),
+            *linear(f"{ours}.cross_attention.out", f"{theirs}.attn2.to_out.0", bias=biased(cross.out)),
         ]
     return links
 
 
+def qk_norm_links(ours: str, theirs: str, attention: Any) -> list[Link]:
+    """Whatever parameters the norms of queries and keys have. theirs: the name of both norms, without `_q` or `_k`.
+
+    attention: our module that holds the norms.
+    """
+    return [
+        Link((f"{ours}.norm_{x}.{name}",), (f"{theirs}_{x}.{name.removeprefix('norm.')}",))
+        for x in "qk"
+        for name, _ in getattr(attention, f"norm_{x}").named_parameters()
+    ]
+
+
+def embedding_links(ours: str, theirs: str) -> list[Link]:
+    """Linear, activation, Linear: diffusers' `TimestepEmbedding` and `PixArtAlphaTextProjection`."""
+    return [*linear(f"{ours}.hidden", f"{theirs}.linear_1"), *linear(f"{ours}.out", f"{theirs}.linear_2")]
+
+
 def mlp_links(ours: str, theirs: str, mlp: Any) -> list[Link]:
-    """The MLP; diffusers has the gate behind the value, we in front of it."""
-    down = linear(f"{ours}.down", f"{theirs}.net.2")
-    if isinstance(mlp, GELUMLP):
-        return [*linear(f"{ours}.up", f"{theirs}.net.0.proj"), *down]
-    order = swapped_halves(mlp.gate_and_value.out_features)
-    return [*reordered_linear(f"{ours}.gate_and_value", f"{theirs}.net.0.proj", order), *down]
+    """The MLP, diffusers' `FeedForward`. Where it has a gate, diffusers has it behind the value, we in front of it."""
+    down = linear(f"{ours}.down", f"{theirs}.net.2", bias=biased(mlp.down))
+    if not isinstance(mlp, SwiGLU):
+        return [*linear(f"{ours}.up", f"{theirs}.net.0.proj", bias=biased(mlp.up)), *down]
+    order, bias = swapped_halves(mlp.gate_and_value.out_features), biased(mlp.gate_and_value)
+    return [*reordered_linear(f"{ours}.gate_and_value", f"{theirs}.net.0.proj", order, bias=bias), *down]
+
+
+def biased(layer: Any) -> bool:
+    """Whether a Linear has a bias."""
+    return layer.bias is not None
 
 
 def renamed(config: Mapping[str, Any], class_name: str) -> dict[str, Any]:

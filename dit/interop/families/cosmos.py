@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from dit.interop.families.basic import attention_links, mlp_links
 from dit.interop.family import Call, Draw, Family, Network, levels, take
 from dit.interop.weights import Link, Reordered, joined_linear, linear
 from dit.net.embed import Grid, token_grid
@@ -148,23 +149,14 @@ class Cosmos(Family):
         return links
 
     def block_links(self, ours: str, theirs: str, block: Any) -> list[Link]:
-        own, cross = f"{ours}.attention", f"{ours}.cross_attention"
+        cross = f"{ours}.cross_attention"
         links = [
             *joined_linear(f"{ours}.modulation.down", [f"{theirs}.norm{x}.linear_1" for x in (1, 2, 3)], bias=False),
-            *joined_linear(f"{own}.qkv", [f"{theirs}.attn1.to_{x}" for x in "qkv"], bias=False),
-            *linear(f"{cross}.q", f"{theirs}.attn2.to_q", bias=False),
-            *joined_linear(f"{cross}.kv", [f"{theirs}.attn2.to_{x}" for x in "kv"], bias=False),
-            *linear(f"{ours}.mlp.up", f"{theirs}.ff.net.0.proj", bias=False),
-            *linear(f"{ours}.mlp.down", f"{theirs}.ff.net.2", bias=False),
+            *attention_links(ours, theirs, block),
+            *mlp_links(f"{ours}.mlp", f"{theirs}.ff", block.mlp),
         ]
         for x in range(3):
             links += linear(f"{ours}.modulation.up.{x}", f"{theirs}.norm{x + 1}.linear_2", bias=False)
-        for here, there in ((own, f"{theirs}.attn1"), (cross, f"{theirs}.attn2")):
-            links += [
-                *linear(f"{here}.norm_q.norm", f"{there}.norm_q", bias=False),
-                *linear(f"{here}.norm_k.norm", f"{there}.norm_k", bias=False),
-                *linear(f"{here}.out", f"{there}.to_out.0", bias=False),
-            ]
         if isinstance(block.cross_attention, TwoQueryCrossAttention):
             links += [
                 *linear(f"{cross}.image_q", f"{theirs}.attn2.q_img", bias=False),

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit.interop.families.basic import activation, attention_links, mlp_links, mlp_overrides, renamed
+from dit.interop.families.basic import (
+    activation,
+    attention_links,
+    embedding_links,
+    mlp_links,
+    mlp_overrides,
+    renamed,
+)
 from dit.interop.family import Call, Draw, Family, Network, levels, take
 from dit.interop.weights import Link, Same, convolution, linear
 from dit.net.embed import token_grid
@@ -97,14 +104,12 @@ class Latte(Family):
         }
 
     def links(self, net: Network) -> list[Link]:
-        width, embedder = net.width, "adaln_single.emb.timestep_embedder"
+        width = net.width
         links = [
             *convolution("embed", "pos_embed.proj", (width, net.in_channels, *net.patch[1:])),
-            *linear("level.hidden", f"{embedder}.linear_1"),
-            *linear("level.out", f"{embedder}.linear_2"),
+            *embedding_links("level", "adaln_single.emb.timestep_embedder"),
             *linear("modulation.shared", "adaln_single.linear"),
-            *linear("text.embed.hidden", "caption_projection.linear_1"),
-            *linear("text.embed.out", "caption_projection.linear_2"),
+            *embedding_links("text.embed", "caption_projection"),
             Link(("final.modulation.table",), ("scale_shift_table",), Same((2, width))),
             *linear("final.linear", "proj_out"),
         ]

@@ -10,8 +10,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from dit.interop.families.basic import attention_links, embedding_links, mlp_links
 from dit.interop.family import Call, Draw, Family, Network, kept, levels, take
-from dit.interop.weights import Link, channels_first, joined_linear, linear, reordered_linear
+from dit.interop.weights import Link, channels_first, linear, reordered_linear
 from dit.net.attention import AcrossHeads
 from dit.net.embed import Grid, patchify
 from dit.net.position.base import AXES
@@ -98,14 +99,11 @@ class LTXVideo(Family):
         }
 
     def links(self, net: Network) -> list[Link]:
-        time = "time_embed.emb.timestep_embedder"
         links = [
             *linear("embed", "proj_in"),
-            *linear("level.hidden", f"{time}.linear_1"),
-            *linear("level.out", f"{time}.linear_2"),
+            *embedding_links("level", "time_embed.emb.timestep_embedder"),
             *linear("modulation.shared", "time_embed.linear"),
-            *linear("text.embed.hidden", "caption_projection.linear_1"),
-            *linear("text.embed.out", "caption_projection.linear_2"),
+            *embedding_links("text.embed", "caption_projection"),
             Link(("final.modulation.table",), ("scale_shift_table",)),
             *reordered_linear("final.linear", "proj_out", channels_first(net.out_channels, net.patch)),
         ]
@@ -114,21 +112,10 @@ class LTXVideo(Family):
         return links
 
     def block_links(self, name: str, there: str, block: Any) -> list[Link]:
-        own, cross = f"{name}.attention", f"{name}.cross_attention"
-        bias, out_bias = block.attention.qkv.bias is not None, block.attention.out.bias is not None
         links = [
             Link((f"{name}.modulation.table",), (f"{there}.scale_shift_table",)),
-            *joined_linear(f"{own}.qkv", [f"{there}.attn1.to_{x}" for x in "qkv"], bias=bias),
-            *linear(f"{own}.norm_q.norm", f"{there}.attn1.norm_q", bias=False),
-            *linear(f"{own}.norm_k.norm", f"{there}.attn1.norm_k", bias=False),
-            *linear(f"{own}.out", f"{there}.attn1.to_out.0", bias=out_bias),
-            *linear(f"{cross}.q", f"{there}.attn2.to_q", bias=bias),
-            *joined_linear(f"{cross}.kv", [f"{there}.attn2.to_{x}" for x in "kv"], bias=bias),
-            *linear(f"{cross}.norm_q.norm", f"{there}.attn2.norm_q", bias=False),
-            *linear(f"{cross}.norm_k.norm", f"{there}.attn2.norm_k", bias=False),
-            *linear(f"{cross}.out", f"{there}.attn2.to_out.0", bias=out_bias),
-            *linear(f"{name}.mlp.up", f"{there}.ff.net.0.proj"),
-            *linear(f"{name}.mlp.down", f"{there}.ff.net.2"),
+            *attention_links(name, there, block),
+            *mlp_links(f"{name}.mlp", f"{there}.ff", block.mlp),
         ]
         if list(block.norm1.parameters()):
             links += linear(f"{name}.norm1", f"{there}.norm1", bias=False)

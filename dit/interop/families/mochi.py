@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dit.interop.families.basic import embedding_links, mlp_links, qk_norm_links
 from dit.interop.family import Call, Draw, Family, Network, levels, take
 from dit.interop.weights import Link, convolution, joined_linear, linear, reordered_linear, swapped_halves
 from dit.net.embed import token_grid
@@ -70,8 +71,7 @@ class Mochi(Family):
         links = [
             *convolution("embed", "patch_embed.proj", (net.width, net.in_channels, *net.patch[1:])),
             Link(("position.frequencies",), ("pos_frequencies",)),
-            *linear("level.hidden", "time_embed.timestep_embedder.linear_1"),
-            *linear("level.out", "time_embed.timestep_embedder.linear_2"),
+            *embedding_links("level", "time_embed.timestep_embedder"),
             *linear("text.embed", "time_embed.caption_proj"),
             *linear("text.pool.q", f"{POOL}.to_q"),
             *linear("text.pool.kv", f"{POOL}.to_kv"),
@@ -91,17 +91,15 @@ class Mochi(Family):
             *linear(f"{ours}.text_modulation.linear", f"{theirs}.norm1_context.linear{'_1' if ends else ''}"),
             *joined_linear(f"{attention}.video.qkv", [f"{there}.to_{x}" for x in "qkv"], bias=False),
             *joined_linear(f"{attention}.text.qkv", [f"{there}.add_{x}_proj" for x in "qkv"], bias=False),
-            *linear(f"{attention}.video.norm_q.norm", f"{there}.norm_q", bias=False),
-            *linear(f"{attention}.video.norm_k.norm", f"{there}.norm_k", bias=False),
-            *linear(f"{attention}.text.norm_q.norm", f"{there}.norm_added_q", bias=False),
-            *linear(f"{attention}.text.norm_k.norm", f"{there}.norm_added_k", bias=False),
+            *qk_norm_links(f"{attention}.video", f"{there}.norm", block.attention.video),
+            *qk_norm_links(f"{attention}.text", f"{there}.norm_added", block.attention.text),
             *linear(f"{attention}.out", f"{there}.to_out.0"),
-            *swiglu(f"{ours}.mlp", f"{theirs}.ff", block.mlp),
+            *mlp_links(f"{ours}.mlp", f"{theirs}.ff", block.mlp),
         ]
         if not ends:
             links += [
                 *linear(f"{attention}.text_out", f"{there}.to_add_out"),
-                *swiglu(f"{ours}.text_mlp", f"{theirs}.ff_context", block.text_mlp),
+                *mlp_links(f"{ours}.text_mlp", f"{theirs}.ff_context", block.text_mlp),
             ]
         return links
 
@@ -131,12 +129,3 @@ class Mochi(Family):
 def hidden(width: int) -> int:
     """Hidden width of the class's SwiGLU."""
     return 4 * width * 2 // 3
-
-
-def swiglu(ours: str, theirs: str, mlp: Any) -> list[Link]:
-    """Value and gate of theirs are gate and value of ours."""
-    order = swapped_halves(mlp.gate_and_value.out_features)
-    return [
-        *reordered_linear(f"{ours}.gate_and_value", f"{theirs}.net.0.proj", order, bias=False),
-        *linear(f"{ours}.down", f"{theirs}.net.2", bias=False),
-    ]

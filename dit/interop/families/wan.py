@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dit.interop.families.basic import attention_links, embedding_links, mlp_links
 from dit.interop.family import Call, Draw, Family, Network, levels, take
 from dit.interop.weights import Link, Same, convolution, joined_linear, linear
 from dit.net.attention import AcrossHeads
@@ -96,11 +97,9 @@ class Wan(Family):
         width, condition = net.width, "condition_embedder"
         links = [
             *convolution("embed", "patch_embedding", (width, net.in_channels, *net.patch)),
-            *linear("level.hidden", f"{condition}.time_embedder.linear_1"),
-            *linear("level.out", f"{condition}.time_embedder.linear_2"),
+            *embedding_links("level", f"{condition}.time_embedder"),
             *linear("modulation.shared", f"{condition}.time_proj"),
-            *linear("text.embed.hidden", f"{condition}.text_embedder.linear_1"),
-            *linear("text.embed.out", f"{condition}.text_embedder.linear_2"),
+            *embedding_links("text.embed", f"{condition}.text_embedder"),
             Link(("final.modulation.table",), ("scale_shift_table",), Same((1, 2, width))),
             *linear("final.linear", "proj_out"),
         ]
@@ -120,20 +119,11 @@ class Wan(Family):
 
     def block_links(self, name: str, width: int, block: Any) -> list[Link]:
         """Both layouts call the blocks by the same name."""
-        own, cross = f"{name}.attention", f"{name}.cross_attention"
+        cross = f"{name}.cross_attention"
         links = [
             Link((f"{name}.modulation.table",), (f"{name}.scale_shift_table",), Same((1, 6, width))),
-            *joined_linear(f"{own}.qkv", [f"{name}.attn1.to_{x}" for x in "qkv"]),
-            *linear(f"{own}.norm_q.norm", f"{name}.attn1.norm_q", bias=False),
-            *linear(f"{own}.norm_k.norm", f"{name}.attn1.norm_k", bias=False),
-            *linear(f"{own}.out", f"{name}.attn1.to_out.0"),
-            *linear(f"{cross}.q", f"{name}.attn2.to_q"),
-            *joined_linear(f"{cross}.kv", [f"{name}.attn2.to_{x}" for x in "kv"]),
-            *linear(f"{cross}.norm_q.norm", f"{name}.attn2.norm_q", bias=False),
-            *linear(f"{cross}.norm_k.norm", f"{name}.attn2.norm_k", bias=False),
-            *linear(f"{cross}.out", f"{name}.attn2.to_out.0"),
-            *linear(f"{name}.mlp.up", f"{name}.ffn.net.0.proj"),
-            *linear(f"{name}.mlp.down", f"{name}.ffn.net.2"),
+            *attention_links(name, name, block),
+            *mlp_links(f"{name}.mlp", f"{name}.ffn", block.mlp),
         ]
         if list(block.cross_attention.norm.parameters()):
             links += linear(f"{cross}.norm", f"{name}.norm2")
