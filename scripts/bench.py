@@ -147,6 +147,7 @@ def make_inputs(
         **{
             name: torch.zeros(batch, channels, frames, settings.height, settings.width, device=device)
             for name, channels in config.concat_channels.items()
+            if channels is not None  # the network has none
         },
     }
     classes = OmegaConf.select(config, "vectors.label.num_classes")

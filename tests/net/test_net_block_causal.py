@@ -15,9 +15,9 @@ def context(num_text: int = 0) -> Context:
     return Context(GRID, torch.zeros(0), None, None, None, None, None, None, TextFirst(), num_text, None, None)
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 5, 9])
 def test_is_full_attention_under_its_mask(block: int) -> None:
-    """Also where the last block is shorter (2, 3), is all (5) or would be longer (9)."""
+    """Also where the last block is shorter (2, 3, 4), is all (5) or would be longer (9)."""
     q, k, v = torch.randn(3, 2, 30, 2, 8, dtype=torch.float64, generator=torch.manual_seed(0))
     frame = torch.tensor([f for f in range(GRID[0]) for _ in range(GRID[1] * GRID[2])])
     allowed = frame[:, None] // block >= frame[None, :] // block
