@@ -9,7 +9,7 @@ from torch import nn
 
 from dit.net.backbone import Backbone
 
-# How it computes, not what: kernels, activation checkpointing, initialisation.
+# Attributes that change how a network computes or starts, not what it computes: left out of descriptions.
 HOW = {"training", "kernel", "checkpointing", "init", "std"}
 
 

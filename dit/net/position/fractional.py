@@ -18,8 +18,9 @@ class FractionalRoPE(Position):
     """Rotary positions of seconds and pixels, as fractions of an extent, over the full width: heads differ in their
     frequencies (LTX-Video, arXiv 2501.00103).
 
-    theta: the frequencies rise from pi / 2 to theta pi / 2; a third of the pairs, rounded down, is for each axis, by
-      turns, and the pairs that are left stand in front and are not turned.
+    theta: the frequencies of an axis rise from pi / 2 to theta * pi / 2. Each axis gets a third, rounded down, of the
+      width / 2 pairs of channels; pairs of time, height and width alternate. Those that are left over, two at most,
+      stand in front of all others and are not turned.
     extent: axis -> seconds or pixels that make up 1.
     stride, first, fps: where tokens are when cond does not say it. stride: axis -> frames or pixels of the video from
       one token to the next, the codec's stride times the patch. first: frames of the video that the first token

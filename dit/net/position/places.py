@@ -13,12 +13,13 @@ from dit.net.position.base import AXES
 
 
 class Places(Protocol):
-    """Where the tokens of a grid are."""
+    """Coordinates of the tokens of a grid along each axis, which a rotary position multiplies by its frequencies."""
 
     def __call__(
         self, grid: Grid, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
     ) -> list[Tensor]:
-        """Along (f, h, w), (length,) each, or (B, length) where each sample has its own."""
+        """Grid (f, h, w) -> the coordinates along time, height and width: (length,) each, (B, length) where each sample
+        has its own."""
         ...
 
 
