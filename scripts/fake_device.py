@@ -108,8 +108,10 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        if func.namespace == "prim":  # questions about a tensor
+            return func(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        devices = {tensor.device.type for tensor in tensors if tensor.dim()} if func.namespace == "aten" else set()
+        devices = {tensor.device.type for tensor in tensors if tensor.dim()}
         if func.overloadpacket in WAITS and any(tensor.is_cuda for tensor in tensors):
             raise RuntimeError(f"the host waits for the device in {func}")
         if len(devices) > 1 and func.overloadpacket not in COPIES:
@@ -117,9 +119,8 @@ class Watch(TorchDispatchMode):
         out = func(*args, **kwargs)
         if func.overloadpacket in COPIES:
             source = args[1] if func.overloadpacket is aten.copy_ else args[0]
-            sent = (
-                self.draws and kwargs.get("non_blocking") and out.is_cuda and out.numel() * out.element_size() < STAGED
-            )
+            small = out.numel() * out.element_size() < STAGED
+            sent = self.draws and out.is_cuda and small and kwargs.get("non_blocking", False)
             if source.device.type != out.device.type and not sent:
                 raise RuntimeError(f"{func} copies {tuple(source.shape)} from {source.device} to {out.device}")
         return out

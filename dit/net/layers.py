@@ -15,6 +15,15 @@ class LayerNorm(nn.LayerNorm):
     def __init__(self, dim: int, *, eps: float, affine: bool) -> None:
         super().__init__(dim, eps=eps, elementwise_affine=affine)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., dim) -> the same in the dtype of x, as autocast does on the CPU; on a GPU it would go to float32 and
+        back, which are more bytes than the norm's own. Sums are in float32 in any case."""
+        if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        weight, bias = (None if own is None else own.to(x.dtype) for own in (self.weight, self.bias))
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
 
 class RMSNorm(nn.RMSNorm):
     """x / rms(x) over the last axis (arXiv 1910.07467). affine: learn a scale."""
