@@ -98,6 +98,8 @@ class Count(TorchDispatchMode):
         formula = flop_registry.get(packet)
         flops = 0 if formula is None else formula(*args, **kwargs, out_val=out)
         written = sum(map(size, outputs))
+        if outputs and not written:  # torch launches nothing for tensors without elements
+            return out
         if packet in OVERWRITES:
             inputs = inputs[1:]
         read = sum(map(size, inputs))
