@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit.net.context import LastFrame, MeanOfFrames
 from dit.net.position.places import Counted, Divided, Fitted
 from dit.net.position.rope import RoPE3D
 from dit.net.position.rotary import HalfSplit, HalfSplitParts
@@ -125,3 +126,10 @@ def test_halves_of_one_part_are_the_halves() -> None:
         assert torch.equal(mine, other)
     assert torch.equal(HalfSplitParts(1).partner(x), HalfSplit().partner(x))
     assert HalfSplitParts(3).partner(torch.arange(12.0)).tolist() == [2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9]
+
+
+def test_text_takes_the_mean_level_of_the_frames() -> None:
+    """Each frame moves the text's level alike; with a level for all it is that."""
+    level = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.manual_seed(0))
+    torch.testing.assert_close(MeanOfFrames()(level)[:, 0], sum(level.unbind(1)) / 5)
+    assert torch.equal(LastFrame()(level)[:, 0], level[:, 4])
