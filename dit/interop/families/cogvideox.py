@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit.interop.families.basic import attention_links, embedding_links, mlp_links
 from dit.interop.family import Call, Draw, Family, Network, levels, take
 from dit.interop.rotations import check_rotation
-from dit.interop.weights import Link, channels_first, convolution, joined_linear, kinds, linear, reordered_linear
+from dit.interop.weights import Link, channels_first, convolution, kinds, linear, reordered_linear
 from dit.net.embed import Grid, token_grid
 from dit.net.position.base import Several
 from dit.net.position.places import Counted
@@ -141,14 +142,12 @@ class CogVideoX(Family):
                 else convolution("embed", "patch_embed.proj", kernel, bias=patch_bias)
             ),
             *linear("text.embed", "patch_embed.text_proj"),
-            *linear("level.hidden", "time_embedding.linear_1"),
-            *linear("level.out", "time_embedding.linear_2"),
+            *embedding_links("level", "time_embedding"),
             *linear("final.modulation.1.linear", "norm_out.linear"),
             *reordered_linear("final.linear", "proj_out", channels_first(net.out_channels, net.patch)),
         ]
         if "ofs" in net.vectors:
-            links += linear("vectors.ofs.hidden", "ofs_embedding.linear_1")
-            links += linear("vectors.ofs.out", "ofs_embedding.linear_2")
+            links += embedding_links("vectors.ofs", "ofs_embedding")
         if isinstance(net.position, Several):
             tables = ("text.embed.table", "position.parts.added.table")
             change = TextThenVideo(net.text.embed.length, learned_grid(net))
@@ -161,15 +160,7 @@ class CogVideoX(Family):
         return links
 
     def block_links(self, ours: str, theirs: str, block: Any, affine: bool) -> list[Link]:
-        own, bias = f"{ours}.attention", block.attention.qkv.bias is not None
-        links = [
-            *joined_linear(f"{own}.qkv", [f"{theirs}.attn1.to_{x}" for x in "qkv"], bias=bias),
-            *linear(f"{own}.norm_q.norm", f"{theirs}.attn1.norm_q"),
-            *linear(f"{own}.norm_k.norm", f"{theirs}.attn1.norm_k"),
-            *linear(f"{own}.out", f"{theirs}.attn1.to_out.0"),
-            *linear(f"{ours}.mlp.up", f"{theirs}.ff.net.0.proj"),
-            *linear(f"{ours}.mlp.down", f"{theirs}.ff.net.2"),
-        ]
+        links = [*attention_links(ours, theirs, block), *mlp_links(f"{ours}.mlp", f"{theirs}.ff", block.mlp)]
         for kind in kinds(True):
             modulations = (f"{ours}.modulation.linear.{kind}", f"{ours}.text_modulation.linear.{kind}")
             links += [Link(modulations, tuple(f"{theirs}.{n}.linear.{kind}" for n in ("norm1", "norm2")), Crossed())]

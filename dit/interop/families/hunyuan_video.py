@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit.interop.families.basic import embedding_links, mlp_links, qk_norm_links
 from dit.interop.family import Call, Draw, Family, Network, levels, take
 from dit.interop.weights import (
     Link,
@@ -148,18 +149,18 @@ class HunyuanVideo(Family):
         channels = net.in_channels + sum(net.concat_channels.values())
         links = [
             *convolution("embed", "x_embedder.proj", (width, channels, *net.patch)),
-            *embedding("level", f"{there}.timestep_embedder"),
-            *embedding("vectors.pooled", f"{there}.text_embedder"),
+            *embedding_links("level", f"{there}.timestep_embedder"),
+            *embedding_links("vectors.pooled", f"{there}.text_embedder"),
             *linear("text.embed", f"{refiner}.proj_in"),
-            *embedding("text.noise", f"{refiner}.time_text_embed.timestep_embedder"),
-            *embedding("text.mean", f"{refiner}.time_text_embed.text_embedder"),
+            *embedding_links("text.noise", f"{refiner}.time_text_embed.timestep_embedder"),
+            *embedding_links("text.mean", f"{refiner}.time_text_embed.text_embedder"),
             *reordered_linear("final.modulation.1.linear", "norm_out.linear", swapped_halves(2 * width)),
             *reordered_linear("final.linear", "proj_out", channels_first(net.out_channels, net.patch)),
         ]
         if "guidance" in net.vectors:
-            links += embedding("vectors.guidance", f"{there}.guidance_embedder")
-        for i in range(len(net.text.blocks)):
-            links += refiner_links(f"text.blocks.{i}", f"{refiner}.token_refiner.refiner_blocks.{i}")
+            links += embedding_links("vectors.guidance", f"{there}.guidance_embedder")
+        for i, block in enumerate(net.text.blocks):
+            links += refiner_links(f"text.blocks.{i}", f"{refiner}.token_refiner.refiner_blocks.{i}", block)
         duals = 0
         for i, block in enumerate(net.blocks):
             if isinstance(block, Dual):
@@ -222,22 +223,13 @@ class HunyuanVideo(Family):
         return arguments
 
 
-def embedding(ours: str, theirs: str) -> list[Link]:
-    """Linear, SiLU, Linear."""
-    return [*linear(f"{ours}.hidden", f"{theirs}.linear_1"), *linear(f"{ours}.out", f"{theirs}.linear_2")]
-
-
-def feed_forward(ours: str, theirs: str) -> list[Link]:
-    return [*linear(f"{ours}.up", f"{theirs}.net.0.proj"), *linear(f"{ours}.down", f"{theirs}.net.2")]
-
-
-def refiner_links(ours: str, theirs: str) -> list[Link]:
+def refiner_links(ours: str, theirs: str, block: Any) -> list[Link]:
     return [
         *linear(f"{ours}.norm1", f"{theirs}.norm1"),
         *joined_linear(f"{ours}.project.qkv", [f"{theirs}.attn.to_{x}" for x in "qkv"]),
         *linear(f"{ours}.out", f"{theirs}.attn.to_out.0"),
         *linear(f"{ours}.norm2", f"{theirs}.norm2"),
-        *feed_forward(f"{ours}.mlp", f"{theirs}.ff"),
+        *mlp_links(f"{ours}.mlp", f"{theirs}.ff", block.mlp),
         *linear(f"{ours}.gates.linear", f"{theirs}.norm_out.linear"),
     ]
 
@@ -249,12 +241,12 @@ def dual_links(ours: str, theirs: str, block: Any) -> list[Link]:
         *linear(f"{ours}.text_modulation.linear", f"{theirs}.norm1_context.linear"),
         *joined_linear(f"{own}.video.qkv", [f"{attn}.to_{x}" for x in "qkv"]),
         *joined_linear(f"{own}.text.qkv", [f"{attn}.add_{x}_proj" for x in "qkv"]),
-        *qk_norm_links(block.attention.video, f"{own}.video", f"{attn}.norm"),
-        *qk_norm_links(block.attention.text, f"{own}.text", f"{attn}.norm_added"),
+        *qk_norm_links(f"{own}.video", f"{attn}.norm", block.attention.video),
+        *qk_norm_links(f"{own}.text", f"{attn}.norm_added", block.attention.text),
         *linear(f"{own}.out", f"{attn}.to_out.0"),
         *linear(f"{own}.text_out", f"{attn}.to_add_out"),
-        *feed_forward(f"{ours}.mlp", f"{theirs}.ff"),
-        *feed_forward(f"{ours}.text_mlp", f"{theirs}.ff_context"),
+        *mlp_links(f"{ours}.mlp", f"{theirs}.ff", block.mlp),
+        *mlp_links(f"{ours}.text_mlp", f"{theirs}.ff_context", block.text_mlp),
     ]
 
 
@@ -265,17 +257,8 @@ def single_links(ours: str, theirs: str, block: Any) -> list[Link]:
     return [
         *linear(f"{ours}.modulation.linear", f"{theirs}.norm.linear"),
         *joined_linear(f"{ours}.attention.qkv", [f"{theirs}.attn.to_{x}" for x in "qkv"]),
-        *qk_norm_links(block.attention, f"{ours}.attention", f"{theirs}.attn.norm"),
+        *qk_norm_links(f"{ours}.attention", f"{theirs}.attn.norm", block.attention),
         *linear(f"{ours}.mlp.up", f"{theirs}.proj_mlp"),
         Link(both, (f"{theirs}.proj_out.weight",), Split(sizes, axis=1)),
         Link((f"{ours}.mlp.down.bias",), (f"{theirs}.proj_out.bias",)),
-    ]
-
-
-def qk_norm_links(heads: Any, ours: str, theirs: str) -> list[Link]:
-    """Whatever parameters the norms of queries and keys have. heads: the module that holds them."""
-    return [
-        Link((f"{ours}.norm_{x}.{name}",), (f"{theirs}_{x}.{name.removeprefix('norm.')}",))
-        for x in "qk"
-        for name, _ in getattr(heads, f"norm_{x}").named_parameters()
     ]
