@@ -178,12 +178,18 @@ def shape_of(config: DictConfig, settings: Settings) -> Shape | str:
 
 
 def make_subject(name: str, net: nn.Module, settings: Settings) -> Subject:
+    """A network with random weights, and an optimizer."""
+    net = with_weights(net, settings)
+    return subject_of(name, net, settings, torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True))
+
+
+def with_weights(net: nn.Module, settings: Settings) -> nn.Module:
     """A network with weights that matter: zero-initialised gates would let kernels see zeros only."""
     net = net.to(settings.device).train()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.normal_(std=0.02)
-    return subject_of(name, net, settings, torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True))
+    return net
 
 
 def subject_of(name: str, net: nn.Module, settings: Settings, optimizer: torch.optim.Optimizer) -> Subject:
@@ -277,7 +283,7 @@ def compare(arguments: list[str], settings: Settings, config: DictConfig) -> Non
     print(f"command: python scripts/bench.py {' '.join(arguments)}")
     print(f"machine: {machine(torch.device(settings.device))}, torch {torch.__version__}, {date.today()}")
     print(f"settings: {settings}")
-    net = make_subject("", build(config), settings).net
+    net = with_weights(build(config), settings)
     theirs = published.reference(net)
     size = (settings.frames, settings.height, settings.width)
     given = published.arguments_for(net, settings.batch, size, settings.text_tokens, settings.device)

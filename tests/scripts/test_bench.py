@@ -1,5 +1,6 @@
 """The benchmark's arithmetic on tiny networks, its mistakes, its memory estimate, and its twin, which is also DiT."""
 
+import functools
 import importlib
 import re
 
@@ -179,11 +180,15 @@ def test_measured_peak_sees_what_was_held_and_let_go() -> None:
     assert measured_peak(CPU) - before > 60 * 2**20
 
 
-def test_a_published_model_beside_diffusers(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("compiled", ["false", "true"])
+def test_a_published_model_beside_diffusers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, compiled: str
+) -> None:
     """The whole command, on a miniature: equal weights give equal outputs, and the ratio is printed."""
     pytest.importorskip("diffusers")
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # which takes no time
     sizes = ["frames=2", "height=8", "width=8", "text_tokens=4", "repeats=1", "warmup=0", "device=cpu"]
-    bench.main(["twin=wan", "net=wan21_tiny", *sizes])
+    bench.main(["twin=wan", "net=wan21_tiny", f"compile={compiled}", *sizes])
     printed = capsys.readouterr().out
     apart = re.search(r"largest difference of the outputs: (\S+) relative", printed)
     assert apart is not None and float(apart.group(1)) < 1e-4
