@@ -85,5 +85,5 @@ def runner(net: Backbone, own: Checkpointing) -> Iterator[None]:
 def check(net: Backbone, blocks: Collection[int]) -> None:
     """Raises ValueError for a block that the network does not have."""
     for block in blocks:
-        if not 0 <= block < len(net.blocks):
+        if block not in range(len(net.blocks)):
             raise ValueError(f"block {block} is not in this network: its blocks are 0 to {len(net.blocks) - 1}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -107,11 +107,17 @@ class SkipLayer:
         if not self.blocks:
             raise ValueError("guidance.blocks=[] leaves no block out; name one of the middle ones: guidance.blocks=[8]")
 
-    def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
-        base = self.base(denoiser, cond, uncond)
-        network = denoiser.net
+    def check(self, network: Any) -> None:
+        """Raises ValueError for a network without these blocks, or one whose blocks cannot be left out."""
         if not hasattr(network, "skipping"):
             raise ValueError(f"guidance=skip_layer needs a network whose blocks can be left out, not {type(network)}")
+        with network.skipping(self.blocks):
+            pass
+
+    def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
+        network: Any = denoiser.net
+        self.check(network)
+        base = self.base(denoiser, cond, uncond)
 
         def denoise(x: Tensor, t: Tensor) -> Estimate:
             guided = base(x, t)

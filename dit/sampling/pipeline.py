@@ -16,7 +16,7 @@ from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.sampling.checkpoint import TRUSTED, Checkpoint
 from dit.sampling.given import Given, hold
-from dit.sampling.guidance import AsTrained, Guidance
+from dit.sampling.guidance import AsTrained, Guidance, SkipLayer
 from dit.sampling.rollout import roll_out, stitch
 from dit.sampling.runtime import Progress, Timer, evaluating, peak_memory, pick_device, pick_dtype
 from dit.sampling.schedule import Schedule
@@ -110,6 +110,8 @@ class Pipeline:
             raise ValueError(f"batch_size={batch_size} must be at least 1, or null for all at once")
         if not 0 <= context_level < 1:
             raise ValueError(f"context_level={context_level} is outside [0, 1); 0.0 shows given frames clean")
+        if isinstance(guidance, SkipLayer):
+            guidance.check(net)
         self.net, self.codec, self.text = net, codec, text
         self.path, self.prediction = path, prediction
         self.schedule, self.solver, self.guidance = schedule, solver, guidance

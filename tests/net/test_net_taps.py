@@ -62,5 +62,7 @@ def test_mistakes(build: Build) -> None:
     net = build()
     with pytest.raises(ValueError, match="block 2 is not in this network: its blocks are 0 to 1"), skipping(net, [2]):
         pass
+    with pytest.raises(ValueError, match="block 0.5 is not in this network"), skipping(net, [0.5]):  # type: ignore[list-item]
+        pass
     with tapped(net, 0) as tap, pytest.raises(ValueError, match="has not run yet"):
         _ = tap.tokens
