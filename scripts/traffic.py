@@ -30,8 +30,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from dit.entry import one_line_errors
-from scripts import bench
 from scripts.fake_device import COPIES, WAITS, all_placed, backward, fake_cuda, on_cuda
+from scripts.settings import build, compose, example_named, parse
 
 aten = torch.ops.aten
 FREE = {aten._unsafe_view, aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
@@ -176,10 +176,10 @@ def rows(arguments: list[str], device: Device) -> list[str]:
     from dit.interop.diffusers import recognise
     from scripts.twins import published
 
-    settings, overrides = bench.parse(arguments)
-    config = bench.compose(settings, overrides)
+    settings, overrides = parse(arguments)
+    config = compose(settings, overrides)
     with torch.device("meta"):
-        net: Any = bench.build(config, kernel="sdpa")
+        net: Any = build(config, kernel="sdpa")
     shape = (settings.frames, settings.height, settings.width)
     given = published.arguments_for(net, settings.batch, shape, settings.text_tokens, "cpu")
     x, t, cond = recognise(net).call(net, given)
@@ -189,7 +189,7 @@ def rows(arguments: list[str], device: Device) -> list[str]:
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         with fake_cuda(strict=False):
             theirs = on_cuda(published.blank(net), dtype).eval()
-            ours = on_cuda(bench.build(config, kernel="sdpa"), dtype)
+            ours = on_cuda(build(config, kernel="sdpa"), dtype)
             arguments = all_placed(given, dtype)
             call = (*all_placed((x,), dtype), all_placed(t), all_placed(cond, dtype))
             for train in (False, True):
@@ -230,19 +230,17 @@ def main(arguments: list[str]) -> None:
     twins = [a.removeprefix("twin=") for a in rest if a.startswith("twin=")]
     if len(twins) != 1:
         raise ValueError("what is counted is a published model: twin=wan, or twin=all")
-    rest = [a for a in rest if not a.startswith("twin=")]
-    bench.example_named("wan")  # says so without diffusers
-    from scripts.twins.published import EXAMPLES
+    example_named("wan")  # says so without diffusers
+    from scripts.twins.published import EXAMPLES, for_one
 
     print(f"command: python scripts/traffic.py {' '.join(arguments)}\nbound for: {device}\n")
     columns = ["kernels", "waits + copies of the host", "other GB", "product GB", "bound ms"]
     names = [f"{column}, {whose}" for column in columns for whose in ("ours", "diffusers")]
     print(f"| twin | pass | {' | '.join(names)} | bound, ours / diffusers |")
     print("| --- " * (3 + len(names)) + "|", flush=True)
-    for name in EXAMPLES if twins == ["all"] else twins:
-        image = twins == ["all"] and EXAMPLES[name].frames == 1
-        own = [a for a in rest if not (image and a.startswith("frames="))]
-        print("\n".join(rows([f"twin={name}", *own], device)), flush=True)
+    everyone = [for_one(name, rest) for name in EXAMPLES] if twins == ["all"] else [rest]
+    for own in everyone:
+        print("\n".join(rows(own, device)), flush=True)
 
 
 if __name__ == "__main__":

