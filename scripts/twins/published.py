@@ -46,7 +46,7 @@ EXAMPLES = {
     "hunyuan_video": Example("hunyuan_video", ("net.depth=2", "net.pattern=DP"), 4, 32, 32, batch=1),
     "allegro": Example("allegro", ("net.depth=2",), 4, 24, 24),
     "cosmos": Example("cosmos_predict2_2b", ("net.depth=2",), 4, 24, 24),
-    "mochi": Example("mochi", ("net.depth=2", "net.pattern=DE"), 4, 16, 16),
+    "mochi": Example("mochi", ("net.depth=2", "net.pattern=DE"), 4, 32, 32, batch=1),
 }
 
 
