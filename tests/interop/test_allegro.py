@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from dit.interop import call_like_diffusers, from_diffusers
-from dit.interop.diffusers import net_config
+from dit.interop.diffusers import adopted, net_config
+from dit.interop.presets import compose
 from tests.interop import equality
 from tests.interop.equality import assert_equal, assert_notices, assert_round_trip
 from tests.interop.reference import exact
@@ -74,6 +76,49 @@ def test_a_text_without_real_tokens() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_round_trip(variant: str, tmp_path: Path) -> None:
     assert_round_trip(build(variant), tmp_path)
+
+
+# What rhymes-ai/Allegro's config.json has beside the settings of diffusers' class, and for three of them.
+AUTHORS = {
+    "_diffusers_version": "0.30.3",
+    "ca_attention_mode": "xformers",
+    "double_self_attention": False,
+    "downsampler": None,
+    "model_max_length": 300,
+    "norm_type": "ada_norm_single",
+    "num_embeds_ada_norm": 1000,
+    "only_cross_attention": False,
+    "sa_attention_mode": "flash",
+    "sample_size": [90, 160],
+    "sample_size_t": 22,
+    "upcast_attention": False,
+    "use_additional_conditions": None,
+    "use_linear_projection": False,
+    "use_rope": True,
+}
+
+
+def test_the_published_folder_has_settings_of_the_authors_class(tmp_path: Path) -> None:
+    published = json.loads((Path(__file__).parent / "published/allegro.json").read_text())
+    plain = {key: value for key, value in published.items() if not key.startswith("sample_")}
+    assert net_config(adopted({**plain, **AUTHORS})) == compose("allegro")
+    for setting, value in {"use_rope": False, "norm_type": "layer_norm", "double_self_attention": True}.items():
+        with pytest.raises(ValueError, match=f"not known here: {setting}={value}"):
+            net_config(adopted({**plain, **AUTHORS, setting: value}))
+
+    made = build("as published").float()
+    made.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name in ("sample_height", "sample_width", "sample_frames"):
+        del config[name]
+    (tmp_path / "config.json").write_text(json.dumps({**config, **AUTHORS}))
+    given = equality.example(made, SIZE, text_tokens=7)
+    given = {
+        key: value.float() if getattr(value, "dtype", None) == torch.float64 else value for key, value in given.items()
+    }
+    with torch.no_grad():
+        wanted = call_like_diffusers(from_diffusers(made), **given)
+        assert torch.equal(call_like_diffusers(from_diffusers(tmp_path), **given), wanted)
 
 
 def test_refuses_arguments_that_it_would_ignore() -> None:

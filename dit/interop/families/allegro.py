@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit.interop.families.basic import attention_links, embedding_links, mlp_links
+from dit.interop.families.basic import attention_links, embedding_links, mlp_links, renamed
 from dit.interop.family import Call, Draw, Family, Network, kept, levels, take
 from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, convolution, linear
@@ -16,6 +16,20 @@ from dit.net.embed import token_grid
 
 ACTIVATIONS = {"gelu-approximate": "gelu_tanh", "gelu": "gelu"}
 AXES = {"f": "t", "h": "h", "w": "w"}  # ours: theirs
+# Settings of the authors' own class in the published folder: at these values, or at any, diffusers' class is the same.
+LEFTOVERS = {
+    "downsampler": None,
+    "norm_type": "ada_norm_single",
+    "upcast_attention": False,
+    "use_additional_conditions": None,
+    "use_rope": True,
+}
+ELSEWHERE = (
+    "ca_attention_mode",
+    "sa_attention_mode",
+    "model_max_length",
+    "num_embeds_ada_norm",
+)  # kernels, text, steps
 
 
 class Allegro(Family):
@@ -43,6 +57,19 @@ class Allegro(Family):
         "interpolation_scale_w": 2.0,
         "interpolation_scale_t": 2.2,
     }
+
+    def adopt(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The published folder has settings of the authors' class: `sample_size` for height and width, kernels, ..."""
+        if config.get("_class_name") != self.class_name:
+            return None
+        today = {
+            key: value for key, value in renamed(config, self.class_name, LEFTOVERS).items() if key not in ELSEWHERE
+        }
+        if isinstance(today.get("sample_size"), list) and len(today["sample_size"]) == 2:
+            today["sample_height"], today["sample_width"] = today.pop("sample_size")
+        if "sample_size_t" in today:
+            today["sample_frames"] = today.pop("sample_size_t")
+        return today
 
     def overrides(self, settings: Mapping[str, Any]) -> list[str]:
         s = settings

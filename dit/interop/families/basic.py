@@ -100,7 +100,8 @@ def biased(layer: Any) -> bool:
     return layer.bias is not None
 
 
-def renamed(config: Mapping[str, Any], class_name: str) -> dict[str, Any]:
-    """config.json under today's name of its class, without the leftovers of an older one."""
-    kept = {key: value for key, value in config.items() if key not in LEFTOVERS or value != LEFTOVERS[key]}
+def renamed(config: Mapping[str, Any], class_name: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """config.json under today's name of its class, without the leftovers of an older one and `more` of them."""
+    leftovers = {**LEFTOVERS, **(more or {})}
+    kept = {key: value for key, value in config.items() if key not in leftovers or value != leftovers[key]}
     return {**kept, "_class_name": class_name}

@@ -60,8 +60,7 @@ class DiT(Family):
         older = config.get("_class_name") == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero"
         if config.get("_class_name") != self.class_name and not older:
             return None
-        config = renamed(config, self.class_name)
-        return {key: value for key, value in config.items() if key != "cross_attention_dim" or value is not None}
+        return renamed(config, self.class_name, {"cross_attention_dim": None})
 
     def infer(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         """Whether the blocks' embedders differ."""

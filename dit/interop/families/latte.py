@@ -48,9 +48,7 @@ class Latte(Family):
         """LatteT2V is its name in the authors' repository."""
         if config.get("_class_name") not in (self.class_name, "LatteT2V"):
             return None
-        config = renamed(config, self.class_name)
-        unused = {"norm_num_groups": 32, "upcast_attention": False}
-        return {key: value for key, value in config.items() if key not in unused or value != unused[key]}
+        return renamed(config, self.class_name, {"norm_num_groups": 32, "upcast_attention": False})
 
     def overrides(self, settings: Mapping[str, Any]) -> list[str]:
         s = settings
