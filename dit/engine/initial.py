@@ -121,7 +121,7 @@ def open_source(path: str, weights: str) -> Source:
     try:
         checkpoint = Checkpoint.load(file)
     except ValueError as error:
-        raise ValueError(f"init_from={path}: {error}") from None
+        raise ValueError(f"init_from={error}") from None  # it begins with the file
     try:
         label, averaged = checkpoint.choose(weights)
     except ValueError as error:

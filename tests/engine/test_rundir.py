@@ -216,5 +216,5 @@ def test_a_config_that_was_never_finished_does_not_block_the_name(tmp_path: Path
 def test_first_weights_from_a_damaged_file_are_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "cut.ckpt"
     file.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(ValueError, match=r"init_from=.*cut\.ckpt cannot be read as a checkpoint .*; give another one"):
+    with pytest.raises(ValueError, match=r"init_from=.*cut\.ckpt cannot be read as a checkpoint .*: take another one"):
         initial.load(small.model(), str(file), "raw", strict=True)
