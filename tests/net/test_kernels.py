@@ -278,6 +278,16 @@ def test_auto_may_be_asked_first_by_a_checkpointed_block() -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_auto_may_be_asked_first_under_torch_func() -> None:
+    """Its transforms allow no hooks around saved tensors."""
+    q, k, v, _ = inputs(9, torch.float32)
+    kernel = Auto(candidates=[SDPA()])
+    found = torch.func.grad(lambda q: kernel(q, k, v).square().sum())(q)
+    assert [type(chosen) for chosen in auto._choices.values()] == [SDPA]
+    (wanted,) = torch.autograd.grad(SDPA()(q.requires_grad_(), k, v).square().sum(), q)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_auto_cuts_a_compiled_graph_only_where_a_kernel_must_be_tried() -> None:
     """Nothing but SDPA fits: no question. xformers, where there is no mask, gives way to torch's own flash kernels."""
     real = hydra.utils.instantiate(OmegaConf.load(CONFIGS / "net" / "kernel" / "auto.yaml"))

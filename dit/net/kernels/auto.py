@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import _disable_current_modes
 
 from dit.net.kernels.door import Kernel, KernelError, short
@@ -106,9 +108,11 @@ def probe(
     if why_unfit is not None:
         return why_unfit
     # The first question may come up under autocast, inference mode, fake tensors, a FLOP counter, or in a checkpointed
-    # block, where the tensors that are saved are counted: with hooks of its own the probe's are not.
+    # block, where the tensors that are saved are counted: with hooks of its own the probe's are not. torch.func forbids
+    # hooks, and then there are none.
+    allowed = torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
     with (
-        torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
+        saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor) if allowed else nullcontext(),
         _disable_current_modes(),
         torch.inference_mode(False),
         torch.enable_grad(),
