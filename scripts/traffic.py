@@ -5,7 +5,8 @@
     python scripts/traffic.py twin=all precision=bf16 height=64 width=64
 
 Settings are those of scripts/bench.py, though those about time have no use here, and those of the device (`Device`
-below). With precision=bf16 there are two networks of each kind: autocast over fp32 weights, and weights in bf16.
+below). With precision=bf16 there are two networks of each kind: autocast over fp32 weights, and weights in bf16, which
+precision=bf16-true counts alone.
 
 A kernel is an operator of torch that is not a view and not an allocation, in eager mode. It reads its inputs and writes
 its outputs once. Products are matrix products, convolutions and attention; everything else is "other". The bound is the
@@ -184,8 +185,9 @@ def rows(arguments: list[str], device: Device) -> list[str]:
     given = published.arguments_for(net, settings.batch, shape, settings.text_tokens, "cpu")
     x, t, cond = recognise(net).call(net, given)
     found = []
-    kinds = [("autocast", True), ("bf16", False)] if settings.precision == "bf16" else [("fp32", False)]
-    for kind, autocast in kinds:
+    kinds = {"fp32": ["fp32"], "bf16": ["autocast", "bf16"], "bf16-true": ["bf16"]}
+    for kind in kinds[settings.precision]:
+        autocast = kind == "autocast"
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         with fake_cuda(strict=False):
             theirs = on_cuda(published.blank(net), dtype).eval()
