@@ -35,7 +35,7 @@ def rows(pattern: Pattern, frames: int, batch: int = 3000) -> dict[str, float]:
     return {key: keys.count(key) / batch for key in set(keys)}
 
 
-def equally_likely(found: dict[str, float], expected: set[str]) -> None:
+def assert_equally_likely(found: dict[str, float], expected: set[str]) -> None:
     assert set(found) == expected
     for share in found.values():
         assert share == pytest.approx(1 / len(expected), abs=0.04)
@@ -48,11 +48,11 @@ def test_fixed_patterns() -> None:
 
 
 def test_random_prefix() -> None:
-    equally_likely(rows(RandomPrefix(), 5), {"10000", "11000", "11100", "11110"})
+    assert_equally_likely(rows(RandomPrefix(), 5), {"10000", "11000", "11100", "11110"})
 
 
 def test_keyframes() -> None:
-    equally_likely(rows(Keyframes(4), 9), {"101010101", "100100101", "100010001"})
+    assert_equally_likely(rows(Keyframes(4), 9), {"101010101", "100100101", "100010001"})
     found = rows(Keyframes(6), 5)
     assert set(found) == {"10101", "10011", "10001"}
     assert found["10001"] == pytest.approx(3 / 5, abs=0.04)

@@ -57,7 +57,7 @@ def case(preset: str, settings: dict[str, Any], overrides: list[str]) -> tuple[A
     return net, family.call(net, family.example(known, 2, SIZE, 5, draw))
 
 
-def run(net: nn.Module, given: tuple[Any, ...], precision: str) -> None:
+def assert_runs(net: nn.Module, given: tuple[Any, ...], precision: str) -> None:
     """Forward and backward, watched: output and all gradients are on the device."""
     dtype, autocast = PRECISIONS[precision]
     x, t, cond = given
@@ -78,14 +78,14 @@ def run(net: nn.Module, given: tuple[Any, ...], precision: str) -> None:
 @pytest.mark.parametrize("preset", FAMILY)
 def test_a_published_network(preset: str) -> None:
     net, (x, t, cond) = case(preset, {}, [])
-    run(net, (x, t, cond), "bf16")
-    run(net, (x, t.expand(2, x.shape[2]), cond), "autocast")  # a level for each frame
+    assert_runs(net, (x, t, cond), "bf16")
+    assert_runs(net, (x, t.expand(2, x.shape[2]), cond), "autocast")  # a level for each frame
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant(variant: str) -> None:
     net, given = case(*VARIANTS[variant])
-    run(net, given, "autocast")
+    assert_runs(net, given, "autocast")
 
 
 SPOILS = {
@@ -110,7 +110,7 @@ def test_notices(spoil: str) -> None:
     net, given = case("dit_tiny", {}, [])
     net.blocks[1] = Spoiled()
     with pytest.raises(Exception, match="waits|meet|copies|_local_scalar_dense|nonzero|two different devices"):
-        run(net, given, "fp32")
+        assert_runs(net, given, "fp32")
 
 
 def test_notices_a_tensor_that_does_not_move_with_its_module() -> None:
@@ -126,7 +126,7 @@ def test_notices_a_tensor_that_does_not_move_with_its_module() -> None:
     with fake_cuda():
         net.blocks[1] = Forgotten()
     with pytest.raises(RuntimeError, match="meet in aten.mul|two different devices"):
-        run(net, given, "fp32")
+        assert_runs(net, given, "fp32")
 
 
 OBJECTIVES = {

@@ -74,6 +74,13 @@ class Several(Position):
         return list(self.parts.values())  # type: ignore[arg-type]
 
 
+def half(size: int, what: str) -> int:
+    """The pairs of `size` channels. Raises ValueError when it is odd; `what` says who needs it even."""
+    if size % 2:
+        raise ValueError(f"{what}, not {size}; nearest: {size - 1}, {size + 1}")
+    return size // 2
+
+
 def split_pairs(pairs: int, split: dict[str, float], what: str) -> dict[str, int]:
     """Shares out `pairs` pairs of channels over the axes of `split`: shares rounded down, the rest to the first axis.
 

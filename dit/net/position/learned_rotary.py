@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.net.embed import Grid
-from dit.net.position.base import Position
+from dit.net.position.base import Position, half
 from dit.net.position.rotary import Pairing, Rotation
 
 
@@ -26,10 +26,9 @@ class LearnedRoPE3D(Position):
 
     def __init__(self, width: int, head_dim: int, *, area: float, std: float, pairing: Pairing) -> None:
         super().__init__()
-        if head_dim % 2:
-            raise ValueError(f"RoPE needs an even head size, not {head_dim}; nearest: {head_dim - 1}, {head_dim + 1}")
+        pairs = half(head_dim, "RoPE needs an even head size")
         self.area, self.std, self.pairing = area, std, pairing
-        self.frequencies = nn.Parameter(torch.empty(3, width // head_dim, head_dim // 2))
+        self.frequencies = nn.Parameter(torch.empty(3, width // head_dim, pairs))
         self.init_own(std)
 
     def init_own(self, std: float) -> None:

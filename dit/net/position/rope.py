@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dit.net.embed import Grid
-from dit.net.position.base import AXES, Position, frequencies, split_pairs, spread
+from dit.net.position.base import AXES, Position, frequencies, half, split_pairs, spread
 from dit.net.position.places import Places
 from dit.net.position.rotary import Pairing, Rotation
 
@@ -40,10 +40,10 @@ class RoPE3D(Position):
         places: Places,
     ) -> None:
         super().__init__()
-        if head_dim % 2:
-            raise ValueError(f"RoPE needs an even head size, not {head_dim}; nearest: {head_dim - 1}, {head_dim + 1}")
         self.theta = theta
-        self.pairs = split_pairs(head_dim // 2, split, f"RoPE with head size {head_dim}")
+        self.pairs = split_pairs(
+            half(head_dim, "RoPE needs an even head size"), split, f"RoPE with head size {head_dim}"
+        )
         self.scale = scale
         self.reference = reference
         self.pairing, self.places = pairing, places

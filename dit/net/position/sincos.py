@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dit.net.embed import Grid
-from dit.net.position.base import AXES, Position, frequencies, split_pairs, spread
+from dit.net.position.base import AXES, Position, frequencies, half, split_pairs, spread
 
 
 class SinCos3D(Position):
@@ -32,10 +32,10 @@ class SinCos3D(Position):
         reference: dict[str, int] | None,
     ) -> None:
         super().__init__()
-        if width % 2:
-            raise ValueError(f"sincos positions need an even width, not {width}; nearest: {width - 1}, {width + 1}")
         self.theta = theta
-        self.pairs = split_pairs(width // 2, split, f"sincos positions of width {width}")
+        self.pairs = split_pairs(
+            half(width, "sincos positions need an even width"), split, f"sincos positions of width {width}"
+        )
         self.scale = scale
         self.reference = reference
 
