@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import fields
 from datetime import date
 from pathlib import Path
 
@@ -23,11 +22,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dit.entry import one_line_errors
 from dit.net.flops import count_flops_by_op
 from scripts.clock import Subject, machine, make_subject, measure, spread, turn
 from scripts.memory import Memory, estimate_memory, measured_peak, reset_peak, resident
-from scripts.settings import Settings, build, compose, parse
+from scripts.settings import Settings, build, compose, parse, run
 from scripts.twins.shape import Shape
 
 TWINS = {"reference": "scripts.twins.dit_reference:DiT", "diffusers": "scripts.twins.dit_diffusers:DiffusersDiT"}
@@ -179,8 +177,4 @@ def print_peak(memory: Memory, peak: int | None, before: int | None) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__, "\n".join(f"  {field.name}={field.default}" for field in fields(Settings)), sep="\n")
-    else:
-        with one_line_errors():
-            main(sys.argv[1:])
+    run(main, __doc__, Settings)

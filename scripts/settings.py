@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,7 +13,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from dit.entry import CONFIGS, mistyped
+from dit.entry import CONFIGS, mistyped, one_line_errors
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-true": torch.bfloat16}
 
@@ -74,6 +76,17 @@ def parse(arguments: list[str]) -> tuple[Settings, list[str]]:
         known = sorted(path.stem for path in (CONFIGS / "net").glob("*.yaml"))
         raise ValueError(f"net={settings.net} is not in configs/net; there are {', '.join(known)}")
     return settings, overrides
+
+
+def run(main: Callable[[list[str]], None], about: str | None, choices: type) -> None:
+    """`main` with the arguments of the command line, or what --help says: `about`, and the fields of `choices`."""
+    if {"-h", "--help"} & set(sys.argv):
+        print(about)
+        for field in fields(choices):
+            print(f"  {field.name}={field.default:g}" if field.type == "float" else f"  {field.name}={field.default}")
+        return
+    with one_line_errors():
+        main(sys.argv[1:])
 
 
 def example_named(name: str) -> Any:

@@ -30,9 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from dit.entry import one_line_errors
 from scripts.fake_device import COPIES, WAITS, all_placed, backward, fake_cuda, on_cuda
-from scripts.settings import build, compose, example_named, parse
+from scripts.settings import build, compose, example_named, parse, run
 
 aten = torch.ops.aten
 FREE = {aten._unsafe_view, aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
@@ -246,8 +245,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__, "\n".join(f"  {field.name}={field.default:g}" for field in fields(Device)), sep="\n")
-    else:
-        with one_line_errors():
-            main(sys.argv[1:])
+    run(main, __doc__, Device)
