@@ -159,7 +159,7 @@ def misfits(
     absent = [
         key
         for key in own
-        if key not in shapes and _part(key) in both and module.is_saved(key) and (adapted or not is_adapter_key(key))
+        if key not in shapes and _part(key) in both and module.is_trained(key) and (adapted or not is_adapter_key(key))
     ]
     unknown = [key for key in shapes if key not in own and _part(key) in both]
     return wrong, absent, unknown

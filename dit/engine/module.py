@@ -80,7 +80,9 @@ class VideoDiffusion(LightningModule):
         self.caption_dropout = caption_dropout
         self.compile_mode = compile_mode
         self.config = config
-        self.saved = {name for name, part in self.named_children() if any(p.requires_grad for p in part.parameters())}
+        self.trained = {name for name, part in self.named_children() if any(p.requires_grad for p in part.parameters())}
+        self.frozen: set[str] = set()  # weights of trained parts that stand still, beside adapters
+        self.frozen_mark: str | None = None  # of the file that holds them (`frozen.py`)
         self.last_step: StepOutput | None = None
 
     # -- the step
@@ -148,11 +150,12 @@ class VideoDiffusion(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def adapt(self, lora: Callable[[nn.Module], None]) -> None:
-        """Puts adapters into the network, beside which nothing else of network and text encoder trains. Both stay whole
-        in checkpoints, so that these need nothing else."""
+        """Puts adapters into the network, beside which nothing else of network and text encoder trains. What stands
+        still is kept once for the run, not with each checkpoint."""
         lora(self.net)
         if self.text is not None:
             self.text.requires_grad_(False)
+        self.frozen = {key for key, p in self.named_parameters() if self.is_trained(key) and not p.requires_grad}
 
     # -- checkpoints: raw weights of what is trained, and the config
 
@@ -166,6 +169,8 @@ class VideoDiffusion(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        if self.frozen:
+            checkpoint["frozen"] = self.frozen_mark
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: weights[key] for key in weights if self.is_saved(key)}
 
@@ -178,9 +183,13 @@ class VideoDiffusion(LightningModule):
             where = "the checkpoint" if differing[0] in here else "this network"
             raise ValueError(f"{len(differing)} weights do not match: {differing[0]} is not in {where}")
 
-    def is_saved(self, key: str) -> bool:
+    def is_trained(self, key: str) -> bool:
         """Whether a key of the state dict belongs to a part that is trained, if only by its adapters."""
-        return key.split(".")[0] in self.saved
+        return key.split(".")[0] in self.trained
+
+    def is_saved(self, key: str) -> bool:
+        """Whether checkpoints hold a key of the state dict."""
+        return self.is_trained(key) and key not in self.frozen
 
 
 def detached(loss: Tensor | None) -> Tensor | None:

@@ -15,7 +15,7 @@ from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dit.codec.base import Codec
-from dit.engine import initial, rng, rundir, sweep
+from dit.engine import frozen, initial, rng, rundir, sweep
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.callbacks.interrupt import Interrupt
 from dit.engine.callbacks.metrics import Metrics
@@ -62,6 +62,7 @@ def train(config: dict[str, Any]) -> None:
     flops = flops_per_token(parts)
     if last:
         log.info("resuming %s at step %d of %d", parts.run, done, parts.training.max_steps)
+        frozen.restore(parts.module, last)
     first = None
     if last is None and config["init_from"] is not None:
         first = initial.load(parts.module, *(config[key] for key in ("init_from", "init_weights", "init_strict")))
@@ -69,6 +70,8 @@ def train(config: dict[str, Any]) -> None:
         rundir.claim(parts.run, parts.config, first_rank())
         if first is not None and first_rank():
             first.write(parts.run)
+        if last is None:
+            frozen.write(parts.module, parts.run, first_rank())
         describe(parts)
         _fit(parts, everyone, last, flops)
 

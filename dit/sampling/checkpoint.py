@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dit.sampling.read import missing
 
 LAST = Path("checkpoints") / "last.ckpt"
+FROZEN = "frozen.pt"  # beside checkpoints of adapters: what these adapt, the same for all of a run
 TRUSTED = ("dit.", "torch.nn.")
 
 
@@ -29,12 +30,14 @@ class Checkpoint:
         weights: raw weights under canonical keys (`net.*`, `text.*`, `codec.*`).
         ema: profile -> averaged weights under the same keys.
         config: the resolved training config, plain containers.
+        frozen: the fingerprint of the weights that lie beside the file, once for the whole run; None: it holds all.
     """
 
     file: Path
     weights: dict[str, Tensor]
     ema: dict[str, dict[str, Tensor]]
     config: dict[str, Any]
+    frozen: str | None = None
 
     @classmethod
     def load(cls, run_or_file: str | Path) -> Checkpoint:
@@ -45,18 +48,11 @@ class Checkpoint:
             ValueError: not a checkpoint of this project, or damaged.
         """
         file = find(run_or_file)
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # torch raises pickle, zip, runtime and OS errors for damaged files
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"{file} cannot be read as a checkpoint ({first[:80].rstrip('. ')}); it may be cut short, or none at"
-                " all: take another one of the run, or copy it again"
-            ) from None
-        absent = [key for key in ("state_dict", "config") if not isinstance(content, dict) or key not in content]
-        if absent:
-            raise ValueError(f"{file} is not a checkpoint of this project: it has no {' and no '.join(absent)}")
-        return cls(file, content["state_dict"], content.get("ema", {}), content["config"])
+        content = _read(file, ("state_dict", "config"))
+        frozen = content.get("frozen")
+        beside = {} if frozen is None else _frozen(file, frozen)
+        weights = {**beside, **content["state_dict"]}
+        return cls(file, weights, content.get("ema", {}), content["config"], frozen)
 
     def value(self, *path: str) -> Any:
         """The plain value that the config holds at `path`; ValueError where it holds nothing."""
@@ -143,6 +139,35 @@ def find(run_or_file: str | Path) -> Path:
     there = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.ckpt"))
     listed = f"checkpoints there: {', '.join(there[-3:])}" if there else "it holds no checkpoint at all"
     raise FileNotFoundError(f"{path} has no {LAST.as_posix()}; {listed}")
+
+
+def _read(file: Path, wanted: Sequence[str]) -> dict[str, Any]:
+    """The entries of a file; ValueError when it is damaged, or has none of those names."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises pickle, zip, runtime and OS errors for damaged files
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{file} cannot be read as a checkpoint ({first[:80].rstrip('. ')}); it may be cut short, or none at"
+            " all: take another one of the run, or copy it again"
+        ) from None
+    absent = [key for key in wanted if not isinstance(content, dict) or key not in content]
+    if absent:
+        raise ValueError(f"{file} is not a checkpoint of this project: it has no {' and no '.join(absent)}")
+    return content
+
+
+def _frozen(file: Path, mark: str) -> dict[str, Tensor]:
+    """The weights that a checkpoint's adapters stand beside."""
+    beside = file.parent / FROZEN
+    if not beside.is_file():
+        raise FileNotFoundError(
+            f"{file} holds adapters alone, and {beside} is not there, which holds the weights beside them: copy both"
+        )
+    content = _read(beside, ("state_dict", "fingerprint"))
+    if content["fingerprint"] != mark:
+        raise ValueError(f"{beside} is of another run than {file.name} beside it: copy the two of one run")
+    return content["state_dict"]
 
 
 def targets(node: Any) -> Iterator[str]:

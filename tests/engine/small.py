@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from data.batch import Batch
@@ -21,6 +22,7 @@ from dit.diffusion.path import Linear
 from dit.diffusion.prediction import V
 from dit.diffusion.space import Output
 from dit.diffusion.weighting import Uniform
+from dit.engine import frozen
 from dit.engine.callbacks.checkpoint import Checkpoints
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.callbacks.interrupt import Interrupt
@@ -34,6 +36,7 @@ from dit.engine.optim import adamw, muon
 from dit.engine.profiles import ConstantDecay, PowerProfile
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
+from dit.interop.adapter import LoRA
 from dit.sampling import schedule
 from dit.sampling.guidance import NoGuidance
 from dit.sampling.pipeline import Pipeline
@@ -123,6 +126,14 @@ def model(max_steps: int = 10, seed: int = 0, lr: float = 1e-2, **changes: Any) 
     return VideoDiffusion(**{**settings, **changes})
 
 
+def adapted(**changes: Any) -> VideoDiffusion:
+    """The model with low-rank adapters in its blocks."""
+    module = model(**changes)
+    torch.manual_seed(5)
+    module.adapt(LoRA(rank=2, alpha=3.0, dropout=0.0, rslora=False, targets=["blocks.*"]))
+    return module
+
+
 def average(use: str = "fast") -> EMA:
     return EMA({"fast": ConstantDecay(0.9), "power": PowerProfile(0.15)}, use=use, snapshot_every=None)
 
@@ -196,8 +207,13 @@ def train(
 ) -> Any:  # fmt: skip
     """A real run in `run`, resumed where it has a checkpoint; returns the trainer."""
     last = run / "checkpoints" / "last.ckpt"
+    resumes = last.is_file()
+    if resumes:
+        frozen.restore(module, last)
+    else:
+        frozen.write(module, run, first=rank_zero_only.rank == 0)
     trainer = training(module.max_steps, **changes).trainer([*before, *everyone(run), *after], run)
-    trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    trainer.fit(module, datamodule=data, ckpt_path=last if resumes else None, weights_only=True)
     return trainer
 
 

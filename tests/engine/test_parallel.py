@@ -15,6 +15,8 @@ import torch
 import dit.diffusion.loss
 from dit.engine import parallel
 from dit.engine.callbacks.preview import share
+from dit.interop.adapter import is_adapter_key
+from dit.sampling.checkpoint import Checkpoint
 from tests.engine import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +134,24 @@ def test_run_of_copies_goes_on_sharded(ranks: Path) -> None:
     assert crossed["global_step"] == 6
     torch.testing.assert_close(crossed["state_dict"], straight["state_dict"], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(crossed["ema"], straight["ema"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_adapters_on_two_ranks(ranks: Path) -> None:
+    """Copies, shards, and both in one run: the same adapters, beside the same weights, which the file is without."""
+    pytest.importorskip("peft")
+    ddp, fsdp2, crossed = (small.load(ranks / name) for name in ("ddp/adapters", "fsdp2/adapters", "crossed_adapters"))
+    assert len(ddp["state_dict"]) == 2 * 2 * 2 and all(is_adapter_key(key) for key in ddp["state_dict"])
+    assert all(tensor.abs().max() > 1e-3 for tensor in ddp["state_dict"].values())
+    for other in (fsdp2, crossed):
+        assert other["global_step"] == 6 and other["frozen"] == ddp["frozen"]
+        torch.testing.assert_close(other["state_dict"], ddp["state_dict"], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(other["ema"], ddp["ema"], rtol=1e-3, atol=1e-4)
+    torch.manual_seed(0)
+    first, kept = small.adapted(seed=0), Checkpoint.load(ranks / "crossed_adapters").weights
+    assert first.frozen and small.same({key: kept[key] for key in first.frozen}, {
+        key: first.state_dict()[key] for key in first.frozen
+    }) == []  # fmt: skip
 
 
 def test_settings_follow_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

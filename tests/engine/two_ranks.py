@@ -6,6 +6,7 @@ Both strategies in one process group, because starting processes is what takes t
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,17 @@ def main(out: Path) -> None:
     for steps, name in ((3, "ddp"), (6, "fsdp2")):
         module = small.model(max_steps=steps, seed=0 if steps == 3 else 1)
         small.train(module, out / "crossed", small.video_data(batch_size=2), strategy=strategy(name), devices=2)
+    if find_spec("peft") is None:
+        return
+    # Adapters beside weights that stand still: they are those of the first seed, whatever a later part begins with.
+    for where, parts in {
+        "ddp/adapters": [(6, "ddp")],
+        "fsdp2/adapters": [(6, "fsdp2")],
+        "crossed_adapters": [(2, "ddp"), (4, "fsdp2"), (6, "ddp")],
+    }.items():
+        for seed, (steps, name) in enumerate(parts):
+            module = small.adapted(max_steps=steps, seed=seed)
+            small.train(module, out / where, small.video_data(batch_size=2), strategy=strategy(name), devices=2)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from dit import entry
-from dit.engine import initial, run
+from dit.engine import frozen, initial, run
 from dit.interop import call_like_diffusers, from_diffusers
-from dit.interop.adapter import is_adapter_key
+from dit.interop.adapter import bare_key, is_adapter_key
 from dit.interop.presets import CONFIGS
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.pipeline import Pipeline
@@ -164,12 +164,13 @@ def test_adapters(wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caps
     first = from_diffusers(wan).state_dict()
     saved = train("lora", 3, f"init_from={wan}", *LORA)
     weights = net_weights(saved)
-    adapted = [key for key in weights if is_adapter_key(key)]
+    adapted = [key for key in saved["state_dict"] if is_adapter_key(key)]
     assert len(adapted) == 2 * 2 * 5  # two blocks, five projections
-    kept = {key.replace(".base_layer.", "."): tensor for key, tensor in weights.items() if key not in adapted}
-    assert small.same(kept, dict(first)) == []  # what they stand beside did not move, and is there
-    assert all(weights[key].abs().max() > 0 for key in adapted)
-    assert all(set(average) == {f"net.{key}" for key in adapted} for average in saved["ema"].values())
+    assert set(saved["state_dict"]) == set(adapted)  # and nothing else: what stands still is there once for the run
+    assert all(tensor.abs().max() > 0 for tensor in weights.values())
+    beside = net_weights(torch.load("runs/lora/checkpoints/frozen.pt", weights_only=True))
+    assert small.same({bare_key(key): tensor for key, tensor in beside.items()}, dict(first)) == []  # did not move
+    assert all(set(average) == set(adapted) for average in saved["ema"].values())
     assert {len(group["params"]) for group in saved["optimizer_states"][0]["param_groups"]} == {len(adapted)}
     assert_resumes("lora", wan, *LORA)
 
@@ -191,12 +192,50 @@ def test_adapters(wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caps
 
     # Another run goes on with the adapters, or refuses to lose them.
     again = train("again", 1, "init_from=runs/lora", "init_weights=ema", "optim.lr=0", *LORA)
-    assert small.same(net_weights(again), dict(ours("lora").state_dict())) == []
+    assert small.same(net_weights(again), {key: ours("lora").state_dict()[key] for key in net_weights(again)}) == []
+    assert small.same(dict(ours("again", "raw").state_dict()), dict(ours("lora").state_dict())) == []
     with pytest.raises(
         ValueError, match=r"lora_A.default.weight is not in this network .*merge its adapters first: py"
     ):
         train("full", 1, "init_from=runs/lora")
     assert not Path("runs/full").exists()
+
+
+def test_adapters_without_what_they_stand_beside(wan: Path, folder: Path) -> None:
+    """One line, at sampling and at going on, and the run is as it was."""
+    train("lora", 1, f"init_from={wan}", *LORA)
+    train("other", 1, *LORA)
+    beside, other = (Path(f"runs/{name}/checkpoints/frozen.pt") for name in ("lora", "other"))
+    kept = beside.read_bytes()
+
+    def assert_refused(said: str) -> None:
+        for call in (
+            lambda: train("lora", 2, f"init_from={wan}", *LORA),
+            lambda: Checkpoint.load(Path("runs/lora")),
+            lambda: train("from_lora", 1, "init_from=runs/lora", *LORA),
+        ):
+            with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
+                call()
+            assert "\n" not in str(caught.value) and small.load(Path("runs/lora"))["global_step"] == 1
+        assert not Path("runs/from_lora").exists()
+
+    beside.unlink()
+    assert_refused("last.ckpt holds adapters alone, and runs/lora/checkpoints/frozen.pt is not there")
+    beside.write_bytes(other.read_bytes())
+    assert_refused("frozen.pt is of another run than last.ckpt beside it")
+    beside.write_bytes(kept[: len(kept) // 2])
+    assert_refused("frozen.pt cannot be read as a checkpoint")
+    beside.write_bytes(kept)
+    assert train("lora", 2, f"init_from={wan}", *LORA)["global_step"] == 2
+
+
+def test_the_fingerprint_of_weights() -> None:
+    weights = {"a": torch.randn(3, 4), "b": torch.randn(2).bfloat16(), "c": torch.tensor(1.0)}
+    mark = frozen.fingerprint(weights)
+    assert mark == frozen.fingerprint({key: weights[key].clone() for key in ("c", "b", "a")})
+    others = [{**weights, "a": weights["a"].nextafter(torch.tensor(torch.inf))}, {**weights, "c": torch.tensor(2.0)}]
+    others += [{"a": weights["a"], "d": weights["b"], "c": weights["c"]}, {key: weights[key] for key in "ab"}]
+    assert mark not in {frozen.fingerprint(other) for other in others}
 
 
 def test_muon_trains_adapters(wan: Path, folder: Path) -> None:
