@@ -8,8 +8,9 @@ driver about streams), and a watch for places where the host would wait for the 
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -17,6 +18,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -127,45 +129,61 @@ class Watch(TorchDispatchMode):
 
 
 def backward(out: Tensor, grad: Tensor) -> dict[Tensor, Tensor]:
-    """The gradient of out to every leaf that it depends on, from `grad`, that to out itself.
+    """The gradient of out to every leaf that it depends on, from `grad`, that to out itself."""
+    leaves = [node.variable for node in behind([out.grad_fn]) if hasattr(node, "variable")]
+    found = gradients([out], [grad], leaves)
+    return {leaf: value for leaf, value in zip(leaves, found, strict=True) if value is not None}
+
+
+def behind(starts: Iterable[Any], ends: Set[Any] = frozenset()) -> set[Any]:
+    """The nodes of a graph that can be reached from some, with these, and without going past `ends`."""
+    found = set(starts)
+    todo = list(found - ends)
+    while todo:
+        new = {node for node, _ in todo.pop().next_functions if node is not None} - found
+        found |= new
+        todo += new - ends
+    return found
+
+
+def gradients(outs: Sequence[Tensor], grads: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradients of outs to inputs, from `grads`, those to outs themselves; None where nothing depends on an input.
 
     Walks the graph as torch's engine does: nodes that were recorded last come first, gradients are brought to the
     shape and dtype of what they belong to, and added up where paths meet. No hooks are called.
     """
+    edges = [get_gradient_edge(x) for x in inputs]
+    wanted = {(edge.node, edge.output_nr): x for edge, x in zip(edges, inputs, strict=True)}
+    ends = {edge.node for edge in edges}
+    starts = [get_gradient_edge(out) for out in outs]
     waiting: dict[Any, int] = defaultdict(int)
-    found, todo = {out.grad_fn}, [out.grad_fn]
-    while todo:
-        for node, _ in todo.pop().next_functions:
-            if node is not None:
-                waiting[node] += 1
-                if node not in found:
-                    found.add(node)
-                    todo.append(node)
+    for node in behind((start.node for start in starts), ends) - ends:
+        for following, _ in node.next_functions:
+            waiting[following] += 1
     arrived: dict[Any, dict[int, Tensor]] = defaultdict(dict)
-    arrived[out.grad_fn][out.output_nr] = grad
-    ready, leaves = [(0, 0, out.grad_fn)], {}
-    order = 0
+    for start, grad in zip(starts, grads, strict=True):
+        arrived[start.node][start.output_nr] = grad
+    order = itertools.count()
+    ready = [(0, next(order), node) for node in {start.node for start in starts} if not waiting[node]]
     with torch.no_grad():
         while ready:
             node = heapq.heappop(ready)[-1]
-            grads = arrived.pop(node, {})
-            if hasattr(node, "variable"):  # the end: a leaf
-                if grads:
-                    leaves[node.variable] = grads[0]
+            if node in ends:
                 continue
-            outputs = run(node, grads) if grads else [None] * len(node.next_functions)
+            given = arrived.pop(node, {})
+            outputs = run(node, given) if given and node.next_functions else [None] * len(node.next_functions)
             for (following, place), value in zip(node.next_functions, outputs, strict=True):
                 if following is None:
                     continue
                 if value is not None:
-                    value = fitting(value, following._input_metadata[place])
+                    like = wanted.get((following, place))
+                    value = fitting(value, following._input_metadata[place] if like is None else like)
                     sums = arrived[following]
                     sums[place] = value if place not in sums else sums[place] + value
                 waiting[following] -= 1
                 if not waiting[following]:
-                    order += 1
-                    heapq.heappush(ready, (-following._sequence_nr(), order, following))
-    return leaves
+                    heapq.heappush(ready, (-following._sequence_nr(), next(order), following))
+    return [arrived.get(edge.node, {}).get(edge.output_nr) for edge in edges]
 
 
 def run(node: Any, grads: Mapping[int, Tensor]) -> Sequence[Tensor | None]:

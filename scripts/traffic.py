@@ -6,18 +6,20 @@
 
 Settings are those of scripts/bench.py, though those about time have no use here, and those of the device (`Device`
 below). With precision=bf16 there are two networks of each kind: autocast over fp32 weights, and weights in bf16, which
-precision=bf16-true counts alone.
+precision=bf16-true counts alone. With compile=true it is the program that torch.compile makes of each (where it is one:
+a network that asks the device for numbers is cut into several, and is not counted).
 
-A kernel is an operator of torch that is not a view and not an allocation, in eager mode. It reads its inputs and writes
-its outputs once. Products are matrix products, convolutions and attention; everything else is "other". The bound is the
-sum over all kernels of max(FLOPs / peak, bytes / bandwidth), and of the time between two launches: a count in units of
-time, below which a device that keeps nothing in its caches between kernels cannot be.
+A kernel is an operator of torch that is not a view and not an allocation, or of a compiled program one that inductor
+writes. It reads its inputs and writes its outputs once. Products are matrix products, convolutions and attention;
+everything else is "other". The bound is the sum over all kernels of max(FLOPs / peak, bytes / bandwidth), and of the
+time between two launches: a count in units of time, below which a device that keeps nothing in its caches between
+kernels cannot be.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from scripts.fake_device import COPIES, WAITS, all_placed, backward, fake_cuda, on_cuda
+from scripts.fake_inductor import Launch, launches
 from scripts.settings import build, compose, example_named, parse, run
 
 aten = torch.ops.aten
@@ -68,56 +72,11 @@ class Kernel:
         return max(self.flops / peak, self.bytes / device.bandwidth) + device.launch
 
 
-class Count(TorchDispatchMode):
-    """Counts what runs on the device within.
+class Counted:
+    """kernels: in their order. waits: how often the host waits for a number of the device. copies: between the two."""
 
-    kernels: in their order. waits: how often the host waits for a number of the device; it is told `length` for a whole
-    number, 1 for a fraction, true, and that everything is nonzero. copies: between host and device.
-    """
-
-    def __init__(self, length: int) -> None:
-        super().__init__()
-        self.length = length
-        self.kernels: list[Kernel] = []
-        self.waits = self.copies = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func.namespace == "prim":  # questions about a tensor
-            return func(*args, **kwargs)
-        packet, inputs = func.overloadpacket, on_device((args, kwargs))
-        if packet in WAITS and inputs:
-            self.waits += 1
-            return self.told(packet, inputs[0])
-        out = func(*args, **kwargs)
-        outputs = on_device(out)
-        if func.is_view or packet in FREE or not (inputs or outputs):
-            return out
-        if packet in COPIES:
-            self.copies += any(x.device.type != "cuda" for x in tree_leaves((args, out)) if isinstance(x, Tensor))
-        formula = flop_registry.get(packet)
-        flops = 0 if formula is None else formula(*args, **kwargs, out_val=out)
-        written = sum(map(size, outputs))
-        if outputs and not written:  # torch launches nothing for tensors without elements
-            return out
-        if packet in OVERWRITES:
-            inputs = inputs[1:]
-        read = sum(map(size, inputs))
-        if packet in GATHERS:
-            read = written + size(min(inputs, key=size))
-        half = bool(inputs) and inputs[0].element_size() == 2
-        self.kernels.append(Kernel(packet.__name__, flops, read + written, half))
-        if packet in TWO_KERNELS:
-            self.kernels.append(Kernel(packet.__name__, 0, written, half))
-        return out
-
-    def told(self, packet: Any, tensor: Tensor) -> Any:
-        """What the host believes that the device has said."""
-        if packet is aten.nonzero:
-            return torch.empty(tensor.numel(), tensor.dim(), dtype=torch.int64, device=tensor.device)
-        if packet is not aten._local_scalar_dense or tensor.dtype is torch.bool:
-            return True
-        return 1.0 if tensor.is_floating_point() else self.length
+    kernels: list[Kernel]
+    waits = copies = 0
 
     def total(self, of: Callable[[Kernel], float]) -> float:
         """The sum of something over all kernels."""
@@ -134,6 +93,69 @@ class Count(TorchDispatchMode):
     def bound(self, device: Device) -> float:
         """Seconds, at least."""
         return self.total(lambda kernel: kernel.seconds(device))
+
+
+class Compiled(Counted):
+    """What a compiled program launches."""
+
+    def __init__(self, found: Iterable[Launch]) -> None:
+        self.kernels = []
+        for launch in found:
+            if launch.operator is None:
+                self.kernels.append(Kernel(launch.name, 0, launch.bytes, half=False))
+            else:
+                self.kernels.append(library(launch.operator, launch.args, launch.kwargs, launch.out))
+
+
+class Count(Counted, TorchDispatchMode):
+    """Counts what runs on the device within. A host that asks for a number of the device is told `length` for a whole
+    number, 1 for a fraction, true, and that everything is nonzero."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.kernels = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "prim":  # questions about a tensor
+            return func(*args, **kwargs)
+        packet, inputs = func.overloadpacket, on_device((args, kwargs))
+        if packet in WAITS and inputs:
+            self.waits += 1
+            return self.told(packet, inputs[0])
+        out = func(*args, **kwargs)
+        outputs = on_device(out)
+        if func.is_view or packet in FREE or not (inputs or outputs):
+            return out
+        if packet in COPIES:
+            self.copies += any(x.device.type != "cuda" for x in tree_leaves((args, out)) if isinstance(x, Tensor))
+        if outputs and not any(map(size, outputs)):  # torch launches nothing for tensors without elements
+            return out
+        self.kernels.append(library(packet, args, kwargs, out))
+        if packet in TWO_KERNELS:
+            self.kernels.append(Kernel(packet.__name__, 0, sum(map(size, outputs)), self.kernels[-1].half))
+        return out
+
+    def told(self, packet: Any, tensor: Tensor) -> Any:
+        """What the host believes that the device has said."""
+        if packet is aten.nonzero:
+            return torch.empty(tensor.numel(), tensor.dim(), dtype=torch.int64, device=tensor.device)
+        if packet is not aten._local_scalar_dense or tensor.dtype is torch.bool:
+            return True
+        return 1.0 if tensor.is_floating_point() else self.length
+
+
+def library(packet: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Kernel:
+    """The kernel behind one operator of torch."""
+    inputs, outputs = on_device((args, kwargs)), on_device(out)
+    formula = flop_registry.get(packet)
+    flops = 0 if formula is None else formula(*args, **kwargs, out_val=out)
+    if packet in OVERWRITES:
+        inputs = inputs[1:]
+    written = sum(map(size, outputs))
+    read = written + size(min(inputs, key=size)) if packet in GATHERS else sum(map(size, inputs))
+    return Kernel(packet.__name__, flops, read + written, half=bool(inputs) and inputs[0].element_size() == 2)
 
 
 def on_device(values: Any) -> list[Tensor]:
@@ -158,6 +180,15 @@ def count(net: nn.Module, arguments: Any, autocast: bool, train: bool, length: i
         if train:
             backward(out, torch.empty_like(out))
     return counted
+
+
+def count_compiled(net: nn.Module, arguments: Any, autocast: bool, train: bool) -> Compiled | None:
+    """The same of `torch.compile(net)`; None where that is not one program."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+        try:
+            return Compiled(launches(net, arguments, train))
+        except DynamicOutputShapeException:
+            return None
 
 
 def split(arguments: list[str]) -> tuple[list[str], Device]:
@@ -194,31 +225,38 @@ def rows(arguments: list[str], device: Device) -> list[str]:
             arguments = all_placed(given, dtype)
             call = (*all_placed((x,), dtype), all_placed(t), all_placed(cond, dtype))
             for train in (False, True):
-                pair = [
-                    count(net, given, autocast, train, settings.text_tokens)
-                    for net, given in ((ours, call), (published.Theirs(theirs), (arguments,)))
-                ]
-                found.append(row(f"{settings.twin} {kind}", "forward + backward" if train else "forward", pair, device))
+                both = ((ours, call), (published.Theirs(theirs), (arguments,)))
+                pair: list[Counted | None]
+                if settings.compile:
+                    pair = [count_compiled(net, given, autocast, train) for net, given in both]
+                else:
+                    pair = [count(net, given, autocast, train, settings.text_tokens) for net, given in both]
+                name = f"{settings.twin} {kind}{', compiled' * settings.compile}"
+                found.append(row(name, "forward + backward" if train else "forward", pair, device))
     return found
 
 
-def row(name: str, what: str, pair: list[Count], device: Device) -> str:
-    """One line of the table."""
-    mine, other = (counted.bound(device) for counted in pair)
+def row(name: str, what: str, pair: list[Counted | None], device: Device) -> str:
+    """One line of the table; a dash where nothing could be counted."""
+
+    def each(shown: Callable[[Counted], str]) -> list[str]:
+        return ["-" if counted is None else shown(counted) for counted in pair]
+
     cells = [
         name,
         what,
-        *(f"{len(counted.kernels)}" for counted in pair),
-        *(f"{counted.waits} + {counted.copies}" for counted in pair),
-        *(f"{counted.other_bytes() / 1e9:.3g}" for counted in pair),
-        *(f"{counted.product_bytes() / 1e9:.3g}" for counted in pair),
-        *(f"{1e3 * bound:.3g}" for bound in (mine, other)),
-        f"{mine / other:.3f}",
+        *each(lambda counted: f"{len(counted.kernels)}"),
+        *each(lambda counted: f"{counted.waits} + {counted.copies}"),
+        *each(lambda counted: f"{counted.other_bytes() / 1e9:.3g}"),
+        *each(lambda counted: f"{counted.product_bytes() / 1e9:.3g}"),
+        *each(lambda counted: f"{1e3 * counted.bound(device):.3g}"),
     ]
+    mine, other = pair
+    cells.append("-" if mine is None or other is None else f"{mine.bound(device) / other.bound(device):.3f}")
     return f"| {' | '.join(cells)} |"
 
 
-def breakdown(counted: Count) -> str:
+def breakdown(counted: Counted) -> str:
     """Kernels and bytes by operator, the heaviest first."""
     names = {kernel.name for kernel in counted.kernels}
     totals = {name: [kernel.bytes for kernel in counted.kernels if kernel.name == name] for name in names}

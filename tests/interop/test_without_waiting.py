@@ -24,7 +24,7 @@ from dit.sampling.given import Given, hold
 from dit.sampling.guidance import ClassifierFree
 from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver
 from scripts.fake_device import Watch, all_placed, backward, fake_cuda, on_cuda, placed
-from scripts.traffic import Count
+from scripts.traffic import Count, count, count_compiled
 
 SIZE = (4, 8, 8)  # latents: frames, height, width
 FAMILY = {family.preset: family for family in FAMILIES}
@@ -80,6 +80,19 @@ def test_a_published_network(preset: str) -> None:
     net, (x, t, cond) = case(preset, {}, [])
     assert_runs(net, (x, t, cond), "bf16")
     assert_runs(net, (x, t.expand(2, x.shape[2]), cond), "autocast")  # a level for each frame
+
+
+@pytest.mark.parametrize("preset", FAMILY)
+def test_a_compiled_network(preset: str) -> None:
+    """Inductor makes one program of it for such a device, in which each product stands once, in fewer kernels."""
+    net, (x, t, cond) = case(preset, {}, [])
+    with fake_cuda():
+        on_cuda(net, torch.bfloat16)
+        given = placed(x, torch.bfloat16), placed(t), all_placed(cond, torch.bfloat16)
+        eager = count(net, given, autocast=False, train=True, length=0)
+        compiled = count_compiled(net, given, autocast=False, train=True)
+    assert compiled is not None and len(compiled.kernels) < len(eager.kernels)
+    assert compiled.total(lambda kernel: kernel.flops) == eager.total(lambda kernel: kernel.flops)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
