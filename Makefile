@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests setup clean
+.PHONY: demo test lint types tests gpu setup clean
 
 demo: setup  ## train on the built-in world, sample held-out prompts, measure them
 	$(BIN)/python train.py experiment=demo name=demo
@@ -19,6 +19,11 @@ types: setup
 
 tests: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+gpu: setup  ## what only a GPU can tell: tests that are skipped elsewhere, our networks beside those of diffusers
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python scripts/bench.py twin=all device=cuda precision=bf16-true frames=8 height=64 width=64
+	$(BIN)/python scripts/bench.py twin=all device=cuda precision=bf16 frames=8 height=64 width=64 compile=true
 
 setup: .venv/ready
 

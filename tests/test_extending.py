@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
 from pathlib import Path
@@ -11,10 +12,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hydra import compose as compose_config
+from hydra import initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 import dit.net.position
-from dit.interop.presets import compose
+from dit.engine import run
+from dit.interop.presets import CONFIGS, compose
 from dit.net import blocks
 from tests.net import test_net_position
 from tests.test_configs import mismatch, nodes
@@ -31,7 +36,7 @@ def code(language: str) -> list[str]:
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The demo's network with the page's position and block, and their code where the page puts it."""
-    position, _, _, block, _ = code("python")
+    position, _, _, block, _, _ = code("python")
     module = ModuleType("dit.net.position.fourier")
     exec(position, vars(module))
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -39,7 +44,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     names = dict(vars(blocks))
     exec(block, names)
     monkeypatch.setattr(blocks, "MLPFirst", names["MLPFirst"], raising=False)
-    value, letter = (yaml.safe_load(text) for text in code("yaml"))
+    value, letter, _ = (yaml.safe_load(text) for text in code("yaml"))
     plain = compose("demo", TINY)
     return {**plain, "position": value, "templates": {**plain["templates"], **letter}}
 
@@ -64,9 +69,40 @@ def test_the_recipes_own_tests_pass(config: dict[str, Any]) -> None:
     names["test_fourier_features_tell_frames_rows_and_columns_apart"]()
 
 
+def test_the_recipes_encoder_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the page's own command, with its file in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # seconds for each run
+    module = ModuleType("dit.net.edges")
+    exec(code("python")[5], vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(dit.net, "edges", module, raising=False)
+    value = tmp_path / "own" / "alignment" / "encoder" / "edges.yaml"
+    value.parent.mkdir(parents=True)
+    value.write_text(code("yaml")[2])
+    (command,) = re.findall(r"^python train.py (.*alignment=repa.*)$", PAGE.read_text(), re.M)
+    less = ["trainer.max_steps=2", "data.batch_size=2", "data.train.num_clips=4", "data.val.num_clips=2", "logger=none"]
+    less += ["preview=none", "net.width=48", "net.heads=4", "callbacks.metrics.every=1", "trainer.accelerator=cpu"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        given = compose_config("train", [*command.split(), *less, f"hydra.searchpath=[file://{tmp_path}/own]"])
+    run.train(OmegaConf.to_container(given, resolve=True))  # type: ignore[arg-type]
+    with (tmp_path / "runs/edges/metrics.csv").open() as file:
+        losses = [float(row["train/alignment"]) for row in csv.DictReader(file)]
+    assert len(losses) == 2 and all(0 < loss < 2 for loss in losses)
+
+    pixels = -torch.ones(1, 3, 4, 8, 8)
+    pixels[:, :, 2:, 4:] = 1.0  # from the third frame on the lower half is white
+    f, h, w = module.Edges(patch=4)(pixels)[0]
+    assert f.argmax() // 4 == 1 and f[1, 1].min() == 2 and f[[0, 2, 3]].max() == 0
+    assert h[2:, 0].min() == 0.5 and h[:2].max() == 0 and h[:, 1].max() == 0 and w.max() == 0
+
+
 def test_every_file_that_the_page_names_is_there() -> None:
     named = re.findall(r"`((?:dit|configs|tests|scripts|docs)/[\w./]+\.(?:py|yaml))`", PAGE.read_text())
-    written_by_the_reader = {"dit/net/position/fourier.py", "configs/net/position/fourier.yaml"}
+    written_by_the_reader = {
+        "dit/net/position/fourier.py", "configs/net/position/fourier.yaml",
+        "dit/net/edges.py", "configs/alignment/encoder/edges.yaml",
+    }  # fmt: skip
     absent = {name for name in named if not (PAGE.parents[1] / name).is_file()}
     assert named and absent == written_by_the_reader
 
