@@ -52,6 +52,7 @@ class Sandwich(Block):
         assert text is not None  # the constructor has seen to it
         scale1, *vectors = self.modulation(context.video_modulation)  # (B, 1 or F, D) each
         text_scale1, *text_vectors = self.text_modulation(context.text_modulation)  # (B, 1, text D) each
+        video = context.placed(video)
         video_in, text_in = scaled(self.norms[0](video), scale1), scaled(self.text_norms[0](text), text_scale1)
         video_read, text_read = self.attention(video_in, text_in, context)
         video = finish(video, video_read, vectors, self.norms, self.mlp)

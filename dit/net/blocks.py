@@ -1,6 +1,7 @@
 """Block templates: how the parts follow one another. The pattern string of the backbone names them by letter.
 
 A block takes the video tokens (B, N, width), the text stream (B, L, width) or None, and the context, and returns both.
+It adds to the video first what `Context.placed` does: positions that go into every block.
 """
 
 from abc import abstractmethod
@@ -55,7 +56,7 @@ class Serial(Block):
         shift1, scale1, gate1, shift2, scale2, gate2 = context.vectors(self.modulation)  # (B, G, D) each
         if self.position is not None:
             video = self.position.add(video, context.grid)
-        x = context.sequence.join(video, text)  # (B, N + L, D)
+        x = context.sequence.join(context.placed(video), text)  # (B, N + L, D)
         x = add_gated(x, gate1, self.attention(modulate(self.norm1(x), shift1, scale1), context))
         if self.cross_attention is not None:
             x = x + self.cross_attention(x, context)
@@ -66,7 +67,7 @@ class Serial(Block):
 class ThreeBranch(Block):
     """Attention, cross-attention and MLP alike: a norm with shift and scale in front, a gate behind (Cosmos).
 
-    Positions that go into every block are added to the video first. Without text to read it has two branches.
+    Without text to read it has two branches.
     layout: which tokens attend to one another.
     """
 
@@ -81,9 +82,7 @@ class ThreeBranch(Block):
 
     def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
         vectors = context.vectors(self.modulation)  # (B, G, D) each
-        if context.offset is not None:
-            video = video + context.offset
-        x = context.sequence.join(video, text)  # (B, N + L, D)
+        x = context.sequence.join(context.placed(video), text)  # (B, N + L, D)
         shift, scale, gate = vectors[:3]
         x = add_gated(x, gate, self.attention(modulate(self.norms[0](x), shift, scale), context))
         if self.cross_attention is not None:
@@ -110,7 +109,7 @@ class Parallel(Block):
 
     def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
         shift, scale, gate = context.vectors(self.modulation)  # (B, G, D) each
-        x = context.sequence.join(video, text)  # (B, N + L, D)
+        x = context.sequence.join(context.placed(video), text)  # (B, N + L, D)
         if self.cross_attention is not None:
             x = x + self.cross_attention(x, context)
         h = modulate(self.norm(x), shift, scale)

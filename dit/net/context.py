@@ -100,7 +100,7 @@ class Context:
     modulation: (B, G, any), what the blocks' modulation heads read.
     run_of_token: (N + L,) int64, which of the G vectors a token takes; None: the sequence is G equal runs.
     rotation: of the joint sequence. video_rotation: of the video tokens alone.
-    offset: (1, N, width), positions that some templates add in every block (None: there are none).
+    offset: (1, N, width), positions that every block adds to its video tokens (None: there are none).
     text, text_mask: (B, L, context_width) for cross-attention, and its padding.
     image: (B, M, any), tokens of an image for cross-attention.
     sequence, num_text: the order of the joint sequence and its text tokens (0: there is no text stream).
@@ -131,6 +131,10 @@ class Context:
     def text_modulation(self) -> Tensor:
         """(B, 1, any), of the text tokens of the joint sequence."""
         return self.modulation[:, :1]
+
+    def placed(self, video: Tensor) -> Tensor:
+        """video (B, N, width) -> the same with the positions that go into every block."""
+        return video if self.offset is None else video + self.offset
 
     def vectors(self, head: nn.Module) -> tuple[Tensor, ...]:
         """The modulation vectors of a block, each (B, G, width), or (B, N + L, width) where runs are not equal."""

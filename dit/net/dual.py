@@ -102,6 +102,7 @@ class Dual(Block):
         text_vectors = self.text_modulation(context.text_modulation)  # (B, 1, text D) each
         text_shift1, text_scale1, text_gate1, text_shift2, text_scale2, text_gate2 = text_vectors
 
+        video = context.placed(video)
         video_in = modulate(self.norm1(video), shift1, scale1)
         text_in = modulate(self.text_norm1(text), text_shift1, text_scale1)
         video_read, text_read = self.attention(video_in, text_in, context)

@@ -39,7 +39,7 @@ class Joint(Block):
         vectors = self.modulation(context.video_modulation)  # 6 x (B, G, D)
         text_vectors = self.text_modulation(context.text_modulation)  # 6 x (B, 1, D)
         attend = partial(self.attention, context=context)
-        video, text = branch(attend, self.norm1, video, text, vectors[:3], text_vectors[:3], context)
+        video, text = branch(attend, self.norm1, context.placed(video), text, vectors[:3], text_vectors[:3], context)
         return branch(self.mlp, self.norm2, video, text, vectors[3:], text_vectors[3:], context)
 
 
