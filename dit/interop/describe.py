@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,16 @@ def _value(name: str, value: Any) -> dict[str, Any]:
     if type(value).__module__.startswith("dit.") and not isinstance(value, nn.Module):
         return _object(f"{name}.", value)
     return {}
+
+
+def kinds(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The classes alone, all blocks as one (the last counts): which parts there are, whatever their sizes."""
+    return {re.sub(r"^blocks\.\d+", "blocks", name): v for name, v in description.items() if name.endswith("class")}
+
+
+def apart(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> int:
+    """In how many things two descriptions differ."""
+    return sum(ours.get(name) != theirs.get(name) for name in ours.keys() | theirs.keys())
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

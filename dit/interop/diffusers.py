@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from dit.interop import files
 from dit.interop.adapter import has_adapters
-from dit.interop.describe import describe, difference
+from dit.interop.describe import apart, describe, difference, kinds
 from dit.interop.families import FAMILIES
 from dit.interop.family import Family
 from dit.interop.presets import build_empty, compose
@@ -214,7 +215,9 @@ def recognise(net: Backbone, anew: bool = False, class_name: str | None = None) 
     this one will do.
 
     Each candidate is built anew from the settings that it reads off the network, and compared part by part. Raises
-    ValueError when none is equal, with the first difference to the nearest.
+    ValueError when none is equal, with the first difference to the class that it was, or the nearest: the one with the
+    fewest other kinds of parts. Where a class cannot say its settings, since it has no such parts, kinds are all that
+    is compared.
     """
     net = getattr(net, "_orig_mod", net)  # of torch.compile
     known = _recognised.get(net)
@@ -222,20 +225,26 @@ def recognise(net: Backbone, anew: bool = False, class_name: str | None = None) 
         return known
     families = FAMILIES if class_name is None else (family_named(class_name),)
     mine = describe(net)
-    nearest: tuple[int, str] | None = None
+    misses: list[tuple[bool, int, int, str]] = []
     for family in sorted(families, key=lambda family: family is not known):  # several may compute the same
         try:
             theirs = describe(build_empty(net_config({"_class_name": family.class_name, **family.config(net)})))
+            found = difference(mine, theirs)
+            if found is None:
+                _recognised[net] = family
+                return family
         except Exception:  # parts that this class has not: whatever went wrong, it is not this class
-            continue
-        found = difference(mine, theirs)
-        if found is None:
-            _recognised[net] = family
-            return family
-        apart = sum(mine.get(name) != theirs.get(name) for name in mine.keys() | theirs.keys())
-        if nearest is None or apart < nearest[0]:
-            nearest = (apart, f"the nearest is {family.class_name}, but {found}")
+            theirs = miniature(family.preset)
+            found = difference(kinds(mine), kinds(theirs)) or "a part of it has settings of another kind"
+        far = (family is not known, apart(kinds(mine), kinds(theirs)), apart(mine, theirs))
+        misses.append((*far, f"the nearest is {family.class_name}, but {found}"))
     known_why = (why for family in families if (why := family.never(net)) is not None)
     asked = "" if class_name is None else f" that were asked for ({class_name})"
-    why = next(known_why, nearest[1] if nearest else "none has parts like these")
+    why = next(known_why, min(misses, key=lambda miss: miss[:3])[-1])
     raise ValueError(f"this network is none of diffusers' classes{asked}: {why}")
+
+
+@cache
+def miniature(preset: str) -> dict[str, Any]:
+    """What a network of configs/net computes (`describe`)."""
+    return describe(build_empty(compose(preset)))

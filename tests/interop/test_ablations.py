@@ -1,6 +1,9 @@
-"""Each published model with one part exchanged from the command line: it builds, runs, and is another network."""
+"""Each published model with parts exchanged from the command line: it builds, runs, and is another network."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +12,9 @@ from hydra.utils import instantiate
 
 from dit.interop.diffusers import recognise
 from dit.interop.families import FAMILIES
-from dit.interop.family import Draw, Family
+from dit.interop.family import Call, Draw, Family
 from dit.interop.presets import compose
+from dit.net.attention import NoQKNorm
 from dit.net.backbone import Backbone
 from tests.interop.reference import randomise
 
@@ -22,14 +26,18 @@ def build(family: Family, *overrides: str) -> Backbone:
     return randomise(net)  # type: ignore[return-value]
 
 
+def arguments(family: Family, net: Backbone) -> Call:
+    """Random x, t and cond of the published model."""
+    settings = family.settings(family.config(net))
+    draw = Draw(torch.Generator().manual_seed(0), torch.float64)
+    return family.call(net, family.example(settings, 2, (4, 8, 8), 5, draw))
+
+
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.preset)
 def test_one_part_exchanged(family: Family, change: str) -> None:
     whole = build(family)
-    draw = Draw(torch.Generator().manual_seed(0), torch.float64)
-    settings = family.settings(family.config(whole))
-    arguments = family.example(settings, 2, (4, 8, 8), 5, draw)
-    x, t, cond = family.call(whole, arguments)
+    x, t, cond = arguments(family, whole)
     if change == "net.pattern=ST" and "S" not in compose(family.preset)["templates"]:
         with pytest.raises(InstantiationException, match="pattern='ST' must be of block templates D, E"):
             build(family, change)  # streams of two widths: there is no block that reads them as one sequence
@@ -44,4 +52,66 @@ def test_one_part_exchanged(family: Family, change: str) -> None:
     try:
         assert recognise(net) is family and family.config(net) != family.config(whole)  # the class has that setting
     except ValueError as error:
-        assert "none of diffusers' classes" in str(error)
+        named = r"none of diffusers' classes: (the nearest is \w+, but \S+ is .+, not .+|it embeds time with .+)"
+        assert re.search(named, str(error))
+
+
+NAMED = {
+    ("cosmos_tiny", "net/mlp=swiglu"): "blocks.mlp.class is SwiGLU, not GELUMLP",
+    ("dit_tiny", "net/label=none"): "vectors.label.class is absent, not ClassEmbedding",
+    ("cogvideox_tiny", "net/level=sinusoid_per_block"): "level.class is PerBlockEmbedding, not ScalarEmbedding",
+    ("latte_tiny", "net/text=none"): "text.class is NoText, not CrossText",
+    ("wan21_tiny", "net/norm=rmsnorm"): "blocks.0.norm1.class is RMSNorm, not LayerNorm",
+}
+
+
+@pytest.mark.parametrize(("exchanged", "part"), NAMED.items(), ids=" ".join)
+def test_a_network_that_is_no_published_one_is_told_the_part(exchanged: tuple[str, str], part: str) -> None:
+    """Also where the class has no setting for such a part at all."""
+    preset, change = exchanged
+    family = next(family for family in FAMILIES if family.preset == preset)
+    with pytest.raises(ValueError) as caught:
+        recognise(build(family, change))
+    assert str(caught.value).endswith(f": the nearest is {family.class_name}, but {part}")
+
+
+def test_the_class_that_a_network_was_is_the_nearest() -> None:
+    """Wan without QK-norm has fewer kinds of parts apart from Allegro than from Wan."""
+    net = build(FAMILIES[0])
+    assert recognise(net) is FAMILIES[0]
+    for attention in (part for block in net.blocks for part in (block.attention, block.cross_attention)):
+        attention.norm_q = attention.norm_k = NoQKNorm(4, 24)
+    with pytest.raises(ValueError, match="nearest is WanTransformer3DModel, but blocks.0.attention.norm_q.class is"):
+        recognise(net, anew=True)
+
+
+INTO_EVERY_BLOCK = {
+    "cosmos_tiny": ["net/templates=standard", "net/templates=temporal_positions net.pattern=ST", "net.pattern=W"],
+    "allegro_tiny": ["net.pattern=F", "net.pattern=P"],
+    "cogvideox_tiny": ["net.pattern=J"],
+    "hunyuan_video_tiny": ["net.pattern=D"],
+    "mochi_tiny": ["net.pattern=DE", "net.pattern=E"],
+}
+
+
+@pytest.mark.parametrize(
+    ("preset", "change"), [(preset, change) for preset, changes in INTO_EVERY_BLOCK.items() for change in changes]
+)
+def test_cosmos_positions_go_into_every_kind_of_block(preset: str, change: str) -> None:
+    """Learned tables of the axes, which blocks add: in each template, and in each block."""
+    family = next(family for family in FAMILIES if family.preset == preset)
+    x, t, cond = arguments(family, build(family))
+    net = build(family, "net/position=timed_rope_tables", *change.split())
+    with torch.no_grad():
+        whole = net(x, t, cond)
+        for block in net.blocks:
+            without = block.register_forward_pre_hook(lambda _, given: (*given[:2], replace(given[2], offset=None)))
+            assert not torch.allclose(net(x, t, cond), whole)
+            without.remove()
+
+
+def test_channels_that_the_axes_cannot_share_equally_are_an_error() -> None:
+    family = next(family for family in FAMILIES if family.preset == "cogvideox_tiny")
+    x, t, cond = arguments(family, build(family))
+    with pytest.raises(ValueError, match="a head of 32 channels is not 3 equal parts of pairs; nearest: 30, 36"):
+        build(family, "net/position=rope3d_interpolated")(x, t, cond)

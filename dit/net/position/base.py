@@ -31,7 +31,7 @@ class Position(nn.Module):
         return None
 
     def offset(self, grid: Grid, like: Tensor) -> Tensor | None:
-        """(1, N, width) that blocks of some templates add to their input, or None."""
+        """(1, N, width) that every block adds to its video tokens, or None."""
         return None
 
 

@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dit.net.embed import nearest
+
 
 class Pairing(Protocol):
     """Which channels of a head form the pairs that are turned."""
@@ -48,11 +50,18 @@ class HalfSplitParts:
     """A head is cut into equal parts, and in each of them channel i is paired with channel i + half a part (Allegro).
 
     parts: how many; as many as axes that share the pairs equally make each axis a rotation of its own.
+    Raises ValueError for a head that cannot be cut into so many.
     """
 
     parts: int
 
     def tables(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        head_dim, step = 2 * angles.shape[-1], 2 * self.parts
+        if head_dim % step:
+            raise ValueError(
+                f"a head of {head_dim} channels is not {self.parts} equal parts of pairs; nearest:"
+                f" {nearest(head_dim, step)} (net.width / net.heads), or choose net/position=rope3d"
+            )
         angles = angles.unflatten(-1, (self.parts, -1))
         cos, sin = angles.cos(), angles.sin()
         return torch.cat([cos, cos], dim=-1).flatten(-2), torch.cat([-sin, sin], dim=-1).flatten(-2)
