@@ -215,6 +215,9 @@ def _config_mistake(error: Exception, config_name: str | None) -> str:
     key, cause = wanted.group(1), str(error.__cause__ or "")
     if "is not in struct" not in cause and "not found" not in cause.lower():
         return _one_line(f"cannot set {key}: {cause or message}")
+    inner = re.search(r"full_key: (\S+)", cause)
+    if inner and inner.group(1).startswith(f"{key}."):  # a mapping was given, which may only change what is there
+        return f"cannot set {key}: it has no key '{inner.group(1)[len(key) + 1 :]}'; +{inner.group(1)}=... adds one"
     near = _nearest_keys(key, config_name)
     hint = f"; did you mean {' or '.join(near)}?" if near else "; `--cfg job` prints every key"
     return f"unknown config key '{key}'{hint}"

@@ -91,6 +91,10 @@ def test_a_rank_at_work_speaks_for_itself(monkeypatch: pytest.MonkeyPatch, capsy
     "arguments, said",
     [
         (["experiment=demo", "net.dpeth=3"], "unknown config key 'net.dpeth'; did you mean net.depth"),
+        (
+            ["net=latte_tiny", "net.concat_channels={given: 1}"],
+            "cannot set net.concat_channels: it has no key 'given'; +net.concat_channels.given=... adds one",
+        ),
         (["experiment=demo", "net=dit_s_3"], "there is no config 'net/dit_s_3'; did you mean dit_s_2"),
         (["experiment=demoo"], "there is no config 'experiment/demoo'; did you mean demo"),
         (["experiment=demo", "net.depth"], "net.depth"),

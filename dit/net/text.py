@@ -38,7 +38,10 @@ class Text(nn.Module):
         """cond["text"], (B, L, text_width)."""
         text = required(cond, "text")
         if text.shape[-1] != self.text_width:
-            raise ValueError(f"cond['text'] is {text.shape[-1]} wide; this network has text_width={self.text_width}")
+            raise ValueError(
+                f"cond['text'] is {text.shape[-1]} wide; this network has text_width={self.text_width}: set"
+                f" net.text_width={text.shape[-1]}, or take an encoder as wide as that"
+            )
         return text
 
     def cross_attention(self, parts: Parts) -> nn.Module | None:
