@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -22,25 +23,37 @@ from dit.sampling.checkpoint import FROZEN, Checkpoint
 def write(module: VideoDiffusion, run: Path, first: bool) -> None:
     """Leaves what is frozen in `module` beside the checkpoints of `run`, whole or not at all, before its first step.
 
-    first: true on the first rank only, which writes; all need the fingerprint.
+    first: true on the first rank only, which writes; all need the fingerprint. Raises ValueError when it cannot.
     """
     if not module.frozen:
         return
     weights = {key: tensor for key, tensor in module.state_dict().items() if key in module.frozen}
     module.frozen_mark = fingerprint(weights)
-    if first:
-        folder = run / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{FROZEN}.part"
+    if not first:
+        return
+    target = run / FOLDER / FROZEN
+    part = target.with_name(f"{FROZEN}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             torch.save({"state_dict": weights, "fingerprint": module.frozen_mark}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, folder / FROZEN)
+        os.replace(part, target)
+    except (OSError, RuntimeError) as error:  # torch's writer raises its own while it handles the file's
+        with suppress(OSError):
+            part.unlink()
+        size = sum(tensor.nbytes for tensor in weights.values()) / 2**20
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+        raise ValueError(
+            f"{target} ({size:,.1f} MiB) cannot be written: {reason}. See to that and give the same command again"
+        ) from None
 
 
 def restore(module: VideoDiffusion, last: Path) -> None:
-    """Puts the frozen weights that belong to a checkpoint into `module`.
+    """Puts the frozen weights that belong to a checkpoint into `module`. One that holds them itself, as they did once,
+    leaves the fingerprint open: they are to be written beside it.
 
     Raises FileNotFoundError or ValueError when they are not beside it, are of another run, or do not fit.
     """

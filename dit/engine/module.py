@@ -178,7 +178,7 @@ class VideoDiffusion(LightningModule):
         if "state_dict" not in checkpoint:
             return  # FSDP2 has loaded the weights before this hook, strictly by shape
         here = {key for key in self.state_dict() if self.is_saved(key)}
-        differing = sorted(here ^ set(checkpoint["state_dict"]))
+        differing = sorted(here ^ (checkpoint["state_dict"].keys() - self.frozen))  # which older files hold as well
         if differing:
             where = "the checkpoint" if differing[0] in here else "this network"
             raise ValueError(f"{len(differing)} weights do not match: {differing[0]} is not in {where}")

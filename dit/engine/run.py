@@ -70,7 +70,7 @@ def train(config: dict[str, Any]) -> None:
         rundir.claim(parts.run, parts.config, first_rank())
         if first is not None and first_rank():
             first.write(parts.run)
-        if last is None:
+        if parts.module.frozen_mark is None:
             frozen.write(parts.module, parts.run, first_rank())
         describe(parts)
         _fit(parts, everyone, last, flops)

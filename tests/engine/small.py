@@ -210,7 +210,7 @@ def train(
     resumes = last.is_file()
     if resumes:
         frozen.restore(module, last)
-    else:
+    if module.frozen_mark is None:
         frozen.write(module, run, first=rank_zero_only.rank == 0)
     trainer = training(module.max_steps, **changes).trainer([*before, *everyone(run), *after], run)
     trainer.fit(module, datamodule=data, ckpt_path=last if resumes else None, weights_only=True)

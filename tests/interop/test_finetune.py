@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from pathlib import Path
@@ -227,6 +228,49 @@ def test_adapters_without_what_they_stand_beside(wan: Path, folder: Path) -> Non
     assert_refused("frozen.pt cannot be read as a checkpoint")
     beside.write_bytes(kept)
     assert train("lora", 2, f"init_from={wan}", *LORA)["global_step"] == 2
+
+
+def test_a_checkpoint_that_holds_everything_goes_on(wan: Path, folder: Path) -> None:
+    """As those of adapters once did: the next ones hold adapters alone, and what these stand beside lies there."""
+    straight = train("straight", 2, f"init_from={wan}", *LORA)
+    train("older", 1, f"init_from={wan}", *LORA)
+    last, beside = (Path("runs/older/checkpoints") / name for name in ("last.ckpt", "frozen.pt"))
+    older = small.load(Path("runs/older"))
+    older["state_dict"] |= torch.load(beside, weights_only=True)["state_dict"]
+    del older["frozen"]
+    beside.unlink()
+    last.unlink()
+    torch.save(older, last)
+    assert (
+        Pipeline.from_checkpoint("runs/older", device="cpu", num_steps=1)(["a red circle"], [3]).pixels.isfinite().all()
+    )
+    resumed = train("older", 2, f"init_from={wan}", *LORA)
+    assert [at for key in (*small.EXACT, "frozen") for at in small.same(straight[key], resumed[key], key)] == []
+    assert small.same(Checkpoint.load("runs/straight").weights, Checkpoint.load("runs/older").weights) == []
+
+
+def test_what_adapters_stand_beside_is_written_whole_or_not_at_all(
+    wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, nothing half there, and the same command works once there is room."""
+
+    def full(saved: Any, file: Any) -> None:
+        file.write(b"half of it")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 829888 vs 829776")  # as torch's writer does
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(ValueError, match=r"frozen.pt \(0.2 MiB\) cannot be written: No space left on .* again$"):
+            train("lora", 1, f"init_from={wan}", *LORA)
+    assert list(Path("runs/lora/checkpoints").iterdir()) == []
+    Path("runs/lora/checkpoints/frozen.pt").mkdir()
+    with pytest.raises(ValueError, match="cannot be written: Is a directory"):
+        train("lora", 1, f"init_from={wan}", *LORA)
+    Path("runs/lora/checkpoints/frozen.pt").rmdir()
+    assert train("lora", 1, f"init_from={wan}", *LORA)["global_step"] == 1
 
 
 def test_the_fingerprint_of_weights() -> None:
