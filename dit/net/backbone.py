@@ -149,7 +149,7 @@ class Backbone(nn.Module):
             raise ValueError(f"t has shape {tuple(t.shape)}; it must be (batch, 1) or (batch, {frames} latent frames)")
         level = self.level(t)  # (B, 1 or F, D)
         for key, embed in self.vectors.items():
-            level = level + cast(LevelVector, embed).at(required(cond, key), t)
+            level = level + cast(LevelVector, embed).at(required(cond, key, f"; net/{key}=none is without it"), t)
         if t.shape[1] > 1 and self.patch[0] > 1:
             level = level.unflatten(1, (-1, self.patch[0])).mean(dim=2)  # (B, F / f, D)
         return level if vector is None else level + vector.unsqueeze(1)

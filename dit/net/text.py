@@ -131,8 +131,9 @@ class JointText(Text):
         return TextTokens(stream=self.embed(self.features(cond)), keep=cond.get("text_mask"))
 
 
-def required(cond: Mapping[str, Tensor], key: str) -> Tensor:
-    """cond[key], or a ValueError that says what is there."""
+def required(cond: Mapping[str, Tensor], key: str, instead: str = "") -> Tensor:
+    """cond[key], or a ValueError that says what is there, and ends with `instead`."""
     if key not in cond:
-        raise ValueError(f"this network needs cond[{key!r}], and got only: {', '.join(sorted(cond)) or 'nothing'}")
+        there = ", ".join(sorted(cond)) or "nothing"
+        raise ValueError(f"this network needs cond[{key!r}], and got only: {there}{instead}")
     return cond[key]

@@ -246,7 +246,7 @@ def test_settings_that_do_not_fit_are_one_line(build, overrides: list[str], mess
         (lambda x, cond: (x[:, :, :3], cond), "frames=3 is not a multiple of the patch's 2; nearest: 2, 4"),
         (lambda x, cond: (x[:, :2], cond), "x has 2 channels; this network has in_channels=3"),
         (lambda x, cond: (x, cond | {"given": x}), "cond\\['given'\\] has 3 channels; concat_channels says 1"),
-        (lambda x, cond: (x, cond | {"text": x[..., 0, 0]}), "is 4 wide; this network has text_width=10"),
+        (lambda x, cond: (x, cond | {"text": x[..., 0, 0]}), "text_width=10: set net.text_width=4"),
     ],
 )
 def test_inputs_that_do_not_fit_are_one_line(build, change, message: str) -> None:
@@ -254,6 +254,13 @@ def test_inputs_that_do_not_fit_are_one_line(build, change, message: str) -> Non
     x, cond = change(*inputs())
     with pytest.raises(ValueError, match=message):
         net(x, levels(1), cond)
+
+
+def test_a_vector_that_nobody_gives_is_said_with_the_choice_without_it(build) -> None:
+    x, cond = inputs()
+    del cond["label"]
+    with pytest.raises(ValueError, match=r"needs cond\['label'\], and got only: .*text_mask; net/label=none is without"):
+        build("net/label=classes")(x, levels(1), cond)
 
 
 def test_pattern_repeats_to_the_depth(build) -> None:
