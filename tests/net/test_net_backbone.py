@@ -259,7 +259,7 @@ def test_inputs_that_do_not_fit_are_one_line(build, change, message: str) -> Non
 def test_a_vector_that_nobody_gives_is_said_with_the_choice_without_it(build) -> None:
     x, cond = inputs()
     del cond["label"]
-    with pytest.raises(ValueError, match=r"needs cond\['label'\], and got only: .*text_mask; net/label=none is without"):
+    with pytest.raises(ValueError, match=r"needs cond\['label'\].*text_mask; net/label=none is without"):
         build("net/label=classes")(x, levels(1), cond)
 
 
