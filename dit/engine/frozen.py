@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dit.engine.callbacks.checkpoint import FOLDER
+from dit.engine.callbacks.checkpoint import FOLDER, unwritable
 from dit.engine.module import VideoDiffusion
 from dit.sampling.checkpoint import FROZEN, Checkpoint
 
@@ -40,15 +39,8 @@ def write(module: VideoDiffusion, run: Path, first: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, target)
-    except (OSError, RuntimeError) as error:  # torch's writer raises its own while it handles the file's
-        with suppress(OSError):
-            part.unlink()
-        size = sum(tensor.nbytes for tensor in weights.values()) / 2**20
-        cause = error if isinstance(error, OSError) else error.__context__
-        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
-        raise ValueError(
-            f"{target} ({size:,.1f} MiB) cannot be written: {reason}. See to that and give the same command again"
-        ) from None
+    except (OSError, RuntimeError) as error:
+        raise unwritable(target, part, error) from None
 
 
 def restore(module: VideoDiffusion, last: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 
 from dit.engine import rng
 from tests.engine import small
@@ -77,6 +79,25 @@ def test_training_longer_resumes(tmp_path: Path) -> None:
     assert trainer.global_step == 7 and small.load(tmp_path)["global_step"] == 7
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["last.ckpt", "step-00000006.ckpt", "step-00000007.ckpt"]  # keep=2, and no '=' in any
+
+
+def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, the older checkpoint and nothing half there; once there is room the run goes on from it."""
+    save = Trainer.save_checkpoint
+
+    def full(trainer: Trainer, path: Path) -> None:
+        if trainer.global_step == 3:
+            return save(trainer, path)
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "save_checkpoint", full)
+        with pytest.raises(ValueError, match=r"step-00000006.ckpt cannot be written: No space left on device\. "):
+            small.train(small.model(max_steps=6), tmp_path, small.video_data())
+    assert {file.name for file in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt", "step-00000003.ckpt"}
+    small.train(small.model(max_steps=6, seed=1), tmp_path, small.video_data())
+    assert small.load(tmp_path)["global_step"] == 6
 
 
 def test_random_state_round_trips() -> None:

@@ -263,7 +263,7 @@ def test_what_adapters_stand_beside_is_written_whole_or_not_at_all(
 
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
-        with pytest.raises(ValueError, match=r"frozen.pt \(0.2 MiB\) cannot be written: No space left on .* again$"):
+        with pytest.raises(ValueError, match=r"frozen.pt cannot be written: No space left on device\. .* again$"):
             train("lora", 1, f"init_from={wan}", *LORA)
     assert list(Path("runs/lora/checkpoints").iterdir()) == []
     Path("runs/lora/checkpoints/frozen.pt").mkdir()

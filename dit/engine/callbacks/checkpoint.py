@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,19 @@ class Checkpoints(Callback):
             self.save(trainer, step)
 
     def save(self, trainer: Trainer, step: int) -> None:
-        """Writes beside the target first: a run killed while saving leaves the older checkpoints as they were."""
+        """Writes beside the target first: a run killed while saving leaves the older checkpoints as they were.
+
+        Raises ValueError when the file cannot be written, as on a full disk.
+        """
         folder = _folder(trainer)
         target = folder / f"step-{step:08d}.ckpt"
         part = target.with_suffix(".part")
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(part)  # all ranks: shards are assembled
+        try:
+            trainer.save_checkpoint(part)  # all ranks: shards are assembled
+        except OSError as error:
+            raise unwritable(target, part, error) from None
         self.saved_step = step
         if trainer.is_global_zero:
             _to_disk(part)
@@ -62,6 +69,17 @@ class Checkpoints(Callback):
                 for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
                     old.unlink()
         trainer.strategy.barrier("checkpoint")
+
+
+def unwritable(target: Path, part: Path, error: OSError | RuntimeError) -> ValueError:
+    """What to raise when a file of the run cannot be written. What there is of it, `part`, is removed."""
+    with suppress(OSError):
+        part.unlink()
+    cause = (
+        error if isinstance(error, OSError) else error.__context__
+    )  # torch's writer raises while it handles a file's
+    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
+    return ValueError(f"{target} cannot be written: {reason}. See to that and give the same command again")
 
 
 def _folder(trainer: Trainer) -> Path:
