@@ -65,7 +65,8 @@ class PerBlockAdaLNZero(AdaLNZero):
         if self.num_heads * self.width > self.level_width:
             raise ValueError(
                 f"level_width={self.level_width} holds {self.level_width // self.width} vectors of width={self.width},"
-                f" one for each block, and there are more blocks: set level_width to depth * width"
+                " one for each block, and there are more blocks: set level_width to depth * width (J blocks take two"
+                " each), or choose net/modulation=adaln_zero"
             )
         return PartProjection(self.num_heads - 1, self.width, vectors)
 
