@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dit.engine.callbacks.checkpoint import FOLDER, unwritable
+from dit.engine.callbacks import checkpoint
 from dit.engine.module import VideoDiffusion
 from dit.sampling.checkpoint import FROZEN, Checkpoint
 
@@ -30,17 +30,14 @@ def write(module: VideoDiffusion, run: Path, first: bool) -> None:
     module.frozen_mark = fingerprint(weights)
     if not first:
         return
-    target = run / FOLDER / FROZEN
+    target = run / checkpoint.FOLDER / FROZEN
     part = target.with_name(f"{FROZEN}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            torch.save({"state_dict": weights, "fingerprint": module.frozen_mark}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        checkpoint.write({"state_dict": weights, "fingerprint": module.frozen_mark}, part)
         os.replace(part, target)
-    except (OSError, RuntimeError) as error:
-        raise unwritable(target, part, error) from None
+    except OSError as error:
+        raise checkpoint.unwritable(target, part, error) from None
 
 
 def restore(module: VideoDiffusion, last: Path) -> None:
@@ -51,13 +48,13 @@ def restore(module: VideoDiffusion, last: Path) -> None:
     """
     if not module.frozen:
         return
-    checkpoint = Checkpoint.load(last)
+    saved = Checkpoint.load(last)
     own = module.state_dict()
     for key in sorted(module.frozen):
-        if key not in checkpoint.weights:
+        if key not in saved.weights:
             raise ValueError(f"{last} has no {key}; delete the run to start anew, or choose another name=...")
-        own[key].copy_(checkpoint.weights[key])
-    module.frozen_mark = checkpoint.frozen
+        own[key].copy_(saved.weights[key])
+    module.frozen_mark = saved.frozen
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:

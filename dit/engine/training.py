@@ -13,6 +13,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.strategies import Strategy
 
 from dit.engine import parallel
+from dit.engine.callbacks.checkpoint import Files
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Training:
             devices=devices,
             num_nodes=num_nodes,
             strategy=self.strategy if self.strategy is not None else "auto",
-            plugins=[parallel.precision_plugin(self.precision, self.device_type)],
+            plugins=[parallel.precision_plugin(self.precision, self.device_type), Files()],
             max_steps=self.max_steps,
             max_epochs=-1,  # the data has no end: steps are counted
             accumulate_grad_batches=self.accumulate,

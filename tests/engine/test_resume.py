@@ -15,6 +15,7 @@ import torch
 from lightning import Trainer
 
 from dit.engine import rng
+from dit.engine.callbacks.checkpoint import Files
 from tests.engine import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +99,28 @@ def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {file.name for file in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt", "step-00000003.ckpt"}
     small.train(small.model(max_steps=6, seed=1), tmp_path, small.video_data())
     assert small.load(tmp_path)["global_step"] == 6
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc, which counts memory")
+def test_checkpoints_are_not_held_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saved straight to the run's folder, and mapped from there: what is not asked for is not read."""
+    written: list[Any] = []
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: (written.append(file.name), save(content, file)))
+    small.train(small.model(max_steps=3), tmp_path, small.video_data())
+    assert written == [str(tmp_path / "checkpoints" / "step-00000003.part")]
+
+    before, large = memory(), tmp_path / "large.ckpt"
+    save({"weights": torch.ones(2**25)}, large)  # 128 MiB
+    found = Files().load_checkpoint(large, weights_only=True)["weights"]
+    assert found.shape == (2**25,) and memory() - before < 2**25
+    found.add_(1)  # mapped for this process alone
+    assert memory() - before > 2**26 and Files().load_checkpoint(large)["weights"].max() == 1
+
+
+def memory() -> int:
+    """Bytes of this process that no file holds."""
+    return 1024 * int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0])
 
 
 def test_random_state_round_trips() -> None:

@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 
 FOLDER = "checkpoints"
 LAST = "last.ckpt"
@@ -62,7 +64,6 @@ class Checkpoints(Callback):
             raise unwritable(target, part, error) from None
         self.saved_step = step
         if trainer.is_global_zero:
-            _to_disk(part)
             os.replace(part, target)
             _point(folder / LAST, target)
             if self.keep is not None:
@@ -71,24 +72,39 @@ class Checkpoints(Callback):
         trainer.strategy.barrier("checkpoint")
 
 
-def unwritable(target: Path, part: Path, error: OSError | RuntimeError) -> ValueError:
+class Files(TorchCheckpointIO):
+    """Checkpoints straight to their file, and mapped from it. Lightning's own go whole through memory and through the
+    system's folder for temporary files, and every rank reads all of one into memory of its own."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        return torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
+
+
+def write(content: Any, path: Path) -> None:
+    """Writes a file, and sees it to the disk. OSError when it cannot."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's writer raises one while it handles the file's
+            cause = error.__context__
+            raise (cause if isinstance(cause, OSError) else OSError(str(error).splitlines()[0])) from None
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def unwritable(target: Path, part: Path, error: OSError) -> ValueError:
     """What to raise when a file of the run cannot be written. What there is of it, `part`, is removed."""
     with suppress(OSError):
         part.unlink()
-    cause = (
-        error if isinstance(error, OSError) else error.__context__
-    )  # torch's writer raises while it handles a file's
-    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
+    reason = error.strerror or str(error)
     return ValueError(f"{target} cannot be written: {reason}. See to that and give the same command again")
 
 
 def _folder(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / FOLDER
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _point(last: Path, target: Path) -> None:
