@@ -17,6 +17,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from dit.engine import parallel
+from dit.engine.callbacks.checkpoint import write_whole
 from dit.engine.profiles import PowerProfile, Profile, Snapshot
 
 SNAPSHOTS = "ema"  # folder inside the run directory
@@ -134,13 +135,10 @@ class EMA(Callback):
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / SNAPSHOTS
-        folder.mkdir(parents=True, exist_ok=True)
         for name, profile in self.profiles.items():
             if isinstance(profile, PowerProfile):
                 saved = {"step": self.updates, "sigma_rel": profile.sigma_rel, "weights": whole[name]}
-                part = folder / f"step-{self.updates:08d}-{name}.part"
-                torch.save(saved, part)
-                part.replace(part.with_suffix(".ckpt"))
+                write_whole(saved, folder / f"step-{self.updates:08d}-{name}.ckpt")
 
 
 def load_snapshots(run: str | Path) -> list[Snapshot]:

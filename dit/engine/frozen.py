@@ -6,7 +6,6 @@ which name them by a fingerprint.
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dit.engine.callbacks import checkpoint
+from dit.engine.callbacks.checkpoint import FOLDER, write_whole
 from dit.engine.module import VideoDiffusion
 from dit.sampling.checkpoint import FROZEN, Checkpoint
 
@@ -28,16 +27,8 @@ def write(module: VideoDiffusion, run: Path, first: bool) -> None:
         return
     weights = {key: tensor for key, tensor in module.state_dict().items() if key in module.frozen}
     module.frozen_mark = fingerprint(weights)
-    if not first:
-        return
-    target = run / checkpoint.FOLDER / FROZEN
-    part = target.with_name(f"{FROZEN}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write({"state_dict": weights, "fingerprint": module.frozen_mark}, part)
-        os.replace(part, target)
-    except OSError as error:
-        raise checkpoint.unwritable(target, part, error) from None
+    if first:
+        write_whole({"state_dict": weights, "fingerprint": module.frozen_mark}, run / FOLDER / FROZEN)
 
 
 def restore(module: VideoDiffusion, last: Path) -> None:
@@ -51,8 +42,11 @@ def restore(module: VideoDiffusion, last: Path) -> None:
     saved = Checkpoint.load(last)
     own = module.state_dict()
     for key in sorted(module.frozen):
-        if key not in saved.weights:
-            raise ValueError(f"{last} has no {key}; delete the run to start anew, or choose another name=...")
+        if key not in saved.weights or saved.weights[key].shape != own[key].shape:
+            shape = tuple(own[key].shape)
+            raise ValueError(
+                f"{last} has no {key} of shape {shape}; delete the run to start anew, or choose another name=..."
+            )
         own[key].copy_(saved.weights[key])
     module.frozen_mark = saved.frozen
 

@@ -44,8 +44,8 @@ class Checkpoint:
         """Reads a checkpoint file, or the last one of a run directory.
 
         Raises:
-            FileNotFoundError: nothing there; the message lists what is near.
-            ValueError: not a checkpoint of this project, or damaged.
+            FileNotFoundError: nothing there, and the message lists what is near; or not the weights beside adapters.
+            ValueError: not a checkpoint of this project, or damaged, or the weights beside it are of another run.
         """
         file = find(run_or_file)
         content = _read(file, ("state_dict", "config"))

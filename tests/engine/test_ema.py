@@ -112,6 +112,13 @@ def test_snapshots_are_left_and_read_back(tmp_path: Path) -> None:
         load_snapshots(tmp_path / "nowhere")
 
 
+def test_a_snapshot_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ema").write_text("a file where the folder goes")
+    ema = EMA({"a": PowerProfile(0.1)}, use="a", snapshot_every=1)
+    with pytest.raises(ValueError, match=r"step-00000001-a.ckpt cannot be written: File exists\. See to that"):
+        fit(model(max_steps=1), [ema], tmp_path, video_data())
+
+
 def test_use_must_name_a_profile() -> None:
     with pytest.raises(ValueError, match="ema.use=slow is not one of ema.profiles: fast"):
         EMA({"fast": ConstantDecay(0.9)}, use="slow", snapshot_every=None)

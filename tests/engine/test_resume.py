@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import torch
 from lightning import Trainer
 
 from dit.engine import rng
-from dit.engine.callbacks.checkpoint import Files
+from dit.engine.callbacks.checkpoint import Files, write
 from tests.engine import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +101,55 @@ def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {file.name for file in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt", "step-00000003.ckpt"}
     small.train(small.model(max_steps=6, seed=1), tmp_path, small.video_data())
     assert small.load(tmp_path)["global_step"] == 6
+
+
+def test_a_disk_that_fills_up_where_last_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without hard links."""
+
+    def no_link(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    def full(_: Path, target: Path) -> None:
+        target.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", no_link)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", full)
+        with pytest.raises(ValueError, match=r"step-00000003.ckpt cannot be written: No space left on device\. "):
+            small.train(small.model(max_steps=3), tmp_path, small.video_data())
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+    small.train(small.model(max_steps=3), tmp_path, small.video_data())
+    assert small.load(tmp_path)["global_step"] == 3
+    assert {file.name for file in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt", "step-00000003.ckpt"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_only_the_disk_is_blamed_for_what_is_the_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in (1, 10**6):  # found out at the end, and on the way
+        with pytest.raises(OSError, match="No space left on device"):
+            write({"weights": torch.ones(size)}, Path("/dev/full"))
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        write({}, tmp_path / "none")
+
+
+@pytest.mark.parametrize("other", [None, torch.zeros(1)], ids=["absent", "of another shape"])
+def test_weights_beside_adapters_that_do_not_fit(tmp_path: Path, other: torch.Tensor | None) -> None:
+    pytest.importorskip("peft")
+    small.train(small.adapted(max_steps=3), tmp_path, small.video_data())
+    beside = tmp_path / "checkpoints" / "frozen.pt"
+    content = torch.load(beside, weights_only=True)
+    key = sorted(content["state_dict"])[1]
+    content["state_dict"][key] = other
+    content["state_dict"] = {key: tensor for key, tensor in content["state_dict"].items() if tensor is not None}
+    torch.save(content, beside)
+    with pytest.raises(ValueError, match=rf"last.ckpt has no {re.escape(key)} of shape \(\d.*\); delete the run"):
+        small.train(small.adapted(max_steps=6), tmp_path, small.video_data())
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc, which counts memory")

@@ -56,25 +56,29 @@ class Checkpoints(Callback):
         folder = _folder(trainer)
         target = folder / f"step-{step:08d}.ckpt"
         part = target.with_suffix(".part")
-        if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
         try:
+            if trainer.is_global_zero:
+                folder.mkdir(parents=True, exist_ok=True)
             trainer.save_checkpoint(part)  # all ranks: shards are assembled
+            if trainer.is_global_zero:
+                os.replace(part, target)
+                _point(folder / LAST, target)
         except OSError as error:
-            raise unwritable(target, part, error) from None
+            raise _unwritable(target, part, error) from None
         self.saved_step = step
-        if trainer.is_global_zero:
-            os.replace(part, target)
-            _point(folder / LAST, target)
-            if self.keep is not None:
-                for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
-                    old.unlink()
+        if trainer.is_global_zero and self.keep is not None:
+            for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
+                old.unlink()
         trainer.strategy.barrier("checkpoint")
 
 
 class Files(TorchCheckpointIO):
     """Checkpoints straight to their file, and mapped from it. Lightning's own go whole through memory and through the
-    system's folder for temporary files, and every rank reads all of one into memory of its own."""
+    system's folder for temporary files, and every rank reads all of one into memory of its own.
+
+    The map is private: what a run changes in it is not in the file. A file that is removed or replaced meanwhile stays
+    readable, and its room on the disk taken, until nothing is mapped from it. Nothing here overwrites one in place.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write(checkpoint, Path(path))
@@ -83,19 +87,31 @@ class Files(TorchCheckpointIO):
         return torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
 
 
+def write_whole(content: Any, target: Path) -> None:
+    """Writes a file of the run whole or not at all. Raises ValueError when it cannot be written."""
+    part = target.with_suffix(".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(content, part)
+        os.replace(part, target)
+    except OSError as error:
+        raise _unwritable(target, part, error) from None
+
+
 def write(content: Any, path: Path) -> None:
     """Writes a file, and sees it to the disk. OSError when it cannot."""
     with path.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # torch's writer raises one while it handles the file's
-            cause = error.__context__
-            raise (cause if isinstance(cause, OSError) else OSError(str(error).splitlines()[0])) from None
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())
 
 
-def unwritable(target: Path, part: Path, error: OSError) -> ValueError:
+def _unwritable(target: Path, part: Path, error: OSError) -> ValueError:
     """What to raise when a file of the run cannot be written. What there is of it, `part`, is removed."""
     with suppress(OSError):
         part.unlink()
