@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DynamicOutputShapeException
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -96,7 +96,7 @@ class Counted:
 
 
 class Compiled(Counted):
-    """What a compiled program launches."""
+    """What a compiled program launches. It waits for nothing, or it would be several."""
 
     def __init__(self, found: Iterable[Launch]) -> None:
         self.kernels = []
@@ -187,7 +187,7 @@ def count_compiled(net: nn.Module, arguments: Any, autocast: bool, train: bool) 
     with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
         try:
             return Compiled(launches(net, arguments, train))
-        except DynamicOutputShapeException:
+        except (DataDependentOutputException, DynamicOutputShapeException):
             return None
 
 

@@ -107,10 +107,11 @@ def test_attention_is_a_librarys() -> None:
     assert kernel.name == "_scaled_dot_product_flash_attention" and kernel.flops == 2 * 2 * B * N * N * D
 
 
-def test_a_number_of_the_device_cuts_the_program() -> None:
+@pytest.mark.parametrize("asks", [lambda x: x[x > 0], lambda x: x * x.max().item()], ids=["a size", "a value"])
+def test_a_number_of_the_device_cuts_the_program(asks: Callable[[Tensor], Tensor]) -> None:
     with fake_cuda():
         x = placed(torch.empty(B, N))
-        assert traffic.count_compiled(Function(lambda x: x[x > 0]), (x,), autocast=False, train=False) is None
+        assert traffic.count_compiled(Function(asks), (x,), autocast=False, train=False) is None
 
 
 def test_nothing_is_left_behind() -> None:
