@@ -13,20 +13,10 @@ from torch.nn import functional
 from scripts import traffic
 from scripts.fake_device import fake_cuda, on_cuda, placed
 from scripts.traffic import Compiled
+from tests.scripts.test_traffic import MLP
 
 B, N, D, H = 2, 256, 64, 128
 F4, F2 = 4, 2  # bytes
-
-
-class MLP(nn.Module):
-    """Two products and a GELU, with a view on the way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(D, H), nn.Linear(H, D, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(functional.gelu(self.up(x))).transpose(0, 1)
 
 
 class Function(nn.Module):
@@ -56,14 +46,14 @@ UP, DOWN = B * N * (D + H) + H * D, B * N * (D + H) + H * D
 
 def test_forward() -> None:
     """The bias goes into the kernel of the GELU."""
-    found = counted(MLP(), (B, N, D))
+    found = counted(MLP(D, H), (B, N, D))
     assert moved(found) == [("mm", F4 * UP), ("triton", F4 * (2 * B * N * H + H)), ("mm", F4 * DOWN)]
     assert [kernel.flops for kernel in found.kernels] == [2 * B * N * D * H, 0, 2 * B * N * D * H]
 
 
 def test_backward() -> None:
     """Nobody wants the gradient to x: of the up projection there is one product, of the down projection two."""
-    found = counted(MLP(), (B, N, D), train=True)
+    found = counted(MLP(D, H), (B, N, D), train=True)
     names = [kernel.name for kernel in found.kernels if kernel.flops]
     assert len(names) == 5 and found.total(lambda kernel: kernel.flops) == 5 * 2 * B * N * D * H
     # GELU, its gradient from what it has read, the sum for the bias in two steps, and the view's gradient, copied.
@@ -75,7 +65,7 @@ def test_backward() -> None:
 
 def test_autocast_is_seen() -> None:
     """Each weight is cast once; x is, too."""
-    found = counted(MLP(), (B, N, D), autocast=True)
+    found = counted(MLP(D, H), (B, N, D), autocast=True)
     assert [kernel.bytes for kernel in found.kernels if kernel.flops] == [F2 * UP, F2 * DOWN]
     assert all(kernel.half for kernel in found.kernels if kernel.flops)
     casts = (F4 + F2) * (B * N * D + 2 * H * D)
@@ -117,7 +107,7 @@ def test_a_number_of_the_device_cuts_the_program(asks: Callable[[Tensor], Tensor
 def test_nothing_is_left_behind() -> None:
     """Of all that is put in the driver's place: this machine has a driver or none, as before."""
     before: Any = torch.cuda.get_device_properties, torch.autograd.grad
-    counted(MLP(), (B, N, D), train=True)
+    counted(MLP(D, H), (B, N, D), train=True)
     assert (torch.cuda.get_device_properties, torch.autograd.grad) == before
     x = torch.randn(3, requires_grad=True)
     assert torch.equal(torch.autograd.grad(x.square().sum(), x)[0], 2 * x)

@@ -20,9 +20,9 @@ F4, F2 = 4, 2  # bytes
 class MLP(nn.Module):
     """Two products and a GELU, with a view on the way."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(D, H), nn.Linear(H, D, bias=False)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(functional.gelu(self.up(x))).transpose(0, 1)
@@ -30,7 +30,7 @@ class MLP(nn.Module):
 
 def counted(autocast: bool, train: bool) -> Count:
     with fake_cuda():
-        net = on_cuda(MLP(), torch.float32)
+        net = on_cuda(MLP(D, H), torch.float32)
         x = placed(torch.empty(B, N, D))
         return traffic.count(net, (x,), autocast, train, length=0)
 
