@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections.abc
 import difflib
+import errno
 import functools
 import os
 import re
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 MISTAKE_EXIT_CODE = 2
 MANY = 20  # options that one line can list
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # what is the machine's, whoever asks for a file
 KINDS: dict[type, str] = {
     int: "a whole number",
     float: "a number",
@@ -126,6 +128,8 @@ def explain(error: Exception, config_name: str | None = None) -> str | None:
         return _config_mistake(error, config_name)
     if isinstance(error, (ValueError, FileNotFoundError, FileExistsError)) and _raised_by_us(error):
         return _one_line(str(error))
+    if isinstance(error, OSError) and error.errno in DISK:
+        return f"{error.filename or 'a file'}: {error.strerror}; see to that and give the same command again"
     return None
 
 

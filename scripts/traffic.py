@@ -256,14 +256,6 @@ def row(name: str, what: str, pair: list[Counted | None], device: Device) -> str
     return f"| {' | '.join(cells)} |"
 
 
-def breakdown(counted: Counted) -> str:
-    """Kernels and bytes by operator, the heaviest first."""
-    names = {kernel.name for kernel in counted.kernels}
-    totals = {name: [kernel.bytes for kernel in counted.kernels if kernel.name == name] for name in names}
-    ordered = sorted(totals.items(), key=lambda item: -sum(item[1]))
-    return "\n".join(f"{name:45} {len(sizes):5} {sum(sizes) / 1e9:10.4f} GB" for name, sizes in ordered)
-
-
 def main(arguments: list[str]) -> None:
     rest, device = split(arguments)
     twins = [a.removeprefix("twin=") for a in rest if a.startswith("twin=")]

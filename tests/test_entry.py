@@ -1,5 +1,7 @@
 """A user's mistake is one line and exit code 2; a bug keeps its traceback."""
 
+import errno
+import os
 import sys
 
 import hydra
@@ -41,6 +43,22 @@ def test_a_bug_keeps_its_traceback() -> None:
     assert explain(failing(lambda: {}["x"])) is None
     with pytest.raises(KeyError), one_line_errors():
         raise KeyError("x")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_what_the_disk_refuses_is_no_bug() -> None:
+    """From whatever library: a full disk, one that is read-only, a file of somebody else."""
+    full = failing(lambda: open("/dev/full", "w", buffering=1).write("line\n"))  # noqa: SIM115
+    assert isinstance(full, OSError) and full.errno == errno.ENOSPC
+    assert explain(full) == "a file: No space left on device; see to that and give the same command again"
+
+    def raises(number: int) -> None:
+        raise OSError(number, os.strerror(number), "runs/a/config.yaml")
+
+    for number, reason in ((errno.EROFS, "Read-only file system"), (errno.EACCES, "Permission denied")):
+        said = explain(failing(lambda number=number: raises(number)))
+        assert said == f"runs/a/config.yaml: {reason}; see to that and give the same command again"
+    assert explain(failing(lambda: raises(errno.EBADF))) is None  # a bug of ours
 
 
 def test_exit_code(capsys: pytest.CaptureFixture) -> None:

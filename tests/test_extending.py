@@ -16,6 +16,7 @@ from hydra import compose as compose_config
 from hydra import initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import Tensor
 
 import dit.net.position
 from dit.engine import run
@@ -64,9 +65,21 @@ def test_the_recipes_build_and_run(config: dict[str, Any]) -> None:
 
 
 def test_the_recipes_own_tests_pass(config: dict[str, Any]) -> None:
-    names = {**vars(test_net_position), "FourierFeatures": dit.net.position.fourier.FourierFeatures}
-    exec(code("python")[2], names)
-    names["test_fourier_features_tell_frames_rows_and_columns_apart"]()
+    """And fail for positions that count rows as columns."""
+    right = dit.net.position.fourier.FourierFeatures
+
+    class Turned(right):  # type: ignore[misc, valid-type]
+        def add(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+            return super().add(x, (grid[0], grid[2], grid[1]))
+
+    def own_test(tested: type) -> None:
+        names = {**vars(test_net_position), "FourierFeatures": tested}
+        exec(code("python")[2], names)
+        names["test_fourier_features_tell_frames_rows_and_columns_apart"]()
+
+    own_test(right)
+    with pytest.raises(AssertionError, match="not close"):
+        own_test(Turned)
 
 
 def test_the_recipes_encoder_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

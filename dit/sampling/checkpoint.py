@@ -48,7 +48,7 @@ class Checkpoint:
             ValueError: not a checkpoint of this project, or damaged, or the weights beside it are of another run.
         """
         file = find(run_or_file)
-        content = _read(file, ("state_dict", "config"))
+        content = _read(file, ("state_dict", "config"), "take another one of the run, or copy it again")
         frozen = content.get("frozen")
         beside = {} if frozen is None else _frozen(file, frozen)
         weights = {**beside, **content["state_dict"]}
@@ -141,15 +141,16 @@ def find(run_or_file: str | Path) -> Path:
     raise FileNotFoundError(f"{path} has no {LAST.as_posix()}; {listed}")
 
 
-def _read(file: Path, wanted: Sequence[str]) -> dict[str, Any]:
-    """The entries of a file; ValueError when it is damaged, or has none of those names."""
+def _read(file: Path, wanted: Sequence[str], instead: str) -> dict[str, Any]:
+    """The entries of a file; ValueError, which ends with what to do `instead`, when it is damaged, or has none of those
+    names."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises pickle, zip, runtime and OS errors for damaged files
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{file} cannot be read as a checkpoint ({first[:80].rstrip('. ')}); it may be cut short, or none at"
-            " all: take another one of the run, or copy it again"
+            f" all: {instead}"
         ) from None
     absent = [key for key in wanted if not isinstance(content, dict) or key not in content]
     if absent:
@@ -164,7 +165,7 @@ def _frozen(file: Path, mark: str) -> dict[str, Tensor]:
         raise FileNotFoundError(
             f"{file} holds adapters alone, and {beside} is not there, which holds the weights beside them: copy both"
         )
-    content = _read(beside, ("state_dict", "fingerprint"))
+    content = _read(beside, ("state_dict", "fingerprint"), "copy it again; all checkpoints of the run share it")
     if content["fingerprint"] != mark:
         raise ValueError(f"{beside} is of another run than {file.name} beside it: copy the two of one run")
     return content["state_dict"]

@@ -24,12 +24,8 @@ LEFTOVERS = {
     "use_additional_conditions": None,
     "use_rope": True,
 }
-ELSEWHERE = (
-    "ca_attention_mode",
-    "sa_attention_mode",
-    "model_max_length",
-    "num_embeds_ada_norm",
-)  # kernels, text, steps
+# Of their kernels, their text encoder and their number of steps.
+ELSEWHERE = ("ca_attention_mode", "sa_attention_mode", "model_max_length", "num_embeds_ada_norm")
 
 
 class Allegro(Family):
@@ -62,9 +58,8 @@ class Allegro(Family):
         """The published folder has settings of the authors' class: `sample_size` for height and width, kernels, ..."""
         if config.get("_class_name") != self.class_name:
             return None
-        today = {
-            key: value for key, value in renamed(config, self.class_name, LEFTOVERS).items() if key not in ELSEWHERE
-        }
+        known = renamed(config, self.class_name, LEFTOVERS)
+        today = {key: value for key, value in known.items() if key not in ELSEWHERE}
         if isinstance(today.get("sample_size"), list) and len(today["sample_size"]) == 2:
             today["sample_height"], today["sample_width"] = today.pop("sample_size")
         if "sample_size_t" in today:
