@@ -50,7 +50,7 @@ def test_what_the_disk_refuses_is_no_bug() -> None:
     """From whatever library: a full disk, one that is read-only, a file of somebody else."""
     full = failing(lambda: open("/dev/full", "w", buffering=1).write("line\n"))  # noqa: SIM115
     assert isinstance(full, OSError) and full.errno == errno.ENOSPC
-    assert explain(full) == "a file: No space left on device; see to that and give the same command again"
+    assert explain(full) == "a file cannot be written: No space left on device; see to that and give the same command again"
 
     def raises(number: int) -> None:
         raise OSError(number, os.strerror(number), "runs/a/config.yaml")
