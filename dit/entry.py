@@ -129,7 +129,8 @@ def explain(error: Exception, config_name: str | None = None) -> str | None:
     if isinstance(error, (ValueError, FileNotFoundError, FileExistsError)) and _raised_by_us(error):
         return _one_line(str(error))
     if isinstance(error, OSError) and error.errno in DISK:
-        return f"{error.filename or 'a file cannot be written'}: {error.strerror}; see to that and give the same command again"
+        what = error.filename or "a file cannot be written"
+        return f"{what}: {error.strerror}; see to that and give the same command again"
     return None
 
 

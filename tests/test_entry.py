@@ -50,14 +50,15 @@ def test_what_the_disk_refuses_is_no_bug() -> None:
     """From whatever library: a full disk, one that is read-only, a file of somebody else."""
     full = failing(lambda: open("/dev/full", "w", buffering=1).write("line\n"))  # noqa: SIM115
     assert isinstance(full, OSError) and full.errno == errno.ENOSPC
-    assert explain(full) == "a file cannot be written: No space left on device; see to that and give the same command again"
+    again = "see to that and give the same command again"
+    assert explain(full) == f"a file cannot be written: No space left on device; {again}"
 
     def raises(number: int) -> None:
         raise OSError(number, os.strerror(number), "runs/a/config.yaml")
 
     for number, reason in ((errno.EROFS, "Read-only file system"), (errno.EACCES, "Permission denied")):
         said = explain(failing(lambda number=number: raises(number)))
-        assert said == f"runs/a/config.yaml: {reason}; see to that and give the same command again"
+        assert said == f"runs/a/config.yaml: {reason}; {again}"
     assert explain(failing(lambda: raises(errno.EBADF))) is None  # a bug of ours
 
 
