@@ -28,7 +28,8 @@ class DDP(DDPStrategy):
     """A copy of the network on each device, gradients averaged.
 
     Args:
-        find_unused_parameters: look for parameters without a gradient each step (slower; off unless a part is skipped).
+        find_unused_parameters: look for parameters without a gradient each step (slower; needed where a part leads
+            nowhere, as the text of a last two-stream block, which is a ValueError otherwise).
         gradient_as_bucket_view: gradients live in the communication buckets, which saves one copy of them.
         static_graph: the same parameters are used each step; allows more overlap.
         timeout_minutes: how long a rank waits for the others before it gives up.
@@ -43,6 +44,23 @@ class DDP(DDPStrategy):
             static_graph=static_graph,
             timeout=timedelta(minutes=timeout_minutes),
         )
+        self.allows_unused, self.is_checked = find_unused_parameters or static_graph, False
+
+    def post_backward(self, closure_loss: Tensor) -> None:
+        """Refuses parameters that the first loss does not reach; torch would at the second step, and name none."""
+        super().post_backward(closure_loss)
+        if self.allows_unused or self.is_checked:
+            return
+        self.is_checked = True
+        assert self.lightning_module is not None
+        trained = [(name, p) for name, p in self.lightning_module.named_parameters() if p.requires_grad]
+        unused = [name for name, p in trained if p.grad is None]
+        if unused:
+            named = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
+            raise ValueError(
+                f"{len(unused)} of {len(trained)} trained parameters have no part in the loss ({named}):"
+                " trainer.strategy.find_unused_parameters=true trains without them, or leave them out of the network"
+            )
 
 
 class FSDP2(ModelParallelStrategy):
@@ -100,10 +118,14 @@ class FSDP2(ModelParallelStrategy):
         finally:
             self.optimizers = optimizers
         assert self.model is not None
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        # Not strict: a parameter that the loss does not reach has no state. Torch makes one up, which goes again.
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
         for optimizer, saved in zip(optimizers, checkpoint["optimizer_states"], strict=True):
             named = _named_state(saved, optimizer, self.model)
             set_optimizer_state_dict(self.model, optimizer, optim_state_dict=named, options=options)
+            for name, parameter in self.model.named_parameters():
+                if name not in named["state"]:
+                    optimizer.state.pop(parameter, None)
         return checkpoint
 
 

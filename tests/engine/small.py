@@ -134,6 +134,14 @@ def adapted(**changes: Any) -> VideoDiffusion:
     return module
 
 
+def idle(**changes: Any) -> VideoDiffusion:
+    """The model with a parameter in its first block that the loss does not reach."""
+    module = model(**changes)
+    block = module.net.get_submodule("blocks.0")
+    block.register_parameter("idle", nn.Parameter(torch.randn(4)))
+    return module
+
+
 def average(use: str = "fast") -> EMA:
     return EMA({"fast": ConstantDecay(0.9), "power": PowerProfile(0.15)}, use=use, snapshot_every=None)
 

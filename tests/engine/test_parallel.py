@@ -154,6 +154,27 @@ def test_adapters_on_two_ranks(ranks: Path) -> None:
     }) == []  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_resume_is_exact_where_the_loss_does_not_reach(ranks: Path, name: str) -> None:
+    straight, broken = small.load(ranks / name / "idle"), small.load(ranks / name / "idle_broken")
+    assert [where for key in small.EXACT for where in small.same(straight[key], broken[key], key)] == []
+    torch.manual_seed(0)
+    first, idle = small.idle(seed=0).state_dict(), "net.blocks.0.idle"
+    assert torch.equal(straight["state_dict"][idle], first[idle])
+    moved = [key for key, tensor in straight["state_dict"].items() if not torch.equal(tensor, first[key])]
+    state = straight["optimizer_states"][0]["state"]
+    assert moved == [key for key in first if key != idle] and len(state) == len(moved)
+    assert all(moments["exp_avg"].abs().sum() > 0 for moments in state.values())
+
+
+@pytest.mark.slow
+def test_copies_refuse_what_the_loss_does_not_reach(ranks: Path) -> None:
+    for rank in range(2):
+        said = (ranks / f"refused-{rank}.txt").read_text()
+        assert said.startswith("1 of 25 trained parameters have no part in the loss (net.blocks.0.idle): trainer.")
+
+
 def test_settings_follow_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parallel.launched_devices() is None
     for name, value in {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():

@@ -69,10 +69,10 @@ class Swaps(Callback):
         )
 
 
-def strategy(name: str) -> Any:
+def strategy(name: str, find_unused_parameters: bool = False) -> Any:
     if name == "ddp":
         return parallel.DDP(
-            find_unused_parameters=False, gradient_as_bucket_view=True, static_graph=False, timeout_minutes=10
+            find_unused_parameters, gradient_as_bucket_view=True, static_graph=False, timeout_minutes=10
         )
     return parallel.FSDP2(reshard_after_forward=True, param_dtype=None, reduce_dtype=None, timeout_minutes=10)
 
@@ -107,9 +107,13 @@ def main(out: Path) -> None:
     for steps, name in ((3, "ddp"), (6, "fsdp2")):
         module = small.model(max_steps=steps, seed=0 if steps == 3 else 1)
         small.train(module, out / "crossed", small.video_data(batch_size=2), strategy=strategy(name), devices=2)
-    if find_spec("peft") is None:
-        return
-    # Adapters beside weights that stand still: they are those of the first seed, whatever a later part begins with.
+    if find_spec("peft") is not None:
+        adapters(out)
+    idle_parameter(out)
+
+
+def adapters(out: Path) -> None:
+    """Adapters beside weights that stand still: they are those of the first seed, whatever a later part begins with."""
     for where, parts in {
         "ddp/adapters": [(6, "ddp")],
         "fsdp2/adapters": [(6, "fsdp2")],
@@ -118,6 +122,21 @@ def main(out: Path) -> None:
         for seed, (steps, name) in enumerate(parts):
             module = small.adapted(max_steps=steps, seed=seed)
             small.train(module, out / where, small.video_data(batch_size=2), strategy=strategy(name), devices=2)
+
+
+def idle_parameter(out: Path) -> None:
+    """A parameter that the loss does not reach, amid the others: three steps and then three, beside six at once."""
+    for name in ("ddp", "fsdp2"):
+        for steps, where in ((6, "idle"), (3, "idle_broken"), (6, "idle_broken")):
+            module = small.idle(max_steps=steps, seed=int(steps > 3 and where == "idle_broken"))
+            small.train(
+                module, out / name / where, small.video_data(batch_size=2),
+                strategy=strategy(name, find_unused_parameters=True), devices=2,
+            )  # fmt: skip
+    try:  # last, since Lightning ends more than the run that failed
+        small.train(small.idle(), out / "refused", small.video_data(batch_size=2), strategy=strategy("ddp"), devices=2)
+    except ValueError as error:
+        (out / f"refused-{dist.get_rank()}.txt").write_text(str(error))
 
 
 if __name__ == "__main__":
