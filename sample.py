@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from dit import entry
 from dit.media.samples import write_samples
 from dit.sampling.pipeline import Pipeline
-from dit.sampling.request import output_folder, prompts_and_seeds, records
+from dit.sampling.request import output_folder, records, requests
 from dit.sampling.runtime import progress_bar
 
 CHECKPOINTS_OWN = ("schedule", "solver", "guidance", "num_steps", "num_frames", "height", "width", "fps")
@@ -18,11 +18,14 @@ SETTINGS = ("weights", "device", "batch_size", "context_level", "precision", "of
 @entry.main("sample")
 def main(config: DictConfig) -> None:
     ask = instantiate(config, _convert_="all")
-    prompts, seeds = prompts_and_seeds(ask["prompt"], ask["prompt_file"], ask["num_samples"], ask["seed"])
+    wanted = requests(*(ask[key] for key in ("prompt", "prompt_file", "negative_prompt", "num_samples", "seed")))
+    prompts, negatives, seeds = (
+        [getattr(each, key) for each in wanted] for key in ("prompt", "negative_prompt", "seed")
+    )
     folder = output_folder(ask["out"], ask["ckpt"])
     pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in (*SETTINGS, *CHECKPOINTS_OWN)})
     with progress_bar("sampling") as progress:
-        samples = pipeline(prompts, seeds, task=ask["task"], negative_prompt=ask["negative_prompt"], progress=progress)
+        samples = pipeline(prompts, seeds, task=ask["task"], negative_prompt=negatives, progress=progress)
     paths = write_samples(folder, samples.pixels, records(samples.info, str(ask["ckpt"])))
     print("\n".join(str(path) for path in paths))
 

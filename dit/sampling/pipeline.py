@@ -204,7 +204,7 @@ class Pipeline:
         width: int | None = None,
         num_steps: int | None = None,
         task: Task | None = None,
-        negative_prompt: str = "",
+        negative_prompt: str | Sequence[str] = "",
         progress: Progress | None = None,
     ) -> Samples:
         """One sample for each prompt and seed. Sample i depends on prompt i and seed i, not on its neighbours.
@@ -214,7 +214,7 @@ class Pipeline:
             seeds: of each sample's own noise.
             num_frames, height, width, num_steps: None takes the pipeline's.
             task: what is given; None is text-to-video.
-            negative_prompt: what guidance leads away from; "" is no prompt.
+            negative_prompt: what guidance leads away from, one for all samples or one for each; "" is no prompt.
             progress: called as `progress(steps done, steps in all)`.
 
         Raises:
@@ -222,6 +222,9 @@ class Pipeline:
         """
         if not prompts or len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: each sample, one or more, needs both")
+        negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
+        if len(negatives) != len(prompts):
+            raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one, or one for each")
         task = task or TextToVideo()
         canvas = self.canvas(num_frames or self.num_frames, height or self.height, width or self.width)
         levels = self.levels(canvas, self.num_steps if num_steps is None else num_steps)
@@ -232,7 +235,7 @@ class Pipeline:
             plan = task(canvas)
             plan.check(len(prompts))
             levels = start_at(levels, plan.strength)
-            cond, uncond = self.condition(prompts), self.condition([negative_prompt] * len(prompts), told=False)
+            cond, uncond = self.condition(prompts), self.condition(negatives, told=False)
             if self.offload_text and self.text is not None:
                 self.text.cpu()
             size = self.batch_size or len(prompts)
@@ -244,7 +247,7 @@ class Pipeline:
                 generators = [torch.Generator().manual_seed(seed) for seed in seeds[rows]]
                 made.append(self._make(Job(told, untold, generators, plan.rows(rows), canvas, levels, timer)))
         pixels, latents = (torch.cat(part) for part in zip(*made, strict=True))
-        info = self._info(prompts, seeds, negative_prompt, task, pixels, len(levels) - 1, timer)
+        info = self._info(prompts, seeds, negatives, task, pixels, len(levels) - 1, timer)
         seconds, memory = info["seconds_per_step"], info["peak_memory_gb"]
         log.info("%d samples: %.3f s a step, peak memory %.2f GB", len(prompts), seconds, memory)
         return Samples(pixels, latents, info)
@@ -339,7 +342,7 @@ class Pipeline:
         self,
         prompts: Sequence[str | int],
         seeds: Sequence[int],
-        negative_prompt: str,
+        negatives: Sequence[str],
         task: Task,
         pixels: Tensor,
         steps: int,
@@ -348,7 +351,7 @@ class Pipeline:
         return {
             "prompts": list(prompts),
             "seeds": list(seeds),
-            "negative_prompt": negative_prompt,
+            "negative_prompts": list(negatives),
             "weights": self.weights,
             "task": type(task).__name__,
             "num_frames": pixels.shape[2],

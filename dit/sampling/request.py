@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dit.sampling.checkpoint import find
-from dit.sampling.read import missing
+from dit.sampling.prompt_file import read_prompt_file
 
 
-def prompts_and_seeds(
-    prompt: str | int | None, prompt_file: str | None, num_samples: int, seed: int
-) -> tuple[list[str | int], list[int]]:
+@dataclass(frozen=True)
+class Request:
+    """One sample that is asked for."""
+
+    prompt: str | int
+    negative_prompt: str
+    seed: int
+
+
+def requests(
+    prompt: str | int | None, prompt_file: str | None, negative_prompt: str, num_samples: int, seed: int
+) -> list[Request]:
     """`num_samples` samples for each prompt, under the seeds `seed`, `seed + 1`, ...
 
     Args:
         prompt: one prompt; None without a prompt file is the empty one.
-        prompt_file: a text file with one prompt a line; empty lines are left out.
+        prompt_file: prompts from a file (`prompt_file.py`). A seed that stands there is that of the prompt's first
+            sample, and its others take the following ones; a negative prompt there goes before `negative_prompt`.
 
     Raises:
         FileNotFoundError: no such file. ValueError: both are given, no prompt in the file, no samples.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples} must be at least 1")
-    prompts: list[str | int] = ["" if prompt is None else prompt]
-    if prompt_file is not None:
-        file = Path(prompt_file)
-        if prompt is not None:
-            raise ValueError(f"prompt={prompt!r} and prompt_file={file} are both given; leave one out")
-        if not file.is_file():
-            raise missing(file, "prompt file")
-        prompts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not prompts:
-            raise ValueError(f"prompt file {file} holds no prompt; write one a line")
-    repeated = [each for each in prompts for _ in range(num_samples)]
-    return repeated, list(range(seed, seed + len(repeated)))
+    if prompt_file is None:
+        text = "" if prompt is None else prompt
+        return [Request(text, negative_prompt, seed + i) for i in range(num_samples)]
+    if prompt is not None:
+        raise ValueError(f"prompt={prompt!r} and prompt_file={prompt_file} are both given; leave one out")
+    made = []
+    for number, line in enumerate(read_prompt_file(prompt_file)):
+        first = seed + number * num_samples if line.seed is None else line.seed
+        negative = negative_prompt if line.negative_prompt is None else line.negative_prompt
+        made += [Request(line.prompt, negative, first + i) for i in range(num_samples)]
+    return made
 
 
 def output_folder(out: str | None, run_or_file: str) -> Path:
@@ -50,6 +60,7 @@ def output_folder(out: str | None, run_or_file: str) -> Path:
 
 def records(info: Mapping[str, Any], checkpoint: str) -> list[dict[str, Any]]:
     """How each sample was made, from `Samples.info` of them all."""
-    common = {key: value for key, value in info.items() if key not in ("prompts", "seeds")}
-    pairs = zip(info["prompts"], info["seeds"], strict=True)
-    return [{"prompt": prompt, "seed": seed, "checkpoint": checkpoint, **common} for prompt, seed in pairs]
+    own = {"prompts": "prompt", "negative_prompts": "negative_prompt", "seeds": "seed"}  # one value a sample
+    common = {key: value for key, value in info.items() if key not in own}
+    rows = zip(*(info[key] for key in own), strict=True)
+    return [{**dict(zip(own.values(), row, strict=True)), "checkpoint": checkpoint, **common} for row in rows]

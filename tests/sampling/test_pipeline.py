@@ -145,6 +145,15 @@ def test_guidance_sees_the_prompt_and_the_negative_prompt(made: Pipeline) -> Non
     assert not torch.equal(plain, negative)
 
 
+def test_each_sample_may_have_a_negative_prompt_of_its_own(made: Pipeline) -> None:
+    mixed = made(["red", "red"], [0, 0], negative_prompt=["green light", ""])
+    assert mixed.info["negative_prompts"] == ["green light", ""]
+    for row, word in enumerate(mixed.info["negative_prompts"]):
+        torch.testing.assert_close(mixed.latents[row], made(["red"], [0], negative_prompt=word).latents[0])
+    with pytest.raises(ValueError, match="2 negative prompts for 1 prompts"):
+        made(["red"], [0], negative_prompt=["x", "y"])
+
+
 def test_labels(tmp_path: Path) -> None:
     config = {
         "text": None,

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dit.sampling.request import output_folder, prompts_and_seeds
+from dit.sampling.request import Request, output_folder, requests
 from tests.sampling.fakes import random_frames
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,26 +98,27 @@ def test_a_users_mistakes_are_one_line_and_write_nothing(run: Path) -> None:
 
 def test_prompts_and_seeds(run: Path) -> None:
     file = str(run.parent.parent / "prompts.txt")
-    assert prompts_and_seeds(None, None, 1, 5) == ([""], [5])
-    assert prompts_and_seeds("x", None, 2, 5) == (["x", "x"], [5, 6])
-    assert prompts_and_seeds(None, file, 2, 0) == (["a red circle"] * 2 + ["a blue square"] * 2, [0, 1, 2, 3])
+    assert requests(None, None, "", 1, 5) == [Request("", "", 5)]
+    assert requests("x", None, "grey", 2, 5) == [Request("x", "grey", 5), Request("x", "grey", 6)]
+    pairs = [("a red circle", 0), ("a red circle", 1), ("a blue square", 2), ("a blue square", 3)]
+    assert [(each.prompt, each.seed) for each in requests(None, file, "", 2, 0)] == pairs
 
 
 def test_mistakes_in_what_is_asked(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
     for arguments, message in [
-        (("x", str(tmp_path / "empty.txt"), 1, 0), "both given"),
-        ((None, str(tmp_path / "empty.txt"), 1, 0), "holds no prompt"),
-        (("x", None, 0, 0), "num_samples=0"),
+        (("x", str(tmp_path / "empty.txt"), "", 1, 0), "both given"),
+        ((None, str(tmp_path / "empty.txt"), "", 1, 0), "holds no prompt"),
+        (("x", None, "", 0, 0), "num_samples=0"),
     ]:
         with pytest.raises(ValueError, match=message):
-            prompts_and_seeds(*arguments)
+            requests(*arguments)
 
 
 def test_a_prompt_file_that_is_not_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent.parent)
     with pytest.raises(FileNotFoundError, match="prompt file promts.txt is not there; in .: prompts.txt"):
-        prompts_and_seeds(None, "promts.txt", 1, 0)
+        requests(None, "promts.txt", "", 1, 0)
 
 
 def test_each_command_gets_a_folder_of_its_own(run: Path, tmp_path: Path) -> None:
