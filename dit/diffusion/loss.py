@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dit.diffusion.conditioning import Conditioning
 from dit.diffusion.denoiser import Denoiser
+from dit.diffusion.given import with_given
 from dit.diffusion.levels import Levels, moved
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
@@ -66,7 +67,7 @@ class Objective:
     ) -> LossOutput:
         """The loss on clean latents x0 (B, C, F, H, W).
 
-        `cond` goes to the network with `given` (B, 1, F, H, W) added (the dict itself is left alone). All random
+        `cond` goes to the network with the given frames added (`with_given`; the dict itself is left alone). All random
         numbers come from `generator`; for None, levels and given frames from the CPU's global one, noise from that
         of x0's device. Validation passes a generator with a fixed seed, so that its losses can be compared.
         """
@@ -76,9 +77,9 @@ class Objective:
         t = self.conditioning.levels(t, given, generator)
         eps = noise_like(x0, generator)
         x_t = self.path.mix(x0, eps, t)
-        mask = given[:, None, :, None, None].to(x0.dtype).expand(batch, 1, frames, height, width)
+        told = with_given(cond, net, x0, given[:, None, :, None, None])
 
-        out = Denoiser(net, self.path, self.prediction).output(x_t, t, {**cond, "given": mask})
+        out = Denoiser(net, self.path, self.prediction).output(x_t, t, told)
         # The truth goes through the same arithmetic as the output, floors included: errors stay proportional to it.
         target = self.prediction.target(self.path, x0, eps, t)
         believed, truth = (self.space.value(self.path, self.prediction, y, x_t, t) for y in (out, target))

@@ -15,6 +15,7 @@ from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dit.codec.base import Codec
+from dit.diffusion.given import with_given
 from dit.engine import frozen, initial, rng, rundir, sweep
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.callbacks.interrupt import Interrupt
@@ -180,8 +181,10 @@ def flops_per_token(parts: Parts) -> float:
     shape = module.codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
     with torch.no_grad():
         cond = module.condition([TYPICAL_CAPTION], torch.ones(1))
-    shapes = {**{key: value.shape for key, value in cond.items()}, "given": (1, 1, *shape)}
-    total = count_flops(module.net, (1, module.codec.channels, *shape), (1, 1), shapes, backward=True)
+    latents = torch.empty(1, module.codec.channels, *shape, device="meta")
+    cond = with_given(cond, module.net, latents, torch.empty(1, 1, *shape, dtype=torch.bool, device="meta"))
+    shapes = {key: value.shape for key, value in cond.items()}
+    total = count_flops(module.net, latents.shape, (1, 1), shapes, backward=True)
     return total / module.net.num_tokens(*shape)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.diffusion.denoiser import Denoiser
+from dit.diffusion.given import with_given
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.sampling.checkpoint import TRUSTED, Checkpoint
@@ -300,12 +301,13 @@ class Pipeline:
         codec: Any = self.codec
         shape = (codec.channels, *job.canvas.latent_shape)
         noise = draw(job.generators, shape).to(self.device)
-        mask = torch.zeros_like(noise[:, :1])
+        known, places = noise, torch.zeros_like(noise[:, :1], dtype=torch.bool)  # nothing
         if given is not None:
             given = given.rows(slice(0, len(noise)), noise)
-            mask = given.places.to(noise.dtype).expand_as(mask)
+            known, places = given.latents.expand_as(noise), given.places
         denoiser = Denoiser(self.net, self.path, self.prediction)
-        guided = self.guidance(denoiser, {**job.cond, "given": mask}, {**job.uncond, "given": mask})
+        told, untold = (with_given(cond, self.net, known, places) for cond in (job.cond, job.uncond))
+        guided = self.guidance(denoiser, told, untold)
         denoise = hold(guided, given, noise, self.path, self.context_level)
         if job.plan.start is None:
             x = self.path.prior_std * noise

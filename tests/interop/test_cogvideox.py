@@ -53,6 +53,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned": LEARNED,
     "1.5": COUNTED,
     "1.5 with ofs": {**COUNTED, "ofs_embed_dim": 24},
+    "i2v": {**LEARNED, "in_channels": 10},
+    "1.5 i2v": {**COUNTED, "ofs_embed_dim": 24, "in_channels": 10},
     "other parts": {
         **ROTARY,
         "freq_shift": 1,
@@ -68,7 +70,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def build(variant: str) -> torch.nn.Module:
     """A random model; the learned positions are a buffer there, and random too."""
     model = equality.build(diffusers.CogVideoXTransformer3DModel, {**TINY, **VARIANTS[variant]})
-    if variant == "learned":
+    if VARIANTS[variant].get("use_learned_positional_embeddings"):
         table = model.patch_embed.pos_embedding
         table.copy_(torch.randn(table.shape, generator=torch.manual_seed(7), dtype=table.dtype))
     return model

@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "inject_sample_info": True,
         "patch_size": [2, 1, 2],
     },
-    "i2v": {"in_channels": 9, "image_dim": 10, "added_kv_proj_dim": 32},
+    "i2v": {"in_channels": 14, "image_dim": 10, "added_kv_proj_dim": 32},
     "causal first and last frame": {
         "num_frame_per_block": 2,
         "image_dim": 10,

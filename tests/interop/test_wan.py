@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from dit.interop import call_like_diffusers, from_diffusers
+from dit.interop.diffusers import recognise
+from dit.interop.presets import compose
 from tests.interop.equality import assert_equal, assert_notices, assert_round_trip, build, example
 
 diffusers = pytest.importorskip("diffusers")
@@ -23,12 +26,17 @@ TINY = {
     "ffn_dim": 40,
     "num_layers": 2,
 }
+# `TINY` as presets had it for image-to-video: one input with all channels
+SMALL = ["net.in_channels=14", "net.out_channels=5", "net.width=32", "net.heads=2", "net.text_width=12",
+         "net.level.frequencies=8", "net.mlp.ratio=1.25", "net.norm.eps=1e-6"]  # fmt: skip
 SIZE = (4, 6, 10)  # latents: frames, height, width
 VARIANTS: dict[str, dict[str, Any]] = {
     "t2v": {},
     "no norm before the text": {"cross_attn_norm": False},
     "patch over time, another eps": {"patch_size": [2, 1, 2], "eps": 1e-3},
-    "i2v": {"in_channels": 9, "image_dim": 10, "added_kv_proj_dim": 32},
+    "i2v": {"in_channels": 14, "image_dim": 10, "added_kv_proj_dim": 32},
+    "i2v without image tokens": {"in_channels": 14},
+    "other channels": {"in_channels": 9, "image_dim": 10, "added_kv_proj_dim": 32},
     "first and last frame": {"image_dim": 10, "added_kv_proj_dim": 32, "pos_embed_seq_len": 6},
 }
 
@@ -59,6 +67,20 @@ def test_every_weight_matters() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_round_trip(variant: str, tmp_path: Path) -> None:
     assert_round_trip(build(diffusers.WanTransformer3DModel, {**TINY, **VARIANTS[variant]}), tmp_path)
+
+
+def test_the_given_frames_are_channels_of_their_own() -> None:
+    """So that the network takes a codec's latents; one input with all channels, as presets had it, still goes out."""
+    model = build(diffusers.WanTransformer3DModel, {**TINY, "in_channels": 14})
+    net = from_diffusers(model)
+    assert (net.in_channels, net.concat_channels) == (5, {"given_frames": 4, "given_latents": 5})
+
+    before = instantiate(compose("wan21_tiny", SMALL)).double()
+    before.load_state_dict(net.state_dict())
+    assert recognise(before).class_name == "WanTransformer3DModel"
+    given = arguments(model)
+    with torch.no_grad():
+        assert torch.equal(call_like_diffusers(before, **given), call_like_diffusers(net, **given))
 
 
 def test_a_text_of_another_length_beside_an_image() -> None:

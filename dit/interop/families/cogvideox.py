@@ -20,6 +20,9 @@ from dit.net.position.rope import RoPE3D
 from dit.net.position.sincos import SinCos3D
 
 ACTIVATIONS = {"gelu-approximate": "gelu_tanh", "gelu": "gelu"}
+# Channels of the input behind the noisy latents of an image-to-video model: the latents of the given frames.
+GIVEN = "given_latents"
+APART = "_given_apart"  # False: one input holds all channels, as presets of an earlier version had it
 # What the pipeline of 1.5 reads of these settings: the largest picture and clip that it makes.
 LARGEST = {"sample_height": 300, "sample_width": 300, "sample_frames": 81}
 
@@ -30,6 +33,7 @@ class CogVideoX(Family):
 
     class_name = "CogVideoXTransformer3DModel"
     preset = "cogvideox_tiny"
+    inferred = {APART: True}
     defaults = {
         "num_attention_heads": 30,
         "attention_head_dim": 64,
@@ -67,13 +71,17 @@ class CogVideoX(Family):
         width = s["num_attention_heads"] * s["attention_head_dim"]
         ofs = s["ofs_embed_dim"]
         affine = str(s["norm_elementwise_affine"]).lower()
+        in_channels, out_channels, given = s["in_channels"], s["out_channels"], []
+        if s[APART] and in_channels == 2 * out_channels:
+            in_channels, given = out_channels, [f"++net.concat_channels.{GIVEN}={out_channels}"]
         return [
             *positions(s),
+            *given,
             f"net/mlp={ACTIVATIONS[s['activation_fn']]}",
             *([] if ofs is None else ["net/ofs=sinusoid", f"net.vectors.ofs.frequencies={ofs}"]),
             *([] if ofs is None else [f"net.vectors.ofs.shift={float(s['freq_shift'])}"]),
-            f"net.in_channels={s['in_channels']}",
-            f"net.out_channels={s['out_channels']}",
+            f"net.in_channels={in_channels}",
+            f"net.out_channels={out_channels}",
             f"net.patch={[s['patch_size_t'] or 1, s['patch_size'], s['patch_size']]}",
             f"net.width={width}",
             f"net.heads={s['num_attention_heads']}",
@@ -93,7 +101,8 @@ class CogVideoX(Family):
             **self.defaults,
             "num_attention_heads": net.heads,
             "attention_head_dim": net.width // net.heads,
-            "in_channels": net.in_channels,
+            "in_channels": net.in_channels + sum(net.concat_channels.values()),
+            APART: tuple(net.concat_channels) == (GIVEN,),
             "out_channels": net.out_channels,
             "freq_shift": int(net.level.shift),
             "time_embed_dim": net.level.out.out_features,
@@ -131,7 +140,7 @@ class CogVideoX(Family):
         return settings
 
     def links(self, net: Network) -> list[Link]:
-        width, inputs = net.width, net.in_channels
+        width, inputs = net.width, net.in_channels + sum(net.concat_channels.values())
         kernel = (width, inputs, *net.patch[1:])
         patch_bias = net.embed.bias is not None
         links = [
@@ -181,6 +190,8 @@ class CogVideoX(Family):
         if (ofs is not None) != ("ofs" in net.vectors):
             raise ValueError("ofs is missing" if ofs is None else "ofs is given, but this network has no ofs_embed_dim")
         cond = {"text": text} if ofs is None else {"text": text, "ofs": ofs}
+        if net.concat_channels:
+            x, cond[GIVEN] = x.split([net.in_channels, net.concat_channels[GIVEN]], dim=1)
         return x, levels(timestep, net.level.scale, grid), cond
 
     def output(self, out: Tensor, arguments: Mapping[str, Any]) -> Tensor:

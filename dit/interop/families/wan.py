@@ -12,12 +12,18 @@ from dit.net.attention import AcrossHeads
 from dit.net.embed import token_grid
 from dit.net.image import ImageCrossAttention, ImageTokens
 
+# Channels of the input behind the noisy latents of an image-to-video model, in this order: which pixel frames of each
+# latent frame are given, and the latents of the given frames.
+GIVEN = ("given_frames", "given_latents")
+FRAMES = 4  # of pixels in a latent frame, in all of the codecs
+APART = "_given_apart"  # False: one input holds all channels, as presets of an earlier version had it
 BESIDE_IMAGE = 512  # tokens of text: the class takes the last 512 for text where there is an image
 
 
 class Wan(Family):
     class_name = "WanTransformer3DModel"
     preset = "wan21_tiny"
+    inferred = {APART: True}
     defaults = {
         "patch_size": [1, 2, 2],
         "num_attention_heads": 40,
@@ -54,10 +60,16 @@ class Wan(Family):
             ]
         if s["cross_attn_norm"]:
             text.append(f"net.text.attention.norm.eps={s['eps']}")
+        in_channels, out_channels = s["in_channels"], s["out_channels"] or s["in_channels"]
+        given = []
+        if s[APART] and in_channels == 2 * out_channels + FRAMES:
+            in_channels = out_channels
+            given = [f"++net.concat_channels.{GIVEN[0]}={FRAMES}", f"++net.concat_channels.{GIVEN[1]}={out_channels}"]
         return [
             *text,
-            f"net.in_channels={s['in_channels']}",
-            f"net.out_channels={s['out_channels'] or s['in_channels']}",
+            *given,
+            f"net.in_channels={in_channels}",
+            f"net.out_channels={out_channels}",
             f"net.patch={list(s['patch_size'])}",
             f"net.width={width}",
             f"net.heads={s['num_attention_heads']}",
@@ -79,7 +91,8 @@ class Wan(Family):
             "patch_size": list(net.patch),
             "num_attention_heads": net.heads,
             "attention_head_dim": net.width // net.heads,
-            "in_channels": net.in_channels,
+            "in_channels": net.in_channels + sum(net.concat_channels.values()),
+            APART: tuple(net.concat_channels) == GIVEN,
             "out_channels": net.out_channels,
             "text_dim": net.text.text_width,
             "freq_dim": net.level.frequencies,
@@ -95,8 +108,9 @@ class Wan(Family):
 
     def links(self, net: Network) -> list[Link]:
         width, condition = net.width, "condition_embedder"
+        channels = net.in_channels + sum(net.concat_channels.values())
         links = [
-            *convolution("embed", "patch_embedding", (width, net.in_channels, *net.patch)),
+            *convolution("embed", "patch_embedding", (width, channels, *net.patch)),
             *embedding_links("level", f"{condition}.time_embedder"),
             *linear("modulation.shared", f"{condition}.time_proj"),
             *embedding_links("text.embed", f"{condition}.text_embedder"),
@@ -144,6 +158,9 @@ class Wan(Family):
                 f" {self.class_name} counts back from the end"
             )
         cond = {"text": text} if image is None else {"text": text, "image": image}
+        if net.concat_channels:
+            x, *given = x.split([net.in_channels, *net.concat_channels.values()], dim=1)
+            cond |= dict(zip(net.concat_channels, given, strict=True))
         return x, levels(timestep, net.level.scale, token_grid(net.patch, *x.shape[2:])), cond
 
     def example(
