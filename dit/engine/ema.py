@@ -36,6 +36,10 @@ class EMA(Callback):
     def __init__(self, profiles: dict[str, Profile], use: str, snapshot_every: int | None) -> None:
         if use not in profiles:
             raise ValueError(f"ema.use={use} is not one of ema.profiles: {', '.join(profiles)}")
+        if snapshot_every is not None and (not isinstance(snapshot_every, int) or snapshot_every < 1):
+            raise ValueError(
+                f"ema.snapshot_every={snapshot_every} must be a whole number of steps, at least 1, or null for none"
+            )
         self.profiles = profiles
         self.use = use
         self.snapshot_every = snapshot_every

@@ -22,6 +22,7 @@ class Constant:
     """
 
     def __init__(self, warmup_steps: int) -> None:
+        _check_warmup(warmup_steps)
         self.warmup_steps = warmup_steps
 
     def __call__(self, step: int, max_steps: int) -> float:
@@ -37,6 +38,8 @@ class Cosine:
     """
 
     def __init__(self, warmup_steps: int, final: float) -> None:
+        _check_warmup(warmup_steps)
+        _check_final(final)
         self.warmup_steps = warmup_steps
         self.final = final
 
@@ -58,6 +61,8 @@ class WarmupStableDecay:
     """
 
     def __init__(self, warmup_steps: int, decay_share: float, final: float) -> None:
+        _check_warmup(warmup_steps)
+        _check_final(final)
         if not 0 <= decay_share <= 1:
             raise ValueError(f"lr_schedule.decay_share={decay_share} must be in [0, 1]; usual: 0.1 to 0.3")
         self.warmup_steps = warmup_steps
@@ -68,6 +73,16 @@ class WarmupStableDecay:
         decay_steps = max(1.0, self.decay_share * max_steps)
         progress = min(1.0, max(0.0, (step - (max_steps - decay_steps)) / decay_steps))
         return _warmup(step, self.warmup_steps) * (self.final + (1 - self.final) * (1 - math.sqrt(progress)))
+
+
+def _check_warmup(warmup_steps: int) -> None:
+    if not isinstance(warmup_steps, int) or warmup_steps < 0:
+        raise ValueError(f"lr_schedule.warmup_steps={warmup_steps} must be a whole number of steps, at least 0")
+
+
+def _check_final(final: float) -> None:
+    if not 0 <= final <= 1:
+        raise ValueError(f"lr_schedule.final={final} is a factor on the peak rate and must be in [0, 1]; 0 is usual")
 
 
 def _warmup(step: int, warmup_steps: int) -> float:

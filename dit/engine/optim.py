@@ -6,7 +6,8 @@ modulation keep their scale.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from dit.engine.parallel import repeated_blocks
+
+ADJUSTMENTS = ("original", "match_rms_adamw")  # of Muon's rate
 
 
 def adamw(
@@ -26,11 +29,17 @@ def adamw(
         betas, eps: of the moments.
         weight_decay: for matrices; everything else has none.
         fused: one kernel for all parameters.
+
+    Raises:
+        ValueError: a number that cannot be one of AdamW's, or no parameter to train.
     """
+    _check_adamw("", lr, betas, eps, weight_decay)
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
     for parameter, decays in _trainable(model):
         (matrices if decays else rest).append(parameter)
+    if not matrices + rest:
+        raise ValueError("optim=adamw found nothing to train: every parameter is frozen")
     return AdamW(
         _groups((matrices, weight_decay), (rest, 0.0)), lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused
     )
@@ -66,8 +75,16 @@ def muon(
     Sharded matrices (FSDP2) are orthogonalised whole: Newton-Schulz runs on DTensors, whose products are global.
 
     Raises:
-        ValueError: the model has no matrix inside a repeated block.
+        ValueError: a number that cannot be one of the optimizer's, or no matrix inside a repeated block.
     """
+    _check_at_least_0("lr", lr)
+    _check_at_least_0("weight_decay", weight_decay)
+    _check_share("momentum", momentum, 0.95)
+    if not isinstance(ns_steps, int) or not 1 <= ns_steps < 100:  # as torch has it
+        raise ValueError(f"optim.ns_steps={ns_steps} must be a whole number from 1 to 99; 5 is usual")
+    if adjust_lr not in ADJUSTMENTS:
+        raise ValueError(f"optim.adjust_lr={adjust_lr} must be {' or '.join(ADJUSTMENTS)}")
+    _check_adamw("adamw_", adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay)
     repeated = {id(p) for block in repeated_blocks(model) for p in block.parameters()}
     hidden: list[Tensor] = []
     matrices: list[Tensor] = []
@@ -122,6 +139,28 @@ class Together(Optimizer):
         for part in self.parts:
             part.step()
         return loss
+
+
+def _check_adamw(prefix: str, lr: float, betas: Sequence[float], eps: float, weight_decay: float) -> None:
+    """ValueError for a number with which AdamW would refuse to start, or would spoil the weights."""
+    _check_at_least_0(f"{prefix}lr", lr)
+    _check_at_least_0(f"{prefix}weight_decay", weight_decay)
+    if len(betas) != 2:
+        raise ValueError(f"optim.{prefix}betas={list(betas)} must be two numbers, for example [0.9,0.99]")
+    for i, beta in enumerate(betas):
+        _check_share(f"{prefix}betas[{i}]", beta, (0.9, 0.99)[i])
+    if not 0 < eps < math.inf:
+        raise ValueError(f"optim.{prefix}eps={eps} must be a number above 0; 1e-8 is usual")
+
+
+def _check_at_least_0(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"optim.{name}={value} must be a finite number, at least 0")
+
+
+def _check_share(name: str, value: float, usual: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"optim.{name}={value} must be at least 0 and below 1; {usual} is usual")
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:

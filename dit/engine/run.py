@@ -61,6 +61,7 @@ def train(config: dict[str, Any]) -> None:
         log.info("%s is finished: %d steps. To go on: trainer.max_steps=%d", parts.run, done, 2 * done)
         return
     flops = flops_per_token(parts)
+    trainer = parts.training.trainer(everyone, parts.run)
     if last:
         log.info("resuming %s at step %d of %d", parts.run, done, parts.training.max_steps)
         frozen.restore(parts.module, last)
@@ -74,7 +75,7 @@ def train(config: dict[str, Any]) -> None:
         if parts.module.frozen_mark is None:
             frozen.write(parts.module, parts.run, first_rank())
         describe(parts)
-        _fit(parts, everyone, last, flops)
+        _fit(parts, trainer, last, flops)
 
 
 def build(config: dict[str, Any]) -> Parts:
@@ -115,6 +116,7 @@ def build(config: dict[str, Any]) -> Parts:
     )
     if config["lora"] is not None:
         module.adapt(_make(config["lora"]))
+    module.configure_optimizers()  # to hear what is wrong with it; the one that trains is built on the devices
     return Parts(module, data, training, run, config)
 
 
@@ -193,11 +195,11 @@ def first_rank() -> bool:
     return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
-def _fit(parts: Parts, everyone: list[Callback], last: Path | None, flops: float) -> None:
-    interrupt = next(callback for callback in everyone if isinstance(callback, Interrupt))
-    trainer: Trainer = parts.training.trainer(everyone, parts.run)
+def _fit(parts: Parts, trainer: Trainer, last: Path | None, flops: float) -> None:
+    interrupt = next(callback for callback in trainer.callbacks if isinstance(callback, Interrupt))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
-        _arithmetic(parts, next(c for c in everyone if isinstance(c, Metrics)), flops, trainer.world_size)
+        metrics = next(callback for callback in trainer.callbacks if isinstance(callback, Metrics))  # type: ignore[attr-defined]
+        _arithmetic(parts, metrics, flops, trainer.world_size)
     trainer.fit(parts.module, datamodule=parts.data, ckpt_path=last, weights_only=True)
     if interrupt.stopped_by is not None:
         name = signal.Signals(interrupt.stopped_by).name

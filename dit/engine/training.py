@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from lightning import Callback, Trainer
@@ -14,6 +14,8 @@ from lightning.pytorch.strategies import Strategy
 
 from dit.engine import parallel
 from dit.engine.callbacks.checkpoint import Files
+
+MatmulPrecision = Literal["highest", "high", "medium"]
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,21 @@ class Training:
     num_nodes: int
     strategy: Strategy | None
     precision: str
-    matmul_precision: Literal["highest", "high", "medium"]
+    matmul_precision: MatmulPrecision
     accumulate: int
     gradient_clip_norm: float | None
     compile_mode: str | None
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "accumulate", "num_nodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name}={getattr(self, name)} must be at least 1")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"trainer.{name}={value} must be a whole number, at least 1")
+        if self.matmul_precision not in get_args(MatmulPrecision):
+            known = ", ".join(get_args(MatmulPrecision))
+            raise ValueError(f"trainer.matmul_precision={self.matmul_precision} must be one of {known}")
+        if self.compile_mode is not None and self.compile_mode not in (modes := torch._inductor.list_mode_options()):
+            raise ValueError(f"trainer.compile_mode={self.compile_mode} must be null or one of {', '.join(modes)}")
         if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             asked = f"trainer.accelerator={self.accelerator}"
             raise ValueError(f"{asked}, but torch sees no GPU here; use trainer.accelerator=auto or cpu")

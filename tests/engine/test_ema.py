@@ -120,5 +120,8 @@ def test_a_snapshot_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_use_must_name_a_profile() -> None:
+    for every in (0, 1.5):
+        with pytest.raises(ValueError, match=f"ema.snapshot_every={every} must be a whole number"):
+            EMA({"fast": ConstantDecay(0.9)}, use="fast", snapshot_every=every)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ema.use=slow is not one of ema.profiles: fast"):
         EMA({"fast": ConstantDecay(0.9)}, use="slow", snapshot_every=None)

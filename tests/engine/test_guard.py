@@ -69,6 +69,7 @@ def test_stops_before_a_bad_update(tmp_path: Path, where: str, monkeypatch: pyte
     assert len(record.weights) == 2 and not (tmp_path / "checkpoints").exists()
 
 
-def test_a_norm_of_nothing_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="gradient_clip_norm=0 must be above 0"):
-        GradientGuard(0)
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_norms_that_clip_to_nothing_or_to_nan_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=f"gradient_clip_norm={value} must be a finite number above 0"):
+        GradientGuard(value)

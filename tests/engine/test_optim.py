@@ -106,6 +106,54 @@ def test_muon_needs_a_hidden_matrix() -> None:
         muon(nn.Linear(2, 2), **MUON)
 
 
+NAN, INF = float("nan"), float("inf")
+ADAMW = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1, "fused": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("lr", (-1, NAN, INF)), ("betas", ((1, 0.9), (0.9, NAN), (0.9,))), ("eps", (0, NAN)), ("weight_decay", (-1, INF))],
+)
+def test_numbers_that_spoil_the_weights_are_refused(name: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=rf"optim\.{name}\S*=\S+.* must be"):
+            adamw(Model(), **{**ADAMW, name: value})
+        with pytest.raises(ValueError, match=rf"optim\.adamw_{name}\S*=\S+.* must be"):
+            muon(Model(), **{**MUON, f"adamw_{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("lr", (-1, NAN, INF)), ("momentum", (1, NAN)), ("ns_steps", (0, 2.5, 100)), ("weight_decay", (NAN,)),
+        ("adjust_lr", ("x", None)),
+    ],
+)  # fmt: skip
+def test_numbers_of_muon(name: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"optim.{name}={value} must be"):
+            muon(Model(), **{**MUON, name: value})
+
+
+def test_nothing_to_train() -> None:
+    with pytest.raises(ValueError, match="found nothing to train"):
+        adamw(Model().requires_grad_(False), **ADAMW)
+
+
+def test_schedules_refuse_what_is_no_schedule() -> None:
+    for warmup in (-1, 1.5, NAN):
+        for make in (lambda w: Constant(w), lambda w: Cosine(w, 0.0), lambda w: WarmupStableDecay(w, 0.1, 0.0)):
+            with pytest.raises(ValueError, match=f"lr_schedule.warmup_steps={warmup} must be a whole number"):
+                make(warmup)
+    for final in (-0.1, NAN, INF):
+        with pytest.raises(ValueError, match=f"lr_schedule.final={final} .* must be in"):
+            Cosine(0, final)
+        with pytest.raises(ValueError, match=f"lr_schedule.final={final} .* must be in"):
+            WarmupStableDecay(0, 0.1, final)
+    with pytest.raises(ValueError, match="decay_share=nan"):
+        WarmupStableDecay(0, NAN, 0.0)
+
+
 def test_cosine() -> None:
     schedule = Cosine(warmup_steps=10, final=0.1)
     assert [schedule(s, 110) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])

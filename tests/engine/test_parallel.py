@@ -203,8 +203,11 @@ def test_mistakes() -> None:
         parallel.precision_plugin("16-mixed", "cpu")
     with pytest.raises(ValueError, match="param_dtype=int32 is not a floating dtype"):
         parallel.FSDP2(reshard_after_forward=True, param_dtype="int32", reduce_dtype=None, timeout_minutes=1)
-    with pytest.raises(ValueError, match="trainer.max_steps=0 must be at least 1"):
-        small.training(0)
+    for value in (0, 1.5, float("inf")):
+        with pytest.raises(ValueError, match=f"trainer.max_steps={value} must be a whole number, at least 1"):
+            small.training(value)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="trainer.compile_mode=fast must be null or one of default, .*max-autotune"):
+        small.training(1, compile_mode="fast")
 
 
 def test_blocks_compile_in_place() -> None:

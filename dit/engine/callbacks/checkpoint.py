@@ -26,10 +26,10 @@ class Checkpoints(Callback):
     """
 
     def __init__(self, every: int, keep: int | None) -> None:
-        if every < 1:
-            raise ValueError(f"callbacks.checkpoints.every={every} must be at least 1 step")
-        if keep is not None and keep < 1:
-            raise ValueError(f"callbacks.checkpoints.keep={keep} must be at least 1, or null for all")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"callbacks.checkpoints.every={every} must be a whole number of steps, at least 1")
+        if keep is not None and (not isinstance(keep, int) or keep < 1):
+            raise ValueError(f"callbacks.checkpoints.keep={keep} must be a whole number, at least 1, or null for all")
         self.every = every
         self.keep = keep
         self.saved_step = -1

@@ -28,8 +28,10 @@ class GradientGuard(Callback):
     """
 
     def __init__(self, max_norm: float | None) -> None:
-        if max_norm is not None and max_norm <= 0:
-            raise ValueError(f"trainer.gradient_clip_norm={max_norm} must be above 0, or null for no clipping")
+        if max_norm is not None and not 0 < max_norm < math.inf:
+            raise ValueError(
+                f"trainer.gradient_clip_norm={max_norm} must be a finite number above 0, or null for no clipping"
+            )
         self.max_norm = max_norm
         self.norm: Tensor | None = None  # of the last step, before clipping
         self._seen: list[tuple[list[str], Tensor]] = []  # ids and losses of the micro-batches of this step
