@@ -13,6 +13,7 @@ from math import hypot, sqrt
 import numpy as np
 import torch
 
+from dit.evaluation.outline import Outline
 from dit.evaluation.segment import MIN_CONTRAST, Bools, Floats, Track, coverage, to_levels, track
 from dit.evaluation.shape import Templates
 
@@ -26,6 +27,11 @@ MAX_STRAY = 0.05  # solid area beside the object, over the object's
 MAX_JUMP = 0.35  # distance of a centroid from the fitted line, over the radius: beyond it the object has teleported
 SIZE_RANGE = (0.88, 1.14)  # measured over prompted radius: half-way between neighbouring size words
 COLUMNS = ("colour", "shape", "size", "direction", "permanence")
+ERRORS = {  # what still ranks clips that are right in every column; all are means over the clips
+    "speed_error": "speed error (px/frame)",
+    "outline_error": "outline error (px)",
+    "outline_worst": "in the worst frame (px)",
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was right in one clip. `reasons` says in words what was not."""
+    """What was right in one clip, and by how much it is off. `reasons` says in words what was not right."""
 
     colour: bool
     shape: bool
@@ -48,6 +54,8 @@ class Verdict:
     direction: bool
     permanence: bool
     speed_error: float  # | |fitted velocity| - |prompted velocity| |, pixels a frame
+    outline_error: float  # mean over the frames of `Outline.error` of the prompted shape and size, pixels
+    outline_worst: float  # the largest of the frames
     reasons: tuple[str, ...]
 
     @property
@@ -88,6 +96,7 @@ class Reader:
         self.colours = dict(colours)
         self._palette = np.array([*colours.values(), self.background], np.float64)
         self.templates = Templates(outlines)
+        self.outlines = {name: Outline(corners) for name, corners in outlines.items()}
         nearest = min(float(np.linalg.norm(entry - self._palette[-1])) for entry in self._palette[:-1])
         if nearest < MIN_CONTRAST:
             raise ValueError(
@@ -143,6 +152,7 @@ class Reader:
         speed = hypot(*moved)
         along = (moved[0] * expected.velocity[0] + moved[1] * expected.velocity[1]) / max(speed * wanted, 1e-12)
         moving = speed >= MOVING * wanted
+        outline = self.outline_errors(reading.track, expected, video.shape[1])
         checks = {
             "colour": (set(reading.colours) == {expected.colour}, f"colour {_words(reading.colours)}"),
             "shape": (set(reading.shapes) == {expected.shape}, f"shape {_words(reading.shapes)}"),
@@ -160,8 +170,22 @@ class Reader:
         return Verdict(
             **{column: bool(right) for column, (right, _) in checks.items()},
             speed_error=abs(speed - wanted),
+            outline_error=float(outline.mean()),
+            outline_worst=float(outline.max()),
             reasons=tuple(reason for right, reason in checks.values() if not right),
         )
+
+    def outline_errors(self, found: Track | None, expected: Expectation, frames: int) -> Floats:
+        """`Outline.error` of every frame `(F,)`, pixels; where there is no object, all of it is missing."""
+        if expected.shape not in self.outlines:
+            raise ValueError(f"shape {expected.shape} has no outline; there are {', '.join(self.outlines)}")
+        outline = self.outlines[expected.shape]
+        errors = np.full(frames, outline.missing(expected.radius))
+        if found is None:
+            return errors
+        for frame in np.flatnonzero(found.present).tolist():
+            errors[frame] = outline.error(found.masks[frame], found.centroids[frame], expected.radius)
+        return errors
 
     def evaluate(self, videos: Sequence[torch.Tensor], expectations: Sequence[Expectation]) -> "Report":
         """Judges every video against its expectation."""
@@ -215,28 +239,28 @@ class Report:
         half = z / (1 + z * z / count) * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
         return max(0.0, centre - half), min(1.0, centre + half)
 
-    @property
-    def speed_error(self) -> float:
-        """Mean over the clips, pixels a frame."""
-        return float(np.mean([verdict.speed_error for verdict in self.verdicts]))
+    def error(self, name: str) -> tuple[float, float]:
+        """Mean over the clips of one of `ERRORS`, and its standard error (NaN of a single clip)."""
+        values = np.array([getattr(verdict, name) for verdict in self.verdicts])
+        spread = values.std(ddof=1) / sqrt(len(values)) if len(values) > 1 else np.nan
+        return float(values.mean()), float(spread)
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a logger."""
         shares = {column: self.share(column) for column in (*COLUMNS, "all")}
-        return {**shares, "speed_error": self.speed_error}
+        return {**shares, **{name: self.error(name)[0] for name in ERRORS}}
 
 
 def table(reports: Mapping[str, Report]) -> str:
-    """One row a report: shares in per cent with their 95 % intervals, and the mean speed error."""
-    head = ["", "clips", *COLUMNS, "all", "speed error (px/frame)"]
+    """One row a report: shares in per cent with their 95 % intervals, and mean errors with their standard errors."""
+    head = ["", "clips", *COLUMNS, "all", *ERRORS.values()]
     rows = [head]
     for name, report in reports.items():
         cells = []
         for column in (*COLUMNS, "all"):
             low, high = report.interval(column)
             cells.append(f"{100 * report.share(column):.1f} [{100 * low:.0f}, {100 * high:.0f}]")
-        errors = [verdict.speed_error for verdict in report.verdicts]
-        spread = float(np.std(errors) / sqrt(len(errors)))
-        rows.append([name, str(len(errors)), *cells, f"{report.speed_error:.3f} +- {spread:.3f}"])
+        errors = ["{:.3f} +- {:.3f}".format(*report.error(name)) for name in ERRORS]
+        rows.append([name, str(len(report.verdicts)), *cells, *errors])
     widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

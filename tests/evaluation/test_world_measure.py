@@ -1,6 +1,6 @@
 """The measure reads real clips of the world right, and notices each way of spoiling one in the right column."""
 
-from math import hypot
+from math import hypot, isnan
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as functional
 
 from data.worlds.world import World
-from dit.evaluation.world import COLUMNS, Expectation, Reader, Report, Verdict, table
+from dit.evaluation.world import COLUMNS, ERRORS, Expectation, Reader, Report, Verdict, table
 
 COLOURS = {
     "red": (230, 25, 25),
@@ -94,6 +94,8 @@ def test_real_clips_are_read_right_also_soft_and_noisy(name: str, sigma: float, 
     report = reader.evaluate(videos, expectations)
     assert [verdict.reasons for verdict in report.verdicts if not verdict.all] == []
     assert max(verdict.speed_error for verdict in report.verdicts) < 0.05
+    if sigma == 0.0:
+        assert report.error("outline_error")[0] < (0.05 if noise else 0.02)
 
 
 def test_centroids_agree_with_the_exact_state_to_a_fraction_of_a_pixel() -> None:
@@ -163,6 +165,7 @@ class TestSpoiledClips:
         verdict = self.reader.judge(video[:, :1].expand_as(video), expected)
         assert wrong(verdict) == {"direction"}
         assert verdict.speed_error == pytest.approx(hypot(*expected.velocity), abs=1e-6)
+        assert verdict.outline_error < 0.05  # the outline is right all the same
 
     @pytest.mark.parametrize("frames", [slice(4, 5), slice(0, 1), slice(5, 8)])
     def test_vanishing(self, index: int, frames: slice) -> None:
@@ -226,7 +229,25 @@ class TestSpoiledClips:
     def test_wrong_size(self, index: int) -> None:
         video, expected = as_video(self.world, index)
         smaller = Expectation(expected.colour, expected.shape, expected.radius * 0.75, expected.velocity)
-        assert wrong(self.reader.judge(video, smaller)) == {"size"}
+        verdict = self.reader.judge(video, smaller)
+        assert wrong(verdict) == {"size"} and 0.6 < verdict.outline_error < 1.6
+
+    def test_outlines_of_soft_clips_are_off_where_every_column_is_right(self, index: int) -> None:
+        video, expected = as_video(self.world, index)
+        verdicts = [self.reader.judge(blurred(video, sigma), expected) for sigma in (0.01, 0.5, 0.7, 1.0)]
+        assert all(verdict.all for verdict in verdicts)
+        errors = [verdict.outline_error for verdict in verdicts]
+        assert errors == sorted(errors) and errors[0] < 0.04 and 0.2 < errors[3] < 0.5
+
+    def test_one_dented_frame_shows_in_the_mean_and_in_the_worst(self, index: int) -> None:
+        video, expected = as_video(self.world, index)
+        x, y = (int(place) for place in self.world.clip(index).state.positions[3, 0] * 32)
+        paper = torch.tensor(self.world.background).view(3, 1, 1) / 127.5 - 1.0
+        video[:, 3, y : y + 9, x - 1 : x + 1] = paper  # from the middle down
+        whole, dented = (self.reader.judge(each, expected) for each in (as_video(self.world, index)[0], video))
+        assert dented.outline_worst > 0.1 > 2 * whole.outline_worst - 0.02
+        risen = 8 * (dented.outline_error - whole.outline_error)
+        assert risen == pytest.approx(dented.outline_worst - whole.outline_worst, abs=0.06)
 
     def test_no_object_and_values_that_are_not_finite(self, index: int) -> None:
         video, expected = as_video(self.world, index)
@@ -236,6 +257,8 @@ class TestSpoiledClips:
             verdict = self.reader.judge(spoiled, expected)
             assert wrong(verdict) == set(COLUMNS)
             assert verdict.speed_error == pytest.approx(hypot(*expected.velocity))
+            missing = self.reader.outlines[expected.shape].missing(expected.radius)
+            assert verdict.outline_error == verdict.outline_worst == pytest.approx(missing)
 
     def test_noise_and_grey(self, index: int) -> None:
         video, expected = as_video(self.world, index)
@@ -256,7 +279,7 @@ def test_a_report_adds_up_and_prints_a_row_for_each_set() -> None:
     spoiled = [video.flip(1) if index < 3 else video for index, video in enumerate(videos)]
     report = reader.evaluate(spoiled, expectations)
     assert report.share("direction") == 0.7 and report.share("colour") == 1.0 and report.share("all") == 0.7
-    assert report.metrics()["direction"] == 0.7 and set(report.metrics()) == {*COLUMNS, "all", "speed_error"}
+    assert report.metrics()["direction"] == 0.7 and set(report.metrics()) == {*COLUMNS, "all", *ERRORS}
     low, high = report.interval("direction")
     # Wilson's interval for 7 of 10, from the published formula's tables.
     assert (low, high) == (pytest.approx(0.397, abs=1e-3), pytest.approx(0.892, abs=1e-3))
@@ -279,9 +302,27 @@ def test_mistakes_are_refused_in_one_line() -> None:
         Reader(**(legend | {"outlines": {}}))
 
 
+def test_a_shape_without_an_outline_is_refused() -> None:
+    world = make_world()
+    video, expected = as_video(world, 0)
+    odd = Expectation(expected.colour, "blob", expected.radius, expected.velocity)
+    with pytest.raises(ValueError, match="shape blob has no outline; there are circle, square"):
+        Reader(**world.legend()).judge(video, odd)
+
+
 def test_verdicts_say_why() -> None:
     world = make_world(seed=10)
     video, expected = as_video(world, 0)
     reasons = Reader(**world.legend()).judge(video[:, :1].expand_as(video), expected).reasons
     assert reasons == ("stands still",)
-    assert Report((Verdict(True, True, True, True, True, 0.25, ()),)).speed_error == 0.25
+
+
+def test_errors_are_means_with_their_standard_errors() -> None:
+    def report(*errors: float) -> Report:
+        return Report(tuple(Verdict(True, True, True, True, True, error, 2 * error, 0.5, ()) for error in errors))
+
+    mean, spread = report(0.1, 0.2, 0.6).error("speed_error")
+    assert (mean, spread) == (pytest.approx(0.3), pytest.approx(0.26457513 / 3**0.5))  # the sample's deviation
+    assert report(0.1, 0.2, 0.6).error("outline_error")[0] == pytest.approx(0.6)
+    assert report(0.1, 0.2, 0.6).error("outline_worst") == (0.5, 0.0)
+    assert report(0.25).error("speed_error")[0] == 0.25 and isnan(report(0.25).error("speed_error")[1])
