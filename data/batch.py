@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
@@ -25,6 +25,7 @@ class Item(TypedDict):
     id: str
     fps: float
     skipped: NotRequired[tuple[Skipped, ...]]  # clips that this one stands in for
+    repeated: NotRequired[int]  # frames that are shown again, since the file has fewer a second
 
 
 @runtime_checkable
@@ -43,6 +44,13 @@ class RedrawnClips(Clips, Protocol):
     def draw(self, index: int, epoch: int) -> Item: ...
 
 
+@runtime_checkable
+class CaptionedClips(Clips, Protocol):
+    """Clips whose captions can be asked for without decoding."""
+
+    def captions(self) -> Iterator[str]: ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """Clips of one step.
@@ -55,6 +63,7 @@ class Batch:
         position: samples that all ranks together have drawn from the training stream once this batch is used; it
             travels with the batch, so that batches which were loaded ahead do not count as used.
         skipped: clips that could not be read while this batch was made.
+        slow: ids of clips that show a tenth of their frames or more again.
     """
 
     pixels: Tensor
@@ -63,6 +72,7 @@ class Batch:
     fps: Tensor
     position: int = 0
     skipped: tuple[Skipped, ...] = ()
+    slow: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -104,4 +114,5 @@ def collate(items: Sequence[Item]) -> Batch:
         ids=[item["id"] for item in items],
         fps=torch.tensor([item["fps"] for item in items], dtype=torch.float32),
         skipped=tuple(skip for item in items for skip in item.get("skipped", ())),
+        slow=tuple(item["id"] for item in items if 10 * item.get("repeated", 0) >= item["pixels"].shape[1]),
     )

@@ -1,8 +1,9 @@
-"""Real clips: a random or fixed excerpt of each file, cut and scaled to one shape."""
+"""Real clips: a random or fixed excerpt of each file, cut and scaled to one shape. An image is a clip that stands
+still."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 
 from data.batch import Item, Skipped
 from data.decode import BadClip, BadClips, Ladder, Timeline, listing
+from data.images import open_image
 from data.manifest import Manifest, Row, read_manifest
 from data.module import VideoData
 
@@ -56,7 +58,8 @@ class ClipDataset(Dataset[Item]):
         decoder: reads them.
         view: which excerpt and crop.
         num_frames, height, width: of every item.
-        fps: of every item; each frame is the source frame nearest in time. Sources slower than this repeat frames.
+        fps: of every item; each frame is the source frame nearest in time. Sources slower than this repeat frames,
+            which the item counts. An image is shown for the whole clip.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class ClipDataset(Dataset[Item]):
             row = self.manifest[index]
             if row.id not in skipped:
                 try:
-                    item = self._read(row, self.view(index, epoch))
+                    item = self._read(row, self.view(index, epoch), pick_caption(row.captions, index, epoch))
                     item["skipped"] = tuple(Skipped(id, why) for id, why in skipped.items())
                     return item
                 except BadClip as error:
@@ -98,13 +101,33 @@ class ClipDataset(Dataset[Item]):
             "scripts/validate_data.py checks them all"
         )
 
-    def _read(self, row: Row, view: tuple[float, float, float]) -> Item:
+    def captions(self) -> Iterator[str]:
+        """Every caption that items may carry."""
+        return self.manifest.captions()
+
+    def _read(self, row: Row, view: tuple[float, float, float], caption: str) -> Item:
         time, y, x = view
-        frames = self.decoder.read(
-            row.path, lambda timeline: pick_frames(timeline, row, self.num_frames, self.fps, time)
-        )
+        if row.is_image:
+            still = torch.from_numpy(np.array(open_image(row.path)))  # (h, w, 3)
+            pixels = fit(still[None], self.height, self.width, y, x).expand(-1, self.num_frames, -1, -1).contiguous()
+            return Item(pixels=pixels, caption=caption, id=row.id, fps=self.fps)
+        picked: list[int] = []
+
+        def pick(timeline: Timeline) -> Sequence[int]:
+            picked[:] = pick_frames(timeline, row, self.num_frames, self.fps, time)
+            return picked
+
+        frames = self.decoder.read(row.path, pick)
         pixels = fit(torch.from_numpy(frames), self.height, self.width, y, x)
-        return Item(pixels=pixels, caption=row.caption, id=row.id, fps=self.fps)
+        repeated = self.num_frames - len(set(picked))
+        return Item(pixels=pixels, caption=caption, id=row.id, fps=self.fps, repeated=repeated)
+
+
+def pick_caption(captions: Sequence[str], index: int, epoch: int) -> str:
+    """One of a clip's captions, another in each epoch, a pure function of (index, epoch); "" without any."""
+    if len(captions) < 2:
+        return captions[0] if captions else ""
+    return captions[int(np.random.SeedSequence([index, epoch]).generate_state(1)[0]) % len(captions)]
 
 
 def pick_frames(timeline: Timeline, row: Row, num_frames: int, fps: float, time: float) -> Sequence[int]:
@@ -169,12 +192,15 @@ def clip_data(
 
     Args:
         root: folder that the manifest's paths are relative to.
-        manifest: .csv, .jsonl or .parquet (`data.manifest` says which columns), or None for all videos in `root`.
-        val_clips: how many clips are held out, by a hash of their path; 0 trains without validation.
+        manifest: .csv, .jsonl or .parquet (`data.manifest` says which columns), or None for all videos and images in
+            `root`.
+        val_clips: how many clips are held out, whole files by a hash of their path; 0 trains without validation.
         decoder: reads the files.
         batch_size, ..., max_bad_share: as in `data.module.VideoData`.
     """
-    train, val = read_manifest(root, manifest).split(val_clips)
+    clips = read_manifest(root, manifest)
+    clips.report()
+    train, val = clips.split(val_clips)
     shape = (num_frames, height, width, fps)
     return VideoData(
         train=ClipDataset(train, decoder, RandomView(seed), *shape),

@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
+MAX_MEGAPIXELS = 64  # a frame; a damaged header may claim any size, and 8K has 33
+
 Frames = NDArray[np.uint8]  # (F, H, W, 3), RGB, upright
 
 
@@ -145,7 +147,8 @@ class PyAV:
         with av.open(os.fspath(path)) as container:
             stream = _best_stream(container, path)
             # Packets tell when frames are shown without decoding any; a container's own count is 0 in MKV.
-            stamps = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None and packet.size)
+            packets = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
+            stamps = sorted(packet.pts for packet in packets if packet.pts is not None)
             if not stamps or stream.time_base is None:
                 raise BadClip(path, "no frames")
             times = (np.array(stamps, np.float64) - stamps[0]) * float(stream.time_base)
@@ -224,6 +227,12 @@ def _best_stream(container: Any, path: str | os.PathLike[str]) -> Any:
     stream = container.streams.best("video")
     if stream is None:
         raise BadClip(path, "no video stream")
+    if stream.codec_context is None:
+        raise BadClip(path, "its codec is not known")
+    if stream.codec_context.width * stream.codec_context.height > MAX_MEGAPIXELS * 1e6:
+        raise BadClip(
+            path, f"{stream.codec_context.width}x{stream.codec_context.height} are over {MAX_MEGAPIXELS} megapixels"
+        )
     return stream
 
 

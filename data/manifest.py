@@ -1,25 +1,29 @@
-"""Lists of clips: a CSV, JSONL or Parquet file, or a folder of videos.
+"""Lists of clips: a CSV, JSONL or Parquet file, or a folder of videos and images.
 
 Columns: `path` (relative to the root folder, or absolute), `caption`, and optionally `start` and `end` in seconds, the
-part of the file to use. Other columns (licence, source, ...) may be there and are not read.
+part of the file to use. Other columns (licence, source, ...) may be there and are not read. Several rows may name one
+file: excerpts of it, or other captions.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 
-EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-COLUMNS = {"path": pa.string(), "caption": pa.string(), "start": pa.float64(), "end": pa.float64()}
-REQUIRED = ("path", "caption")
+from data import images
+from data.folder import VIDEOS, read_folder
+from data.tables import read_table
+
+log = logging.getLogger(__name__)
+
 LOOK_AT = 16  # rows whose files are looked for when a manifest is read; all of them missing means a wrong root
 
 
@@ -28,10 +32,14 @@ class Row:
     """One clip: a file, or the part of it from `start` to `end` seconds."""
 
     path: Path
-    caption: str
+    captions: tuple[str, ...]  # what it shows, in other words each time; () where nothing is said
     id: str
     start: float
     end: float
+
+    @property
+    def is_image(self) -> bool:
+        return self.path.suffix.lower() in images.EXTENSIONS
 
 
 class Manifest:
@@ -54,31 +62,74 @@ class Manifest:
         part = "" if start is None and end is None else f"#{start or 0:g}-{'' if end is None else f'{end:g}'}"
         return Row(
             path=self.root / values["path"],
-            caption=values["caption"] or "",
+            captions=tuple(caption for caption in values["caption"] if caption),
             id=values["path"] + part,
             start=0.0 if start is None else start,
             end=float("inf") if end is None else end,
         )
 
-    def split(self, held_out: int) -> tuple[Manifest, Manifest]:
-        """The rest, and `held_out` clips chosen by a hash of their path and part.
+    def files(self) -> list[str]:
+        """The file of each row: its path from the root, however the row writes it."""
+        names = []
+        for path in self.table.column("path").to_pylist():
+            whole = os.path.normpath(os.path.join(self.root, path))
+            below = os.path.relpath(whole, self.root)
+            names.append(whole if below.startswith("..") else below)
+        return names
 
-        The choice does not depend on the order of rows, and changes little as rows are added.
+    def captions(self) -> Iterator[str]:
+        """All captions of all rows; "" for a row without any."""
+        for batch in self.table.column("caption").iterchunks():
+            for captions in batch.to_pylist():
+                yield from [caption for caption in captions if caption] or [""]
+
+    def split(self, held_out: int) -> tuple[Manifest, Manifest]:
+        """The rest, and `held_out` clips (a few more where files have several) chosen by a hash of their file's path.
+
+        All rows of a file stand on one side: its excerpts show the same things. The choice does not depend on the order
+        of rows, and changes little as rows are added.
 
         Raises:
             ValueError: nothing would be left.
         """
-        if not 0 <= held_out < len(self):
+        files = self.files()
+        count = Counter(files)
+        chosen: set[str] = set()
+        taken = 0
+        for file in sorted(count, key=lambda file: sha256(file.encode(errors="surrogateescape")).digest()):
+            if taken >= held_out:
+                break
+            chosen.add(file)
+            taken += count[file]
+        if held_out < 0 or taken >= len(self):
             raise ValueError(
-                f"val_clips={held_out} would leave nothing to train on: the manifest has {len(self)} clips; "
-                f"at most {len(self) - 1}"
+                f"val_clips={held_out} would leave nothing to train on: there are {len(self)} clips of {len(count)} "
+                "files, which are held out whole; hold out fewer, or 0 for no validation"
             )
-        keys = [sha256(self[index].id.encode()).digest() for index in range(len(self))]
-        chosen = np.zeros(len(self), bool)
-        chosen[sorted(range(len(self)), key=keys.__getitem__)[:held_out]] = True
-        return Manifest(self.root, self.table.filter(pa.array(~chosen))), Manifest(
-            self.root, self.table.filter(pa.array(chosen))
+        if taken > held_out:
+            log.info("val_clips=%d: %d clips are held out, all those of %d files", held_out, taken, len(chosen))
+        mask = np.array([file in chosen for file in files], bool)
+        return Manifest(self.root, self.table.filter(pa.array(~mask))), Manifest(
+            self.root, self.table.filter(pa.array(mask))
         )
+
+    def report(self) -> None:
+        """Says what the clips are, and how many lack a caption: a wrong folder or manifest shows here."""
+        paths = self.table.column("path").to_pylist()
+        stills = sum(os.path.splitext(path)[1].lower() in images.EXTENSIONS for path in paths)
+        log.info("%d clips of %d files: %d videos, %d images", len(self), len(set(paths)), len(self) - stills, stills)
+        captions = self.table.column("caption").to_pylist()
+        empty = [index for index, each in enumerate(captions) if not any(each)]
+        if empty:
+            first = self[empty[0]]
+            log.warning(
+                "%s of %d clips have no caption, e.g. %s: they are learnt without a prompt; write %s beside it, or the "
+                "manifest's column caption",
+                "all" if len(empty) == len(self) else len(empty),
+                len(self),
+                first.id,
+                first.path.with_suffix(".txt").name,
+            )
 
 
 def read_manifest(root: str | os.PathLike[str], manifest: str | os.PathLike[str] | None) -> Manifest:
@@ -86,8 +137,8 @@ def read_manifest(root: str | os.PathLike[str], manifest: str | os.PathLike[str]
 
     Args:
         root: folder that the paths are relative to.
-        manifest: a .csv, .jsonl or .parquet file; None takes every video in `root` and its subfolders, in order of
-            their names, with captions from text files beside them (`clip.txt` for `clip.mp4`) where there are any.
+        manifest: a .csv, .jsonl or .parquet file; None takes every video and image in `root` and below (`folder.py`),
+            with the captions in files beside them (`captions.py`).
 
     Raises:
         FileNotFoundError: no such folder or manifest, or none of the first files is in `root`.
@@ -96,13 +147,13 @@ def read_manifest(root: str | os.PathLike[str], manifest: str | os.PathLike[str]
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"data.root={root}: no such folder")
-    table = _folder(root) if manifest is None else _typed(_table(Path(manifest)), Path(manifest))
+    table = read_folder(root) if manifest is None else read_table(Path(manifest))
     clips = Manifest(root, table)
     if len(clips) == 0:
         raise ValueError(
             f"{manifest}: no rows"
             if manifest
-            else f"data.root={root}: no videos ({' '.join(EXTENSIONS)}) in this folder or below"
+            else f"data.root={root}: no videos ({' '.join(VIDEOS)}) and no images in this folder or below"
         )
     first = [clips[index].path for index in range(min(LOOK_AT, len(clips)))]
     if not any(path.is_file() for path in first):
@@ -111,64 +162,3 @@ def read_manifest(root: str | os.PathLike[str], manifest: str | os.PathLike[str]
             "set data.root to the folder that the paths are relative to"
         )
     return clips
-
-
-def _table(path: Path) -> pa.Table:
-    if not path.is_file():
-        raise FileNotFoundError(f"data.manifest={path}: no such file")
-    readers = {".csv": _csv, ".jsonl": pyarrow.json.read_json, ".parquet": pyarrow.parquet.read_table}
-    if path.suffix not in readers:
-        raise ValueError(f"data.manifest={path}: cannot read {path.suffix or 'no suffix'}; use {', '.join(readers)}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"data.manifest={path}: the file is empty")
-    try:
-        return readers[path.suffix](os.fspath(path))
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"data.manifest={path}: {_one_line(error)}") from None
-
-
-def _csv(path: str) -> pa.Table:
-    return pyarrow.csv.read_csv(
-        path,
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        # Text stays text: a caption "7" or "null" is a caption.
-        convert_options=pyarrow.csv.ConvertOptions(column_types=COLUMNS, strings_can_be_null=False),
-    )
-
-
-def _typed(table: pa.Table, manifest: Path) -> pa.Table:
-    """The known columns of a manifest, each of its type; every row has a path."""
-    if missing := [name for name in REQUIRED if name not in table.column_names]:
-        raise ValueError(
-            f"data.manifest={manifest}: no column {' or '.join(missing)}; it has {', '.join(table.column_names)}"
-        )
-    columns = {}
-    for name, type in COLUMNS.items():
-        if name not in table.column_names:
-            continue
-        try:
-            columns[name] = table.column(name).cast(type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ValueError(f"data.manifest={manifest}: column {name}: {_one_line(error)}") from None
-    paths = columns["path"].to_pylist()
-    if without := [number for number, path in enumerate(paths, start=1) if not path]:
-        raise ValueError(f"data.manifest={manifest}: row {without[0]} has no path")
-    return pa.table(columns)
-
-
-def _folder(root: Path) -> pa.Table:
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
-    captions = []
-    for file in files:
-        text = file.with_suffix(".txt")
-        captions.append(" ".join(text.read_text(encoding="utf-8").split()) if text.is_file() else "")
-    return pa.table(
-        {
-            "path": pa.array([file.relative_to(root).as_posix() for file in files], pa.string()),
-            "caption": pa.array(captions, pa.string()),
-        }
-    )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -133,6 +133,7 @@ class VideoData(LightningDataModule):
         self.max_bad_share = max_bad_share
         self.position = 0
         self.skipped: dict[str, str] = {}
+        self.slow: set[str] = set()
 
     @property
     def rank(self) -> int:
@@ -202,6 +203,7 @@ class VideoData(LightningDataModule):
                     f"width ask for {shape}; give the dataset the same values"
                 )
             self._count_skipped(batch.skipped)
+            self._count_slow(batch.slow)
             yield batch
 
     def _count_skipped(self, skipped: Iterable[Skipped]) -> None:
@@ -216,6 +218,17 @@ class VideoData(LightningDataModule):
                 f"data.max_bad_share={self.max_bad_share}: {listing(self.skipped)}"
             )
 
+    def _count_slow(self, ids: Iterable[str]) -> None:
+        new = set(ids) - self.slow
+        if new and not self.slow:
+            log.warning(
+                "%s has fewer frames a second than data.fps=%g, so frames are shown again and its motion stutters; "
+                "scripts/validate_data.py lists all such clips",
+                min(new),
+                self.fps,
+            )
+        self.slow |= new
+
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """The trainer is about to use this batch: from here on it counts."""
         if self.trainer and self.trainer.training:
@@ -225,6 +238,8 @@ class VideoData(LightningDataModule):
     def teardown(self, stage: str) -> None:
         if self.skipped:
             log.warning("%d clips could not be read and were skipped: %s", len(self.skipped), listing(self.skipped))
+        if self.slow:
+            log.warning("%d clips have fewer frames a second than data.fps=%g", len(self.slow), self.fps)
 
     def state_dict(self) -> dict[str, int]:
         """What exact resume needs; equal on all ranks, so the checkpoint may keep any rank's."""

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from data.batch import RedrawnClips
-from data.clips import ClipDataset, MiddleView, RandomView, clip_data, fit, pick_frames
+from data.batch import CaptionedClips, RedrawnClips, collate
+from data.clips import ClipDataset, MiddleView, RandomView, clip_data, fit, pick_caption, pick_frames
 from data.decode import BadClip, BadClips, Ladder, PyAV, Timeline
 from data.manifest import Row, read_manifest
 from tests.data.videos import frame_number, media, write_numbered
@@ -20,7 +21,7 @@ LADDER = Ladder(decoders=[PyAV()])
 
 
 def row(start: float = 0.0, end: float = float("inf")) -> Row:
-    return Row(Path("clip.mp4"), "", "clip.mp4", start, end)
+    return Row(Path("clip.mp4"), (), "clip.mp4", start, end)
 
 
 def dataset(root: Path, view: object = None, **shape: object) -> ClipDataset:
@@ -109,7 +110,7 @@ def test_items_are_what_the_file_shows(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("eight bars")
     clips = dataset(tmp_path, height=64, width=96, fps=10.0)
     item = clips[0]
-    assert isinstance(clips, RedrawnClips)
+    assert isinstance(clips, RedrawnClips) and isinstance(clips, CaptionedClips)
     assert item["pixels"].dtype == torch.uint8 and item["pixels"].shape == (3, 4, 64, 96)
     assert item["pixels"].is_contiguous()
     assert (item["caption"], item["id"], item["fps"], item["skipped"]) == ("eight bars", "a.mp4", 10.0, ())
@@ -128,6 +129,52 @@ def test_random_views_change_with_the_epoch_and_come_back(tmp_path: Path) -> Non
         assert torch.equal(again.draw(0, epoch)["pixels"], shown[epoch])
     views = np.array([RandomView(seed)(index, epoch) for seed in (0, 1) for index in range(20) for epoch in range(20)])
     assert len(np.unique(views[:, 0])) == len(views) and np.abs(views.mean(0) - 0.5).max() < 0.05
+
+
+def test_an_image_is_a_clip_that_stands_still(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    (tmp_path / "a.png.txt").write_text("noise")
+    (tmp_path / "b.jpg").write_text("no picture")
+    clips = dataset(tmp_path, RandomView(0), height=64, width=96)
+    item = clips[0]
+    assert item["pixels"].dtype == torch.uint8 and item["pixels"].is_contiguous() and item["caption"] == "noise"
+    assert all(np.array_equal(item["pixels"][:, frame].permute(1, 2, 0).numpy(), array) for frame in range(4))
+    stand_in = clips[1]
+    assert stand_in["id"] == "a.png" and stand_in["skipped"][0].id == "b.jpg"
+    assert "image" in stand_in["skipped"][0].why and collate([item]).slow == ()
+
+
+def test_each_of_several_captions_is_shown_and_validation_takes_the_same_one() -> None:
+    captions = ("a cat", "an animal", "a pet")
+    assert {pick_caption(captions, 3, epoch) for epoch in range(40)} == set(captions)
+    assert pick_caption(captions, 3, 7) == pick_caption(captions, 3, 7)
+    assert (pick_caption((), 0, 5), pick_caption(("a cat",), 0, 5)) == ("", "a cat")
+
+
+def test_clips_that_show_frames_again_are_counted_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The source has 8 frames a second: at 30, 11 of 15 frames are equal to the one before."""
+    for name in "abc":
+        write_numbered(tmp_path / f"{name}.mp4", count=40, fps=8)
+    clips = dataset(tmp_path, num_frames=15, fps=30.0)
+    item = clips[0]
+    pixels = item["pixels"]
+    equal = sum(torch.equal(pixels[:, frame], pixels[:, frame - 1]) for frame in range(1, 15))
+    assert item["repeated"] == equal and equal >= 10
+    assert collate([item, clips[1]]).slow == ("a.mp4", "b.mp4")
+    assert collate([dataset(tmp_path, num_frames=15, fps=8.0)[0]]).slow == ()
+    data = clip_data(
+        str(tmp_path), None, 0, LADDER, batch_size=2, val_batch_size=1, num_workers=0, seed=0, num_frames=15, height=16,
+        width=16, fps=30.0, timeout=0, pin_memory=False, max_bad_share=0.0,
+    )  # fmt: skip
+    batches = iter(data.train_dataloader())
+    for _ in range(4):
+        next(batches)
+    data.teardown("fit")
+    said = [record.getMessage() for record in caplog.records if "data.fps=30" in record.getMessage()]
+    assert len(said) == 2 and "has fewer frames a second" in said[0] and said[1].startswith("3 clips")
 
 
 def test_bad_clips_get_stand_ins_that_do_not_depend_on_the_past(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_all_formats_give_the_same_rows(root: Path, suffix: str) -> None:
     assert len(clips) == 3
     for index, row in enumerate(ROWS):
         got = clips[index]
-        assert (got.path, got.caption) == (root / str(row["path"]), row["caption"])
+        assert (got.path, got.captions) == (root / str(row["path"]), (row["caption"],))
         assert (got.start, got.end) == (row["start"] or 0, float("inf") if row["end"] is None else row["end"])
     assert [clips[index].id for index in range(3)] == ["a.mp4#0.5-2", "sub/b.mkv", "c.mov#1-"]
 
@@ -57,15 +57,8 @@ def test_all_formats_give_the_same_rows(root: Path, suffix: str) -> None:
 def test_a_manifest_needs_only_paths_and_captions(root: Path) -> None:
     (root / "list.csv").write_text("caption,path\n,a.mp4\nnull,c.mov\n")
     clips = read_manifest(root, root / "list.csv")
-    assert [(clips[i].caption, clips[i].path.name) for i in range(2)] == [("", "a.mp4"), ("null", "c.mov")]
-
-
-def test_a_folder_is_read_in_order_with_captions_beside_the_files(root: Path) -> None:
-    (root / "sub" / "b.txt").write_text("a blue\nsquare\n")
-    (root / "notes.txt").write_text("not a clip")
-    clips = read_manifest(root, None)
-    assert [clips[i].id for i in range(len(clips))] == ["a.mp4", "c.mov", "sub/b.mkv"]
-    assert [clips[i].caption for i in range(len(clips))] == ["", "", "a blue square"]
+    assert [(clips[i].captions, clips[i].path.name) for i in range(2)] == [((), "a.mp4"), (("null",), "c.mov")]
+    assert list(clips.captions()) == ["", "null"]
 
 
 @pytest.mark.parametrize("held_out", [0, 1, 17, 59])
@@ -84,7 +77,7 @@ def test_held_out_clips_are_disjoint_and_do_not_depend_on_the_order_of_rows(tmp_
 
 
 def test_holding_out_everything_is_an_error(root: Path) -> None:
-    with pytest.raises(ValueError, match="val_clips=3 .* has 3 clips; at most 2"):
+    with pytest.raises(ValueError, match="val_clips=3 .* 3 clips of 3 files"):
         read_manifest(root, None).split(3)
 
 
@@ -99,7 +92,12 @@ def test_holding_out_everything_is_an_error(root: Path) -> None:
         ("list.csv", "path,caption,start\na.mp4,x,soon\n", "soon"),
         ("list.csv", "path,caption\na.mp4,x,y,z\n", "Expected 2 columns"),
         ("list.jsonl", '{"path": "a.mp4", "caption"\n', "JSON"),
-        ("list.jsonl", '{"path": "a.mp4", "caption": ["x"]}\n', "column caption"),
+        ("list.jsonl", '{"path": "a.mp4", "caption": {"x": 1}}\n', "column caption"),
+        (
+            "list.jsonl",
+            '{"path": "a.mp4", "caption": "x"}\n{"path": "c.mov", "caption": ["x"]}\n',
+            "list.jsonl: .*JSON",
+        ),
         ("list.parquet", "not parquet", "[Pp]arquet"),
         ("list.xlsx", "x", r"cannot read .xlsx; use .csv, .jsonl, .parquet"),
         ("list.csv", "path,caption\ngone.mp4,x\naway.mp4,y\n", "none of the first 2 files.*gone.mp4.*data.root"),
@@ -117,5 +115,77 @@ def test_missing_files_and_empty_folders_are_named(tmp_path: Path) -> None:
         read_manifest(tmp_path / "nowhere", None)
     with pytest.raises(FileNotFoundError, match=r"gone.csv: no such file"):
         read_manifest(tmp_path, tmp_path / "gone.csv")
-    with pytest.raises(ValueError, match="no videos"):
+    with pytest.raises(ValueError, match="no videos .* and no images in this folder or below"):
         read_manifest(tmp_path, None)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_other_encodings_are_refused_by_line_and_byte_order_marks_are_not_read(root: Path, suffix: str) -> None:
+    text = write(root, suffix).read_text(encoding="utf-8").replace("a red circle", "größer")
+    file = root / f"other{suffix}"
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_manifest(root, file)[0].captions == ("größer, moving",)
+    for encoding, says in (
+        ("latin-1", f"other{suffix}, line .: byte 0xf6 is not UTF-8"),
+        ("utf-16", "is UTF-16; save"),
+    ):
+        file.write_bytes(text.encode(encoding))
+        with pytest.raises(ValueError, match=says):
+            read_manifest(root, file)
+
+
+def test_a_damaged_parquet_is_one_line_wherever_it_is_damaged(root: Path) -> None:
+    whole = write(root, ".parquet").read_bytes()
+    rng, refused = random.Random(0), 0
+    for _ in range(150):
+        spoiled = bytearray(whole)
+        for _ in range(rng.randint(1, 6)):
+            spoiled[rng.randrange(len(spoiled))] = rng.randrange(256)
+        file = root / "spoiled.parquet"
+        file.write_bytes(spoiled[: rng.randrange(len(spoiled))] if rng.random() < 0.2 else spoiled)
+        try:
+            clips = read_manifest(root, file)
+            assert [clips[index].captions for index in range(len(clips))]
+        except (ValueError, FileNotFoundError) as error:
+            refused += 1
+            assert "\n" not in str(error) and "spoiled.parquet" in str(error)
+    assert refused > 50
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_clip_may_have_several_captions(root: Path, suffix: str) -> None:
+    rows = [{"path": "a.mp4", "caption": ["a cat", "", "an animal"]}, {"path": "c.mov", "caption": []}]
+    file = root / f"several{suffix}"
+    if suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), file)
+    clips = read_manifest(root, file)
+    assert [clips[index].captions for index in range(2)] == [("a cat", "an animal"), ()]
+    assert list(clips.captions()) == ["a cat", "an animal", ""]
+
+
+def test_files_are_held_out_whole(tmp_path: Path) -> None:
+    """Excerpts and captions of one file stand on one side, however its path is written."""
+    rows = [f"{name}.mp4,{caption},{start}," for name in "abcdefgh" for caption in ("x", "y") for start in (0, 1, 2)]
+    rows += [f"./{name}.mp4,z,," for name in "abcdefgh"] + [f"{tmp_path}/{name}.mp4,z,4," for name in "abcdefgh"]
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "list.csv").write_text("path,caption,start,end\n" + "\n".join(rows))
+    for held_out in (1, 5, 9, 30):
+        train, val = read_manifest(tmp_path, tmp_path / "list.csv").split(held_out)
+        assert not set(train.files()) & set(val.files())
+        assert held_out <= len(val) < held_out + 8 and len(train) + len(val) == len(rows)
+    (tmp_path / "one.csv").write_text("path,caption,start,end\n" + "\n".join(row for row in rows if row[0] == "a"))
+    with pytest.raises(ValueError, match="6 clips of 1 files, which are held out whole"):
+        read_manifest(tmp_path, tmp_path / "one.csv").split(2)
+
+
+def test_the_clips_are_counted_and_missing_captions_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "still.png").touch()
+    (root / "list.csv").write_text("path,caption\na.mp4,x\nc.mov,\nc.mov,\nstill.png,y\n")
+    with caplog.at_level("INFO"):
+        read_manifest(root, root / "list.csv").report()
+        assert "4 clips of 3 files: 3 videos, 1 images" in caplog.text
+        assert "2 of 4 clips have no caption, e.g. c.mov:" in caplog.text and "write c.txt beside it" in caplog.text
+        read_manifest(root, None).report()
+    assert "all of 4 clips have no caption" in caplog.text
