@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dit.codec.base import Codec
 from dit.diffusion.given import with_given
-from dit.engine import frozen, initial, rng, rundir, sweep
+from dit.engine import captions, frozen, initial, rng, rundir, sweep
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.callbacks.interrupt import Interrupt
 from dit.engine.callbacks.metrics import Metrics
@@ -27,6 +27,7 @@ from dit.engine.writers import CSV, Writers
 from dit.net.backbone import Backbone
 from dit.net.flops import count_flops, reference_rate
 from dit.sampling.pipeline import Pipeline
+from dit.text.base import TextEncoder
 
 log = logging.getLogger(__name__)
 TYPICAL_CAPTION = "a red circle moves to the right, quickly"  # text is a small part of the arithmetic
@@ -82,6 +83,7 @@ def build(config: dict[str, Any]) -> Parts:
     """Builds and checks every part before anything is written."""
     config = {**config, "name": sweep.run_name(config["name"])}
     run = rundir.check_name(config["name"])
+    config = rundir.as_begun(run, config)
     rng.seed(config["seed"])  # the same first weights on all ranks
     training: Training = _make(config["trainer"])
     if sweep.is_sweep() and training.starts_processes:
@@ -101,10 +103,12 @@ def build(config: dict[str, Any]) -> Parts:
             " that DiT and Latte also put out is not trained here)"
         )
     data: LightningDataModule = _make(config["data"])
+    text: TextEncoder | None = _make(config["text"])
+    captions.report_long(data.train, text)  # type: ignore[attr-defined]
     module = VideoDiffusion(
         net=net,
         codec=codec,
-        text=_make(config["text"]),
+        text=text,
         objective=_make(config["objective"]),
         alignment=_make(config["alignment"]),
         optimizer=_make(config["optim"]),
@@ -127,7 +131,10 @@ def callbacks(parts: Parts) -> list[Callback]:
     guard = GradientGuard(parts.training.gradient_clip_norm)
     logger = _make(config["logger"])
     metrics: Metrics = _make(config["callbacks"]["metrics"])(Writers([CSV(), *logger.values()]), guard)
-    preview = [] if config["preview"] is None else [_make(config["preview"])(ema, metrics.writers, pipeline(parts))]
+    preview = []
+    if (asked := config["preview"]) is not None:
+        prompts = captions.some(parts.data.train) if asked["prompts"] is None else asked["prompts"]  # type: ignore[attr-defined]
+        preview = [_make({**asked, "prompts": prompts})(ema, metrics.writers, pipeline(parts))]
     return [
         ema,
         guard,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import torch
 import yaml  # type: ignore[import-untyped]
 
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
+
+log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -55,6 +58,10 @@ FREE = (
 )
 
 
+# Sizes of weights that say nothing about what is learned: a run keeps those that it began with. {group: key}
+KEPT = {"text": "max_bytes"}
+
+
 class OtherRun(ValueError):
     """The run name belongs to another config."""
 
@@ -67,6 +74,21 @@ def check_name(name: str) -> Path:
     if bad:
         raise ValueError(f"name={name} holds {' '.join(map(repr, bad))}; use letters, digits, '.', '_', '-' and '+'")
     return RUNS / name
+
+
+def as_begun(run: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """`config`, with the values of `KEPT` that `run` began with, whatever is asked for now; says where they differ."""
+    file = run / CONFIG
+    before = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
+    for group, key in KEPT.items():
+        old, new = before.get(group), config.get(group)
+        if not (isinstance(old, dict) and isinstance(new, dict) and key in old and key in new) or old[key] == new[key]:
+            continue
+        log.warning(
+            "%s keeps %s.%s=%s, which it began with; a new run may have %s", run, group, key, old[key], new[key]
+        )
+        config = {**config, group: {**new, key: old[key]}}
+    return config
 
 
 def check(run: Path, config: Mapping[str, Any]) -> Path | None:

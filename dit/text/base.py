@@ -21,5 +21,9 @@ class TextEncoder(nn.Module, ABC):
 
     width: int
 
+    def readable(self, prompt: str) -> str:
+        """The part of a prompt that is read: all of it, unless the encoder has a limit."""
+        return prompt
+
     @abstractmethod
     def forward(self, prompts: Sequence[str]) -> dict[str, Tensor]: ...

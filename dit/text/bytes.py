@@ -8,6 +8,7 @@ first step, wherever in the prompt it stands.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from dit.text.base import TextEncoder
+
+log = logging.getLogger(__name__)
 
 START = 256  # opens every prompt, so that the empty prompt has one real token
 PAD = 257
@@ -32,7 +35,8 @@ class ByteEncoder(TextEncoder):
         buckets: hash buckets for each length.
         depth: transformer layers; 0 leaves embeddings alone.
         heads: attention heads; must divide `width`.
-        max_bytes: the longest prompt in UTF-8 bytes; a longer one is an error, never cut silently.
+        max_bytes: the longest prompt in UTF-8 bytes; of a longer one the first characters that fit are read, which is
+            said once.
     """
 
     def __init__(self, width: int, depth: int, heads: int, max_bytes: int, ngrams: list[int], buckets: int) -> None:
@@ -42,6 +46,7 @@ class ByteEncoder(TextEncoder):
             raise ValueError(f"heads={heads} does not divide width={width}; these do: {fitting}")
         self.width = width
         self.max_bytes = max_bytes
+        self.has_cut = False
         self.lengths = tuple(ngrams)
         self.buckets = buckets
         self.embedding = nn.Embedding(VOCABULARY, width)
@@ -56,16 +61,26 @@ class ByteEncoder(TextEncoder):
         )
         self.norm = nn.LayerNorm(width)
 
+    def readable(self, prompt: str) -> str:
+        content = prompt.encode("utf-8", errors="replace")
+        if len(content) <= self.max_bytes:
+            return prompt
+        return content[: self.max_bytes].decode("utf-8", errors="ignore")  # not half a character at the end
+
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids `(B, L)` int64 and mask `(B, L)` bool, L the longest prompt of the batch plus one."""
-        rows = [[START, *prompt.encode("utf-8")] for prompt in prompts]
+        read = [self.readable(prompt) for prompt in prompts]
+        for prompt, part in zip(prompts, read, strict=True):
+            if len(part) < len(prompt) and not self.has_cut:
+                self.has_cut = True
+                log.warning(
+                    "a prompt of %d bytes is longer than text.max_bytes=%d: it, as all longer ones, is read up to %r",
+                    len(prompt.encode("utf-8", errors="replace")),
+                    self.max_bytes,
+                    f"...{part[-30:]}",
+                )
+        rows = [[START, *part.encode("utf-8", errors="replace")] for part in read]
         length = max(len(row) for row in rows)
-        if length - 1 > self.max_bytes:
-            longest = max(prompts, key=lambda prompt: len(prompt.encode("utf-8")))
-            raise ValueError(
-                f"a prompt of {length - 1} bytes is longer than text.max_bytes={self.max_bytes}: {longest[:40]!r}...;"
-                f" shorten it, or train with text.max_bytes={length - 1}"
-            )
         ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], device=self.position.device)
         return ids, ids != PAD
 

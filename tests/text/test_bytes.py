@@ -52,11 +52,23 @@ def test_repeated_prompts_are_encoded_once_and_share_gradients(encoder: ByteEnco
     torch.testing.assert_close(thrice, encoder.embedding.weight.grad)
 
 
-def test_too_long_and_misfit() -> None:
-    encoder = ByteEncoder(width=32, depth=0, heads=4, max_bytes=4, ngrams=[], buckets=1)
-    assert encoder(["four"])["text"].shape[1] == 5
-    with pytest.raises(ValueError, match="5 bytes is longer than text.max_bytes=4"):
-        encoder(["fives"])
+def test_of_a_long_prompt_the_first_whole_characters_are_read_which_is_said_once(
+    encoder: ByteEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt = "ü" * 30  # 60 bytes, of which 40 are read
+    assert encoder.readable("x" * 40) == "x" * 40 and encoder.readable(prompt) == "ü" * 20
+    assert encoder.readable("x" + prompt) == "x" + "ü" * 19, "no half character"
+    encoder(["x" * 40])
+    assert not caplog.records
+    long = encoder([prompt, "short"])
+    assert long["text"].shape[1] == 41 and torch.equal(long["pooled"][0], encoder(["ü" * 20, "short"])["pooled"][0])
+    encoder(["y" * 50])
+    assert [record.getMessage()[:54] for record in caplog.records] == [
+        "a prompt of 60 bytes is longer than text.max_bytes=40:"
+    ]
+
+
+def test_misfit() -> None:
     with pytest.raises(ValueError, match="heads=5 does not divide width=32; these do: 1, 2, 4, 8, 16, 32"):
         ByteEncoder(width=32, depth=1, heads=5, max_bytes=4, ngrams=[], buckets=1)
 
