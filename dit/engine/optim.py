@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
+from dit.engine.muon import Muon
 from dit.engine.parallel import repeated_blocks
 
 ADJUSTMENTS = ("original", "match_rms_adamw")  # of Muon's rate
@@ -72,7 +73,8 @@ def muon(
             2502.16982); `original` scales by sqrt(max(1, rows / columns)).
         adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay: of the rest.
 
-    Sharded matrices (FSDP2) are orthogonalised whole: Newton-Schulz runs on DTensors, whose products are global.
+    Fused projections (q, k and v in one) are orthogonalised as the one matrix that they are. Sharded matrices (FSDP2)
+    are orthogonalised whole.
 
     Raises:
         ValueError: a number that cannot be one of the optimizer's, or no matrix inside a repeated block.

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW
 
 from dit.engine.lr_schedule import Constant, Cosine, WarmupStableDecay
+from dit.engine.muon import Muon
 from dit.engine.optim import Together, adamw, muon
 from tests.engine.small import TinyNet
 
