@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-
 from dit import entry
+from dit.config.build import build
 from dit.media.samples import write_samples
+from dit.sampling.config import Config
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.request import output_folder, records, requests
 from dit.sampling.runtime import progress_bar
@@ -16,8 +15,8 @@ SETTINGS = ("weights", "device", "batch_size", "context_level", "precision", "of
 
 
 @entry.main("sample")
-def main(config: DictConfig) -> None:
-    ask = instantiate(config, _convert_="all")
+def main(config: Config) -> None:
+    ask = build(config)
     wanted = requests(*(ask[key] for key in ("prompt", "prompt_file", "negative_prompt", "num_samples", "seed")))
     prompts, negatives, seeds = (
         [getattr(each, key) for each in wanted] for key in ("prompt", "negative_prompt", "seed")

@@ -1,14 +1,13 @@
 """Train a video diffusion transformer: `python train.py experiment=demo name=mine`; every key: `train.py --cfg job`."""
 
-from omegaconf import DictConfig, OmegaConf
-
 from dit import entry
 from dit.engine import run
+from dit.engine.config import Config
 
 
 @entry.main("train")
-def main(config: DictConfig) -> None:
-    run.train(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+def main(config: Config) -> None:
+    run.train(dict(config))
 
 
 if __name__ == "__main__":

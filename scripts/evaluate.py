@@ -15,11 +15,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 from data.worlds.world import World
 from dit import entry
+from dit.config.build import build
 from dit.evaluation.world import Expectation, Reader, Report, table
 from dit.media.samples import write_samples
 from dit.sampling.checkpoint import Checkpoint
@@ -47,8 +46,8 @@ def expectation(world: World, prompt: str) -> Expectation:
 
 
 @entry.main("evaluate")
-def main(config: DictConfig) -> None:
-    ask = instantiate(config, _convert_="all")
+def main(config: dict[str, Any]) -> None:
+    ask = build(config)
     folder = output_folder(ask["out"], ask["ckpt"])
     world = heldout_world(Checkpoint.load(ask["ckpt"]))
     prompts = world.prompts(ask["num_prompts"])

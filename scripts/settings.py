@@ -9,11 +9,11 @@ from typing import Any
 
 import hydra
 import torch
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from dit.entry import CONFIGS, mistyped, one_line_errors
+from dit.config.build import build as built
+from dit.entry import CONFIGS, one_line_errors
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-true": torch.bfloat16}
 
@@ -125,10 +125,4 @@ def build(config: DictConfig, kernel: str | None = None) -> nn.Module:
     if kernel is not None:
         config = OmegaConf.merge(config, {})  # a copy
         config.kernel = OmegaConf.load(CONFIGS / "net" / "kernel" / f"{kernel}.yaml")
-    try:
-        return hydra.utils.instantiate(config)
-    except InstantiationException as error:
-        mistake = mistyped(OmegaConf.create({"net": config}))
-        if mistake is None:
-            raise
-        raise ValueError(mistake) from error
+    return built(OmegaConf.to_container(config, resolve=True), "net")

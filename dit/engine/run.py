@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from hydra.utils import instantiate
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dit.codec.base import Codec
+from dit.config.build import build as _make
+from dit.config.sweep import is_sweep
 from dit.diffusion.given import with_given
-from dit.engine import captions, frozen, initial, rng, rundir, sweep
+from dit.engine import captions, frozen, initial, rng, rundir
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.callbacks.interrupt import Interrupt
 from dit.engine.callbacks.metrics import Metrics
@@ -81,12 +82,11 @@ def train(config: dict[str, Any]) -> None:
 
 def build(config: dict[str, Any]) -> Parts:
     """Builds and checks every part before anything is written."""
-    config = {**config, "name": sweep.run_name(config["name"])}
     run = rundir.check_name(config["name"])
     config = rundir.as_begun(run, config)
     rng.seed(config["seed"])  # the same first weights on all ranks
     training: Training = _make(config["trainer"])
-    if sweep.is_sweep() and training.starts_processes:
+    if is_sweep() and training.starts_processes:
         raise ValueError(
             "a sweep (-m) cannot start several processes per job: each would run the whole sweep again. "
             "Start the ranks with torchrun or SLURM, or use trainer=default"
@@ -235,10 +235,6 @@ def _brief(node: Any, groups: Mapping[str, Any]) -> str:
         inside = ", ".join(f"{key}={value}" for key, value in shown.items())
         return f"{name}({inside})" if name else f"{{{inside}}}"
     return f"[{', '.join(_brief(each, groups) for each in node)}]" if isinstance(node, list) else str(node)
-
-
-def _make(node: Any) -> Any:
-    return instantiate(node, _convert_="all")
 
 
 def _quiet() -> None:

@@ -207,8 +207,10 @@ def test_a_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
     assert made == names
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
     refused = launch("trainer=ddp", "trainer.devices=2")
-    assert refused.returncode == 2  # Hydra names the job above our line
-    assert refused.stderr.strip().splitlines()[-1].startswith("error: a sweep (-m) cannot start several processes")
+    assert refused.returncode == 2
+    said = refused.stderr.strip().splitlines()
+    assert said[0].startswith("error: a sweep (-m) cannot start several processes")
+    assert "error: 4 jobs of the sweep failed:" in said and said[-1].startswith("  s-position.sincos-seed.1: a sweep")
 
 
 def test_a_config_that_was_never_finished_does_not_block_the_name(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What `configs/train.yaml` holds: every key of the top level and what it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypedDict
+
+from lightning import Callback, LightningDataModule
+from torch import nn
+from torch.optim import Optimizer
+
+from dit.codec.base import Codec
+from dit.config.limits import Count, Seed, Share
+from dit.diffusion.conditioning import Conditioning
+from dit.diffusion.levels import Levels
+from dit.diffusion.loss import Objective
+from dit.diffusion.path import Path
+from dit.diffusion.prediction import Prediction
+from dit.diffusion.space import Space
+from dit.diffusion.weighting import Weighting
+from dit.engine.ema import EMA
+from dit.engine.lr_schedule import LRSchedule
+from dit.engine.training import Training
+from dit.engine.writers import Writer
+from dit.interop.adapter import LoRA
+from dit.net.alignment import Alignment
+from dit.net.backbone import Backbone
+from dit.sampling.guidance import Guidance
+from dit.sampling.schedule import Schedule
+from dit.sampling.solvers import Solver
+from dit.text.base import TextEncoder
+
+
+class Sampling(TypedDict):
+    """What previews use, and sample.py unless told otherwise."""
+
+    schedule: Schedule
+    solver: Solver
+    guidance: Guidance
+    num_steps: Count
+
+
+class Callbacks(TypedDict):
+    """What happens beside training; each but the checkpoints is finished with what it looks at."""
+
+    metrics: Callable[..., Callback]
+    validation: Callable[..., Callback]
+    checkpoints: Callback
+    progress: Callable[..., Callback]
+
+
+class Config(TypedDict):
+    """The whole config, as plain containers: a type stands for the node that builds one."""
+
+    net: Backbone
+    codec: Codec
+    text: TextEncoder | None
+    data: LightningDataModule
+    objective: Objective
+    path: Path
+    prediction: Prediction
+    levels: Levels
+    weighting: Weighting
+    conditioning: Conditioning
+    space: Space
+    alignment: Callable[[int], Alignment] | None
+    lora: LoRA | None
+    optim: Callable[[nn.Module], Optimizer]
+    lr_schedule: LRSchedule
+    ema: EMA
+    trainer: Training
+    callbacks: Callbacks
+    logger: dict[str, Writer]
+    preview: Callable[..., Callback] | None
+    schedule: Schedule
+    solver: Solver
+    guidance: Guidance
+    name: str
+    seed: Seed
+    caption_dropout: Share
+    init_from: str | None
+    init_weights: str
+    init_strict: bool
+    sampling: Sampling

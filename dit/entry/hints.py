@@ -1,0 +1,98 @@
+"""What Hydra and OmegaConf say of a command line, in one line that says what to do."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from dit.entry.paths import CONFIGS
+
+MANY = 20  # options that one line can list
+
+
+def composing(error: Exception, config_name: str | None) -> str:
+    """An error of Hydra or OmegaConf, with the nearest existing keys or options where one was not found."""
+    message = str(error)
+    if isinstance(error, MissingConfigException):
+        return _missing_config(error)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing; give it on the command line: {error.full_key}=..."
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
+    wanted = re.search(r"Could not override '([^']+)'", message)
+    if not wanted:
+        return one_line(message)
+    key, cause = wanted.group(1), str(error.__cause__ or "")
+    if "is not in struct" not in cause and "not found" not in cause.lower():
+        return one_line(f"cannot set {key}: {cause or message}")
+    inner = re.search(r"full_key: (\S+)", cause)
+    if inner and inner.group(1).startswith(f"{key}."):  # a mapping was given, which may only change what is there
+        return f"cannot set {key}: it has no key '{inner.group(1)[len(key) + 1 :]}'; +{inner.group(1)}=... adds one"
+    near = _nearest_keys(key, config_name)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; `--cfg job` prints every key"
+    return f"unknown config key '{key}'{hint}"
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _missing_config(error: MissingConfigException) -> str:
+    asked, options = error.missing_cfg_file or "?", list(error.options or ())
+    group, _, name = asked.rpartition("/")
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(near)}" if near else ""
+    listed = f"; {group} can be: {', '.join(options)}" if options else f"; look for it under configs/{group}"
+    return f"there is no config '{asked}'{hint}{listed if len(options) <= MANY or not near else ''}"
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    """An argument that Hydra's grammar does not take."""
+    override = str(error.override)
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"'{one_line(override)}' is not key=value; put a value with spaces in quotes: 'key=a b'"
+    if not re.fullmatch(r"[+~]{0,2}[\w./@$-]+", key, re.ASCII):
+        return f"'{one_line(key)}' is no config key: keys have letters, digits and '_./@' only; `--cfg job` prints them"
+    shown = one_line(value) if len(value) <= 60 else f"{one_line(value[:57])}..."
+    return (
+        f"cannot read {key}={shown}: it has a sign that means something in lists, mappings or sweeps; as one text it"
+        f" goes in two pairs of quotes: '{key}=\"...\"'"
+    )
+
+
+def _nearest_keys(key: str, config_name: str | None) -> list[str]:
+    if config_name is None:
+        return []
+    overrides = [arg for arg in sys.argv[1:] if re.match(r"^[\w/]+=[\w.-]+$", arg) and _is_group(arg.split("=")[0])]
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = hydra.compose(config_name, overrides=overrides)
+    except Exception:  # the hint is a courtesy: whatever keeps us from composing it must not hide the message
+        return []
+    keys = list(_dotted(OmegaConf.to_container(config, resolve=False)))
+    by_path = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
+    last = key.rpartition(".")[2]
+    by_name = [k for k in keys if k.rpartition(".")[2] == last][:3]
+    return list(dict.fromkeys(by_name + by_path))[:3]
+
+
+def _is_group(name: str) -> bool:
+    return (CONFIGS / name).is_dir()
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield f"{prefix}{name}"
+            yield from _dotted(value, f"{prefix}{name}.")

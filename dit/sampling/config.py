@@ -1,0 +1,39 @@
+"""What `configs/sample.yaml` holds: every key of the top level and what it may be. Tasks add keys of their own."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from dit.config.limits import Count, Positive, Seed, Share
+from dit.sampling.guidance import Guidance
+from dit.sampling.schedule import Schedule
+from dit.sampling.solvers import Solver
+from dit.sampling.tasks import Task
+
+
+class Config(TypedDict):
+    """The whole config, as plain containers: a type stands for the node that builds one."""
+
+    ckpt: str
+    weights: str
+    device: str
+    prompt: str | None
+    prompt_file: str | None
+    negative_prompt: str
+    num_samples: Count
+    seed: Seed
+    schedule: Schedule | None
+    solver: Solver | None
+    guidance: Guidance | None
+    task: Task
+    num_steps: Count | None
+    num_frames: Count | None
+    height: Count | None
+    width: Count | None
+    fps: Positive | None
+    batch_size: Count
+    context_level: Share
+    precision: str | None
+    offload_text: bool
+    trusted: list[str]
+    out: str | None
