@@ -25,8 +25,8 @@ class Outline:
     """A true outline, drawn and held against masks.
 
     Args:
-        corners: `(K, 2)` corners (x, y), y down, in order; area pi and centroid at the origin, so that radius means that
-            of the circle of equal area.
+        corners: `(K, 2)` corners (x, y), y down, in order; area pi and centroid at the origin, so that radius means
+            that of the circle of equal area.
     """
 
     def __init__(self, corners: Sequence[Sequence[float]]) -> None:
