@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -11,6 +11,7 @@ import torch.distributed as dist
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from data import workers
 from data.batch import Batch, Clips, Item, RedrawnClips, Skipped, collate
 from data.decode import BadClips, listing
 from data.sampler import Draw, TrainingStream, validation_shard
@@ -42,10 +43,14 @@ class _TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         data, position = self.data, self.data.position
-        stream = TrainingStream(len(data.train), data.batch_size, data.rank, data.world_size, data.seed, position)
-        for batch in data.batches(data.train, stream):
-            position += data.world_size * data.batch_size
-            yield replace(batch, position=position)
+        step = data.world_size * data.batch_size
+
+        def draws(first: int) -> TrainingStream:
+            start = position + first * step
+            return TrainingStream(len(data.train), data.batch_size, data.rank, data.world_size, data.seed, start)
+
+        for number, batch in enumerate(data.batches(data.train, draws), start=1):
+            yield replace(batch, position=position + number * step)
 
 
 class _ValLoader:
@@ -60,7 +65,7 @@ class _ValLoader:
         return len(self.shard)
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from self.data.batches(self.clips, self.shard)
+        yield from self.data.batches(self.clips, lambda first: self.shard[first:])
 
 
 class VideoData(LightningDataModule):
@@ -80,7 +85,7 @@ class VideoData(LightningDataModule):
         num_frames, height, width: of every clip; batches are held against them.
         fps: frames a second of every clip.
         timeout: seconds to wait for one batch from a worker before the run stops (a decoder can hang for ever on a
-            damaged file); 0 waits for ever. Not used without workers.
+            damaged file); 0 waits for ever. Not used without workers. Workers that die are replaced (`workers.py`).
         pin_memory: page-locked batches, for faster copies to a GPU; not used without one.
         max_bad_share: the run stops with a list once more than this share of the clips could not be read.
     """
@@ -152,6 +157,8 @@ class VideoData(LightningDataModule):
                 f"{len(self.val)} validation clips cannot be shared out over {self.world_size} ranks; "
                 f"give at least {self.world_size}, or none (data.val=null)"
             )
+        if not workers.room_for(self._shared_bytes()):
+            log.warning("%s", workers.shared_memory(self._shared_bytes()))
         mine = (len(self.train), len(self.val or ()), self.batch_size, self.val_batch_size, self.seed)
         if dist.is_available() and dist.is_initialized():
             everyone: list[tuple[int, ...] | None] = [None] * self.world_size
@@ -169,20 +176,25 @@ class VideoData(LightningDataModule):
     def val_dataloader(self) -> Iterable[Batch]:
         return _ValLoader(self, self.val) if self.val is not None else []
 
-    def batches(self, clips: Clips, draws: Iterable[list[Draw]]) -> Iterator[Batch]:
-        """Loads `draws` in their order, with workers or without, checks shapes and keeps count of clips skipped."""
-        loader = DataLoader(
-            _Draws(clips),
-            batch_sampler=draws,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            pin_memory=self.pin_memory and torch.cuda.is_available(),
-            timeout=self.timeout if self.num_workers else 0,
-            # Without its own generator a loader draws from torch's global one, and a resumed run would differ.
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+    def batches(self, clips: Clips, draws: Callable[[int], Iterable[list[Draw]]]) -> Iterator[Batch]:
+        """Loads `draws(0)` in their order, with workers or without, checks shapes and keeps count of clips skipped.
+        `draws(first)` are the same from batch number `first` on, for workers that take the place of dead ones."""
+
+        def loader(first: int) -> DataLoader[Item]:
+            return DataLoader(
+                _Draws(clips),
+                batch_sampler=draws(first),
+                num_workers=self.num_workers,
+                worker_init_fn=workers.leave_signals_to_trainer,
+                collate_fn=collate,
+                pin_memory=self.pin_memory and torch.cuda.is_available(),
+                timeout=self.timeout if self.num_workers else 0,
+                # Without its own generator a loader draws from torch's global one, and a resumed run would differ.
+                generator=torch.Generator().manual_seed(self.seed),
+            )
+
         shape = (3, self.num_frames, self.height, self.width)
-        batches = iter(loader)
+        batches = workers.batches(loader, self._shared_bytes())
         while True:
             try:
                 batch = next(batches)
@@ -190,9 +202,7 @@ class VideoData(LightningDataModule):
                 return
             except BadClips as error:  # from a worker it comes wrapped in that worker's traceback
                 raise BadClips(str(error).strip().rsplit(f"{BadClips.__name__}: ", 1)[-1]) from None
-            except RuntimeError as error:
-                if "timed out" not in str(error):
-                    raise
+            except workers.TimedOut:
                 raise ValueError(
                     f"no batch within data.timeout={self.timeout} s: slow storage, or a file that hangs its decoder; "
                     "scripts/validate_data.py finds such files"
@@ -205,6 +215,11 @@ class VideoData(LightningDataModule):
             self._count_skipped(batch.skipped)
             self._count_slow(batch.slow)
             yield batch
+
+    def _shared_bytes(self) -> int:
+        """Shared memory that the batches of all workers take up: each prepares `prefetch_factor` (2), one is in use."""
+        batch = 4 * max(self.batch_size, self.val_batch_size) * 3 * self.num_frames * self.height * self.width
+        return (2 * self.num_workers + 1) * batch if self.num_workers else 0
 
     def _count_skipped(self, skipped: Iterable[Skipped]) -> None:
         num_clips = len(self.train) + len(self.val or ())

@@ -1,0 +1,212 @@
+"""Loading processes that belong to the training process: deaf to signals, gone when it is, and replaced when they die.
+
+torch's own workers take the SIGTERM that a scheduler sends to the whole group and die before the trainer has saved; one
+that is stopped, or hangs in a decoder, keeps the trainer from leaving; one that is killed raises an exception wherever
+the trainer happens to be, in the middle of an update too.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar
+
+from torch.utils.data import DataLoader
+
+log = logging.getLogger(__name__)
+
+TRAINERS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}  # signals that are for the trainer alone
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+SHARED = Path("/dev/shm")
+RESTARTS, WITHIN = 3, 100  # more deaths than that within so many batches are no accident
+DYING = 1.0  # seconds between a broken connection and the end of the process behind it
+
+
+class TimedOut(RuntimeError):
+    """No batch came in time."""
+
+
+class Died(RuntimeError):
+    """A worker is gone."""
+
+
+def batches(loader: Callable[[int], DataLoader[Any]], needs: int) -> Iterator[Any]:
+    """What `loader(0)` yields. Where a worker dies, `loader(done)` takes over behind the `done` batches yielded so far.
+
+    Args:
+        loader: `loader(first)` gives the batches from number `first` on, always the same; with
+            `worker_init_fn=leave_signals_to_trainer`.
+        needs: bytes of shared memory that its batches take up; for messages.
+
+    Raises:
+        TimedOut: no batch within the loader's timeout.
+        ValueError: workers keep dying, or shared memory is too small for them.
+    """
+    done = 0
+    died: list[int] = []  # in front of which batches
+    while True:
+        crew = _Crew(loader(done))
+        try:
+            for batch in crew:
+                done += 1
+                yield batch
+            return
+        except Died as error:
+            died = [*(at for at in died if at > done - WITHIN), done]
+            if len(died) > RESTARTS:
+                raise ValueError(
+                    f"loader workers keep dying ({error}), {len(died)} times within {WITHIN} batches: where the system"
+                    " is short of memory, fewer data.num_workers help; with data.num_workers=0 the fault itself shows"
+                ) from None
+            log.warning("%s; going on at the same batch with new ones", error)
+        except Exception as error:
+            if says_shared_memory(str(error)):
+                raise ValueError(shared_memory(needs)) from None
+            raise
+        finally:
+            crew.kill()
+
+
+class _Crew:
+    """The workers of one loader, and its batches."""
+
+    living: ClassVar[set[_Crew]] = set()
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        before = set(multiprocessing.active_children())
+        # Until it runs, a new worker is as deaf: it inherits what is blocked here.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, TRAINERS)
+        try:
+            self.batches: Iterator[Any] = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            self.workers: Sequence[BaseProcess] = [p for p in multiprocessing.active_children() if p not in before]
+            self.living.add(self)
+        deaths.listen()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """The next batch. Raises Died, TimedOut, or what loading it raised."""
+        try:
+            with deaths:
+                if not any(worker.exitcode is not None for worker in self.workers):
+                    return next(self.batches)
+        except StopIteration:
+            raise
+        except Exception as error:
+            dead = self._dead(DYING if isinstance(error, (OSError, EOFError)) else 0.0)
+            if not dead:
+                if "DataLoader timed out" in str(error):
+                    raise TimedOut from None
+                raise
+        raise self._why(self._dead(0.0))
+
+    def _dead(self, patience: float) -> list[BaseProcess]:
+        for worker in self.workers:
+            worker.join(patience / len(self.workers))
+        return [worker for worker in self.workers if worker.exitcode is not None]
+
+    def _why(self, dead: list[BaseProcess]) -> Exception:
+        code = dead[0].exitcode or 0
+        if code == -signal.SIGBUS:
+            return RuntimeError("bus error: shared memory")
+        return Died(
+            f"a loader worker was killed by {signal.Signals(-code).name}"
+            if code < 0
+            else f"a loader worker left with exit code {code}"
+        )
+
+    def kill(self) -> None:
+        """Ends the workers, stopped or hung ones too. There is nothing in them to be lost."""
+        self.living.discard(self)
+        for worker in self.workers:
+            worker.kill()
+        for worker in self.workers:
+            worker.join()
+
+
+@atexit.register
+def _kill_all() -> None:
+    """Before multiprocessing asks its children to end, and waits: ours do not hear it."""
+    for crew in list(_Crew.living):
+        crew.kill()
+
+
+class _Deaths:
+    """torch raises in its SIGCHLD handler, wherever the trainer is; here only inside a `with` of `deaths`."""
+
+    def __init__(self) -> None:
+        self.awaited = False
+        self.torchs: Any = None
+
+    def listen(self) -> None:
+        """To be called once torch has set its handler, which it does with the first workers."""
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler) and handler != self._handle and threading.current_thread() is threading.main_thread():
+            self.torchs = handler
+            signal.signal(signal.SIGCHLD, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.awaited:
+            self.torchs(number, frame)
+
+    def __enter__(self) -> None:
+        self.awaited = True
+
+    def __exit__(self, *_: object) -> None:
+        self.awaited = False
+
+
+deaths = _Deaths()
+
+
+def leave_signals_to_trainer(worker: int) -> None:
+    """What a worker does first. The trainer ends it; and where the trainer is killed, the system does (Linux)."""
+    for number in TRAINERS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TRAINERS)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    trainer = multiprocessing.parent_process()
+    if trainer is not None and not trainer.is_alive():  # it died before this was said
+        os._exit(1)
+
+
+def says_shared_memory(error: str) -> bool:
+    """Whether an error of torch is about room in /dev/shm."""
+    return "shared memory" in error or ("</torch_" in error and "No space left on device" in error)
+
+
+def shared_memory(needs: int) -> str:
+    """One line about /dev/shm being too small."""
+    size = "absent"
+    if SHARED.is_dir():
+        total, _, free = shutil.disk_usage(SHARED)
+        size = f"{mebibytes(total)} with {mebibytes(free)} free"
+    return (
+        f"{SHARED}, through which loader workers hand over their batches, is {size}, and the batches take up to"
+        f" {mebibytes(needs)}: make it larger (docker run --shm-size=8g; mount -o remount,size=8g {SHARED}), or lower"
+        " data.num_workers; 0 needs none"
+    )
+
+
+def mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def room_for(needs: int) -> bool:
+    """Whether /dev/shm has room for that many bytes now; true where there is none to ask."""
+    return not SHARED.is_dir() or shutil.disk_usage(SHARED).free >= needs
