@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml  # type: ignore[import-untyped]
@@ -21,6 +23,8 @@ RUNS = Path("runs")
 CONFIG = "config.yaml"
 LOCK = ".lock"
 PART = f"{CONFIG}.part"  # rank 0 may be writing it, or was killed while it did
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that know none
 
 # What may differ when a run goes on: how long, on what, and how it is watched. Everything else decides what is learned.
 FREE = (
@@ -130,14 +134,32 @@ def lock(run: Path, write: bool) -> Iterator[None]:
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{run} is being trained by another process; wait for it, or choose another name=..."
-            ) from None
+    file = run / LOCK
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder, where the lock of the run is to be; remove it")
+    with file.open("w") as held:
+        _take(held, run)
         yield
+
+
+def _take(held: IO[str], run: Path) -> None:
+    """Locks an open file. Waits a little: a killed process takes a moment to die, and its loader's workers another."""
+    for wait in (0.1, 0.4, 1.5, None):
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if wait is None:
+                raise ValueError(
+                    f"{run} is being trained by another process; wait for it, or choose another name=..."
+                ) from None
+            time.sleep(wait)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            reason = error.strerror
+            log.warning("%s cannot be locked here (%s): never train it twice at a time", run, reason)
+            return
 
 
 def steps_done(checkpoint: Path) -> int:
