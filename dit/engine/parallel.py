@@ -214,6 +214,15 @@ def gather_objects(value: Any) -> list[Any]:
     return everyone
 
 
+def highest(value: int, device: torch.device) -> int:
+    """The largest `value` of all ranks; `value` itself in a single process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    everyones = torch.tensor(value, device=device)
+    dist.all_reduce(everyones, dist.ReduceOp.MAX)
+    return int(everyones)
+
+
 def started_by_launcher() -> bool:
     """True when torchrun or SLURM started this process as one of several ranks."""
     return _world_size_from_environment() > 0

@@ -18,11 +18,13 @@ from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
 from dit.diffusion.given import with_given
 from dit.engine import captions, frozen, initial, rng, rundir
+from dit.engine.callbacks.after_step import AfterStep, Task, owed
 from dit.engine.callbacks.guard import GradientGuard
-from dit.engine.callbacks.interrupt import Interrupt
 from dit.engine.callbacks.metrics import Metrics
+from dit.engine.callbacks.preview import Preview
 from dit.engine.callbacks.randomness import Randomness
 from dit.engine.module import VideoDiffusion
+from dit.engine.signals import Signals
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
 from dit.net.backbone import Backbone
@@ -57,13 +59,12 @@ def train(config: dict[str, Any]) -> None:
     _quiet()
     parts = build(config)
     everyone = callbacks(parts)
-    last = rundir.check(parts.run, parts.config)
-    done = rundir.steps_done(last) if last else 0
-    if done >= parts.training.max_steps:
+    last, done = _so_far(parts)
+    if done >= parts.training.max_steps and not owed(parts.run, done):
         log.info("%s is finished: %d steps. To go on: trainer.max_steps=%d", parts.run, done, 2 * done)
         return
     flops = flops_per_token(parts)
-    trainer = parts.training.trainer(everyone, parts.run)
+    trainer = parts.training.trainer(everyone, parts.run, done)
     if last:
         log.info("resuming %s at step %d of %d", parts.run, done, parts.training.max_steps)
         frozen.restore(parts.module, last)
@@ -71,6 +72,8 @@ def train(config: dict[str, Any]) -> None:
     if last is None and config["init_from"] is not None:
         first = initial.load(parts.module, *(config[key] for key in ("init_from", "init_weights", "init_strict")))
     with rundir.lock(parts.run, first_rank()):
+        if first_rank() and _so_far(parts) != (last, done):
+            raise ValueError(f"{parts.run} has gone on meanwhile, in another process; give the same command again")
         rundir.claim(parts.run, parts.config, first_rank())
         if first is not None and first_rank():
             first.write(parts.run)
@@ -78,6 +81,12 @@ def train(config: dict[str, Any]) -> None:
             frozen.write(parts.module, parts.run, first_rank())
         describe(parts)
         _fit(parts, trainer, last, flops)
+
+
+def _so_far(parts: Parts) -> tuple[Path | None, int]:
+    """The checkpoint that the run goes on from, if any, and the steps in it."""
+    last = rundir.check(parts.run, parts.config)
+    return last, rundir.steps_done(last) if last else 0
 
 
 def build(config: dict[str, Any]) -> Parts:
@@ -125,25 +134,24 @@ def build(config: dict[str, Any]) -> Parts:
 
 
 def callbacks(parts: Parts) -> list[Callback]:
-    """In the order in which they act after a step: average, count, validate, preview, then decide to stop and save."""
+    """In the order in which they act after a step: average, count, then save, validate and preview, show."""
     config = parts.config
     ema = _make(config["ema"])
     guard = GradientGuard(parts.training.gradient_clip_norm)
     logger = _make(config["logger"])
     metrics: Metrics = _make(config["callbacks"]["metrics"])(Writers([CSV(), *logger.values()]), guard)
-    preview = []
+    tasks: list[Task] = [_make(config["callbacks"]["validation"])(ema, metrics)]
     if (asked := config["preview"]) is not None:
         prompts = captions.some(parts.data.train) if asked["prompts"] is None else asked["prompts"]  # type: ignore[attr-defined]
-        preview = [_make({**asked, "prompts": prompts})(ema, metrics.writers, pipeline(parts))]
+        preview: Preview = _make({**asked, "prompts": prompts})(ema, metrics.writers, pipeline(parts))
+        preview.check()
+        tasks.append(preview)
     return [
         ema,
         guard,
         Randomness(config["seed"]),
         metrics,
-        _make(config["callbacks"]["validation"])(ema, metrics),
-        *preview,
-        Interrupt(),
-        _make(config["callbacks"]["checkpoints"]),
+        AfterStep(Signals(), _make(config["callbacks"]["checkpoints"]), tasks),
         _make(config["callbacks"]["progress"])(metrics),
     ]
 
@@ -203,15 +211,16 @@ def first_rank() -> bool:
 
 
 def _fit(parts: Parts, trainer: Trainer, last: Path | None, flops: float) -> None:
-    interrupt = next(callback for callback in trainer.callbacks if isinstance(callback, Interrupt))  # type: ignore[attr-defined]
+    after_step = next(callback for callback in trainer.callbacks if isinstance(callback, AfterStep))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         metrics = next(callback for callback in trainer.callbacks if isinstance(callback, Metrics))  # type: ignore[attr-defined]
         _arithmetic(parts, metrics, flops, trainer.world_size)
-    trainer.fit(parts.module, datamodule=parts.data, ckpt_path=last, weights_only=True)
-    if interrupt.stopped_by is not None:
-        name = signal.Signals(interrupt.stopped_by).name
+    with after_step.signals:
+        trainer.fit(parts.module, datamodule=parts.data, ckpt_path=last, weights_only=True)
+    if after_step.stopped_by is not None:
+        name = signal.Signals(after_step.stopped_by).name
         log.warning("stopped by %s at step %d; the same command goes on from there", name, trainer.global_step)
-        raise SystemExit(128 + interrupt.stopped_by)
+        raise SystemExit(128 + after_step.stopped_by)
     log.info("finished: %s after %d steps", parts.run, trainer.global_step)
 
 

@@ -82,18 +82,22 @@ class Training:
             return torch.cuda.device_count() if self.device_type == "cuda" and self.strategy is not None else 1
         return int(self.devices)
 
-    def trainer(self, callbacks: Sequence[Callback], run: Path) -> Trainer:
-        """A trainer that does what the callbacks say and nothing of its own beside: no bars, checkpoints or loggers."""
+    def trainer(self, callbacks: Sequence[Callback], run: Path, done: int = 0) -> Trainer:
+        """A trainer that does what the callbacks say and nothing of its own beside: no bars, checkpoints or loggers.
+
+        `done` are the steps that the run has behind it. Where none is left, Lightning's loop still has to begin, for
+        what is due at the last one: it is given one more, which `AfterStep` does not let it take.
+        """
         torch.set_float32_matmul_precision(self.matmul_precision)
         launched = parallel.launched_devices()
         devices, num_nodes = launched or (self.devices_on_node(), self.num_nodes)
-        return Trainer(
+        trainer = Trainer(
             accelerator="gpu" if self.device_type == "cuda" else "cpu",
             devices=devices,
             num_nodes=num_nodes,
             strategy=self.strategy if self.strategy is not None else "auto",
             plugins=[parallel.precision_plugin(self.precision, self.device_type), Files()],
-            max_steps=self.max_steps,
+            max_steps=max(self.max_steps, done + 1),
             max_epochs=-1,  # the data has no end: steps are counted
             accumulate_grad_batches=self.accumulate,
             callbacks=list(callbacks),
@@ -106,3 +110,7 @@ class Training:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # the stream of clips deals them out itself, and resumes exactly
         )
+        # Lightning's handler of SIGTERM ends a run without saving, and on several ranks waits for the others inside the
+        # handler; under SLURM another one requeues the job. Ours (signals.py) stand from before the run to its end.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        return trainer

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
+from dit.media.files import atomic
+
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.csv"
@@ -52,6 +54,16 @@ class Writers:
     def flush(self) -> None:
         self._each("flush", lambda writer: writer.flush())
 
+    def unwritten(self) -> list[dict[str, Any]]:
+        """Rows of the table that are not on the disk, though they should be."""
+        return [row for writer in self._writers if isinstance(writer, CSV) for row in writer.unwritten()]
+
+    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Gives the table rows that an earlier process could not write."""
+        for writer in self._writers:
+            if isinstance(writer, CSV) and rows:
+                writer.restore(rows)
+
     def close(self) -> None:
         self._each("close", lambda writer: writer.close())
         self._writers = []
@@ -68,30 +80,32 @@ class Writers:
 class CSV:
     """`metrics.csv`: one row a step, one column a metric, floats written so that they read back bit for bit.
 
-    Resuming drops the rows behind the checkpoint, which the resumed run writes again, so no step is there twice.
+    Resuming drops the rows behind the checkpoint, which the resumed run writes again, so no step is there twice. Rows
+    that the disk has no room for are kept until it has. Lines of an older file that are no rows are left out, and the
+    file as it was is kept beside it.
     """
 
     def __init__(self) -> None:
         self.path = Path()
         self.columns: list[str] = ["step"]
         self.rows: list[dict[str, Any]] = []
-        self.written = 0  # rows of the file that need no change
+        self.written = 0  # rows in the file
+        self.size = -1  # bytes of the file as it was left; another size means that it is to be written anew
+        self.failing = False
 
     def start(self, run: Path, config: Mapping[str, Any], step: int) -> None:
-        run.mkdir(parents=True, exist_ok=True)
         self.path = run / METRICS
-        if self.path.is_file():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self.columns = list(reader.fieldnames or self.columns)
-                # a row that a kill cut off is not a number of columns
-                whole = [row for row in reader if None not in row.values() and None not in row]
-            self.rows = [{**row, "step": int(row["step"])} for row in whole if int(row["step"]) <= step]
-        self._rewrite()
+        try:
+            if self.path.is_file():
+                self._read(step)
+        except OSError as error:
+            log.warning("%s cannot be read: %s; it is written anew", self.path, error.strerror or error)
+        self.flush()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         if self.rows and self.rows[-1]["step"] == step:
-            self.written = min(self.written, len(self.rows) - 1)
+            if self.written == len(self.rows):
+                self.written, self.size = self.written - 1, -1  # the row in the file is no longer right
         else:
             self.flush()
             self.rows.append({"step": step})
@@ -101,27 +115,93 @@ class CSV:
         pass  # it lies in samples/ already
 
     def flush(self) -> None:
-        new = [name for row in self.rows[self.written :] for name in row if name not in self.columns]
-        on_disk = sum(1 for _ in self.path.open()) - 1
-        if new or on_disk != self.written:
-            self.columns += dict.fromkeys(new)
-            self._rewrite()
-            return
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns, restval="").writerows(self.rows[self.written :])
-        self.written = len(self.rows)
+        """Writes what is new. What cannot be written stays, and is tried again with the next row."""
+        try:
+            self._write()
+        except OSError as error:
+            self.size = -1
+            if not self.failing:
+                reason = error.strerror or error
+                log.warning("%s cannot be written: %s; its rows are kept until it can", self.path, reason)
+            self.failing = True
+        else:
+            if self.failing:
+                log.warning("%s is written again, nothing is missing", self.path)
+            self.failing = False
+
+    def unwritten(self) -> list[dict[str, Any]]:
+        """All rows, while the file is not what it should be."""
+        return [dict(row) for row in self.rows] if self.failing else []
+
+    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Takes rows that an earlier process could not write. They are those of the file, or belong among them."""
+        by_step = {row["step"]: row for row in self.rows}
+        for row in rows:
+            by_step.setdefault(row["step"], {"step": row["step"]}).update(row)
+        self.rows = [by_step[step] for step in sorted(by_step)]
+        self.written, self.size = 0, -1
+        self.flush()
 
     def close(self) -> None:
         self.flush()
 
-    def _rewrite(self) -> None:
-        part = self.path.with_suffix(".part")
-        with part.open("w", newline="") as file:
-            table = csv.DictWriter(file, self.columns, restval="")
-            table.writeheader()
-            table.writerows(self.rows)
-        part.replace(self.path)
-        self.written = len(self.rows)
+    def _write(self) -> None:
+        new = [name for row in self.rows[self.written :] for name in row if name not in self.columns]
+        if new or self.size < 0 or not self.path.is_file() or self.path.stat().st_size != self.size:
+            self.columns += dict.fromkeys(new)
+            with atomic(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
+                table = csv.DictWriter(file, self.columns, restval="")
+                table.writeheader()
+                table.writerows(self.rows)
+        elif self.written < len(self.rows):
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns, restval="").writerows(self.rows[self.written :])
+        self.written, self.size = len(self.rows), self.path.stat().st_size
+
+    def _read(self, step: int) -> None:
+        """Takes the rows up to `step`. Line by line, since a stray quote would swallow all that follow it."""
+        text = self.path.read_bytes().decode("utf-8", errors="replace")
+        head, *lines = text.split("\n")
+        columns, rows, bad = _cells(head), [], 0
+        if columns[0] != "step" or len(set(columns)) != len(columns):
+            bad, lines = len(lines), []
+        else:
+            self.columns = columns
+        last = lines.pop() if lines else ""  # "", unless a kill cut it off
+        for line in lines:
+            row = _row(columns, line)
+            if row is None:
+                bad += bool(line.strip())
+            elif row["step"] <= step:
+                rows.append(row)
+        self.rows = rows
+        if bad:
+            kept = self.path.with_suffix(".damaged.csv")
+            kept.write_bytes(self.path.read_bytes())
+            log.warning("%d lines of %s are no rows and left out; the file as it was is %s", bad, self.path, kept)
+        elif last.strip():
+            log.info("the last row of %s was cut off", self.path)
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line.rstrip("\r")]), [""]) or [""]
+    except csv.Error:
+        return [""]
+
+
+def _row(columns: Sequence[str], line: str) -> dict[str, Any] | None:
+    """A line of the table, or None when it is damaged."""
+    cells = _cells(line)
+    if len(cells) != len(columns):
+        return None
+    row: dict[str, Any] = {name: cell for name, cell in zip(columns, cells, strict=True) if cell}
+    try:
+        for cell in row.values():
+            float(cell)
+        return {**row, "step": int(row["step"])}
+    except (KeyError, ValueError):
+        return None
 
 
 class Wandb:

@@ -269,6 +269,8 @@ class Pipeline:
 
     def levels(self, canvas: Canvas, num_steps: int) -> Tensor:
         """The noise levels that are visited, float64 (num_steps + 1,)."""
+        if type(num_steps) is not int or num_steps < 1:
+            raise ValueError(f"num_steps={num_steps} must be a whole number, at least 1")
         net: Any = self.net
         return self.schedule(num_steps, net.num_tokens(*canvas.latent_shape), self.path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from dit.diffusion.prediction import V
 from dit.diffusion.space import Output
 from dit.diffusion.weighting import Uniform
 from dit.engine import frozen
+from dit.engine.callbacks.after_step import AfterStep, Task
 from dit.engine.callbacks.checkpoint import Checkpoints
 from dit.engine.callbacks.guard import GradientGuard
-from dit.engine.callbacks.interrupt import Interrupt
 from dit.engine.callbacks.metrics import Metrics
+from dit.engine.callbacks.preview import Preview
 from dit.engine.callbacks.randomness import Randomness
 from dit.engine.callbacks.validation import Validation
 from dit.engine.ema import EMA
@@ -34,6 +35,7 @@ from dit.engine.lr_schedule import Constant
 from dit.engine.module import VideoDiffusion
 from dit.engine.optim import adamw, muon
 from dit.engine.profiles import ConstantDecay, PowerProfile
+from dit.engine.signals import Signals
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
 from dit.interop.adapter import LoRA
@@ -169,6 +171,11 @@ def fit(
     return trainer
 
 
+def tasks(*tasks: Task) -> AfterStep:
+    """Nothing but `tasks` after a step; checkpoints are far away."""
+    return AfterStep(Signals(), Checkpoints(every=10**9, keep=1), tasks)
+
+
 def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
@@ -198,20 +205,25 @@ def fixed_noise(x0: Tensor, generator: Any) -> Tensor:
     return torch.sin(37 * x0.flip(-1))
 
 
-def everyone(run: Path, seed: int = 0, every: int = 3, **changes: Any) -> list[Callback]:
+def everyone(
+    module: VideoDiffusion, seed: int = 0, every: int = 3, validate_every: int = 3, preview_every: int | None = None,
+    signals: Signals | None = None, **changes: Any,
+) -> list[Callback]:  # fmt: skip
     """The callbacks of a real run, in their order; the guard is added by `fit`."""
     ema = average()
     guard = changes.pop("guard", GradientGuard(1.0))
     metrics = Metrics(Writers([CSV()]), guard, every=2)
-    return [
-        ema, guard, Randomness(seed), metrics, Validation(ema, metrics, every=every, level_buckets=2),
-        Interrupt(), Checkpoints(every=every, keep=2),
-    ]  # fmt: skip
+    tasks: list[Task] = [Validation(ema, metrics, every=validate_every, level_buckets=2)]
+    if preview_every is not None:
+        prompts = ["a clip", "another"]
+        tasks.append(Preview(ema, metrics.writers, pipeline(module), every=preview_every, prompts=prompts, seed=5))
+    after_step = AfterStep(signals or Signals(), Checkpoints(every=every, keep=2), tasks)
+    return [ema, guard, Randomness(seed), metrics, after_step]
 
 
 def train(
     module: VideoDiffusion, run: Path, data: VideoData, before: Sequence[Callback] = (), after: Sequence[Callback] = (),
-    **changes: Any,
+    callbacks: Mapping[str, Any] | None = None, **changes: Any,
 ) -> Any:  # fmt: skip
     """A real run in `run`, resumed where it has a checkpoint; returns the trainer."""
     last = run / "checkpoints" / "last.ckpt"
@@ -220,7 +232,9 @@ def train(
         frozen.restore(module, last)
     if module.frozen_mark is None:
         frozen.write(module, run, first=rank_zero_only.rank == 0)
-    trainer = training(module.max_steps, **changes).trainer([*before, *everyone(run), *after], run)
+    done = load(run)["global_step"] if resumes else 0
+    everything = [*before, *everyone(module, **(callbacks or {})), *after]
+    trainer = training(module.max_steps, **changes).trainer(everything, run, done)
     trainer.fit(module, datamodule=data, ckpt_path=last if resumes else None, weights_only=True)
     return trainer
 

@@ -14,7 +14,7 @@ from dit.engine.callbacks.validation import Validation
 from dit.engine.ema import EMA, load_snapshots
 from dit.engine.profiles import ConstantDecay, PowerProfile, power_exponent
 from dit.engine.writers import Writers
-from tests.engine.small import Record, average, fit, model, video_data, weights
+from tests.engine.small import Record, average, fit, model, tasks, video_data, weights
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -73,7 +73,7 @@ def test_an_exception_in_validation_leaves_the_raw_weights(tmp_path: Path, monke
     monkeypatch.setattr(module, "validation_step", failing)
     metrics = Metrics(Writers([]), None, every=100)  # type: ignore[arg-type]
     with pytest.raises(Fails):
-        fit(module, [record, ema, Validation(ema, metrics, every=2, level_buckets=2)], tmp_path)
+        fit(module, [record, ema, tasks(Validation(ema, metrics, every=2, level_buckets=2))], tmp_path)
     assert len(seen) == 1 and len(record.weights) == 2
     for key, raw in record.weights[-1].items():
         assert torch.equal(weights(module)[key], raw)

@@ -16,6 +16,7 @@ from lightning import Callback
 
 import dit.diffusion.loss
 from dit.engine import parallel
+from dit.engine.callbacks.after_step import AfterStep
 from dit.engine.callbacks.preview import Preview
 from dit.engine.ema import EMA
 from tests.engine import small
@@ -34,20 +35,32 @@ class Gradients(Callback):
         self.steps.append({"loss": loss / 2, "grads": grads})
 
 
+class Breaks(Preview):
+    """Fails on the second rank, in the middle of its solver steps."""
+
+    def _sample(self, trainer: Any, module: Any, step: int, folder: Path, ask: Any) -> None:
+        if dist.get_rank() == 1:
+            ask()  # the other rank's first question
+            raise RuntimeError("out of memory")
+        super()._sample(trainer, module, step, folder, ask)
+        raise AssertionError("went on without the other rank")
+
+
 class Previews(Callback):
-    """Three prompts on two ranks, in the middle of a run: it must neither hang nor change the training."""
+    """Three prompts on two ranks, in the middle of a run: it must neither hang nor change the training. Nor must one
+    that fails on one rank (of copies: shards wait for each other inside the network)."""
+
+    def __init__(self, breaks: bool) -> None:
+        self.breaks = breaks
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         ema = next(c for c in trainer.callbacks if isinstance(c, EMA))
-        self.preview = Preview(
-            ema, small.Writers([]), small.pipeline(pl_module), every=4, prompts=["one", "two", "three"], seed=5
-        )
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.preview.on_train_start(trainer, pl_module)
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
-        self.preview.on_train_batch_end(trainer, pl_module, *rest)
+        after_step = next(c for c in trainer.callbacks if isinstance(c, AfterStep))
+        for kind in (Preview, *([Breaks] if self.breaks else [])):
+            preview = kind(
+                ema, small.Writers([]), small.pipeline(pl_module), every=4, prompts=["one", "two", "three"], seed=5
+            )
+            after_step.tasks = [*after_step.tasks, preview]
 
 
 class Swaps(Callback):
@@ -96,9 +109,10 @@ def main(out: Path) -> None:
 
         # Six steps at once, and three and three: the same bits, with random noise and captions dropped.
         for steps, where in ((6, "straight"), (3, "broken"), (6, "broken")):
+            watched = [swaps, Previews(breaks=name == "ddp")] if where == "straight" else []
             small.train(
                 small.model(max_steps=steps, seed=int(steps > 3 and where == "broken")), run / where,
-                small.video_data(batch_size=2), after=[swaps, Previews()] if where == "straight" else [],
+                small.video_data(batch_size=2), after=watched,
                 strategy=strategy(name), devices=2,
             )  # fmt: skip
         assert swaps.right and all(swaps.right), (name, swaps.right)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
+
+from dit.engine.signals import writing
 
 FOLDER = "checkpoints"
 LAST = "last.ckpt"
 
 
-class Checkpoints(Callback):
-    """Saves `step-00000200.ckpt` and points `last.ckpt` at it. It stands behind validation and previews, so that what
-    they add to the metrics is not lost when the run is killed right after saving.
+class Checkpoints:
+    """Saves `step-00000200.ckpt` and points `last.ckpt` at it. `AfterStep` says when.
 
     Args:
         every: optimizer steps between checkpoints.
@@ -33,42 +35,44 @@ class Checkpoints(Callback):
         self.every = every
         self.keep = keep
         self.saved_step = -1
+        self.failed = False  # the last one could not be written
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, trainer: Trainer) -> None:
+        """The run begins, or goes on from a checkpoint. Removes what a run that was killed left half written."""
         self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             for unfinished in _folder(trainer).glob("*.part"):
                 unfinished.unlink()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
-        if due and step != self.saved_step:
-            self.save(trainer, step)
+    def is_due(self, step: int) -> bool:
+        return step % self.every == 0
 
-    def save(self, trainer: Trainer, step: int) -> None:
+    def save(self, trainer: Trainer, step: int, note: Callable[[Path], None] = lambda run: None) -> None:
         """Writes beside the target first: a run killed while saving leaves the older checkpoints as they were.
 
-        Raises ValueError when the file cannot be written, as on a full disk.
+        `note(run)` is called on the first rank before the checkpoint is to be seen. Raises ValueError when the file
+        cannot be written, as on a full disk.
         """
         folder = _folder(trainer)
         target = folder / f"step-{step:08d}.ckpt"
         part = target.with_suffix(".part")
-        try:
-            if trainer.is_global_zero:
-                folder.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(part)  # all ranks: shards are assembled
-            if trainer.is_global_zero:
-                os.replace(part, target)
-                _point(folder / LAST, target)
-        except OSError as error:
-            raise _unwritable(target, part, error) from None
-        self.saved_step = step
-        if trainer.is_global_zero and self.keep is not None:
-            for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
-                old.unlink()
+        self.failed = True
+        with writing():
+            try:
+                if trainer.is_global_zero:
+                    folder.mkdir(parents=True, exist_ok=True)
+                trainer.save_checkpoint(part)  # all ranks: shards are assembled
+                if trainer.is_global_zero:
+                    note(Path(trainer.default_root_dir))
+                    os.replace(part, target)
+                    _point(folder / LAST, target)
+            except OSError as error:
+                raise _unwritable(target, part, error) from None
+            self.failed = False
+            self.saved_step = step
+            if trainer.is_global_zero and self.keep is not None:
+                for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
+                    old.unlink()
         trainer.strategy.barrier("checkpoint")
 
 
@@ -90,12 +94,13 @@ class Files(TorchCheckpointIO):
 def write_whole(content: Any, target: Path) -> None:
     """Writes a file of the run whole or not at all. Raises ValueError when it cannot be written."""
     part = target.with_suffix(".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(content, part)
-        os.replace(part, target)
-    except OSError as error:
-        raise _unwritable(target, part, error) from None
+    with writing():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write(content, part)
+            os.replace(part, target)
+        except OSError as error:
+            raise _unwritable(target, part, error) from None
 
 
 def write(content: Any, path: Path) -> None:

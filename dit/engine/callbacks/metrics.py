@@ -47,7 +47,8 @@ class Speed:
 class Metrics(Callback):
     """Writes `train/loss` (mean since the last row), `train/grad_norm`, `train/lr` and speeds every `every` steps.
 
-    What has been summed up since the last row is part of the checkpoint, so a resumed run writes the same numbers.
+    What has been summed up since the last row is part of the checkpoint, so a resumed run writes the same numbers; so
+    are rows that metrics.csv could not take.
 
     Args:
         writers: where to; opened on rank 0 only.
@@ -67,6 +68,7 @@ class Metrics(Callback):
         self.last_loss = float("nan")
         self._losses: list[Tensor] = []
         self._saved: list[list[float]] = []
+        self._unwritten: list[dict[str, Any]] = []
         self._tokens = 0
         self._last_step = 0
 
@@ -82,6 +84,7 @@ class Metrics(Callback):
             self._losses = [torch.tensor(x, device=pl_module.device) for x in self._saved[trainer.global_rank]]
         if trainer.is_global_zero:
             self.writers.start(Path(trainer.default_root_dir), pl_module.config, trainer.global_step)
+            self.writers.restore(self._unwritten)
         self.speed.start()
 
     def on_train_batch_end(
@@ -119,12 +122,17 @@ class Metrics(Callback):
         """One more set of numbers for the row of `step`. The writers are closed on all ranks but the first."""
         self.writers.metrics(step, values)
 
+    def flush(self) -> None:
+        self.writers.flush()
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.writers.flush()  # a checkpoint never knows of steps that the table does not
+        checkpoint["unwritten_metrics"] = self.writers.unwritten()  # for want of space
         checkpoint["running_losses"] = parallel.gather_objects([float(loss) for loss in self._losses])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint["running_losses"]
+        self._unwritten = checkpoint.get("unwritten_metrics", [])  # older files have none
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.writers.close()

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+import torch
+from lightning import Trainer
 
-from dit.engine import rng
+from dit.engine import parallel, rng
+from dit.engine.callbacks.after_step import Ask, Failed, Stopped
 from dit.engine.ema import EMA
+from dit.engine.module import VideoDiffusion
 from dit.engine.writers import Writers
 from dit.media.samples import file_name
 from dit.media.video import viewing_scale, write_video
 from dit.sampling.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
+FOLDER = "samples"
 
 
-class Preview(Callback):
+class Preview:
     """Writes `samples/step-00000200/*.mp4` and hands the files to the writers.
 
     Prompts are dealt out over the ranks. Each rank denoises equally many, the last ones again where they do not divide:
     a sharded network talks to the other ranks in every forward pass, and an idle rank would keep them waiting.
+
+    What goes wrong is a warning: training needs no previews.
 
     Args:
         ema: lends the averaged weights.
@@ -33,6 +39,8 @@ class Preview(Callback):
         prompts: what is sampled each time.
         seed: of the first prompt's noise; the next ones take the following seeds.
     """
+
+    name = "preview"
 
     def __init__(
         self, ema: EMA, writers: Writers, pipeline: Pipeline, *, every: int, prompts: list[str], seed: int
@@ -47,43 +55,61 @@ class Preview(Callback):
         self.every = every
         self.prompts = prompts
         self.seed = seed
-        self._last_step = -1
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_step = trainer.global_step
+    def is_due(self, step: int, last: bool) -> bool:
+        return last or step % self.every == 0
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        if step != self._last_step and (step % self.every == 0 or step == trainer.max_steps):
-            self.run(trainer, pl_module, step)
-        self._last_step = step
+    @torch.no_grad()
+    def check(self) -> None:
+        """Tries what no training changes: the shape, the noise levels, and the prompts in the text encoder.
 
-    def run(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+        Raises:
+            ValueError: what would keep every preview of this run from being made.
+        """
+        pipeline = self.pipeline
+        try:
+            pipeline.levels(pipeline.canvas(pipeline.num_frames, pipeline.height, pipeline.width), pipeline.num_steps)
+            pipeline.condition(self.prompts)
+        except ValueError as error:
+            raise ValueError(f"no preview could be made: {error} (preview=none trains without)") from None
+
+    def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> None:
         """Samples this rank's prompts, writes them, and logs everyone's on rank 0."""
-        mine = share(len(self.prompts), trainer.global_rank, trainer.world_size)
-        with rng.untouched(), self.ema.swapped(module) as which:
-            prompts, seeds = [self.prompts[i] for i in mine], [self.seed + i for i in mine]
-            samples = self.pipeline(prompts, seeds)
-        folder = Path(trainer.default_root_dir) / "samples" / f"step-{step:08d}"
-        for index, pixels in zip(dict.fromkeys(mine), samples.pixels, strict=False):
-            about = {"prompt": self.prompts[index], "seed": self.seed + index, "step": step, "weights": which}
-            self._write(folder / self._name(index), pixels, about)
-        trainer.strategy.barrier("previews")
+        folder = Path(trainer.default_root_dir) / FOLDER / f"step-{step:08d}"
+        wrong: str | None = None
+        try:
+            self._sample(trainer, module, step, folder, ask)
+            ask()
+        except Stopped:
+            raise
+        except Failed:
+            pass  # on another rank
+        except Exception as error:
+            if isinstance(trainer.strategy, parallel.FSDP2) and not isinstance(error, (ValueError, OSError)):
+                raise  # the others wait for this rank within their forward pass
+            wrong = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            with suppress(Failed):
+                ask(failed=True)
+        said = [each for each in parallel.gather_objects(wrong) if each is not None]
+        if said:
+            log.warning("no preview at step %d (%s); training goes on", step, said[0])
+            return
         for index, prompt in enumerate(self.prompts):
             self.writers.video(step, f"samples/{index}", folder / self._name(index), prompt)
 
+    def _sample(self, trainer: Trainer, module: VideoDiffusion, step: int, folder: Path, ask: Ask) -> None:
+        mine = share(len(self.prompts), trainer.global_rank, trainer.world_size)
+        with rng.untouched(), self.ema.swapped(module) as which:
+            prompts, seeds = [self.prompts[i] for i in mine], [self.seed + i for i in mine]
+            samples = self.pipeline(prompts, seeds, progress=lambda done, total: ask())
+        for index, pixels in zip(dict.fromkeys(mine), samples.pixels, strict=False):
+            about = {"prompt": self.prompts[index], "seed": self.seed + index, "step": step, "weights": which}
+            metadata = {key: str(value) for key, value in about.items()}
+            scale = viewing_scale(*pixels.shape[-2:])
+            write_video(folder / self._name(index), pixels, self.pipeline.fps, metadata, scale)
+
     def _name(self, index: int) -> str:
         return f"{file_name(self.prompts[index], self.seed + index)}.mp4"
-
-    def _write(self, file: Path, pixels: Any, about: dict[str, Any]) -> None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            metadata = {key: str(value) for key, value in about.items()}
-            write_video(file, pixels, self.pipeline.fps, metadata, viewing_scale(*pixels.shape[-2:]))
-        except (OSError, ValueError) as error:  # a full disk, or samples of a network that has diverged
-            log.warning("no preview %s: %s", file, error)
 
 
 def share(count: int, rank: int, world_size: int) -> list[int]:

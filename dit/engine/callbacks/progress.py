@@ -34,6 +34,7 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = self._last_line = time.perf_counter()
         self._first_step = trainer.global_step
+        self.metrics.speed.start()  # behind what was still due at this step
         if trainer.is_global_zero and sys.stderr.isatty():
             self._bar = tqdm(
                 total=trainer.max_steps, initial=trainer.global_step, dynamic_ncols=True, unit="step",

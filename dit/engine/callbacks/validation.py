@@ -1,26 +1,26 @@
 """Validation every so many steps, with the averaged weights, all clips shared out over the ranks.
 
-It runs in the hook after the update rather than in Lightning's loop: its place between the EMA and the checkpoint is
-fixed (so a run that is killed after saving has lost no metric), the weights are swapped in try/finally, and training's
-random numbers stay untouched.
+It is one of `AfterStep`'s tasks rather than Lightning's loop: it comes behind the checkpoint of its step and can be
+stopped between two batches, the weights are swapped in try/finally, and training's random numbers stay untouched.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import closing
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from torch import Tensor
 
 from dit.diffusion.loss import LossOutput, loss_by_level
 from dit.engine import rng
+from dit.engine.callbacks.after_step import Ask
 from dit.engine.callbacks.metrics import Metrics, sum_over_ranks
 from dit.engine.ema import EMA
 from dit.engine.module import VideoDiffusion
 
 
-class Validation(Callback):
+class Validation:
     """Logs `val/loss`, `val/loss_level_*` by noise level and `val/loss_frame_*` by latent frame.
 
     Args:
@@ -30,6 +30,8 @@ class Validation(Callback):
         level_buckets: equal intervals of the noise level that are told apart.
     """
 
+    name = "validation"
+
     def __init__(self, ema: EMA, metrics: Metrics, *, every: int | None, level_buckets: int) -> None:
         if every is not None and every < 1:
             raise ValueError(f"callbacks.validation.every={every} must be at least 1 step, or null for no validation")
@@ -37,30 +39,28 @@ class Validation(Callback):
         self.metrics = metrics
         self.every = every
         self.level_buckets = level_buckets
-        self._last_step = -1
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_step = trainer.global_step
+    def is_due(self, step: int, last: bool) -> bool:
+        return self.every is not None and (last or step % self.every == 0)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        if self.every and step != self._last_step and (step % self.every == 0 or step == trainer.max_steps):
-            assert isinstance(pl_module, VideoDiffusion)
-            self.metrics.write(step, self.run(trainer, pl_module))
-        self._last_step = step
+    def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> None:
+        self.metrics.write(step, self.measure(trainer, module, ask))
+        self.metrics.flush()  # the checkpoint of this step is saved already
 
     @torch.no_grad()
-    def run(self, trainer: Trainer, module: VideoDiffusion) -> dict[str, float]:
-        """One pass over the validation clips; the same numbers on every rank."""
+    def measure(self, trainer: Trainer, module: VideoDiffusion, ask: Ask) -> dict[str, float]:
+        """One pass over the validation clips; the same numbers on every rank. Asks before each batch."""
         loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
         sums: list[Tensor] = []
         was_training = module.training
         module.eval()
         try:
-            with rng.untouched(), self.ema.swapped(module), trainer.precision_plugin.val_step_context():
-                for index, batch in enumerate(loader):
+            with (
+                rng.untouched(), self.ema.swapped(module), trainer.precision_plugin.val_step_context(),
+                closing(batch for batch in loader) as batches,
+            ):  # fmt: skip
+                for index, batch in enumerate(batches):
+                    ask()
                     batch = trainer.strategy.batch_to_device(batch)
                     sums += [self._sums(out) for out in module.validation_step(batch, index)]
         finally:

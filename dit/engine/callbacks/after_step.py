@@ -1,0 +1,176 @@
+"""What follows an optimizer step, in one order: save, validate, preview; and leave between any two pieces of that."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning import Callback, LightningModule, Trainer
+
+from dit.engine import parallel
+from dit.engine.callbacks.checkpoint import FOLDER, Checkpoints
+from dit.engine.module import VideoDiffusion
+from dit.engine.signals import Signals
+
+log = logging.getLogger(__name__)
+
+DUE = "due.json"  # in the folder of checkpoints: which tasks the newest one still owes
+FAILED = 1000  # above every signal's number
+
+Ask = Callable[..., None]  # `AfterStep.ask`
+
+
+class Stopped(Exception):
+    """Some rank was told to stop: all leave the task here."""
+
+
+class Failed(Exception):
+    """Some rank could not do its part of the task: all leave it here."""
+
+
+class Task(Protocol):
+    """Something to be made at some steps, by all ranks together: validation, previews."""
+
+    name: str
+
+    def is_due(self, step: int, last: bool) -> bool:
+        """Whether it is to be made at `step`, the run's last one if `last`."""
+
+    def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> None:
+        """Makes it. All ranks call `ask()` equally often, between pieces of the work, and let it raise."""
+
+
+class AfterStep(Callback):
+    """Saves, then does what is due, so that no task can cost what was trained; stops between pieces when told to.
+
+    A checkpoint is of its step alone: what is due there is noted beside it before it is saved, and crossed out once
+    made. A run that ends in between, however it ends, begins with the rest when it goes on. Tasks are pure functions of
+    the checkpoint, so what is made twice is the same twice.
+
+    Args:
+        signals: what this process was told.
+        checkpoints: saves.
+        tasks: in their order.
+    """
+
+    def __init__(self, signals: Signals, checkpoints: Checkpoints, tasks: Sequence[Task]) -> None:
+        self.signals = signals
+        self.checkpoints = checkpoints
+        self.tasks = tasks
+        self.stopped_by: int | None = None  # the signal, agreed on by all ranks
+        self._last_step = -1
+        self._drawn: Any = None  # what was read of the data behind the last step; None within a step
+
+    # -- hooks
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, VideoDiffusion)
+        self._device, self._last_step, self._drawn = pl_module.device, trainer.global_step, drawn(trainer)
+        self.checkpoints.start(trainer)
+        names = parallel.gather_objects(owed(Path(trainer.default_root_dir), trainer.global_step))[0]
+        try:
+            self.ask()
+            self._make(trainer, pl_module, [task for task in self.tasks if task.name in names])
+        except Stopped:
+            trainer.should_stop = True
+        if trainer.global_step >= pl_module.max_steps:
+            trainer.should_stop = True  # nothing but tasks was left of this run
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._drawn = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step == self._last_step:
+            return  # in the middle of an accumulated step
+        assert isinstance(pl_module, VideoDiffusion)
+        self._last_step, self._drawn = step, drawn(trainer)
+        last = step >= pl_module.max_steps
+        due = [task for task in self.tasks if task.is_due(step, last)]
+        try:
+            if last or self.checkpoints.is_due(step):
+                self._save(trainer, due)
+            self.ask()
+            self._make(trainer, pl_module, due)
+        except Stopped:
+            if self.checkpoints.saved_step != step:
+                self._save(trainer, due)  # none of them is made: `_make` saves before it crosses out the first
+            trainer.should_stop = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keeps what was trained when something between two steps ends the run, as data that cannot be read. Not on
+        several ranks: the others may be waiting for this one in the middle of a step."""
+        assert isinstance(pl_module, VideoDiffusion)
+        step = trainer.global_step
+        between_steps = self._drawn is not None and self._drawn == drawn(trainer)
+        unsaved = step != self.checkpoints.saved_step and not self.checkpoints.failed
+        if trainer.world_size > 1 or not (between_steps and unsaved):
+            return
+        try:
+            due = [task for task in self.tasks if task.is_due(step, step >= pl_module.max_steps)]
+            self._save(trainer, due)
+            log.warning("saved step %d before leaving", step)
+        except Exception as error:  # the first one says why the run ends
+            log.warning("step %d could not be saved before leaving: %s", step, error)
+
+    # -- pieces
+
+    def ask(self, failed: bool = False) -> None:
+        """Raises `Stopped` or `Failed` on all ranks when any was told to stop or has failed; all must call it together.
+
+        A rank whose part has failed asks as well, in the place of its next question, with `failed=True`.
+        """
+        status = parallel.highest(FAILED if failed else self.signals.received or 0, self._device)
+        if status == FAILED:
+            raise Failed
+        if status:
+            self.stopped_by = status
+            raise Stopped
+
+    def _make(self, trainer: Trainer, module: VideoDiffusion, due: list[Task]) -> None:
+        for index, task in enumerate(due):
+            try:
+                task.run(trainer, module, trainer.global_step, self.ask)
+            except Stopped:
+                if self.checkpoints.saved_step != trainer.global_step:
+                    self._save(trainer, due[index:])
+                raise
+            if self.checkpoints.saved_step == trainer.global_step and trainer.is_global_zero:
+                try:
+                    note(Path(trainer.default_root_dir), trainer.global_step, due[index + 1 :])
+                except OSError as error:  # it would be made once more, no worse
+                    log.warning("%s cannot be written: %s", DUE, error)
+
+    def _save(self, trainer: Trainer, due: Sequence[Task]) -> None:
+        self.checkpoints.save(trainer, trainer.global_step, lambda run: note(run, trainer.global_step, due))
+
+
+def drawn(trainer: Trainer) -> Any:
+    """How far the run has read its data."""
+    return trainer.datamodule.state_dict()  # type: ignore[attr-defined]
+
+
+def owed(run: Path, step: int) -> list[str]:
+    """Names of the tasks that the checkpoint of `step` in `run` still owes."""
+    try:
+        noted = json.loads((run / FOLDER / DUE).read_text())
+        return [str(name) for name in noted["tasks"]] if noted["step"] == step else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def note(run: Path, step: int, due: Sequence[Task]) -> None:
+    """Writes which tasks are still to be made at `step`, whole or not at all. OSError when it cannot."""
+    file = run / FOLDER / DUE
+    if not due:
+        file.unlink(missing_ok=True)
+        return
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps({"step": step, "tasks": [task.name for task in due]}) + "\n")
+    os.replace(part, file)
