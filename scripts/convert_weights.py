@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dit.entry import one_line_errors
 from dit.interop import adapter, diffusers, files, lora, native, original
 from dit.net.backbone import Backbone
-from dit.sampling.checkpoint import LAST, TRUSTED, Checkpoint
+from dit.sampling.checkpoint import LAST, Checkpoint
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--to", choices=("diffusers", "ours", "lora"), help="default: what the source is not")
     parser.add_argument("--weights", help="of a run: ema, raw, or the name of an EMA profile (ema)")
     parser.add_argument(
-        "--trusted", nargs="+", default=list(TRUSTED), help="packages whose classes a checkpoint may build"
+        "--trusted", nargs="+", default=[], help="packages of yours whose classes a checkpoint may build"
     )
     parser.add_argument("--preset", help="of an original checkpoint: dit_s_2 or sit_s_2 (dit_s_2)")
     parser.add_argument("--class-name", help="of diffusers, where several compute the same")

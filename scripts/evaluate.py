@@ -29,12 +29,12 @@ from dit.sampling.runtime import progress_bar
 
 def heldout_world(checkpoint: Checkpoint) -> World:
     """The world that the run was validated on. ValueError when it is none, or when it shows what training showed."""
-    world = checkpoint.part("data", "val", trusted=("data.",))
+    world = checkpoint.part("data", "val")
     if not isinstance(world, World):
         raise ValueError(
             f"{checkpoint.file} was validated on {type(world).__name__}; only worlds can be measured exactly"
         )
-    train = checkpoint.part("data", "train", trusted=("data.",))
+    train = checkpoint.part("data", "train")
     seen = {tuple(spec.objects) for spec in train.specs()} & {tuple(spec.objects) for spec in world.specs()}
     if seen:
         raise ValueError(f"{len(seen)} of the prompts were trained on; validate with data.val.split=heldout")

@@ -16,6 +16,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
+from dit.foreign import read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def check(run: Path, config: Mapping[str, Any]) -> Path | None:
     """
     file = run / CONFIG
     if file.is_file():
-        differing = differences(yaml.safe_load(file.read_text()) or {}, config)
+        differing = differences(read_yaml(file), config)
         if differing:
             shown = "; ".join(f"{key} was {before}, now {now}" for key, before, now in differing[:3])
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""

@@ -11,6 +11,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from torch import Tensor
 
+from dit.foreign import read_yaml
 from dit.interop import files
 
 CONFIG = "net.yaml"
@@ -37,11 +38,8 @@ def is_folder(folder: Path) -> bool:
 
 def open_folder(folder: Path) -> Native:
     """Opens a folder of ours. Raises ValueError or FileNotFoundError, naming the file, when it is damaged."""
-    try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder / CONFIG} is not YAML ({' '.join(str(error).split())[:150]})") from None
-    if not isinstance(config, dict) or "_target_" not in config:
+    config = read_yaml(folder / CONFIG)
+    if "_target_" not in config:
         raise ValueError(f"{folder / CONFIG} is no network's config")
     return Native(folder, config, files.Weights(folder, WEIGHTS))
 

@@ -1,24 +1,44 @@
 """Parts of a pipeline from a checkpoint file: which file, which weights, and nothing executed that is not ours.
 
-The names of checkpoint entries and of config keys that sampling relies on stand here and nowhere else.
+The names of checkpoint entries and of config keys that sampling relies on stand here and nowhere else, with the kind of
+thing that each may hold: a file may come from a stranger (docs/security.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
 from torch import Tensor, nn
 
+from dit.diffusion.path import Path as NoisePath
+from dit.diffusion.prediction import Prediction
+from dit.foreign import Kind, Refused, below, build, check_plain, shown
+from dit.sampling.guidance import Guidance
 from dit.sampling.read import missing
+from dit.sampling.schedule import Schedule
+from dit.sampling.solvers import Solver
 
 LAST = Path("checkpoints") / "last.ckpt"
 FROZEN = "frozen.pt"  # beside checkpoints of adapters: what these adapt, the same for all of a run
-TRUSTED = ("dit.", "torch.nn.")
+TRUSTED: tuple[str, ...] = ()  # packages of the user; what of this project may be built where, `KINDS` says
+KINDS = {
+    "net": Kind(nn.Module, "dit.net"),
+    "lora": Kind(Any, "dit.interop.adapter.LoRA"),
+    "codec": Kind(nn.Module, "dit.codec"),
+    "text": Kind(nn.Module, "dit.text"),
+    "path": Kind(NoisePath, "dit.diffusion.path"),
+    "prediction": Kind(Prediction, "dit.diffusion.prediction"),
+    "sampling.schedule": Kind(Schedule, "dit.sampling.schedule"),
+    "sampling.solver": Kind(Solver, "dit.sampling.solvers"),
+    "sampling.guidance": Kind(Guidance, "dit.sampling.guidance"),
+    "data.train": Kind(Any, "data.worlds.world.World"),
+    "data.val": Kind(Any, "data.worlds.world.World"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,44 +69,94 @@ class Checkpoint:
         """
         file = find(run_or_file)
         content = _read(file, ("state_dict", "config"), "take another one of the run, or copy it again")
-        frozen = content.get("frozen")
+        frozen, ema = content.get("frozen"), content.get("ema", {})
+        if not isinstance(content["config"], dict):
+            raise ValueError(f"{file} is not a checkpoint of this project: its config is no mapping")
+        if not isinstance(ema, dict):
+            raise ValueError(f"{file} is not a checkpoint of this project: its ema is no mapping")
+        for name, weights in {
+            "state_dict": content["state_dict"],
+            **{f"ema {name}": ema[name] for name in ema},
+        }.items():
+            _check_weights(file, name, weights)
         beside = {} if frozen is None else _frozen(file, frozen)
-        weights = {**beside, **content["state_dict"]}
-        return cls(file, weights, content.get("ema", {}), content["config"], frozen)
+        return cls(file, {**beside, **content["state_dict"]}, ema, content["config"], frozen)
 
     def value(self, *path: str) -> Any:
-        """The plain value that the config holds at `path`; ValueError where it holds nothing."""
+        """The plain value that the config holds at `path`; ValueError where it holds nothing, or no plain value."""
         node: Any = self.config
         for depth, key in enumerate(path):
             if not isinstance(node, Mapping) or key not in node:
                 raise ValueError(f"the config in {self.file} has no {'.'.join(path[: depth + 1])}")
             node = node[key]
+        with self._naming():
+            check_plain(node, ".".join(path))
         return node
+
+    def number(self, *path: str) -> Any:
+        """The number that the config holds at `path`; ValueError where it holds something else."""
+        value = self.value(*path)
+        if type(value) not in (int, float):
+            raise ValueError(f"{self.file}: {'.'.join(path)} is {shown(value)}, which is no number")
+        return value
 
     def num_classes(self) -> int | None:
         """Classes of a network with labels, None without."""
-        vectors = self.value("net").get("vectors") or {}
-        return (vectors.get("label") or {}).get("num_classes")
+        node: Any = self.value("net")
+        for key in ("vectors", "label", "num_classes"):
+            node = node.get(key) if isinstance(node, Mapping) else None
+        return None if node is None else self.number("net", "vectors", "label", "num_classes")
 
     def part(self, *path: str, trusted: Sequence[str] = TRUSTED) -> Any:
-        """The object that the config holds at `path`, built; None where it holds null."""
+        """The object that the config holds at `path`, one of `KINDS`, built; None where it holds null.
+
+        trusted: packages of the user, whose classes may be built too. Raises ValueError for anything else.
+        """
         node = self.value(*path)
         if node is None:
             return None
-        for target in targets(node):
-            if not is_trusted(target, trusted):
-                raise ValueError(
-                    f"{self.file} asks to call {target}, which is outside {', '.join(trusted)}: it is not run."
-                    f" Add its package to trusted=[...] if you trust the file"
-                )
-        return instantiate(node, _convert_="all")
+        key = ".".join(path)
+        with self._naming():
+            self._check_depth(node, key)
+            if key == "net" and not trusted:
+                self._check_size(node)
+            return build(node, KINDS[key], key, trusted)
 
     def network(self, trusted: Sequence[str] = TRUSTED) -> Any:
         """The network that the config describes, with the adapters that it was trained with, if any."""
         net = self.part("net", trusted=trusted)
-        if self.config.get("lora") is not None:
-            self.part("lora", trusted=trusted)(net)
+        lora = None if self.config.get("lora") is None else self.part("lora", trusted=trusted)
+        if lora is not None:
+            largest = max((len(value) for key, value in self.weights.items() if ".lora_A." in key), default=0)
+            if lora.rank > largest:
+                raise ValueError(f"{self.file}: lora.rank={lora.rank}, but the file's adapters have rank {largest}")
+            lora(net)
         return net
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Puts the file in front of what is said of its config."""
+        try:
+            yield
+        except Refused as error:
+            raise ValueError(f"{self.file}: {error}") from error.__cause__
+
+    def _check_depth(self, node: Any, key: str) -> None:
+        """Raises Refused for more blocks than there are tensors: building them would take hours."""
+        held = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+        for name, value in held:
+            if name == "depth" and isinstance(value, (int, float)) and value > len(self.weights):
+                raise Refused(f"{below(key, name)}={shown(value)}, but the file holds {len(self.weights)} tensors")
+            self._check_depth(value, below(key, name))
+
+    def _check_size(self, node: Any) -> None:
+        """Raises Refused for a network with more weights than there are, before memory is taken for them."""
+        with torch.device("meta"):
+            net = build(node, KINDS["net"], "net")
+        wanted = sum(tensor.numel() for tensor in net.state_dict().values())
+        held = sum(tensor.numel() for key, tensor in self.weights.items() if key.startswith("net."))
+        if wanted > held:
+            raise Refused(f"net has {wanted:,} weights, but the file holds {held:,}: it does not fit its own config")
 
     def choose(self, weights: str) -> tuple[str, dict[str, Tensor]]:
         """(label, averaged weights) for `raw`, for `ema` (the profile that previews used) or for a profile's name.
@@ -97,8 +167,9 @@ class Checkpoint:
             return "raw", {}
         name = weights.removeprefix("ema:")
         if weights == "ema" and self.ema:
-            used = (self.config.get("ema") or {}).get("use")
-            name = used if used in self.ema else next(iter(self.ema))
+            own = self.config.get("ema")
+            used = own.get("use") if isinstance(own, dict) else None
+            name = used if isinstance(used, str) and used in self.ema else next(iter(self.ema))
         if name not in self.ema:
             there = ", ".join(["raw", *(["ema"] if self.ema else []), *self.ema])
             raise ValueError(f"weights={weights} is not in {self.file}; there are: {there}")
@@ -168,30 +239,17 @@ def _frozen(file: Path, mark: str) -> dict[str, Tensor]:
     content = _read(beside, ("state_dict", "fingerprint"), "copy it again; all checkpoints of the run share it")
     if content["fingerprint"] != mark:
         raise ValueError(f"{beside} is of another run than {file.name} beside it: copy the two of one run")
+    _check_weights(beside, "state_dict", content["state_dict"])
     return content["state_dict"]
 
 
-def targets(node: Any) -> Iterator[str]:
-    """Every `_target_` inside a config node."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from targets(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from targets(value)
-
-
-def is_trusted(target: str, trusted: Sequence[str]) -> bool:
-    """Whether a target is a thing that a trusted package defines, and not one that it merely imports."""
-    if not target.startswith(tuple(trusted)):
-        return False
-    try:
-        home = getattr(get_object(target), "__module__", None)
-    except Exception as error:  # hydra raises several kinds; the file may be of another version of the code
-        raise ValueError(f"{target}, which the checkpoint asks for, is not in this code") from error
-    return isinstance(home, str) and f"{home}.".startswith(tuple(trusted))
+def _check_weights(file: Path, name: str, weights: Any) -> None:
+    """Raises ValueError for anything but tensors under their names."""
+    if not isinstance(weights, dict):
+        raise ValueError(f"{file} is not a checkpoint of this project: its {name} is no mapping")
+    for key, value in weights.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{file} is not a checkpoint of this project: {shown(key)} of its {name} is no tensor")
 
 
 def _under(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -154,7 +154,7 @@ class Pipeline:
             device: `auto` takes a GPU where there is one.
             schedule to num_steps: None keeps what the checkpoint was trained and previewed with.
             precision: name of a torch dtype, such as `bfloat16`.
-            trusted: packages whose classes the checkpoint's config may build.
+            trusted: packages of yours whose classes the checkpoint's config may build, beside this project's.
 
         Raises:
             FileNotFoundError, ValueError: in one line, for a path, weights or a device that is not there.
@@ -165,7 +165,7 @@ class Pipeline:
         parts = {"net": file.network(trusted), **{name: file.part(name, trusted=trusted) for name in ("codec", "text")}}
         file.fill(parts, averaged)
         own = {name: file.part("sampling", name, trusted=trusted) for name in ("schedule", "solver", "guidance")}
-        shape = {key: file.value("data", key) for key in ("num_frames", "height", "width", "fps")}
+        shape = {key: file.number("data", key) for key in ("num_frames", "height", "width", "fps")}
         data = Trained(**shape, schedule=own["schedule"])
         if isinstance(guidance, AsTrained):
             guidance = guidance.change(own["guidance"])
@@ -181,7 +181,7 @@ class Pipeline:
             height=data.height if height is None else height,
             width=data.width if width is None else width,
             fps=data.fps if fps is None else fps,
-            num_steps=file.value("sampling", "num_steps") if num_steps is None else num_steps,
+            num_steps=file.number("sampling", "num_steps") if num_steps is None else num_steps,
             num_classes=file.num_classes(),
             batch_size=batch_size,
             context_level=context_level,

@@ -6,7 +6,6 @@ A position adds a table to the tokens (`add`), or gives the rotation that attent
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 
@@ -17,6 +16,7 @@ from dit.net.embed import Grid
 from dit.net.position.rotary import Rotation
 
 AXES = ("f", "h", "w")
+MOST_PAIRS = 4096  # of channels in a head that anybody would make
 
 
 class Position(nn.Module):
@@ -86,7 +86,7 @@ def split_pairs(pairs: int, split: dict[str, float], what: str) -> dict[str, int
 
     Raises ValueError when an axis would get none.
     """
-    if not split or any(axis not in AXES or share <= 0 for axis, share in split.items()):
+    if not split or any(axis not in AXES or not 0 < share < math.inf for axis, share in split.items()):
         raise ValueError(f"{what}: split={split} must give positive shares to axes among {', '.join(AXES)}")
     total, first = sum(split.values()), next(iter(split))
 
@@ -96,10 +96,9 @@ def split_pairs(pairs: int, split: dict[str, float], what: str) -> dict[str, int
         return shared
 
     if min(share_out(pairs).values()) < 1:
-        fitting = next(n for n in itertools.count(pairs + 1) if min(share_out(n).values()) > 0)
-        raise ValueError(
-            f"{what} has {pairs} pairs of channels, too few for split={split}; nearest size: {2 * fitting}"
-        )
+        fitting = next((n for n in range(pairs + 1, MOST_PAIRS) if min(share_out(n).values()) > 0), None)
+        nearest = "its shares are too far apart" if fitting is None else f"nearest size: {2 * fitting}"
+        raise ValueError(f"{what} has {pairs} pairs of channels, too few for split={split}; {nearest}")
     return share_out(pairs)
 
 
