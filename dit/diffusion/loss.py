@@ -29,7 +29,7 @@ class LossOutput(NamedTuple):
 
     Attributes:
         loss: mean of `per_sample`, 0-dim.
-        per_sample: mean of `per_frame` over the frames that are not given, (B,).
+        per_sample: mean of `per_frame` over the frames that are not given, (B,); 0 where all are.
         per_frame: weighted squared error, mean over channels and places, (B, F); 0 where given.
         t: noise level of each frame, (B, F).
         given: which frames were given, bool (B, F).
@@ -83,11 +83,13 @@ class Objective:
         # The truth goes through the same arithmetic as the output, floors included: errors stay proportional to it.
         target = self.prediction.target(self.path, x0, eps, t)
         believed, truth = (self.space.value(self.path, self.prediction, y, x_t, t) for y in (out, target))
-        error = (believed - truth).square().mean(dim=(1, 3, 4))
         weight = self.weighting.in_space(self.space, self.path, self.prediction, t)
 
-        per_frame = torch.where(given, 0, weight * error)
-        per_sample = per_frame.sum(dim=1) / (~given).sum(dim=1)
+        # Given frames leave before anything is multiplied: their level is 0, where a weight may be infinite, and
+        # infinity times the zero that a mask behind the product sends back is NaN in every gradient.
+        away = torch.where(given[:, None, :, None, None], 0, believed - truth)
+        per_frame = torch.where(given, 0, weight) * away.square().mean(dim=(1, 3, 4))
+        per_sample = per_frame.sum(dim=1) / (~given).sum(dim=1).clamp(min=1)
         return LossOutput(per_sample.mean(), per_sample, per_frame, t.expand(batch, frames), given)
 
 

@@ -220,6 +220,48 @@ def test_many_given_frames_do_not_shrink_a_sample_s_loss() -> None:
     torch.testing.assert_close(output.per_frame, (~given).double(), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("at_zero", [float("inf"), float("nan")])
+def test_a_weight_without_bound_at_level_0_does_not_reach_gradients_through_given_frames(at_zero: float) -> None:
+    """The weight of an integral over log-SNR, 1 / t, and one that is 0 / 0 there."""
+
+    class Unbounded(UniformWeighting):
+        def __call__(self, path: Path, t: Tensor) -> Tensor:
+            return torch.where(t > 0, 1 / t, at_zero)
+
+    class Bounded(UniformWeighting):
+        def __call__(self, path: Path, t: Tensor) -> Tensor:
+            return 1 / t.clamp(min=0.01)
+
+    x0, found = clean(), []
+    for weighting in (Unbounded(), Bounded()):
+        net = FromInput()
+        whole = objective(weighting=weighting, levels=Fixed(torch.full((3, 1), 0.3)), conditioning=Given(some_given()))
+        output = whole(net, x0, {}, generator())
+        output.loss.backward()
+        assert all(part.isfinite().all() for part in output)
+        found.append((output.loss, net.scale.grad))
+    assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1]) and found[0][1].isfinite()
+
+
+def test_a_clip_with_every_frame_given_counts_nothing() -> None:
+    given = torch.tensor([[True] * 4, [False] * 4, [True, False, False, False]])
+    net = FromInput()
+    output = objective(conditioning=Given(given))(net, clean(), {}, generator())
+    output.loss.backward()
+    assert output.per_sample[0] == 0 and (output.per_sample[1:] > 0).all() and net.scale.grad.isfinite()
+
+
+class FromInput(TinyNet):
+    """An output that depends on the noisy clip and on one parameter, as all frames of a network do."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.scale = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        return self.scale * x
+
+
 def test_levels_shared_by_all_frames_reach_the_network_as_one(net: TinyNet) -> None:
     shapes = []
     for levels, conditioning in ((Uniform(), Unconditional()), (PerFrame(Uniform()), Unconditional())):
