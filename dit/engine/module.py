@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from data.batch import Batch
 from dit.codec.base import Codec
+from dit.diffusion.denoiser import Denoiser
+from dit.diffusion.errors import errors
 from dit.diffusion.loss import LossOutput, Objective
 from dit.engine import parallel, rng
 from dit.engine.lr_schedule import LRSchedule
@@ -32,6 +34,13 @@ class StepOutput(NamedTuple):
     per_sample: Tensor  # (B,)
     alignment: Tensor | None  # 0-dim, where there is one
     tokens: int
+
+
+class Validated(NamedTuple):
+    """What validation knows of a clip."""
+
+    loss: LossOutput  # of this clip alone, in the run's own weighting, levels and space
+    errors: Tensor | None  # (3, L, F) of x0, eps and velocity at L fixed levels; None where no level was asked for
 
 
 class VideoDiffusion(LightningModule):
@@ -121,19 +130,23 @@ class VideoDiffusion(LightningModule):
         """Tokens that the network sees in a batch of latents."""
         return latents.shape[0] * self.net.num_tokens(*latents.shape[2:])
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> list[LossOutput]:  # type: ignore[override]
-        """The loss of each clip, one by one and under noise that belongs to the clip alone: the same whatever the batch
-        size and the number of devices, and comparable between steps and runs."""
+    def validation_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int, noise_shares: Sequence[float] = ()
+    ) -> list[Validated]:
+        """The loss and the errors at `noise_shares` of each clip, one by one and under noise that belongs to the clip
+        alone: the same whatever the batch size and the number of devices, and comparable between steps. The errors are
+        comparable between runs, too (`dit/diffusion/errors.py`)."""
         x0 = self.encode(batch.pixels)
-        return [
-            self.objective(
-                self.net,
-                x0[i : i + 1],
-                self.condition([caption], batch.fps[i : i + 1]),
-                rng.generator("cpu", zlib.crc32(name.encode())),
-            )
-            for i, (name, caption) in enumerate(zip(batch.ids, batch.captions, strict=True))
-        ]
+        denoiser = Denoiser(self.net, self.objective.path, self.objective.prediction)
+        validated = []
+        for i, (name, caption) in enumerate(zip(batch.ids, batch.captions, strict=True)):
+            latents, clip = x0[i : i + 1], zlib.crc32(name.encode())
+            cond = self.condition([caption], batch.fps[i : i + 1])
+            loss = self.objective(self.net, latents, cond, rng.generator("cpu", clip))
+            noise = rng.generator("cpu", clip, 1)
+            wrong = errors(denoiser, latents, cond, noise_shares, noise) if noise_shares else None
+            validated.append(Validated(loss, wrong))
+        return validated
 
     # -- set-up
 

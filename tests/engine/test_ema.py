@@ -66,14 +66,15 @@ def test_an_exception_in_validation_leaves_the_raw_weights(tmp_path: Path, monke
     module, record, ema = model(max_steps=3), Record(), average()
     seen: list[dict[str, torch.Tensor]] = []
 
-    def failing(batch: Any, batch_idx: int) -> Any:
+    def failing(*arguments: Any) -> Any:
         seen.append(weights(module))
         raise Fails
 
     monkeypatch.setattr(module, "validation_step", failing)
     metrics = Metrics(Writers([]), None, every=100)  # type: ignore[arg-type]
     with pytest.raises(Fails):
-        fit(module, [record, ema, tasks(Validation(ema, metrics, every=2, level_buckets=2))], tmp_path)
+        validation = Validation(ema, metrics, every=2, level_buckets=2, error_levels=2)
+        fit(module, [record, ema, tasks(validation)], tmp_path)
     assert len(seen) == 1 and len(record.weights) == 2
     for key, raw in record.weights[-1].items():
         assert torch.equal(weights(module)[key], raw)

@@ -69,6 +69,8 @@ def test_equals_one_process_on_the_joined_batch(
     # Validation belongs to the clip and not to who computes it.
     mine, other = small.table(tmp_path)[-1], small.table(ranks / name / "joined")[-1]
     assert float(mine["val/loss"]) == pytest.approx(float(other["val/loss"]), rel=1e-4)
+    for name in ("val/x0_error", "val/eps_error_level_0.25", "val/velocity_error_frame_01"):
+        assert float(mine[name]) == pytest.approx(float(other[name]), rel=1e-3) != 0
     assert float(mine["train/loss"]) == pytest.approx(float(other["train/loss"]), rel=1e-4)
 
 

@@ -12,33 +12,47 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-from dit.diffusion.loss import LossOutput, loss_by_level
+from dit.diffusion.errors import QUANTITIES, shares
+from dit.diffusion.loss import loss_by_level
 from dit.engine import rng
 from dit.engine.callbacks.after_step import Ask
 from dit.engine.callbacks.metrics import Metrics, sum_over_ranks
 from dit.engine.ema import EMA
-from dit.engine.module import VideoDiffusion
+from dit.engine.module import Validated, VideoDiffusion
 
 
 class Validation:
-    """Logs `val/loss`, `val/loss_level_*` by noise level and `val/loss_frame_*` by latent frame.
+    """Logs two kinds of numbers, each also by noise level (`_level_*`) and by latent frame (`_frame_*`).
+
+    `val/loss` is the run's own objective, in its own weighting, levels and space: it ranks the steps of one run.
+    `val/x0_error`, `val/eps_error` and `val/velocity_error` are the same question to every run on the same clips and
+    latents, so they rank runs too (`dit/diffusion/errors.py`).
 
     Args:
         ema: lends the averaged weights.
         metrics: takes the results.
         every: optimizer steps between validations; None for none.
-        level_buckets: equal intervals of the noise level that are told apart.
+        level_buckets: equal intervals of the noise level that are told apart in the loss.
+        error_levels: noise levels at which errors are taken, evenly spread; 0 for none. They go through the network
+            together, clip by clip: a validation costs 1 + `error_levels` forward passes over the clips.
     """
 
     name = "validation"
 
-    def __init__(self, ema: EMA, metrics: Metrics, *, every: int | None, level_buckets: int) -> None:
+    def __init__(self, ema: EMA, metrics: Metrics, *, every: int | None, level_buckets: int, error_levels: int) -> None:
         if every is not None and every < 1:
             raise ValueError(f"callbacks.validation.every={every} must be at least 1 step, or null for no validation")
         self.ema = ema
         self.metrics = metrics
         self.every = every
+        if level_buckets < 1:
+            raise ValueError(f"callbacks.validation.level_buckets={level_buckets} must be at least 1 interval")
+        if error_levels < 0:
+            raise ValueError(
+                f"callbacks.validation.error_levels={error_levels} must be at least 0, which takes no errors"
+            )
         self.level_buckets = level_buckets
+        self.noise_shares = shares(error_levels)
 
     def is_due(self, step: int, last: bool) -> bool:
         return self.every is not None and (last or step % self.every == 0)
@@ -62,7 +76,7 @@ class Validation:
                 for index, batch in enumerate(batches):
                     ask()
                     batch = trainer.strategy.batch_to_device(batch)
-                    sums += [self._sums(out) for out in module.validation_step(batch, index)]
+                    sums += [self._sums(clip) for clip in module.validation_step(batch, index, self.noise_shares)]
         finally:
             module.train(was_training)
         if not sums:
@@ -70,24 +84,40 @@ class Validation:
         total = sum_over_ranks(torch.stack(sums).sum(0))
         return self._named(total)
 
-    def _sums(self, out: LossOutput) -> Tensor:
-        """Float64 [clips, losses, frames by bucket, losses by bucket, frames by position, losses by position]."""
-        by_level = loss_by_level(out, self.level_buckets)
+    def _sums(self, clip: Validated) -> Tensor:
+        """Float64 sums over one clip, flat, in the order in which `_named` takes them apart."""
+        out, by_level = clip.loss, loss_by_level(clip.loss, self.level_buckets)
         parts = (
             torch.tensor([len(out.per_sample)], device=out.loss.device), out.per_sample.sum()[None],
             by_level.frames, by_level.total, (~out.given).sum(0), out.per_frame.sum(0),
+            *([] if clip.errors is None else [clip.errors]),
         )  # fmt: skip
         return torch.cat([part.double().flatten() for part in parts])
 
     def _named(self, total: Tensor) -> dict[str, float]:
-        clips, losses, *rest = total.tolist()
-        buckets, frames = self.level_buckets, (len(rest) - 2 * self.level_buckets) // 2
+        (clips, losses), rest = total[:2].tolist(), total[2:]
+        buckets, levels = self.level_buckets, len(self.noise_shares)
+        frames = (len(rest) - 2 * buckets) // (2 + len(QUANTITIES) * levels)
+        counts, sums, frame_counts, frame_sums, wrong = rest.split(
+            [buckets, buckets, frames, frames, len(QUANTITIES) * levels * frames]
+        )
         named = {"val/loss": losses / clips}
-        for i in range(buckets):
-            if rest[i]:
-                low, high = i / buckets, (i + 1) / buckets
-                named[f"val/loss_level_{low:.2f}_{high:.2f}"] = rest[buckets + i] / rest[i]
-        for f in range(frames):
-            if rest[2 * buckets + f]:
-                named[f"val/loss_frame_{f:02d}"] = rest[2 * buckets + frames + f] / rest[2 * buckets + f]
+        for i, (count, loss) in enumerate(zip(counts.tolist(), sums.tolist(), strict=True)):
+            if count:
+                named[f"val/loss_level_{i / buckets:.2f}_{(i + 1) / buckets:.2f}"] = loss / count
+        for f, (count, loss) in enumerate(zip(frame_counts.tolist(), frame_sums.tolist(), strict=True)):
+            if count:
+                named[f"val/loss_frame_{f:02d}"] = loss / count
+        if levels:
+            for name, error in zip(QUANTITIES, wrong.view(len(QUANTITIES), levels, frames) / clips, strict=True):
+                named |= self._named_errors(f"val/{name}_error", error)
         return named
+
+    def _named_errors(self, name: str, error: Tensor) -> dict[str, float]:
+        """The mean over levels and frames (L, F), then by level, then by frame."""
+        by_level, by_frame = error.mean(1).tolist(), error.mean(0).tolist()
+        return {
+            name: float(error.mean()),
+            **{f"{name}_level_{share:.4g}": each for share, each in zip(self.noise_shares, by_level, strict=True)},
+            **{f"{name}_frame_{frame:02d}": each for frame, each in enumerate(by_frame)},
+        }

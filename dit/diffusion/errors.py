@@ -1,0 +1,67 @@
+"""How wrong a network's belief of a clip is, in numbers that do not depend on how the network was trained.
+
+The training loss is weighted, drawn from the run's own levels, and taken in the run's own space: it ranks steps of one
+run and says nothing between runs. Here every run meets the same noise at the same levels, and squared errors of x0, eps
+and velocity are plain means. Two networks that are the same function have the same errors, whether they put out eps, x0
+or v, and whichever path they noise clips along:
+
+- A level is told by its share of noise, sigma / (alpha + sigma): on the linear path that is t itself. Other paths take
+  the t at which their signal-to-noise ratio is the same.
+- The velocity is that of the linear path, eps - x0.
+
+At one level the three are multiples of one another, (eps - x0) = away from x0 by 1 / share; over levels they are not.
+(Kingma & Gao 2023, arXiv:2303.00848: losses of all kinds are weighted integrals of one error over log-SNR.)
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dit.diffusion.denoiser import Denoiser
+from dit.diffusion.given import with_given
+from dit.diffusion.levels import moved
+from dit.diffusion.path import Path
+
+QUANTITIES = ("x0", "eps", "velocity")
+
+
+def shares(num_levels: int) -> list[float]:
+    """Middles of equal intervals of the share of noise: 0.1, 0.3, 0.5, 0.7, 0.9 for five."""
+    return [(2 * level + 1) / (2 * num_levels) for level in range(num_levels)]
+
+
+def levels_of(path: Path, noise_shares: Sequence[float]) -> Tensor:
+    """The level t of `path` at which sigma / (alpha + sigma) is each of the shares: float64 (L,).
+
+    Beyond what a path reaches, its end.
+    """
+    share = torch.tensor(noise_shares, dtype=torch.float64)
+    return path.t_from_log_snr(2 * torch.log((1 - share) / share))
+
+
+@torch.no_grad()
+def errors(
+    denoiser: Denoiser, x0: Tensor, cond: dict[str, Tensor], noise_shares: Sequence[float], generator: torch.Generator
+) -> Tensor:
+    """Mean squared errors of `QUANTITIES` at L levels in F frames: float64 (3, L, F).
+
+    Nothing is given: every run can be asked that. All levels go through the network at once.
+
+    Args:
+        x0: the clean latents of one clip, (1, C, F, H, W).
+        cond: what the network is told of that clip, entries of batch 1.
+        generator: draws the noise, (L, C, F, H, W); seed it by the clip.
+    """
+    count = len(noise_shares)
+    x0 = x0.expand(count, *x0.shape[1:])
+    eps = moved(torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=generator.device), x0.device)
+    t = moved(levels_of(denoiser.path, noise_shares), x0.device)[:, None].to(
+        torch.promote_types(x0.dtype, torch.float32)
+    )
+    x_t = denoiser.path.mix(x0, eps, t)
+    told = {key: value.expand(count, *value.shape[1:]) for key, value in cond.items()}
+    nothing = torch.zeros(1, 1, 1, 1, 1, dtype=torch.bool, device=x0.device)
+    believed = denoiser(x_t, t, with_given(told, denoiser.net, x0, nothing))
+    away_x0, away_eps = (believed.x0 - x0).double(), (believed.eps - eps).double()
+    return torch.stack([away.square().mean(dim=(1, 3, 4)) for away in (away_x0, away_eps, away_eps - away_x0)])

@@ -1,0 +1,126 @@
+"""Validation: errors that are the same for every objective, batch size and order, beside the run's own loss."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dit.diffusion import prediction, space, weighting
+from dit.diffusion.conditioning import FirstFrame, RandomTasks
+from dit.diffusion.levels import LogitNormal, PerFrame, Uniform
+from dit.engine import rng
+from dit.engine.callbacks.metrics import Metrics
+from dit.engine.callbacks.validation import Validation
+from dit.engine.module import VideoDiffusion
+from dit.engine.writers import Writers
+from tests.engine.small import FRAMES, average, fit, model, objective, tasks, video_data
+
+NAMES = ("val/x0_error", "val/eps_error", "val/velocity_error")
+
+
+class Kept:
+    """A writer that remembers."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def start(self, *arguments: Any) -> None: ...
+
+    def metrics(self, step: int, values: Any) -> None:
+        self.rows.setdefault(step, {}).update(values)
+
+    def video(self, *arguments: Any) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def validated(
+    tmp_path: Path, module: VideoDiffusion | None = None, error_levels: int = 5, **data: Any
+) -> dict[str, float]:
+    """What is written after one step at a rate of 0, so that the weights are the first ones."""
+    module = module or model(max_steps=1, lr=0.0)
+    ema, kept = average(), Kept()
+    metrics = Metrics(Writers([kept]), None, every=100)  # type: ignore[arg-type]
+    validation = Validation(ema, metrics, every=1, level_buckets=2, error_levels=error_levels)
+    fit(module, [ema, metrics, tasks(validation)], tmp_path, video_data(**data))
+    return kept.rows[1]
+
+
+def errors_of(row: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name.startswith(NAMES)}
+
+
+def test_columns_and_what_they_add_up_to(tmp_path: Path) -> None:
+    row = validated(tmp_path)
+    for name in NAMES:
+        levels = [row[f"{name}_level_{share}"] for share in ("0.1", "0.3", "0.5", "0.7", "0.9")]
+        frames = [row[f"{name}_frame_{frame:02d}"] for frame in range(FRAMES)]
+        assert row[name] == pytest.approx(sum(levels) / 5) == pytest.approx(sum(frames) / FRAMES) and row[name] > 0
+        assert len([column for column in row if column.startswith(name)]) == 1 + 5 + FRAMES
+    # On the linear path eps is off by (1 - t) / t times what x0 is off, the velocity by 1 / t times.
+    assert row["val/eps_error_level_0.3"] == pytest.approx(row["val/x0_error_level_0.3"] * (0.7 / 0.3) ** 2, rel=1e-4)
+    assert row["val/velocity_error_level_0.3"] == pytest.approx(row["val/x0_error_level_0.3"] / 0.3**2, rel=1e-4)
+    assert "val/loss" in row
+
+
+def test_none_are_taken_where_none_are_wanted(tmp_path: Path) -> None:
+    row = validated(tmp_path, error_levels=0)
+    assert not errors_of(row) and "val/loss" in row
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weighting": weighting.Sigmoid(1.0)},
+        {"levels": PerFrame(LogitNormal(1.0, 1.0))},
+        {"levels": Uniform(), "space": space.Eps(), "weighting": weighting.MinSNR(5.0)},
+        {"conditioning": RandomTasks({"first": FirstFrame()}, {"first": 1}, 0.0)},
+    ],
+)
+def test_runs_that_differ_in_their_objective_have_equal_errors_and_other_losses(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    plain = validated(tmp_path / "plain")
+    other = validated(tmp_path / "other", model(max_steps=1, lr=0.0, objective=replace(objective(), **changes)))
+    assert errors_of(other) == errors_of(plain) != {}
+    assert other["val/loss"] != pytest.approx(plain["val/loss"], rel=0.01)
+
+
+def test_errors_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+    whole = validated(tmp_path / "whole", val_batch_size=6)
+    single = validated(tmp_path / "single", val_batch_size=1)
+    assert errors_of(single) == pytest.approx(errors_of(whole), rel=1e-12)
+
+
+def test_another_meaning_of_the_same_output_is_another_function(tmp_path: Path) -> None:
+    """Were errors taken of the raw output, they would not notice."""
+    plain = validated(tmp_path / "plain")
+    as_eps = replace(objective(), prediction=prediction.Eps(alpha_floor=1e-3))
+    other = validated(tmp_path / "other", model(max_steps=1, lr=0.0, objective=as_eps))
+    assert errors_of(other) != pytest.approx(errors_of(plain), rel=0.01)
+
+
+def test_weights_decide_the_errors_and_training_stays_as_it_was(tmp_path: Path) -> None:
+    first = validated(tmp_path / "first")
+    again = validated(tmp_path / "again", model(max_steps=1, lr=0.0))
+    other = validated(tmp_path / "other", model(max_steps=1, lr=0.0, seed=1))
+    assert errors_of(again) == errors_of(first) != errors_of(other)
+    weights = []
+    for levels in (0, 3):
+        module, metrics = model(max_steps=3), Metrics(Writers([]), None, every=100)  # type: ignore[arg-type]
+        validation = Validation(average(), metrics, every=1, level_buckets=2, error_levels=levels)
+        rng.seed(0)
+        fit(module, [validation.ema, tasks(validation)], tmp_path / str(levels))
+        weights.append([p.detach().clone() for p in module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize(("levels", "buckets"), [(-1, 2), (2, 0)])
+def test_numbers_without_meaning_are_refused(levels: int, buckets: int) -> None:
+    name = "error_levels=-1" if levels < 0 else "level_buckets=0"
+    with pytest.raises(ValueError, match=f"callbacks.validation.{name} must be at least"):
+        Validation(None, None, every=1, level_buckets=buckets, error_levels=levels)  # type: ignore[arg-type]
