@@ -9,6 +9,8 @@ from typing import NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkab
 import torch
 from torch import Tensor
 
+NO_CLASS = -1
+
 
 class Skipped(NamedTuple):
     """A clip that could not be read, and why."""
@@ -24,6 +26,7 @@ class Item(TypedDict):
     caption: str
     id: str
     fps: float
+    label: NotRequired[int]  # a class of the dataset's `classes`, or NO_CLASS
     skipped: NotRequired[tuple[Skipped, ...]]  # clips that this one stands in for
     repeated: NotRequired[int]  # frames that are shown again, since the file has fewer a second
 
@@ -51,6 +54,13 @@ class CaptionedClips(Clips, Protocol):
     def captions(self) -> Iterator[str]: ...
 
 
+@runtime_checkable
+class Classified(Protocol):
+    """Clips that have a class each: item["label"] is a position in `classes`, the names."""
+
+    classes: Sequence[str]
+
+
 @dataclass(frozen=True)
 class Batch:
     """Clips of one step.
@@ -64,6 +74,7 @@ class Batch:
             travels with the batch, so that batches which were loaded ahead do not count as used.
         skipped: clips that could not be read while this batch was made.
         slow: ids of clips that show a tenth of their frames or more again.
+        labels: int64 (B,), the class of each clip, `NO_CLASS` where it has none; None: the data has no classes.
     """
 
     pixels: Tensor
@@ -73,6 +84,7 @@ class Batch:
     position: int = 0
     skipped: tuple[Skipped, ...] = ()
     slow: tuple[str, ...] = ()
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,11 +95,13 @@ class Batch:
             self,
             pixels=self.pixels.to(device, non_blocking=non_blocking),
             fps=self.fps.to(device, non_blocking=non_blocking),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; the loader's pinning thread calls this."""
-        return replace(self, pixels=self.pixels.pin_memory(), fps=self.fps.pin_memory())
+        labels = None if self.labels is None else self.labels.pin_memory()
+        return replace(self, pixels=self.pixels.pin_memory(), fps=self.fps.pin_memory(), labels=labels)
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -115,4 +129,5 @@ def collate(items: Sequence[Item]) -> Batch:
         fps=torch.tensor([item["fps"] for item in items], dtype=torch.float32),
         skipped=tuple(skip for item in items for skip in item.get("skipped", ())),
         slow=tuple(item["id"] for item in items if 10 * item.get("repeated", 0) >= item["pixels"].shape[1]),
+        labels=torch.tensor([item.get("label", NO_CLASS) for item in items]) if "label" in first else None,
     )

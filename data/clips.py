@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from data.batch import Item, Skipped
 from data.decode import BadClip, BadClips, Ladder, Timeline, listing
 from data.images import open_image
+from data.labels import classify
 from data.manifest import Manifest, Row, read_manifest
 from data.module import VideoData
 
@@ -60,10 +61,19 @@ class ClipDataset(Dataset[Item]):
         num_frames, height, width: of every item.
         fps: of every item; each frame is the source frame nearest in time. Sources slower than this repeat frames,
             which the item counts. An image is shown for the whole clip.
+        classes: names of the classes that the manifest's rows name by number; none for clips without.
     """
 
     def __init__(
-        self, manifest: Manifest, decoder: Ladder, view: View, num_frames: int, height: int, width: int, fps: float
+        self,
+        manifest: Manifest,
+        decoder: Ladder,
+        view: View,
+        num_frames: int,
+        height: int,
+        width: int,
+        fps: float,
+        classes: Sequence[str] = (),
     ) -> None:
         self.manifest = manifest
         self.decoder = decoder
@@ -72,6 +82,7 @@ class ClipDataset(Dataset[Item]):
         self.height = height
         self.width = width
         self.fps = fps
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -91,6 +102,8 @@ class ClipDataset(Dataset[Item]):
             if row.id not in skipped:
                 try:
                     item = self._read(row, self.view(index, epoch), pick_caption(row.captions, index, epoch))
+                    if self.classes:
+                        item["label"] = row.label
                     item["skipped"] = tuple(Skipped(id, why) for id, why in skipped.items())
                     return item
                 except BadClip as error:
@@ -174,6 +187,7 @@ def fit(frames: Tensor, height: int, width: int, y: float, x: float) -> Tensor:
 def clip_data(
     root: str,
     manifest: str | None,
+    labels: str | None,
     val_clips: int,
     decoder: Ladder,
     batch_size: int,
@@ -194,17 +208,19 @@ def clip_data(
         root: folder that the manifest's paths are relative to.
         manifest: .csv, .jsonl or .parquet (`data.manifest` says which columns), or None for all videos and images in
             `root`.
+        labels: where a clip's class is from, `column`, `folder` or None (`labels.py`).
         val_clips: how many clips are held out, whole files by a hash of their path; 0 trains without validation.
         decoder: reads the files.
         batch_size, ..., max_bad_share: as in `data.module.VideoData`.
     """
     clips = read_manifest(root, manifest)
     clips.report()
+    clips, classes = classify(clips, labels, manifest or root)
     train, val = clips.split(val_clips)
     shape = (num_frames, height, width, fps)
     return VideoData(
-        train=ClipDataset(train, decoder, RandomView(seed), *shape),
-        val=ClipDataset(val, decoder, MiddleView(), *shape) if val_clips else None,
+        train=ClipDataset(train, decoder, RandomView(seed), *shape, classes),
+        val=ClipDataset(val, decoder, MiddleView(), *shape, classes) if val_clips else None,
         batch_size=batch_size,
         val_batch_size=val_batch_size,
         num_workers=num_workers,

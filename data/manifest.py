@@ -1,8 +1,8 @@
 """Lists of clips: a CSV, JSONL or Parquet file, or a folder of videos and images.
 
 Columns: `path` (relative to the root folder, or absolute), `caption`, and optionally `start` and `end` in seconds, the
-part of the file to use. Other columns (licence, source, ...) may be there and are not read. Several rows may name one
-file: excerpts of it, or other captions.
+part of the file to use, and `label`, the name or number of a class (`labels.py`). Other columns (licence, source, ...)
+may be there and are not read. Several rows may name one file: excerpts of it, or other captions.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import numpy as np
 import pyarrow as pa
 
 from data import images
+from data.batch import NO_CLASS
 from data.folder import VIDEOS, read_folder
 from data.tables import read_table
 
 log = logging.getLogger(__name__)
 
+CLASS = "class number"  # the column that `labels.classify` adds
 LOOK_AT = 16  # rows whose files are looked for when a manifest is read; all of them missing means a wrong root
 
 
@@ -36,6 +38,7 @@ class Row:
     id: str
     start: float
     end: float
+    label: int = NO_CLASS
 
     @property
     def is_image(self) -> bool:
@@ -66,6 +69,7 @@ class Manifest:
             id=values["path"] + part,
             start=0.0 if start is None else start,
             end=float("inf") if end is None else end,
+            label=values.get(CLASS, NO_CLASS),
         )
 
     def files(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import zip_longest
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from data import workers
-from data.batch import Batch, Clips, Item, RedrawnClips, Skipped, collate
+from data.batch import Batch, Classified, Clips, Item, RedrawnClips, Skipped, collate
 from data.decode import BadClips, listing
 from data.sampler import Draw, TrainingStream, validation_shard
 
@@ -147,6 +148,23 @@ class VideoData(LightningDataModule):
     @property
     def world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes that clips have, in the order of their numbers; none for clips without.
+
+        Raises:
+            ValueError: clips for training and for validation are classified by different names.
+        """
+        both = (self.train, self.val)
+        names: list[list[str]] = [list(each.classes) if isinstance(each, Classified) else [] for each in both]
+        if self.val is not None and names[0] != names[1]:
+            first = next((a, b) for a, b in zip_longest(*names) if a != b)
+            raise ValueError(
+                f"data.train has {len(names[0])} classes and data.val {len(names[1])}, and they differ: {first[0]} and"
+                f" {first[1]}; give both the same labels"
+            )
+        return names[0]
 
     def setup(self, stage: str) -> None:
         """Refuses empty data, and data that is not the same on all ranks."""

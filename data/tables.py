@@ -12,7 +12,13 @@ import pyarrow.parquet
 
 from data.textfile import read_text
 
-COLUMNS = {"path": pa.string(), "caption": pa.list_(pa.string()), "start": pa.float64(), "end": pa.float64()}
+COLUMNS = {
+    "path": pa.string(),
+    "caption": pa.list_(pa.string()),
+    "start": pa.float64(),
+    "end": pa.float64(),
+    "label": pa.string(),
+}
 REQUIRED = ("path", "caption")
 
 

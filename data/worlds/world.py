@@ -63,6 +63,9 @@ class World(Dataset[dict[str, object]]):
         background: (red, green, blue).
         split: "train" or "heldout".
         heldout_fraction: share of the combinations (colour, shape, direction) that only split "heldout" shows.
+        labels: parts of an object out of `caption.ObjectSpec` that make its class, for networks with labels:
+            [colour, shape] makes "red circle" one. Scenes of several objects have no class. Nothing for configs of
+            before there were labels.
 
     Raises ValueError for words that do not exist, paths that do not fit into the frame, an empty split.
     """
@@ -88,6 +91,7 @@ class World(Dataset[dict[str, object]]):
         background: Sequence[int],
         split: str,
         heldout_fraction: float,
+        labels: Sequence[str] = (),
     ) -> None:
         for name, value in {"num_clips": num_clips, "num_frames": num_frames, "height": height, "width": width}.items():
             if value < 1:
@@ -119,6 +123,17 @@ class World(Dataset[dict[str, object]]):
         self.motions = {name: weight for name, weight in motions.items() if weight > 0}
         self.num_objects = {int(count): weight for count, weight in num_objects.items() if weight > 0}
         self.stage = Stage(width / height, num_frames / fps, dict(sizes), dict(speeds), speed_jitter)
+        parts: dict[str, list[str]] = {
+            "colour": list(self.colours),
+            "shape": self.shapes,
+            "size": list(self.stage.sizes),
+            "motion": list(self.motions),
+            "direction": self.directions,
+            "speed": list(self.stage.speeds),
+        }
+        check_words("label", labels, parts)
+        self.labels = list(labels)
+        self.classes = [" ".join(each) for each in product(*(parts[part] for part in labels))] if labels else []
         self._combinations = {
             motion: self._split_combinations(motion, split == "heldout", heldout_fraction) for motion in self.motions
         }
@@ -213,7 +228,17 @@ class World(Dataset[dict[str, object]]):
             "caption": clip.caption,
             "id": f"world-{self.seed}-{index}",
             "fps": float(self.fps),
+            **({"label": self.label(clip.state.spec)} if self.labels else {}),
         }
+
+    def label(self, spec: Spec) -> int:
+        """The class of a scene, a position in `classes`; -1 where it has none."""
+        name = " ".join(getattr(spec.objects[0], part) for part in self.labels)
+        return self._numbers.get(name, -1) if len(spec.objects) == 1 else -1
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.classes)}
 
     def legend(self) -> dict[str, dict[str, Colour] | dict[str, tuple[tuple[float, float], ...]] | Colour]:
         """What a reader of pixels must know: `colours`, `outlines` (area pi, centroid at the origin), `background`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from data.batch import CaptionedClips
@@ -43,4 +44,9 @@ def some(clips: Any) -> list[str]:
     if not isinstance(clips, CaptionedClips):
         raise ValueError("preview.prompts=null takes captions of files, and this data has none; give prompts")
     different = [caption for caption in dict.fromkeys(clips.captions()) if caption] or [""]
-    return different[:: math.ceil(len(different) / SOME)]
+    return spread(different)
+
+
+def spread(texts: Sequence[str]) -> list[str]:
+    """At most `SOME` of the texts, from all over them."""
+    return list(texts[:: math.ceil(len(texts) / SOME)])

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from dit.codec.base import Codec
 from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
+from dit.diffusion.cond import About
 from dit.diffusion.given import with_given
 from dit.engine import captions, frozen, initial, rng, rundir
 from dit.engine.callbacks.after_step import AfterStep, Task, owed
@@ -33,6 +34,7 @@ from dit.sampling.pipeline import Pipeline
 from dit.text.base import TextEncoder
 
 log = logging.getLogger(__name__)
+MAY_BE_ABSENT = ("text", "alignment", "lora", "preview")  # text=null takes the whole key away
 TYPICAL_CAPTION = "a red circle moves to the right, quickly"  # text is a small part of the arithmetic
 
 
@@ -92,7 +94,7 @@ def _so_far(parts: Parts) -> tuple[Path | None, int]:
 def build(config: dict[str, Any]) -> Parts:
     """Builds and checks every part before anything is written."""
     run = rundir.check_name(config["name"])
-    config = rundir.as_begun(run, config)
+    config = rundir.as_begun(run, {**dict.fromkeys(MAY_BE_ABSENT), **config})
     rng.seed(config["seed"])  # the same first weights on all ranks
     training: Training = _make(config["trainer"])
     if is_sweep() and training.starts_processes:
@@ -104,12 +106,13 @@ def build(config: dict[str, Any]) -> Parts:
     net: Backbone = _make(config["net"])
     # Before the data, which may take long to open: both raise with the nearest sizes that fit.
     net.num_tokens(*codec.latent_shape(*(config["data"][key] for key in ("num_frames", "height", "width"))))
-    if net.in_channels != codec.channels:
-        raise ValueError(f"net.in_channels={net.in_channels}, but the codec gives {codec.channels}; make them equal")
-    if net.out_channels != codec.channels:
+    ends = {f"net.{name}": getattr(net, name) for name in ("in_channels", "out_channels")}
+    ends = {key: channels for key, channels in ends.items() if channels != codec.channels}
+    if ends:
         raise ValueError(
-            f"net.out_channels={net.out_channels}, but the codec gives {codec.channels}; make them equal (the variance"
-            " that DiT and Latte also put out is not trained here)"
+            f"{', '.join(f'{key}={value}' for key, value in ends.items())}, but the codec gives {codec.channels}:"
+            f" {' '.join(f'{key}={codec.channels}' for key in ends)} (the variance that DiT and Latte also put out is"
+            " not trained here)"
         )
     data: LightningDataModule = _make(config["data"])
     text: TextEncoder | None = _make(config["text"])
@@ -126,6 +129,7 @@ def build(config: dict[str, Any]) -> Parts:
         caption_dropout=config["caption_dropout"],
         compile_mode=training.compile_mode,
         config=config,
+        classes=data.classes,  # type: ignore[attr-defined]
     )
     if config["lora"] is not None:
         module.adapt(_make(config["lora"]))
@@ -142,7 +146,7 @@ def callbacks(parts: Parts) -> list[Callback]:
     metrics: Metrics = _make(config["callbacks"]["metrics"])(Writers([CSV(), *logger.values()]), guard)
     tasks: list[Task] = [_make(config["callbacks"]["validation"])(ema, metrics)]
     if (asked := config["preview"]) is not None:
-        prompts = captions.some(parts.data.train) if asked["prompts"] is None else asked["prompts"]  # type: ignore[attr-defined]
+        prompts = some_prompts(parts) if asked["prompts"] is None else asked["prompts"]
         preview: Preview = _make({**asked, "prompts": prompts})(ema, metrics.writers, pipeline(parts))
         preview.check()
         tasks.append(preview)
@@ -154,6 +158,13 @@ def callbacks(parts: Parts) -> list[Callback]:
         AfterStep(Signals(), _make(config["callbacks"]["checkpoints"]), tasks),
         _make(config["callbacks"]["progress"])(metrics),
     ]
+
+
+def some_prompts(parts: Parts) -> list[str]:
+    """What a preview shows that is told no prompts: classes, or captions, of the data."""
+    if parts.module.classes and parts.module.text is None:
+        return captions.spread(parts.module.classes)
+    return captions.some(parts.data.train)  # type: ignore[attr-defined]
 
 
 def pipeline(parts: Parts) -> Pipeline:
@@ -173,6 +184,8 @@ def pipeline(parts: Parts) -> Pipeline:
         width=data.width,  # type: ignore[attr-defined]
         fps=data.fps,  # type: ignore[attr-defined]
         num_steps=sampling["num_steps"],
+        num_classes=module.num_classes,
+        classes=module.classes,
         precision=torch.bfloat16 if parts.training.precision == "bf16-mixed" else None,
     )
 
@@ -197,7 +210,7 @@ def flops_per_token(parts: Parts) -> float:
     module, data = parts.module, parts.data
     shape = module.codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
     with torch.no_grad():
-        cond = module.condition([TYPICAL_CAPTION], torch.ones(1))
+        cond = module.condition(About([TYPICAL_CAPTION], None, torch.ones(1)))
     latents = torch.empty(1, module.codec.channels, *shape, device="meta")
     cond = with_given(cond, module.net, latents, torch.empty(1, 1, *shape, dtype=torch.bool, device="meta"))
     shapes = {key: value.shape for key, value in cond.items()}

@@ -47,6 +47,9 @@ FREE = (
     "data.pin_memory",
     "data.timeout",
     "data.max_bad_share",
+    "data.labels",  # what comes of them, the names of the classes, is compared with the checkpoint's
+    "data.train.labels",
+    "data.val.labels",
     "data.val_batch_size",
     "ema.use",
     "ema.snapshot_every",

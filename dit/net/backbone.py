@@ -13,7 +13,7 @@ from dit.net.attention import NoQKNorm, Parts
 from dit.net.blocks import Block
 from dit.net.checkpointing import Checkpointing
 from dit.net.context import make_context
-from dit.net.embed import Grid, LevelVector, nearest, patchify, token_grid, unpatchify
+from dit.net.embed import ClassEmbedding, Grid, LevelVector, nearest, patchify, token_grid, unpatchify
 from dit.net.kernels.door import Kernel
 from dit.net.layout import Layout
 from dit.net.modulation import Modulation
@@ -115,6 +115,11 @@ class Backbone(nn.Module):
     def init_weights(self) -> None:
         """Sets all weights anew; needed once more after building on the meta device and `to_empty`."""
         self.init(self)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes that cond["label"] names, itself the number of "no class"; None: this network reads no labels."""
+        return cast(ClassEmbedding, self.vectors["label"]).num_classes if "label" in self.vectors else None
 
     def skipping(self, blocks: Collection[int]) -> AbstractContextManager[None]:
         """Within: the network is without these blocks, counted from 0."""

@@ -135,6 +135,7 @@ class ClassEmbedding(LevelVector):
 
     def __init__(self, width: int, *, num_classes: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.table = nn.Embedding(num_classes + 1, width)
 
     def init_own(self, std: float) -> None:

@@ -51,6 +51,7 @@ class Checkpoint:
         ema: profile -> averaged weights under the same keys.
         config: the resolved training config, plain containers.
         frozen: the fingerprint of the weights that lie beside the file, once for the whole run; None: it holds all.
+        classes: names of the classes that a network with labels was trained on.
     """
 
     file: Path
@@ -58,6 +59,7 @@ class Checkpoint:
     ema: dict[str, dict[str, Tensor]]
     config: dict[str, Any]
     frozen: str | None = None
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, run_or_file: str | Path) -> Checkpoint:
@@ -80,7 +82,10 @@ class Checkpoint:
         }.items():
             _check_weights(file, name, weights)
         beside = {} if frozen is None else _frozen(file, frozen)
-        return cls(file, {**beside, **content["state_dict"]}, ema, content["config"], frozen)
+        names = content.get("classes", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{file} is not a checkpoint of this project: its classes are no list of names")
+        return cls(file, {**beside, **content["state_dict"]}, ema, content["config"], frozen, tuple(names))
 
     def value(self, *path: str) -> Any:
         """The plain value that the config holds at `path`; ValueError where it holds nothing, or no plain value."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dit.diffusion.cond import NO_CLASS, About, cond_of
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.given import with_given
 from dit.diffusion.path import Path
@@ -18,51 +18,17 @@ from dit.diffusion.prediction import Prediction
 from dit.sampling.checkpoint import TRUSTED, Checkpoint
 from dit.sampling.given import Given, hold
 from dit.sampling.guidance import AsTrained, Guidance, SkipLayer
+from dit.sampling.job import Job, Round, Samples, Trained, cost, draw, for_each, start_at
+from dit.sampling.labels import class_number
+from dit.sampling.record import as_config
+from dit.sampling.request import Request
 from dit.sampling.rollout import roll_out, stitch
-from dit.sampling.runtime import Progress, Timer, evaluating, peak_memory, pick_device, pick_dtype
+from dit.sampling.runtime import Progress, Timer, device_name, evaluating, peak_memory, pick_device, pick_dtype
 from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
-from dit.sampling.tasks import Canvas, Plan, Task, TextToVideo
+from dit.sampling.tasks import Canvas, Task, TextToVideo
 
 log = logging.getLogger(__name__)
-
-
-class Samples(NamedTuple):
-    """What a pipeline returns, on the CPU.
-
-    Attributes:
-        pixels: (B, 3, num_frames, height, width) float32 in [-1, 1]; chained clips are one long clip.
-        latents: (B, C, F, H, W) float32.
-        info: how they were made, plain values: weights, seeds, prompts, settings, seconds_per_step, peak_memory_gb.
-    """
-
-    pixels: Tensor
-    latents: Tensor
-    info: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a checkpoint was trained for; the pipeline warns when it is asked for something else."""
-
-    num_frames: int
-    height: int
-    width: int
-    fps: float
-    schedule: Schedule
-
-
-@dataclass(frozen=True)
-class Job:
-    """One batch of samples: what the network is told, its sources of noise, what is given, the levels to visit."""
-
-    cond: dict[str, Tensor]
-    uncond: dict[str, Tensor]
-    generators: list[torch.Generator]
-    plan: Plan
-    canvas: Canvas
-    levels: Tensor
-    timer: Timer
 
 
 class Pipeline:
@@ -74,7 +40,9 @@ class Pipeline:
         schedule, solver, guidance: of `dit.sampling`.
         num_frames, height, width, fps: of a sample, unless a call says otherwise.
         num_steps: solver steps.
-        num_classes: of a network with class labels, whose prompts are class numbers; None without.
+        num_classes: of a network that reads class labels; None without. One that reads no text beside takes classes as
+            prompts.
+        classes: their names, in the order of their numbers.
         batch_size: samples that are denoised at once; None takes all.
         context_level: noise level at which given frames are shown to the network (they are returned clean).
         precision: dtype for the network's matrix products; None computes in the weights' own.
@@ -100,6 +68,7 @@ class Pipeline:
         num_steps: int,
         *,
         num_classes: int | None = None,
+        classes: Sequence[str] = (),
         batch_size: int | None = None,
         context_level: float = 0.0,
         precision: torch.dtype | None = None,
@@ -118,7 +87,7 @@ class Pipeline:
         self.schedule, self.solver, self.guidance = schedule, solver, guidance
         self.num_frames, self.height, self.width, self.fps = num_frames, height, width, fps
         self.num_steps = num_steps
-        self.num_classes = num_classes
+        self.num_classes, self.classes = num_classes, classes
         self.batch_size = batch_size
         self.context_level = context_level
         self.precision = precision
@@ -183,6 +152,7 @@ class Pipeline:
             fps=data.fps if fps is None else fps,
             num_steps=file.number("sampling", "num_steps") if num_steps is None else num_steps,
             num_classes=file.num_classes(),
+            classes=file.classes,
             batch_size=batch_size,
             context_level=context_level,
             precision=pick_dtype(precision),
@@ -195,7 +165,6 @@ class Pipeline:
     def device(self) -> torch.device:
         return next((parameter.device for parameter in self.net.parameters()), torch.device("cpu"))
 
-    @torch.no_grad()
     def __call__(
         self,
         prompts: Sequence[str | int],
@@ -206,16 +175,18 @@ class Pipeline:
         num_steps: int | None = None,
         task: Task | None = None,
         negative_prompt: str | Sequence[str] = "",
+        labels: str | int | None | Sequence[str | int | None] = None,
         progress: Progress | None = None,
     ) -> Samples:
-        """One sample for each prompt and seed. Sample i depends on prompt i and seed i, not on its neighbours.
+        """One sample for each prompt and seed, all of them in memory; `batches` is for many.
 
         Args:
-            prompts: texts, or class numbers for a network with labels.
+            prompts: texts; classes (numbers or names) for a network that reads labels and no text.
             seeds: of each sample's own noise.
             num_frames, height, width, num_steps: None takes the pipeline's.
             task: what is given; None is text-to-video.
             negative_prompt: what guidance leads away from, one for all samples or one for each; "" is no prompt.
+            labels: classes, for a network that reads text too, one for all samples or one for each; None is no class.
             progress: called as `progress(steps done, steps in all)`.
 
         Raises:
@@ -223,35 +194,70 @@ class Pipeline:
         """
         if not prompts or len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: each sample, one or more, needs both")
-        negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
-        if len(negatives) != len(prompts):
-            raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one, or one for each")
-        task = task or TextToVideo()
+        negatives = for_each(negative_prompt, len(prompts), "negative prompts")
+        wanted = map(Request, prompts, negatives, seeds, for_each(labels, len(prompts), "labels"))
+        job = self.prepare(list(wanted), num_frames, height, width, num_steps, task)
+        made = list(self.make(job, range(len(job.batches)), progress))
+        pixels, latents = (torch.cat([getattr(each, name) for each in made]) for name in ("pixels", "latents"))
+        every, took = [each for batch in job.batches for each in batch], cost(made)
+        seconds, memory = took["seconds_per_step"], took["peak_memory_gb"]
+        log.info("%d samples: %.3f s a step, peak memory %.2f GB", len(every), seconds, memory)
+        return Samples(pixels, latents, {**self.info(job, every), **took})
+
+    def batches(
+        self,
+        wanted: Sequence[Request],
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_steps: int | None = None,
+        task: Task | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Samples]:
+        """The same for any number of samples, a batch at a time: memory does not grow with their number. What is wrong
+        with any of them is said at once, before the first batch."""
+        job = self.prepare(wanted, num_frames, height, width, num_steps, task)
+        return self.make(job, range(len(job.batches)), progress)
+
+    def prepare(
+        self,
+        wanted: Sequence[Request],
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_steps: int | None = None,
+        task: Task | None = None,
+    ) -> Job:
+        """Checks what is asked for and reads what is given; denoises nothing. Arguments and errors are `__call__`'s."""
+        if not wanted:
+            raise ValueError("0 samples are asked for: at least one prompt is needed")
+        task, steps = task or TextToVideo(), self.num_steps if num_steps is None else num_steps
         canvas = self.canvas(num_frames or self.num_frames, height or self.height, width or self.width)
-        levels = self.levels(canvas, self.num_steps if num_steps is None else num_steps)
+        levels = self.levels(canvas, steps)
         self._warn(canvas)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        with evaluating(self.net, self.codec, self.text):
+        largest = max(self.class_of(each) for each in wanted)
+        if 0 < len(self.classes) <= largest:
+            log.warning("class %d is sampled, but the checkpoint was trained on %d classes", largest, len(self.classes))
+        with evaluating(self.codec), torch.no_grad():
             plan = task(canvas)
-            plan.check(len(prompts))
-            levels = start_at(levels, plan.strength)
-            cond, uncond = self.condition(prompts), self.condition(negatives, told=False)
-            if self.offload_text and self.text is not None:
-                self.text.cpu()
-            size = self.batch_size or len(prompts)
-            starts = range(0, len(prompts), size)
-            timer = Timer(len(starts) * plan.chunks * (len(levels) - 1), progress, self.device)
-            made = []
-            for rows in (slice(start, start + size) for start in starts):
-                told, untold = ({key: value[rows] for key, value in each.items()} for each in (cond, uncond))
-                generators = [torch.Generator().manual_seed(seed) for seed in seeds[rows]]
-                made.append(self._make(Job(told, untold, generators, plan.rows(rows), canvas, levels, timer)))
-        pixels, latents = (torch.cat(part) for part in zip(*made, strict=True))
-        info = self._info(prompts, seeds, negatives, task, pixels, len(levels) - 1, timer)
-        seconds, memory = info["seconds_per_step"], info["peak_memory_gb"]
-        log.info("%d samples: %.3f s a step, peak memory %.2f GB", len(prompts), seconds, memory)
-        return Samples(pixels, latents, info)
+        plan.check(len(wanted))
+        size = self.batch_size or len(wanted)
+        batches = [list(wanted[start : start + size]) for start in range(0, len(wanted), size)]
+        return Job(batches, task, plan, steps, start_at(levels, plan.strength), canvas)
+
+    def make(self, job: Job, which: Sequence[int], progress: Progress | None = None) -> Iterator[Samples]:
+        """The samples of the batches `which` (positions in `job.batches`), one batch after another."""
+        timer = Timer(len(which) * job.steps, progress, self.device)
+        for index in which:
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+            seconds, done = timer.seconds, timer.done
+            with evaluating(self.net, self.codec, self.text), torch.no_grad():
+                pixels, latents = self._make(self._round(job, index, timer))
+            about = self.info(job, job.batches[index])
+            about["seconds_per_step"] = (timer.seconds - seconds) / max(timer.done - done, 1)
+            about["peak_memory_gb"] = peak_memory(self.device) / 1e9
+            yield Samples(pixels, latents, about)
 
     def canvas(self, num_frames: int, height: int, width: int) -> Canvas:
         """The clip to be made, in pixels and latents; ValueError when codec or network cannot take it."""
@@ -274,55 +280,74 @@ class Pipeline:
         net: Any = self.net
         return self.schedule(num_steps, net.num_tokens(*canvas.latent_shape), self.path)
 
-    def condition(self, prompts: Sequence[str | int], told: bool = True) -> dict[str, Tensor]:
-        """What the network is told of each prompt; for `told=False` labels say "no class"."""
-        cond = {"fps": torch.full((len(prompts),), float(self.fps), device=self.device)}
-        if self.num_classes is not None:
-            classes = [class_of(prompt, self.num_classes) if told else self.num_classes for prompt in prompts]
-            cond["label"] = torch.tensor(classes, device=self.device)
-        if self.text is not None:
-            texts = [str(prompt) for prompt in prompts]
-            distinct = list(dict.fromkeys(texts))  # a text encoder may be larger than the network: each prompt once
-            encoded = self.text.to(self.device)(distinct)
-            index = torch.tensor([distinct.index(text) for text in texts], device=self.device)
-            cond |= {key: value[index] for key, value in encoded.items()}
-        return cond
+    def class_of(self, request: Request) -> int:
+        """The class that a request names, `NO_CLASS` for none; ValueError for one that is not there."""
+        said = request.prompt if self.text is None and request.label is None else request.label
+        if self.num_classes is None:
+            if request.label is not None:
+                raise ValueError(f"label={request.label}, but this network reads no class labels; leave it out")
+            return NO_CLASS
+        return class_number(said, self.num_classes, self.classes)
 
-    def _make(self, job: Job) -> tuple[Tensor, Tensor]:
+    def condition(self, wanted: Sequence[Request], told: bool = True) -> dict[str, Tensor]:
+        """What the network is told of each sample; for `told=False` the negative prompt, and no class."""
+        texts = [str(each.prompt if told else each.negative_prompt) for each in wanted]
+        labels = torch.tensor([self.class_of(each) if told else NO_CLASS for each in wanted], device=self.device)
+        fps = torch.full((len(wanted),), float(self.fps), device=self.device)
+        if self.text is None:
+            return cond_of(About(texts, labels, fps), None, self.num_classes)
+        text = self.text.to(self.device)
+
+        def each_once(texts: Sequence[str]) -> dict[str, Tensor]:  # a text encoder may be larger than the network
+            distinct = list(dict.fromkeys(texts))
+            index = torch.tensor([distinct.index(text) for text in texts], device=self.device)
+            return {key: value[index] for key, value in text(distinct).items()}
+
+        return cond_of(About(texts, labels, fps), each_once, self.num_classes)
+
+    def _round(self, job: Job, index: int, timer: Timer) -> Round:
+        wanted = job.batches[index]
+        told, untold = self.condition(wanted), self.condition(wanted, told=False)
+        if self.offload_text and self.text is not None:
+            self.text.cpu()
+        generators = [torch.Generator().manual_seed(each.seed) for each in wanted]
+        return Round(told, untold, generators, job.plan.rows(job.rows(index)), job, timer)
+
+    def _make(self, now: Round) -> tuple[Tensor, Tensor]:
         """(pixels, latents) of one batch, on the CPU."""
-        plan, canvas = job.plan, job.canvas
+        plan, canvas = now.plan, now.job.canvas
         clips = roll_out(
-            lambda given: self._denoise(job, given), self._decode, canvas, plan.given, plan.chunks, plan.num_context
+            lambda given: self._denoise(now, given), self._decode, canvas, plan.given, plan.chunks, plan.num_context
         )
         latents, pixels = zip(*((latents.cpu(), pixels) for latents, pixels in clips), strict=True)
         shared = canvas.latent_of_frame()[plan.num_context - 1] + 1 if plan.num_context else 0
         return stitch(pixels, plan.num_context), stitch(latents, shared)
 
-    def _denoise(self, job: Job, given: Given | None) -> Tensor:
+    def _denoise(self, now: Round, given: Given | None) -> Tensor:
         """Latents (B, C, F, H, W) of one clip."""
         codec: Any = self.codec
-        shape = (codec.channels, *job.canvas.latent_shape)
-        noise = draw(job.generators, shape).to(self.device)
+        shape = (codec.channels, *now.job.canvas.latent_shape)
+        noise = draw(now.generators, shape).to(self.device)
         known, places = noise, torch.zeros_like(noise[:, :1], dtype=torch.bool)  # nothing
         if given is not None:
             given = given.rows(slice(0, len(noise)), noise)
             known, places = given.latents.expand_as(noise), given.places
         denoiser = Denoiser(self.net, self.path, self.prediction)
-        told, untold = (with_given(cond, self.net, known, places) for cond in (job.cond, job.uncond))
+        told, untold = (with_given(cond, self.net, known, places) for cond in (now.cond, now.uncond))
         guided = self.guidance(denoiser, told, untold)
         denoise = hold(guided, given, noise, self.path, self.context_level)
-        if job.plan.start is None:
+        if now.plan.start is None:
             x = self.path.prior_std * noise
         else:
-            x = self.path.mix(job.plan.start.to(noise), noise, job.levels[0].to(noise))
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None), job.timer:
+            x = self.path.mix(now.plan.start.to(noise), noise, now.job.levels[0].to(noise))
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None), now.timer:
             x = self.solver(
                 denoise,
                 x,
-                job.levels,
+                now.job.levels,
                 self.path,
-                on_step=lambda *_: job.timer.step(),
-                noise=lambda: draw(job.generators, shape).to(self.device),
+                on_step=lambda *_: now.timer.step(),
+                noise=lambda: draw(now.generators, shape).to(self.device),
             )
         return x if given is None else given.put_back(x)
 
@@ -342,54 +367,26 @@ class Pipeline:
         if self.schedule != self.trained.schedule:
             log.warning("sampling with %s, but the checkpoint was trained for %s", self.schedule, self.trained.schedule)
 
-    def _info(
-        self,
-        prompts: Sequence[str | int],
-        seeds: Sequence[int],
-        negatives: Sequence[str],
-        task: Task,
-        pixels: Tensor,
-        steps: int,
-        timer: Timer,
-    ) -> dict[str, Any]:
+    def info(self, job: Job, wanted: Sequence[Request]) -> dict[str, Any]:
+        """How samples are made, as plain values; parts of the sampler are configs, which build them again."""
+        canvas = job.canvas
         return {
-            "prompts": list(prompts),
-            "seeds": list(seeds),
-            "negative_prompts": list(negatives),
+            "prompts": [each.prompt for each in wanted],
+            "negative_prompts": [each.negative_prompt for each in wanted],
+            "labels": [each.label for each in wanted],
+            "seeds": [each.seed for each in wanted],
             "weights": self.weights,
-            "task": type(task).__name__,
-            "num_frames": pixels.shape[2],
-            "height": pixels.shape[3],
-            "width": pixels.shape[4],
-            "fps": self.fps,
-            "num_steps": steps,
-            "schedule": repr(self.schedule),
-            "solver": repr(self.solver),
-            "guidance": repr(self.guidance),
+            "task": as_config(job.task),
+            "schedule": as_config(self.schedule),
+            "solver": as_config(self.solver),
+            "guidance": as_config(self.guidance),
+            "num_steps": job.num_steps,
+            "steps_taken": len(job.levels) - 1,
+            "num_frames": canvas.num_frames,
+            "height": canvas.height,
+            "width": canvas.width,
+            "fps": canvas.fps,
             "context_level": self.context_level,
-            "precision": str(self.precision or "as the weights"),
-            "device": str(self.device),
-            "seconds_per_step": timer.seconds / max(timer.done, 1),
-            "peak_memory_gb": peak_memory(self.device) / 1e9,
+            "precision": None if self.precision is None else str(self.precision).removeprefix("torch."),
+            "device": device_name(self.device),
         }
-
-
-def draw(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
-    """Unit noise (B, *shape), each sample from its own generator on the CPU: the same bits on every device."""
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-
-
-def start_at(levels: Tensor, strength: float) -> Tensor:
-    """`levels` from `strength` on: what is noisier is left out."""
-    if strength >= 1:
-        return levels
-    return torch.cat([levels.new_tensor([strength]), levels[levels < strength]])
-
-
-def class_of(prompt: str | int, num_classes: int) -> int:
-    """A class number from a prompt; `num_classes` itself, or "", is "no class"."""
-    if prompt == "":
-        return num_classes
-    if not str(prompt).isdecimal() or int(prompt) > num_classes:
-        raise ValueError(f"prompt={prompt!r}: this network knows classes 0 to {num_classes - 1}, and no texts")
-    return int(prompt)

@@ -18,6 +18,7 @@ class Request:
     prompt: str | int
     negative_prompt: str
     seed: int
+    label: str | int | None = None  # a class, for networks that read one beside a text
 
 
 def requests(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -15,15 +16,22 @@ Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`: a GPU where there is one. ValueError for a device that torch does not have."""
+    """`auto`: a GPU where there is one, another one for each rank. ValueError for a device that torch does not have."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     try:
         torch.empty(0, device=name)
     except Exception as error:  # torch raises several kinds for unknown, absent and broken devices
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"device={name} cannot be used here ({first[:80]}); device=auto takes what is there") from None
     return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the kind of GPU: what can change a sample's last bits, but not which of several it was."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def pick_dtype(name: str | None) -> torch.dtype | None:

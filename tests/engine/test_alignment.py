@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.batch import Batch
+from dit.diffusion.cond import About
 from dit.engine import run
 from dit.engine.module import VideoDiffusion
 
@@ -76,7 +77,9 @@ def test_the_step_adds_the_weighted_alignment(module: VideoDiffusion) -> None:
 def test_only_the_blocks_up_to_the_aligned_one_learn_from_it(module: VideoDiffusion) -> None:
     assert module.alignment is not None
     given = batch()
-    _, aligned = module.losses(module.encode(given.pixels), module.condition(given.captions, given.fps), given.pixels)
+    _, aligned = module.losses(
+        module.encode(given.pixels), module.condition(About(given.captions, None, given.fps)), given.pixels
+    )
     assert aligned is not None
     aligned.backward()
     reached = [block.mlp.down.weight.grad is not None for block in module.net.blocks]  # type: ignore[union-attr]

@@ -18,6 +18,7 @@ from dit.engine.writers import Writers
 from dit.media.samples import file_name
 from dit.media.video import viewing_scale, write_video
 from dit.sampling.pipeline import Pipeline
+from dit.sampling.request import Request
 
 log = logging.getLogger(__name__)
 FOLDER = "samples"
@@ -68,8 +69,9 @@ class Preview:
         """
         pipeline = self.pipeline
         try:
-            pipeline.levels(pipeline.canvas(pipeline.num_frames, pipeline.height, pipeline.width), pipeline.num_steps)
-            pipeline.condition(self.prompts)
+            wanted = [Request(prompt, "", self.seed) for prompt in self.prompts]
+            pipeline.prepare(wanted)
+            pipeline.condition(wanted)
         except ValueError as error:
             raise ValueError(f"no preview could be made: {error} (preview=none trains without)") from None
 
