@@ -29,7 +29,7 @@ from dit.engine.signals import Signals
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
 from dit.net.backbone import Backbone
-from dit.net.flops import count_flops, reference_rate
+from dit.net.flops import STATED, count_flops, reference_rate
 from dit.sampling.pipeline import Pipeline
 from dit.text.base import TextEncoder
 
@@ -242,8 +242,10 @@ def _arithmetic(parts: Parts, metrics: Metrics, flops: float, num_devices: int) 
     metrics.flops_per_token = flops
     dtype = torch.bfloat16 if parts.training.precision == "bf16-mixed" else torch.float32
     rate, source = reference_rate(parts.training.device_type, dtype)
-    metrics.reference_rate = rate * num_devices
+    metrics.reference_rate, metrics.reference_is_stated = rate * num_devices, source == STATED
     log.info("MFU is the share of %.2f TFLOP/s (%s) on each of %d devices", rate / 1e12, source, num_devices)
+    if source != STATED:
+        log.info("that rate is of this moment; compare runs by speed/tflops instead of speed/mfu")
 
 
 def _brief(node: Any, groups: Mapping[str, Any]) -> str:

@@ -44,6 +44,8 @@ PEAK_BF16: tuple[tuple[str, float], ...] = (
     ("RTX 3090", 71e12),
 )
 
+STATED, MEASURED = "data sheet", "measured"
+
 
 def count_flops(
     net: nn.Module,
@@ -149,13 +151,18 @@ def measured_matmul_rate(device: torch.device | str, dtype: torch.dtype) -> floa
 
 
 def reference_rate(device: torch.device | str, dtype: torch.dtype) -> tuple[float, str]:
-    """The FLOP/s that MFU is a share of, and where it is from: `data sheet` (GPU in half precision) or `measured`."""
+    """The FLOP/s that MFU is a share of, and where it is from: `STATED` for GPUs that are known, else `MEASURED`.
+
+    In float32 a GPU's data sheet counts where torch may use TF32: half the rate of bfloat16 on all of the table. No CPU
+    has one: neither its clock under load nor how many wide units it has can be read from the system.
+    """
     device = torch.device(device)
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+    tf32 = dtype is torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    if device.type == "cuda" and (dtype in (torch.bfloat16, torch.float16) or tf32):
         rate = peak_rate(torch.cuda.get_device_name(device))
         if rate is not None:
-            return rate, "data sheet"
-    return measured_matmul_rate(device, dtype), "measured"
+            return (rate / 2 if tf32 else rate), STATED
+    return measured_matmul_rate(device, dtype), MEASURED
 
 
 def synchronize(device: torch.device) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,7 @@ from dit.engine.signals import Signals
 log = logging.getLogger(__name__)
 
 DUE = "due.json"  # in the folder of checkpoints: which tasks the newest one still owes
+SAVING = "checkpoint"
 FAILED = 1000  # above every signal's number
 
 Ask = Callable[..., None]  # `AfterStep.ask`
@@ -36,6 +39,10 @@ class Task(Protocol):
     """Something to be made at some steps, by all ranks together: validation, previews."""
 
     name: str
+
+    @property
+    def every(self) -> int | None:
+        """Steps from one to the next, for the time left; None: it is never made."""
 
     def is_due(self, step: int, last: bool) -> bool:
         """Whether it is to be made at `step`, the run's last one if `last`."""
@@ -64,6 +71,7 @@ class AfterStep(Callback):
         self.stopped_by: int | None = None  # the signal, agreed on by all ranks
         self._last_step = -1
         self._drawn: Any = None  # what was read of the data behind the last step; None within a step
+        self._took: dict[str, float] = {}  # seconds of the last one of each kind, by name
 
     # -- hooks
 
@@ -136,7 +144,10 @@ class AfterStep(Callback):
     def _make(self, trainer: Trainer, module: VideoDiffusion, due: list[Task]) -> None:
         for index, task in enumerate(due):
             try:
-                task.run(trainer, module, trainer.global_step, self.ask)
+                log.info("step %d: %s begins", trainer.global_step, task.name)
+                with self._timed(task.name):
+                    task.run(trainer, module, trainer.global_step, self.ask)
+                log.info("step %d: %s took %s", trainer.global_step, task.name, duration(self._took[task.name]))
             except Stopped:
                 if self.checkpoints.saved_step != trainer.global_step:
                     self._save(trainer, due[index:])
@@ -148,7 +159,36 @@ class AfterStep(Callback):
                     log.warning("%s cannot be written: %s", DUE, error)
 
     def _save(self, trainer: Trainer, due: Sequence[Task]) -> None:
-        self.checkpoints.save(trainer, trainer.global_step, lambda run: note(run, trainer.global_step, due))
+        with self._timed(SAVING):
+            self.checkpoints.save(trainer, trainer.global_step, lambda run: note(run, trainer.global_step, due))
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._took[name] = time.perf_counter() - began
+
+    def still_to_come(self, step: int, max_steps: int) -> tuple[float, bool]:
+        """Seconds of all checkpoints and tasks behind `step`, and whether they are known: one of each kind was made.
+
+        What was not made yet counts nothing.
+        """
+        every = {SAVING: self.checkpoints.every, **{task.name: task.every for task in self.tasks}}
+        times = {name: to_come(step, max_steps, each) for name, each in every.items() if each is not None}
+        known = all(name in self._took for name, count in times.items() if count and name != SAVING)
+        return sum(count * self._took.get(name, 0.0) for name, count in times.items()), known
+
+
+def to_come(step: int, max_steps: int, every: int) -> int:
+    """How many of the steps behind `step` are multiples of `every` or the last one."""
+    return max_steps // every - step // every + (max_steps % every != 0 and step < max_steps)
+
+
+def duration(seconds: float) -> str:
+    """`5:30`, `2:05:30`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def drawn(trainer: Trainer) -> Any:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from data.batch import Batch
 from dit.engine import parallel
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.module import StepOutput, VideoDiffusion
@@ -45,7 +46,7 @@ class Speed:
 
 
 class Metrics(Callback):
-    """Writes `train/loss` (mean since the last row), `train/grad_norm`, `train/lr` and speeds every `every` steps.
+    """Writes losses, speeds and what was seen so far, every `every` steps; docs/architecture.md lists the columns.
 
     What has been summed up since the last row is part of the checkpoint, so a resumed run writes the same numbers; so
     are rows that metrics.csv could not take.
@@ -65,6 +66,9 @@ class Metrics(Callback):
         self.speed = Speed()
         self.flops_per_token = 0.0
         self.reference_rate = 0.0  # FLOP/s that MFU is a share of, all devices together
+        self.reference_is_stated = False  # by a data sheet: the MFU of two runs can be compared
+        self._seconds = 0.0  # that earlier processes of this run took
+        self._began = time.perf_counter()
         self.last_loss = float("nan")
         self._losses: list[Tensor] = []
         self._saved: list[list[float]] = []
@@ -75,11 +79,25 @@ class Metrics(Callback):
     @property
     def mfu(self) -> float:
         """Model FLOPs utilisation: the share of the devices' rate that the model's own arithmetic makes up."""
-        return self.speed.tokens_per_second * self.flops_per_token / self.reference_rate if self.reference_rate else 0.0
+        return self.flops_per_second / self.reference_rate if self.reference_rate else 0.0
+
+    @property
+    def flops_per_second(self) -> float:
+        """The model's own arithmetic."""
+        return self.speed.tokens_per_second * self.flops_per_token
+
+    @property
+    def seconds(self) -> float:
+        """What the run took so far: all its processes, from the first to the present step of each, everything counted.
+
+        What a process did behind its last checkpoint is lost, and so is its time.
+        """
+        return self._seconds + time.perf_counter() - self._began
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, VideoDiffusion)
         self._last_step = trainer.global_step
+        self._began = time.perf_counter()
         if len(self._saved) == trainer.world_size:
             self._losses = [torch.tensor(x, device=pl_module.device) for x in self._saved[trainer.global_rank]]
         if trainer.is_global_zero:
@@ -115,8 +133,19 @@ class Metrics(Callback):
                     "speed/steps_per_second": self.speed.steps_per_second,
                     "speed/tokens_per_second": self.speed.tokens_per_second,
                     "speed/mfu": self.mfu,
+                    "speed/tflops": self.flops_per_second / 1e12,
+                    "speed/reference_tflops": self.reference_rate / 1e12,
+                    "speed/reference_is_stated": float(self.reference_is_stated),
+                    "speed/seconds": self.seconds,
+                    **self._seen(batch, pl_module.last_step.tokens),
                 },
             )
+
+    def _seen(self, batch: Batch, tokens: int) -> dict[str, float]:
+        """What the run was trained on so far. The position in the stream of clips counts all ranks and all processes,
+        and is part of each checkpoint; every clip of a run has as many tokens as those of this batch of `tokens`."""
+        seen = batch.position * (tokens // len(batch))
+        return {"seen/clips": batch.position, "seen/tokens": seen, "seen/flops": seen * self.flops_per_token}
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One more set of numbers for the row of `step`. The writers are closed on all ranks but the first."""
@@ -127,11 +156,13 @@ class Metrics(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.writers.flush()  # a checkpoint never knows of steps that the table does not
+        checkpoint["seconds"] = self.seconds
         checkpoint["unwritten_metrics"] = self.writers.unwritten()  # for want of space
         checkpoint["running_losses"] = parallel.gather_objects([float(loss) for loss in self._losses])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint["running_losses"]
+        self._seconds = float(checkpoint.get("seconds", 0.0))  # older files do not say
         self._unwritten = checkpoint.get("unwritten_metrics", [])  # older files have none
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from dit.engine.callbacks.after_step import AfterStep, duration
 from dit.engine.callbacks.metrics import Metrics
 
 
 class Progress(Callback):
     """Shows step, loss, steps/s, tokens/s, MFU and time left on the first rank.
 
-    It stands last, so that the time left counts validation, previews and saving, and the speed does not.
+    It stands last, so that the speed does not count validation, previews and saving. The time left counts those that
+    are still to come, each as long as the last one of its kind; before the first one of each, it is a lower bound.
 
     Args:
         metrics: knows the numbers.
@@ -27,13 +29,10 @@ class Progress(Callback):
         self.metrics = metrics
         self.seconds = seconds
         self._bar: tqdm | None = None
-        self._began = 0.0
-        self._first_step = 0
         self._last_line = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._began = self._last_line = time.perf_counter()
-        self._first_step = trainer.global_step
+        self._last_line = time.perf_counter()
         self.metrics.speed.start()  # behind what was still due at this step
         if trainer.is_global_zero and sys.stderr.isatty():
             self._bar = tqdm(
@@ -52,21 +51,28 @@ class Progress(Callback):
         now, step = time.perf_counter(), trainer.global_step
         if self._bar is not None:
             self._bar.n = step
-            self._bar.set_postfix_str(self.line(trainer, now), refresh=False)
+            self._bar.set_postfix_str(self.line(trainer), refresh=False)
             self._bar.update(0)
         elif now - self._last_line > self.seconds or step == trainer.max_steps:
             self._last_line = now
-            print(f"step {step}/{trainer.max_steps}  {self.line(trainer, now)}", file=sys.stderr, flush=True)
+            print(f"step {step}/{trainer.max_steps}  {self.line(trainer)}", file=sys.stderr, flush=True)
 
-    def line(self, trainer: Trainer, now: float) -> str:
+    def line(self, trainer: Trainer) -> str:
         speed, metrics = self.metrics.speed, self.metrics
-        done = trainer.global_step - self._first_step
-        left = (now - self._began) / done * (trainer.max_steps - trainer.global_step) if done else float("inf")
         loss = "" if math.isnan(metrics.last_loss) else f"loss {metrics.last_loss:.4f}  "  # none is known at first
         return (
             f"{loss}{speed.steps_per_second:.2f} steps/s  "
-            f"{speed.tokens_per_second:,.0f} tokens/s  MFU {100 * metrics.mfu:.0f} %  {duration(left)} left"
+            f"{speed.tokens_per_second:,.0f} tokens/s  MFU {100 * metrics.mfu:.0f} %  {self.left(trainer)} left"
         )
+
+    def left(self, trainer: Trainer) -> str:
+        """The time to the last step at the present speed, and of what comes between and behind the steps."""
+        step, max_steps, speed = trainer.global_step, trainer.max_steps, self.metrics.speed.steps_per_second
+        if not speed:
+            return "?"
+        after_step = next((each for each in trainer.callbacks if isinstance(each, AfterStep)), None)  # type: ignore[attr-defined]
+        more, known = (0.0, True) if after_step is None else after_step.still_to_come(step, max_steps)
+        return f"{'' if known else 'at least '}{duration((max_steps - step) / speed + more)}"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
@@ -78,12 +84,3 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-def duration(seconds: float) -> str:
-    """`2:05:30`, `5:30`, or `?` when it is not known yet."""
-    if seconds == float("inf"):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
