@@ -162,11 +162,8 @@ def pick_frames(timeline: Timeline, row: Row, num_frames: int, fps: float, time:
     last_begin = np.searchsorted(times, times[part[-1]] + 0.5 / timeline.fps - needed, side="right") - 1
     begins = max(1, int(last_begin) - int(part[0]) + 1)
     begin = int(part[0]) + min(int(time * begins), begins - 1)
-    wanted = times[begin] + np.arange(num_frames) / fps
-    after = np.minimum(np.searchsorted(times, wanted), part[-1])
-    before = np.maximum(after - 1, begin)
-    indices: list[int] = np.where(wanted - times[before] <= times[after] - wanted, before, after).tolist()
-    return indices
+    nearest = timeline.nearest(times[begin] + np.arange(num_frames) / fps)
+    return [min(max(index, begin), int(part[-1])) for index in nearest]
 
 
 def fit(frames: Tensor, height: int, width: int, y: float, x: float) -> Tensor:

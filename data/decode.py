@@ -55,6 +55,15 @@ class Timeline:
     times: NDArray[np.float64]  # (N,) seconds, rising, the first frame at 0
     fps: float  # average frames a second
 
+    def nearest(self, moments: NDArray[np.float64]) -> list[int]:
+        """For each moment the number of the frame nearest in time; of two at equal distance the earlier one."""
+        after = np.minimum(np.searchsorted(self.times, moments), len(self.times) - 1)
+        before = np.maximum(after - 1, 0)
+        indices: list[int] = np.where(
+            moments - self.times[before] <= self.times[after] - moments, before, after
+        ).tolist()
+        return indices
+
 
 Pick = Callable[[Timeline], Sequence[int]]
 """Which frames to decode, chosen once the timeline is known: in any order, also several times over."""

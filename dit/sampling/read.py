@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+
+from data.decode import BadClip, Ladder, PyAV, Timeline
+from data.images import open_image, open_mask
+from dit.sampling.fit import Fit
+
+log = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | Tensor | None
 
@@ -28,80 +37,95 @@ def missing(path: Path, what: str) -> FileNotFoundError:
     return FileNotFoundError(f"{what} {path} is not there{hint}")
 
 
-def read_image(path: str | os.PathLike[str], height: int, width: int) -> Tensor:
-    """Pixels (3, height, width) in [-1, 1]: turned as its EXIF says, scaled to cover the frame, cut to its centre."""
-    return _to_pixels(_open(path, "image", "RGB"), height, width)
-
-
-def read_mask(path: str | os.PathLike[str], height: int, width: int) -> Tensor:
-    """bool (height, width), True where the image is lighter than middle grey; fitted like `read_image`."""
-    image = ImageOps.fit(_open(path, "mask", "L"), (width, height), Image.Resampling.BOX)
-    return torch.from_numpy(np.asarray(image) > 127)
-
-
-def read_video(path: str | os.PathLike[str], height: int, width: int, fps: float) -> Iterator[Tensor]:
-    """Frames (3, height, width) in [-1, 1] at `fps`, each the file's nearest in time; fitted like `read_image`.
+def read_image(path: str | os.PathLike[str], height: int, width: int, fit: Fit) -> Tensor:
+    """Pixels (3, height, width) in [-1, 1]: turned as its EXIF says, then fitted.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no video in it, or damaged.
+        FileNotFoundError: no such file. ValueError: no image, or none whose meaning is known.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise missing(file, "video")
-    tolerance = 1e-3 / fps
-    previous: tuple[float, Image.Image] | None = None
-    interval, target = 1 / fps, 0
-    for time, image in _frames(file):
-        if previous is not None:
-            interval = time - previous[0]
-            while target / fps < time - tolerance:
-                nearer = previous if target / fps - previous[0] <= time - target / fps else (time, image)
-                yield _to_pixels(nearer[1], height, width)
-                target += 1
-        previous = time, image
-    # the last frame is shown as long as the one before it
-    while previous is not None and target / fps < previous[0] + interval - tolerance:
-        yield _to_pixels(previous[1], height, width)
-        target += 1
+    image = open_image(_there(path, "image"))
+    _say_fit(path, image.size, (width, height), fit)
+    return _to_pixels(image, height, width, fit)
 
 
-def _frames(file: Path) -> Iterator[tuple[float, Image.Image]]:
-    """(seconds since the first frame, upright frame) of the file's best video stream."""
-    count = 0
+def read_mask(path: str | os.PathLike[str], height: int, width: int, fit: Fit) -> Tensor:
+    """bool (height, width), True where the image is lighter than middle grey; fitted like `read_image`."""
+    mask = fit(open_mask(_there(path, "mask")), (width, height), Image.Resampling.BOX)
+    return torch.from_numpy(np.asarray(mask) > 127)
+
+
+def first_frames(path: str | os.PathLike[str], count: int, height: int, width: int, fps: float, fit: Fit) -> Tensor:
+    """The first `count` frames (3, count, height, width) in [-1, 1] at `fps`, each the file's nearest in time.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: no video in it, damaged, or too short.
+    """
+    return _frames(path, count, height, width, fps, fit, lambda there: 0)
+
+
+def last_frames(path: str | os.PathLike[str], count: int, height: int, width: int, fps: float, fit: Fit) -> Tensor:
+    """The last `count` frames, as `first_frames` gives the first."""
+    return _frames(path, count, height, width, fps, fit, lambda there: there - count)
+
+
+def _frames(
+    path: str | os.PathLike[str],
+    count: int,
+    height: int,
+    width: int,
+    fps: float,
+    fit: Fit,
+    begin: Callable[[int], int],  # frames that the file has at `fps` -> the first that is wanted
+) -> Tensor:
+    file = _there(path, "video")
+    picked: list[int] = []
+    there = 0
+
+    def pick(timeline: Timeline) -> list[int]:
+        nonlocal there
+        there = frames_at(timeline, fps)
+        picked[:] = timeline.nearest((max(0, begin(there)) + np.arange(min(there, count))) / fps)
+        return sorted(set(picked))
+
     try:
-        with av.open(str(file)) as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise ValueError(f"{file} holds no video; streams: {', '.join(s.type for s in container.streams)}")
-            rate, first = float(stream.average_rate or stream.guessed_rate or 25), None
-            for frame in container.decode(stream):
-                time = frame.time if frame.time is not None else count / rate
-                first = time if first is None else first
-                upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                yield time - first, Image.fromarray(np.ascontiguousarray(upright))
-                count += 1
-    except av.error.FFmpegError as error:
-        raise ValueError(
-            f"{file} cannot be decoded after {count} frames ({error.strerror}); is it a video, and whole?"
-        ) from None
-    if count == 0:
-        raise ValueError(f"{file} holds no frame that can be decoded; is it damaged?")
+        decoded = _ladder().read(file, pick)  # (distinct frames, h, w, 3)
+    except BadClip as error:
+        raise ValueError(f"{file} cannot be decoded ({error.why}); is it a video, and whole?") from None
+    if there < count:
+        raise ValueError(f"{file} has {there} frames at {fps:g} frames a second; {count} are needed")
+    if 10 * (repeated := count - len(decoded)) >= count:
+        log.warning("%s: %d of %d frames are shown again: it has fewer than %g a second", file, repeated, count, fps)
+    _say_fit(file, (decoded.shape[2], decoded.shape[1]), (width, height), fit)
+    fitted = [_to_pixels(Image.fromarray(frame), height, width, fit) for frame in decoded]
+    number = {index: place for place, index in enumerate(sorted(set(picked)))}
+    return torch.stack([fitted[number[index]] for index in picked], 1)
 
 
-def _open(path: str | os.PathLike[str], what: str, mode: str) -> Image.Image:
+def frames_at(timeline: Timeline, fps: float) -> int:
+    """How many frames a file has at `fps`. Its last frame is shown for as long as its frames usually are."""
+    times = timeline.times
+    usual = float(np.median(np.diff(times))) if len(times) > 1 else 1 / fps
+    return max(1, math.ceil((float(times[-1]) + usual) * fps - 1e-3))
+
+
+@functools.cache
+def _ladder() -> Ladder:
+    return Ladder(decoders=[PyAV()])
+
+
+def _there(path: str | os.PathLike[str], what: str) -> Path:
     file = Path(path)
     if not file.is_file():
         raise missing(file, what)
-    try:
-        with Image.open(file) as image:
-            return ImageOps.exif_transpose(image).convert(mode)
-    except OSError as error:  # PIL's own errors too
-        raise ValueError(
-            f"{file} cannot be read as an image ({' '.join(str(error).split())}); use PNG or JPEG"
-        ) from None
+    return file
 
 
-def _to_pixels(image: Image.Image, height: int, width: int) -> Tensor:
-    fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)  # the same size passes untouched
-    return torch.from_numpy(np.asarray(fitted, np.float32)).permute(2, 0, 1) / 127.5 - 1
+def _say_fit(path: str | os.PathLike[str], size: tuple[int, int], wanted: tuple[int, int], fit: Fit) -> None:
+    if (lost := fit.loss(size, wanted)) is not None:
+        log.warning("%s is %dx%d, the samples are %dx%d: %s", path, *size, *wanted, lost)
+
+
+def _to_pixels(image: Image.Image, height: int, width: int, fit: Fit) -> Tensor:
+    fitted = fit(image, (width, height), Image.Resampling.LANCZOS)
+    pixels: NDArray[np.float32] = np.asarray(fitted, np.float32)
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1

@@ -1,13 +1,12 @@
 """What a sampler can be asked for: each task turns images and videos into what is known before sampling.
 
 `task(canvas) -> Plan`. Sources are file paths, read at the canvas's size and frame rate, or pixels in [-1, 1] that fit
-it: one image `(3, H, W)` or video `(3, F, H, W)` for all samples, or one for each with a batch axis in front.
+it: one image `(3, H, W)` or video `(3, F, H, W)` for all samples, or one for each with a batch axis in front. `fit`
+says how a file of another shape comes into the canvas.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,8 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dit.sampling.fit import Cut, Fit
 from dit.sampling.given import Given
-from dit.sampling.read import Source, read_image, read_mask, read_video
+from dit.sampling.read import Source, first_frames, last_frames, read_image, read_mask
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,10 @@ class ImageToVideo:
     """
 
     image: Source
+    fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:
-        return Plan(canvas.given_frames(_image(self.image, "image", canvas), [0]))
+        return Plan(canvas.given_frames(_image(self.image, "image", canvas, self.fit), [0]))
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,11 @@ class FirstLast:
 
     image: Source
     last_image: Source
+    fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:
         _needs_frames(canvas, 2)
-        ends = [_image(self.image, "image", canvas), _image(self.last_image, "last_image", canvas)]
+        ends = [_image(getattr(self, name), name, canvas, self.fit) for name in ("image", "last_image")]
         return Plan(canvas.given_frames(_join(ends), [0, canvas.num_frames - 1]))
 
 
@@ -155,9 +157,10 @@ class Loop:
     """
 
     image: Source
+    fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:
-        return FirstLast(self.image, self.image)(canvas)
+        return FirstLast(self.image, self.image, self.fit)(canvas)
 
 
 @dataclass(frozen=True)
@@ -173,10 +176,11 @@ class Extend:
     video: Source
     num_context: int
     times: int
+    fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:
         _check_chain(canvas, self.num_context, self.times)
-        context = _last_frames(self.video, self.num_context, canvas)
+        context = _last_frames(self.video, self.num_context, canvas, self.fit)
         given = canvas.given_frames(context, range(self.num_context))
         return Plan(given, chunks=self.times, num_context=self.num_context)
 
@@ -209,6 +213,7 @@ class Interpolate:
 
     video: Source
     every: int | None
+    fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:
         _needs_frames(canvas, 2)
@@ -216,7 +221,7 @@ class Interpolate:
         if self.every is not None and not 2 <= every < canvas.num_frames:
             raise ValueError(f"every={every} leaves nothing to interpolate; use 2 to {canvas.num_frames - 1}")
         at = range(0, canvas.num_frames, every)
-        return Plan(canvas.given_frames(_first_frames(self.video, len(at), canvas, every), at))
+        return Plan(canvas.given_frames(_first_frames(self.video, len(at), canvas, self.fit, every), at))
 
 
 @dataclass(frozen=True)
@@ -230,13 +235,14 @@ class VideoToVideo:
 
     video: Source
     strength: float
+    fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:
         if not 0 < self.strength <= 1:
             raise ValueError(
                 f"strength={self.strength} is outside (0, 1]; nearest: {1.0 if self.strength > 1 else 0.1}"
             )
-        pixels = _first_frames(self.video, canvas.num_frames, canvas)
+        pixels = _first_frames(self.video, canvas.num_frames, canvas, self.fit)
         return Plan(start=canvas.encode(pixels), strength=self.strength)
 
 
@@ -252,11 +258,12 @@ class Inpaint:
 
     video: Source
     mask: Source
+    fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:
-        latents = canvas.encode(_first_frames(self.video, canvas.num_frames, canvas))
+        latents = canvas.encode(_first_frames(self.video, canvas.num_frames, canvas, self.fit))
         mask = _present(self.mask, "mask", "mask.png")
-        unknown = mask if isinstance(mask, Tensor) else read_mask(mask, canvas.height, canvas.width)
+        unknown = mask if isinstance(mask, Tensor) else read_mask(mask, canvas.height, canvas.width, self.fit)
         if unknown.dtype != torch.bool or unknown.shape != (canvas.height, canvas.width):
             raise ValueError(
                 f"mask is {unknown.dtype} {tuple(unknown.shape)}, not bool {(canvas.height, canvas.width)}"
@@ -273,36 +280,27 @@ def _present(source: Source, name: str, example: str) -> Any:
     return source
 
 
-def _image(source: Source, name: str, canvas: Canvas) -> Tensor:
+def _image(source: Source, name: str, canvas: Canvas, fit: Fit) -> Tensor:
     """One frame, (B, 3, 1, H, W)."""
     source = _present(source, name, "frame.png")
-    pixels = source if isinstance(source, Tensor) else read_image(source, canvas.height, canvas.width)
+    pixels = source if isinstance(source, Tensor) else read_image(source, canvas.height, canvas.width, fit)
     return _fitting(pixels.unsqueeze(-3), name, 1, canvas)
 
 
-def _first_frames(source: Source, count: int, canvas: Canvas, every: int = 1) -> Tensor:
+def _first_frames(source: Source, count: int, canvas: Canvas, fit: Fit, every: int = 1) -> Tensor:
     """`count` frames (B, 3, count, H, W) from the start of a video, `every` frames of the canvas apart."""
     source = _present(source, "video", "clip.mp4")
     if isinstance(source, Tensor):
         return _fitting(source[..., ::every, :, :][..., :count, :, :], "video", count, canvas)
-    frames = list(itertools.islice(read_video(source, canvas.height, canvas.width, canvas.fps / every), count))
-    _enough(source, len(frames), count, canvas.fps / every)
-    return torch.stack(frames, 1)[None]
+    return first_frames(source, count, canvas.height, canvas.width, canvas.fps / every, fit)[None]
 
 
-def _last_frames(source: Source, count: int, canvas: Canvas) -> Tensor:
+def _last_frames(source: Source, count: int, canvas: Canvas, fit: Fit) -> Tensor:
     """`count` frames (B, 3, count, H, W) from the end of a video."""
     source = _present(source, "video", "clip.mp4")
     if isinstance(source, Tensor):
         return _fitting(source[..., -count:, :, :], "video", count, canvas)
-    frames = deque(read_video(source, canvas.height, canvas.width, canvas.fps), maxlen=count)
-    _enough(source, len(frames), count, canvas.fps)
-    return torch.stack(list(frames), 1)[None]
-
-
-def _enough(source: object, there: int, wanted: int, fps: float) -> None:
-    if there < wanted:
-        raise ValueError(f"{source} has {there} frames at {fps:g} frames a second; {wanted} are needed")
+    return last_frames(source, count, canvas.height, canvas.width, canvas.fps, fit)[None]
 
 
 def _fitting(pixels: Tensor, name: str, count: int, canvas: Canvas) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dit.sampling.fit import Cut, Fit, Pad, Stretch
 from dit.sampling.tasks import (
     Canvas,
     Extend,
@@ -23,6 +24,7 @@ from dit.sampling.tasks import (
     TextToVideo,
     VideoToVideo,
 )
+from tests.data.videos import frame_number, write_numbered
 from tests.sampling.fakes import FakeCodec, as_pixels, random_frames, write_lossless
 
 
@@ -170,6 +172,65 @@ def test_inpaint_gives_latents_that_the_mask_leaves_whole(tmp_path: Path) -> Non
         assert unknown[0, 0, 0].nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
 
 
+SHAPES = {Cut(): (0, 0), Pad(): (0, 3), Stretch(): (0, 0)}  # rows and columns of black on each side, see below
+
+
+@pytest.mark.parametrize("fit", SHAPES)
+def test_a_picture_of_another_shape_is_cut_padded_or_stretched_which_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fit: Fit
+) -> None:
+    """16 high and 8 wide in a canvas of 8x10: red above, green in the middle, blue below."""
+    array = np.zeros((16, 8, 3), np.uint8)
+    array[:4, :, 0] = array[4:12, :, 1] = array[12:, :, 2] = 200
+    Image.fromarray(array).save(tmp_path / "high.png")
+    Image.fromarray(np.full((16, 8), 255, np.uint8)).save(tmp_path / "mask.png")
+    write_lossless(tmp_path / "high.mkv", array[None].repeat(6, 0), 8)
+    image = ImageToVideo(tmp_path / "high.png", fit)(canvas()).given.latents[0, :, 0]
+    video = VideoToVideo(tmp_path / "high.mkv", 0.5, fit)(canvas()).start[0, :, 3]
+    torch.testing.assert_close(image, video, rtol=0, atol=1e-6)
+    colours = image.argmax(0)[:, 5]
+    if isinstance(fit, Cut):  # 6.4 of 16 rows are left: all green
+        assert (colours == 1).all()
+    else:
+        assert (colours[0], colours[3], colours[7]) == (0, 1, 2)
+    columns = SHAPES[fit][1]
+    black = (image == -1).all(0).all(0)
+    assert black.tolist() == [True] * columns + [False] * (10 - 2 * columns) + [True] * columns
+    unknown = ~Inpaint(as_pixels(random_frames(0, 6)), tmp_path / "mask.png", fit)(canvas()).given.mask[0, 0, 0]
+    assert unknown.any(0).tolist() == (~black).tolist(), "what is padded is not remade"
+    says = {Cut: "60% of it is cut off, above and below; fit=pad", Pad: "60% of the frame is black"}
+    expected = says.get(type(fit), "it is 60% lower than it should be")
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and all(f"is 8x16, the samples are 10x8: {expected}" in each for each in said)
+
+
+@pytest.mark.parametrize("fit", SHAPES)
+def test_a_picture_of_the_same_shape_passes_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fit: Fit
+) -> None:
+    image = still(0)
+    read = ImageToVideo(save(tmp_path, image), fit)(canvas()).given.latents[0, :, 0]
+    torch.testing.assert_close(read, image, rtol=0, atol=1e-6)
+    assert not caplog.records
+
+
+def test_a_gap_in_the_times_of_a_video_costs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A frame for each eighth of a second of the gap would be 80 million."""
+    times = [0.0, 0.125, 0.25, *(1e7 + frame / 8 for frame in range(4))]
+    path = write_numbered(tmp_path / "gap.mkv", count=7, fps=8, times=times)
+    board = Canvas(6, 64, 96, 8, (6, 64, 96), (1, 1, 1), lambda x: x, lambda n: None)
+
+    def numbers(pixels: Tensor) -> list[int]:
+        return frame_number(((pixels + 1) * 127.5).permute(1, 2, 3, 0).numpy())
+
+    assert numbers(Extend(str(path), 4, 1)(board).given.latents[0, :, :4]) == [3, 4, 5, 6]
+    assert not caplog.records
+    assert numbers(VideoToVideo(str(path), 0.5)(board).start[0]) == [0, 1, 2, 2, 2, 2]
+    assert "3 of 6 frames are shown again: it has fewer than 8 a second" in caplog.text
+    late = write_numbered(tmp_path / "late.mkv", count=4, fps=8, times=[0.0, 0.125, 0.25, 1e7])
+    assert numbers(Extend(str(late), 4, 1)(board).given.latents[0, :, :4])[-1] == 3
+
+
 def test_long_text_to_video_chains() -> None:
     plan = LongTextToVideo(2, 3)(canvas())
     assert plan.given is None and (plan.chunks, plan.num_context) == (3, 2)
@@ -182,7 +243,7 @@ def mistakes(tmp_path: Path) -> list[tuple[object, type[Exception], str]]:
     return [
         (ImageToVideo(None), ValueError, "needs image=FILE"),
         (ImageToVideo(str(tmp_path / "claps.mkv")), FileNotFoundError, "image .*claps.mkv is not there; in .*clip.mkv"),
-        (ImageToVideo(str(tmp_path / "notes.txt")), ValueError, "notes.txt cannot be read as an image"),
+        (ImageToVideo(str(tmp_path / "notes.txt")), ValueError, "notes.txt: cannot be read as an image"),
         (ImageToVideo(image[:, :4]), ValueError, r"image has \(3, 1, 4, 10\)"),
         (FirstLast(image, None), ValueError, "needs last_image=FILE"),
         (Extend(None, 2, 1), ValueError, "needs video=FILE"),
