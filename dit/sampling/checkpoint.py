@@ -112,6 +112,14 @@ class Checkpoint:
             node = node.get(key) if isinstance(node, Mapping) else None
         return None if node is None else self.number("net", "vectors", "label", "num_classes")
 
+    def saw_given(self) -> bool:
+        """Whether the run was trained with given frames; so it is taken to be where the config does not say."""
+        conditioning = self.config.get("conditioning")
+        tasks = conditioning.get("tasks") if isinstance(conditioning, Mapping) else None
+        parts = [conditioning, *(tasks.values() if isinstance(tasks, Mapping) else ())]
+        names = {str(part.get("_target_")).rpartition(".")[2] for part in parts if isinstance(part, Mapping)}
+        return not names or bool(names - {"Unconditional", "RandomTasks", "NoFrame"})
+
     def part(self, *path: str, trusted: Sequence[str] = TRUSTED) -> Any:
         """The object that the config holds at `path`, one of `KINDS`, built; None where it holds null.
 

@@ -22,12 +22,19 @@ DenoiseFrames = Callable[[Tensor, Tensor], Estimate]  # t is (B, 1) or (B, F)
 
 
 class Guidance(Protocol):
+    @property
+    def reads_negative(self) -> bool:
+        """Whether a sample depends on `uncond`, and so on a negative prompt."""
+        ...
+
     def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames: ...
 
 
 @dataclass(frozen=True)
 class NoGuidance:
     """The conditioned network alone."""
+
+    reads_negative = False
 
     def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
         return lambda x, t: denoiser(x, t, cond)
@@ -55,6 +62,10 @@ class ClassifierFree:
         if not 0 <= self.rescale <= 1:
             nearest = min(max(self.rescale, 0.0), 1.0)
             raise ValueError(f"guidance.rescale={self.rescale} is outside [0, 1]; nearest: {nearest}")
+
+    @property
+    def reads_negative(self) -> bool:
+        return self.scale != 1
 
     def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
         both = join(cond, uncond)
@@ -107,6 +118,10 @@ class SkipLayer:
         if not self.blocks:
             raise ValueError("guidance.blocks=[] leaves no block out; name one of the middle ones: guidance.blocks=[8]")
 
+    @property
+    def reads_negative(self) -> bool:
+        return self.base.reads_negative
+
     def check(self, network: Any) -> None:
         """Raises ValueError for a network without these blocks, or one whose blocks cannot be left out."""
         if not hasattr(network, "skipping"):
@@ -142,6 +157,10 @@ class AsTrained:
     scale: float | None
     rescale: float | None
     interval: tuple[float, float] | None
+
+    @property
+    def reads_negative(self) -> bool:
+        return False  # it is replaced before anything is sampled
 
     def change(self, own: Guidance) -> Guidance:
         """`own` with the values that are set; ValueError when it has no such value."""

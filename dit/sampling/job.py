@@ -38,6 +38,7 @@ class Trained:
     width: int
     fps: float
     schedule: Schedule
+    given: bool  # whether it has seen given frames
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from dit.sampling.rollout import roll_out, stitch
 from dit.sampling.runtime import Progress, Timer, device_name, evaluating, peak_memory, pick_device, pick_dtype
 from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
-from dit.sampling.tasks import Canvas, Task, TextToVideo
+from dit.sampling.tasks import Canvas, Plan, Task, TextToVideo
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Pipeline:
         file.fill(parts, averaged)
         own = {name: file.part("sampling", name, trusted=trusted) for name in ("schedule", "solver", "guidance")}
         shape = {key: file.number("data", key) for key in ("num_frames", "height", "width", "fps")}
-        data = Trained(**shape, schedule=own["schedule"])
+        data = Trained(**shape, schedule=own["schedule"], given=file.saw_given())
         if isinstance(guidance, AsTrained):
             guidance = guidance.change(own["guidance"])
         log.info("%s weights of %s on %s", label, file.file, where)
@@ -234,13 +234,13 @@ class Pipeline:
         task, steps = task or TextToVideo(), self.num_steps if num_steps is None else num_steps
         canvas = self.canvas(num_frames or self.num_frames, height or self.height, width or self.width)
         levels = self.levels(canvas, steps)
-        self._warn(canvas)
         largest = max(self.class_of(each) for each in wanted)
         if 0 < len(self.classes) <= largest:
             log.warning("class %d is sampled, but the checkpoint was trained on %d classes", largest, len(self.classes))
         with evaluating(self.codec), torch.no_grad():
             plan = task(canvas)
         plan.check(len(wanted))
+        self._warn(canvas, plan, [each.negative_prompt for each in wanted])
         size = self.batch_size or len(wanted)
         batches = [list(wanted[start : start + size]) for start in range(0, len(wanted), size)]
         return Job(batches, task, plan, steps, start_at(levels, plan.strength), canvas)
@@ -356,10 +356,14 @@ class Pipeline:
         codec: Any = self.codec
         return torch.cat([codec.decode(one).float().clamp(-1, 1).cpu() for one in latents.split(1)])
 
-    def _warn(self, canvas: Canvas) -> None:
-        """Says where a sample leaves what the checkpoint was trained for."""
+    def _warn(self, canvas: Canvas, plan: Plan, negatives: Sequence[str]) -> None:
+        """Says what has no effect, and where a sample leaves what the checkpoint was trained for."""
+        if any(negatives) and not self.guidance.reads_negative:
+            log.warning("the negative prompt has no effect with %s; use guidance=cfg guidance.scale=2", self.guidance)
         if self.trained is None:
             return
+        if plan.uses_given and not self.trained.given:
+            log.warning("frames are given, but this checkpoint was trained without given frames (conditioning=tasks)")
         for name in ("num_frames", "height", "width", "fps"):
             trained, asked = getattr(self.trained, name), getattr(canvas, name)
             if trained != asked:

@@ -37,6 +37,11 @@ class Plan:
     chunks: int = 1
     num_context: int = 0
 
+    @property
+    def uses_given(self) -> bool:
+        """Whether the network is shown given frames, in the first clip or in those that are chained to it."""
+        return self.given is not None or self.chunks > 1
+
     def check(self, batch: int) -> None:
         """ValueError unless what is known is for `batch` samples or the same for all, and leaves something to make."""
         if self.given is not None and bool(self.given.places.all()):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit.sampling.guidance import AsTrained, ClassifierFree, NoGuidance
+from dit.sampling.guidance import AsTrained, ClassifierFree, Guidance, NoGuidance
 from dit.sampling.job import Samples, draw, start_at
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Linear, Shifted
@@ -237,6 +237,59 @@ def test_warns_outside_what_the_checkpoint_was_trained_on(tmp_path: Path, caplog
     assert "Shifted(shift=1.0), but the checkpoint was trained for Shifted(shift=3.0)" in warnings(
         pipeline(tmp_path, schedule=Shifted(1.0))
     )
+
+
+CONDITIONINGS = {  # of a training config -> whether the run has seen given frames
+    "not said": (None, True),
+    "none": ({"_target_": "dit.diffusion.conditioning.Unconditional"}, False),
+    "tasks": (
+        {
+            "_target_": "dit.diffusion.conditioning.RandomTasks",
+            "tasks": {
+                "t2v": {"_target_": "dit.diffusion.conditioning.NoFrame"},
+                "i2v": {"_target_": "dit.diffusion.conditioning.FirstFrame"},
+            },
+        },
+        True,
+    ),
+    "no tasks": (
+        {
+            "_target_": "dit.diffusion.conditioning.RandomTasks",
+            "tasks": {"t2v": {"_target_": "dit.diffusion.conditioning.NoFrame"}},
+        },
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_warns_of_given_frames_that_the_run_never_saw(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, conditioning: str
+) -> None:
+    node, seen = CONDITIONINGS[conditioning]
+    maker = pipeline(tmp_path, {} if node is None else {"conditioning": node})
+    maker(["x"], [0])
+    assert "given" not in caplog.text
+    for task in (ImageToVideo(VIDEO[:, 0]), LongTextToVideo(2, 2)):
+        caplog.clear()
+        maker(["x"], [0], task=task)
+        assert ("trained without given frames (conditioning=tasks)" in caplog.text) == (not seen)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "reads"),
+    [
+        (NoGuidance(), False),
+        (ClassifierFree(1.0, 0.0, (0.0, 1.0)), False),
+        (ClassifierFree(2.0, 0.0, (0.0, 1.0)), True),
+    ],
+)
+def test_warns_of_a_negative_prompt_that_has_no_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, guidance: Guidance, reads: bool
+) -> None:
+    maker = pipeline(tmp_path, guidance=guidance)
+    plain, negative = (maker(["red"], [0], negative_prompt=word).latents for word in ("", "green light"))
+    assert torch.equal(plain, negative) == (not reads) == ("the negative prompt has no effect" in caplog.text)
 
 
 def test_modules_and_global_randomness_are_left_as_they_were(made: Pipeline) -> None:

@@ -37,14 +37,14 @@ class Preview:
         writers: take the videos; open on rank 0 only.
         pipeline: over the modules that are being trained.
         every: optimizer steps between previews.
-        prompts: what is sampled each time.
+        prompts: what is sampled each time; None in a config is filled in with captions before (`run.callbacks`).
         seed: of the first prompt's noise; the next ones take the following seeds.
     """
 
     name = "preview"
 
     def __init__(
-        self, ema: EMA, writers: Writers, pipeline: Pipeline, *, every: int, prompts: list[str], seed: int
+        self, ema: EMA, writers: Writers, pipeline: Pipeline, *, every: int, prompts: list[str] | None, seed: int
     ) -> None:
         if every < 1:
             raise ValueError(f"preview.every={every} must be at least 1 step; preview=none makes no previews")
