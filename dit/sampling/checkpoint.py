@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dit.diffusion.path import Path as NoisePath
 from dit.diffusion.prediction import Prediction
 from dit.foreign import Kind, Refused, below, build, check_plain, shown
+from dit.sampling import archive
 from dit.sampling.guidance import Guidance
 from dit.sampling.read import missing
 from dit.sampling.schedule import Schedule
@@ -229,12 +229,10 @@ def _read(file: Path, wanted: Sequence[str], instead: str) -> dict[str, Any]:
     """The entries of a file; ValueError, which ends with what to do `instead`, when it is damaged, or has none of those
     names."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises pickle, zip, runtime and OS errors for damaged files
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        content = archive.load(file)
+    except archive.Damaged as error:
         raise ValueError(
-            f"{file} cannot be read as a checkpoint ({first[:80].rstrip('. ')}); it may be cut short, or none at"
-            f" all: {instead}"
+            f"{file} cannot be read as a checkpoint ({error}); it may be cut short, damaged, or none at all: {instead}"
         ) from None
     absent = [key for key in wanted if not isinstance(content, dict) or key not in content]
     if absent:
