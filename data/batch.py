@@ -61,6 +61,13 @@ class Classified(Protocol):
     classes: Sequence[str]
 
 
+@runtime_checkable
+class NamedClips(Clips, Protocol):
+    """Clips that can say in short which they are; of others the config says it."""
+
+    def fingerprint(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """Clips of one step.

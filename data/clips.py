@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from data.batch import Item, Skipped
 from data.decode import BadClip, BadClips, Ladder, Timeline, listing
+from data.fingerprint import fingerprint
 from data.images import open_image
 from data.labels import classify
 from data.manifest import Manifest, Row, read_manifest
@@ -113,6 +114,10 @@ class ClipDataset(Dataset[Item]):
             f"none of {len(skipped)} clips tried, out of {len(self)}, can be used: {listing(skipped)}; "
             "scripts/validate_data.py checks them all"
         )
+
+    def fingerprint(self) -> str:
+        """Ids and captions in their order, wherever the files lie."""
+        return fingerprint(self.manifest.root, self.manifest.table)
 
     def captions(self) -> Iterator[str]:
         """Every caption that items may carry."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from itertools import zip_longest
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,7 +15,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from data import workers
-from data.batch import Batch, Classified, Clips, Item, RedrawnClips, Skipped, collate
+from data.batch import Batch, Classified, Clips, Item, NamedClips, RedrawnClips, Skipped, collate
 from data.decode import BadClips, listing
 from data.sampler import Draw, TrainingStream, validation_shard
 
@@ -138,6 +140,7 @@ class VideoData(LightningDataModule):
         self.pin_memory = pin_memory
         self.max_bad_share = max_bad_share
         self.position = 0
+        self.accepts_other_clips = False
         self.skipped: dict[str, str] = {}
         self.slow: set[str] = set()
 
@@ -274,20 +277,48 @@ class VideoData(LightningDataModule):
         if self.slow:
             log.warning("%d clips have fewer frames a second than data.fps=%g", len(self.slow), self.fps)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """What exact resume needs; equal on all ranks, so the checkpoint may keep any rank's."""
-        return {"position": self.position, "num_clips": len(self.train), "seed": self.seed}
+        return {
+            "position": self.position,
+            "num_clips": len(self.train),
+            "seed": self.seed,
+            "fingerprints": self.fingerprints,
+        }
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the clips to train and to validate on, where the config does not say which they are."""
+        clips = {"train": self.train, "val": self.val}
+        return {name: each.fingerprint() for name, each in clips.items() if isinstance(each, NamedClips)}
+
+    def check(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError where a checkpoint saw other clips, other captions, another order of them or another seed:
+        its order cannot be continued. Other validation clips are a warning."""
+        here = self.state_dict()
+        for name in ("num_clips", "seed"):
+            if state_dict[name] != here[name]:
+                raise ValueError(
+                    f"this run trains on {name}={here[name]}, its checkpoint on {name}={state_dict[name]}: the order of"
+                    " clips cannot be continued; restore the data, start a run under another name, or go on with these:"
+                    f" resume_changes=[data{',seed' if name == 'seed' else ''}]"
+                )
+        before, now = state_dict.get("fingerprints", {}), here["fingerprints"]  # older checkpoints have none
+        if "train" in before and before["train"] != now.get("train"):
+            raise ValueError(
+                f"these {here['num_clips']} clips are not the checkpoint's: a path or caption differs, or their order;"
+                " restore the data, start a run under another name, or go on with these: resume_changes=[data]"
+            )
+        if "val" in before and before["val"] != now.get("val"):
+            log.warning("the validation clips are others than before: val/* cannot be compared across this step")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues behind the last batch that the checkpoint was trained on.
 
         Raises:
-            ValueError: the checkpoint saw another number of clips or another seed, so its order cannot be continued.
+            ValueError: as `check`, unless `accepts_other_clips`; the stream of these clips is then entered at the
+                same position.
         """
-        for name, here in (("num_clips", len(self.train)), ("seed", self.seed)):
-            if state_dict[name] != here:
-                raise ValueError(
-                    f"this run trains on {name}={here}, its checkpoint on {name}={state_dict[name]}: the order of "
-                    "clips cannot be continued; restore the data or start a run under another name"
-                )
+        if not self.accepts_other_clips:
+            self.check(state_dict)
         self.position = state_dict["position"]
