@@ -16,9 +16,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from dit.engine import parallel
+from dit.engine import finite, parallel
 from dit.engine.callbacks.checkpoint import write_whole
 from dit.engine.profiles import PowerProfile, Profile, Snapshot
+from dit.sampling import archive
 
 SNAPSHOTS = "ema"  # folder inside the run directory
 
@@ -123,6 +124,8 @@ class EMA(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._lent is not None:
             raise RuntimeError("a checkpoint must not be saved while the averaged weights are in the model")
+        averages = (average for profile in self.averages.values() for average in profile.values())
+        finite.check({"the averaged weights": averages}, self.updates, pl_module.device)
         checkpoint["ema"] = self.whole(pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -146,11 +149,21 @@ class EMA(Callback):
 
 
 def load_snapshots(run: str | Path) -> list[Snapshot]:
-    """The snapshots that a run has left, by step. FileNotFoundError when there are none."""
+    """The snapshots that a run has left, by step. FileNotFoundError when there are none, ValueError when one of them is
+    damaged."""
     files = sorted((Path(run) / SNAPSHOTS).glob("step-*.ckpt"))
     if not files:
         raise FileNotFoundError(f"no EMA snapshots in {Path(run) / SNAPSHOTS}; train with ema.snapshot_every=1000")
-    return [Snapshot(**torch.load(file, map_location="cpu", weights_only=True, mmap=True)) for file in files]
+    return [_snapshot(file) for file in files]
+
+
+def _snapshot(file: Path) -> Snapshot:
+    try:
+        return Snapshot(**archive.load(file))
+    except archive.Damaged as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}); without it the others can still be used: move it away"
+        ) from None
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -101,6 +101,7 @@ class VideoDiffusion(LightningModule):
         self.trained = {name for name, part in self.named_children() if any(p.requires_grad for p in part.parameters())}
         self.frozen: set[str] = set()  # weights of trained parts that stand still, beside adapters
         self.frozen_mark: str | None = None  # of the file that holds them (`frozen.py`)
+        self.held_lr_factor: float | None = None  # stands in for the schedule
         self.last_step: StepOutput | None = None
 
     # -- the step
@@ -165,8 +166,26 @@ class VideoDiffusion(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self)
-        scheduler = LambdaLR(optimizer, lambda step: self.lr_schedule(step, self.max_steps))
+        scheduler = LambdaLR(optimizer, lambda step: self.lr_factor(step))
+        # As the config has them: a checkpoint puts its own in their place.
+        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_factor(self, step: int) -> float:
+        """The share of the peak rate at which update number `step` (0, 1, ...) is made."""
+        return self.lr_schedule(step, self.max_steps) if self.held_lr_factor is None else self.held_lr_factor
+
+    def on_train_start(self) -> None:
+        """Rates and other settings of the optimizer are the config's, its moments the checkpoint's. They differ only
+        where the run was told to change something when it was resumed."""
+        scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, LambdaLR)
+        scheduler.base_lrs = [settings["initial_lr"] for settings in self._settings]
+        factor = self.lr_factor(scheduler.last_epoch)
+        for group, settings in zip(scheduler.optimizer.param_groups, self._settings, strict=True):
+            group.update(settings)
+            group["lr"] = settings["initial_lr"] * factor
+        scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
     def adapt(self, lora: Callable[[nn.Module], None]) -> None:
         """Puts adapters into the network, beside which nothing else of network and text encoder trains. What stands
@@ -190,6 +209,7 @@ class VideoDiffusion(LightningModule):
         checkpoint["config"] = self.config
         if self.num_classes is not None:
             checkpoint["classes"] = self.classes
+        checkpoint["lr_factor"] = self.lr_factor(checkpoint["global_step"])
         if self.frozen:
             checkpoint["frozen"] = self.frozen_mark
         weights = checkpoint["state_dict"]

@@ -223,6 +223,15 @@ def highest(value: int, device: torch.device) -> int:
     return int(everyones)
 
 
+def any_rank(flags: Tensor) -> Tensor:
+    """Elementwise, whether a flag is set on any rank; bool (n,). All ranks must call it."""
+    if dist.is_available() and dist.is_initialized():
+        numbers = flags.to(torch.int32)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return numbers.bool()
+    return flags
+
+
 def started_by_launcher() -> bool:
     """True when torchrun or SLURM started this process as one of several ranks."""
     return _world_size_from_environment() > 0

@@ -18,8 +18,9 @@ from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
 from dit.diffusion.cond import About
 from dit.diffusion.given import with_given
-from dit.engine import captions, frozen, initial, rng, rundir
+from dit.engine import captions, frozen, initial, resume, rng, rundir
 from dit.engine.callbacks.after_step import AfterStep, Task, owed
+from dit.engine.callbacks.checkpoint import FOLDER, LAST
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.callbacks.preview import Preview
@@ -61,34 +62,34 @@ def train(config: dict[str, Any]) -> None:
     _quiet()
     parts = build(config)
     everyone = callbacks(parts)
-    last, done = _so_far(parts)
-    if done >= parts.training.max_steps and not owed(parts.run, done):
-        log.info("%s is finished: %d steps. To go on: trainer.max_steps=%d", parts.run, done, 2 * done)
+    module, data, schedule = parts.module, parts.data, parts.module.lr_schedule
+    start = resume.find_start(parts.run, parts.config, parts.training.world_size, schedule, data)  # type: ignore[arg-type]
+    for note in start.notes:
+        log.warning(note)
+    if start.step >= parts.training.max_steps and not owed(parts.run, start.step):
+        longer = resume.about_longer(start, parts.config, schedule, parts.run)
+        log.info("%s is finished: %d steps. %s", parts.run, start.step, longer)
         return
     flops = flops_per_token(parts)
-    trainer = parts.training.trainer(everyone, parts.run, done)
-    if last:
-        log.info("resuming %s at step %d of %d", parts.run, done, parts.training.max_steps)
-        frozen.restore(parts.module, last)
+    trainer = parts.training.trainer(everyone, parts.run, start.step)
     first = None
-    if last is None and config["init_from"] is not None:
-        first = initial.load(parts.module, *(config[key] for key in ("init_from", "init_weights", "init_strict")))
+    if start.checkpoint is not None:
+        log.info("resuming %s at step %d of %d", parts.run, start.step, parts.training.max_steps)
+        for key, before, now in start.changes:
+            log.warning("from here on %s is %s; it was %s", key, now, before)
+        module.held_lr_factor = start.held_lr_factor
+        frozen.restore(module, start.checkpoint)
+    elif config["init_from"] is not None:
+        first = initial.load(module, *(config[key] for key in ("init_from", "init_weights", "init_strict")))
     with rundir.lock(parts.run, first_rank()):
-        if first_rank() and _so_far(parts) != (last, done):
-            raise ValueError(f"{parts.run} has gone on meanwhile, in another process; give the same command again")
-        rundir.claim(parts.run, parts.config, first_rank())
-        if first is not None and first_rank():
-            first.write(parts.run)
-        if parts.module.frozen_mark is None:
-            frozen.write(parts.module, parts.run, first_rank())
+        if first_rank():
+            resume.take(parts.run, start, parts.config)
+            if first is not None:
+                first.write(parts.run)
+        if module.frozen_mark is None:
+            frozen.write(module, parts.run, first_rank())
         describe(parts)
-        _fit(parts, trainer, last, flops)
-
-
-def _so_far(parts: Parts) -> tuple[Path | None, int]:
-    """The checkpoint that the run goes on from, if any, and the steps in it."""
-    last = rundir.check(parts.run, parts.config)
-    return last, rundir.steps_done(last) if last else 0
+        _fit(parts, trainer, start, flops)
 
 
 def build(config: dict[str, Any]) -> Parts:
@@ -223,11 +224,12 @@ def first_rank() -> bool:
     return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
-def _fit(parts: Parts, trainer: Trainer, last: Path | None, flops: float) -> None:
+def _fit(parts: Parts, trainer: Trainer, start: resume.Start, flops: float) -> None:
     after_step = next(callback for callback in trainer.callbacks if isinstance(callback, AfterStep))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         metrics = next(callback for callback in trainer.callbacks if isinstance(callback, Metrics))  # type: ignore[attr-defined]
         _arithmetic(parts, metrics, flops, trainer.world_size)
+    last = None if start.checkpoint is None else parts.run / FOLDER / LAST
     with after_step.signals:
         trainer.fit(parts.module, datamodule=parts.data, ckpt_path=last, weights_only=True)
     if after_step.stopped_by is not None:

@@ -6,23 +6,30 @@ import errno
 import fcntl
 import logging
 import os
+import re
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 import yaml  # type: ignore[import-untyped]
 
-from dit.engine.callbacks.checkpoint import FOLDER, LAST
+from dit.engine.callbacks.checkpoint import FOLDER, point
+from dit.engine.ema import SNAPSHOTS
+from dit.engine.writers import METRICS
 from dit.foreign import read_yaml
+from dit.sampling.checkpoint import FROZEN
 
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 LOCK = ".lock"
+ASIDE = "set_aside"
+SAMPLES = "samples"
 PART = f"{CONFIG}.part"  # rank 0 may be writing it, or was killed while it did
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that know none
@@ -33,6 +40,10 @@ FREE = (
     "init_from",  # of use at the first step only, as the two that say how
     "init_weights",
     "init_strict",
+    "lora_from",
+    "resume_from",
+    "resume_lr",
+    "resume_changes",
     "logger",
     "preview",
     "sampling",
@@ -43,6 +54,11 @@ FREE = (
     "callbacks.metrics",
     "callbacks.progress",
     "callbacks.validation",
+    "data.root",  # which clips they are, and in which order, the checkpoint knows
+    "data.manifest",
+    "data.decoder",
+    "data.batch_size",  # clips to a step are compared: batch, ranks and accumulated batches together
+    "trainer.accumulate",
     "data.num_workers",
     "data.pin_memory",
     "data.timeout",
@@ -68,6 +84,20 @@ FREE = (
 
 # Sizes of weights that say nothing about what is learned: a run keeps those that it began with. {group: key}
 KEPT = {"text": "max_bytes"}
+
+# What may be changed on the way where `resume_changes` names it. Anything else is another network, or other moments.
+CHANGEABLE = (
+    "optim",
+    "lr_schedule",
+    "levels",
+    "weighting",
+    "conditioning",
+    "space",
+    "caption_dropout",
+    "data",
+    "seed",
+    "trainer",
+)
 
 
 class OtherRun(ValueError):
@@ -99,35 +129,63 @@ def as_begun(run: Path, config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def check(run: Path, config: Mapping[str, Any]) -> Path | None:
-    """The checkpoint that a run of `config` in `run` goes on from, None for a fresh start. Writes nothing.
+def config_of(run: Path) -> dict[str, Any] | None:
+    """The config that `run` was last trained with; None where nothing was.
 
     Raises:
-        OtherRun: the directory was made with a config that differs in something that decides what is learned.
+        OtherRun: there is something else in the directory.
     """
     file = run / CONFIG
     if file.is_file():
-        differing = differences(read_yaml(file), config)
-        if differing:
-            shown = "; ".join(f"{key} was {before}, now {now}" for key, before, now in differing[:3])
-            more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
-            raise OtherRun(
-                f"{run} belongs to another config: {shown}{more}. Choose another name=..., or delete it to start anew"
-            )
-    elif run.is_dir() and any(entry.name not in (LOCK, PART) for entry in run.iterdir()):
+        return read_yaml(file)
+    if run.is_dir() and any(entry.name not in (LOCK, PART) for entry in run.iterdir()):
         raise OtherRun(f"{run} is there but holds no {CONFIG}: it is not a run of ours; choose another name=...")
-    last = run / FOLDER / LAST
-    return last if last.is_file() else None
+    return None
 
 
-def claim(run: Path, config: Mapping[str, Any], write: bool) -> None:
-    """Makes `run` the directory of `config`, once more checked; `write` is true on the first rank only."""
-    check(run, config)
-    if write:
-        run.mkdir(parents=True, exist_ok=True)
-        part = run / PART
-        part.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-        os.replace(part, run / CONFIG)
+def write_config(run: Path, config: Mapping[str, Any]) -> None:
+    """Makes `run` the directory of `config`."""
+    run.mkdir(parents=True, exist_ok=True)
+    part = run / PART
+    part.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    os.replace(part, run / CONFIG)
+
+
+def set_aside(run: Path, step: int) -> Path | None:
+    """Moves what the run holds of later steps than `step` into a dated folder of it, and says which; None: nothing.
+
+    Checkpoints, EMA snapshots and previews go by the step in their names. `metrics.csv` is copied there whole, since
+    its rows up to `step` are still of use here; its writer drops the later ones.
+    """
+    found = re.compile(r"step-(\d+)")
+    later = [
+        file
+        for folder in (FOLDER, SNAPSHOTS, SAMPLES)
+        for file in sorted((run / folder).glob("step-*"))
+        if (match := found.match(file.name)) and int(match[1]) > step
+    ]
+    metrics = run / METRICS
+    if not later and not _has_rows_behind(metrics, step):
+        return None
+    aside = run / ASIDE / f"{datetime.now():%Y-%m-%dT%H-%M-%S}-behind-step-{step:08d}"
+    for file in later:
+        target = aside / file.relative_to(run)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, target)
+    beside = run / FOLDER / FROZEN
+    if (aside / FOLDER).is_dir() and beside.is_file():  # without it adapters cannot be used
+        point(aside / FOLDER / FROZEN, beside)
+    if metrics.is_file():
+        aside.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(metrics, aside / METRICS)
+    return aside
+
+
+def _has_rows_behind(metrics: Path, step: int) -> bool:
+    if not metrics.is_file():
+        return False
+    steps = (line.split(",", 1)[0] for line in metrics.read_text(errors="replace").splitlines()[1:])
+    return any(digits.isdigit() and int(digits) > step for digits in steps)
 
 
 @contextmanager
@@ -166,29 +224,21 @@ def _take(held: IO[str], run: Path) -> None:
             return
 
 
-def steps_done(checkpoint: Path) -> int:
-    """Optimizer steps in a checkpoint; FileNotFoundError or ValueError in one line when it cannot be read."""
-    try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{checkpoint} cannot be read ({first}); point last.ckpt at an older step-*.ckpt") from None
-
-
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(key, value before, value now) of what differs outside `FREE`, in the order of the config."""
     old, new = dict(_leaves(before)), dict(_leaves(now))
     keys = [*new, *(key for key in old if key not in new)]
     # null says that a part is absent: a key that an older config did not have may be null now.
     return [
-        (key, _shown(old, key), _shown(new, key)) for key in keys if not _is_free(key) and old.get(key) != new.get(key)
+        (key, _shown(old, key), _shown(new, key))
+        for key in keys
+        if not lies_in(key, FREE) and old.get(key) != new.get(key)
     ]
 
 
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+def lies_in(key: str, places: Iterable[str]) -> bool:
+    """Whether a key of the config is one of `places` or inside one."""
+    return any(key == place or key.startswith(f"{place}.") for place in places)
 
 
 def _shown(leaves: Mapping[str, Any], key: str) -> str:

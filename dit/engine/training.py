@@ -77,6 +77,12 @@ class Training:
             return False
         return self.devices_on_node() * self.num_nodes > 1
 
+    @property
+    def world_size(self) -> int:
+        """Ranks that will train."""
+        here, num_nodes = parallel.launched_devices() or (self.devices_on_node(), self.num_nodes)
+        return here * num_nodes if self.strategy is not None else 1
+
     def devices_on_node(self) -> int:
         if self.devices == "auto":
             return torch.cuda.device_count() if self.device_type == "cuda" and self.strategy is not None else 1

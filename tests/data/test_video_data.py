@@ -134,7 +134,7 @@ def test_validation_shows_every_clip_once_and_does_not_move_training(tmp_path: P
     data, recorder = numbered_data(11, val=5), Recorder()
     trainer(4, tmp_path, val_check_interval=2, num_sanity_val_steps=1).fit(recorder, data)
     assert recorder.validated == [["0", "1"], *[["0", "1"], ["2", "3"], ["4"]] * 2]
-    assert data.state_dict() == {"position": 8, "num_clips": 11, "seed": 0}
+    assert data.state_dict() == {"position": 8, "num_clips": 11, "seed": 0, "fingerprints": {}}
 
 
 def test_training_without_validation_clips(tmp_path: Path) -> None:

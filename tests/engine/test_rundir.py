@@ -6,26 +6,16 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import hydra
 import pytest
-import torch
-from omegaconf import OmegaConf
 
 from dit import entry
 from dit.engine import initial, run, rundir
 from tests.engine import small
+from tests.engine.runs import changed, config, found, leave_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs"
 pytestmark = pytest.mark.timeout(900)
-
-
-def config(*overrides: str) -> dict[str, Any]:
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = hydra.compose("train", ["name=mine", "net=demo", "data=demo", *overrides])
-    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
 
 
 @pytest.fixture
@@ -50,29 +40,17 @@ OTHER_GROUPS = [
     "space=x0", "data=world", "optim=muon", "lr_schedule=wsd", "ema=constant",
 ]  # fmt: skip
 OTHER_VALUES = {
-    "net.depth": (4, 2), "levels.mean": (0.0, 1.5), "data.batch_size": (32, 7), "data.train.num_clips": (100000, 7),
-    "optim.lr": (0.0001, 0.5), "seed": (0, 1), "trainer.accumulate": (1, 2), "caption_dropout": (0.1, 0.5),
+    "net.depth": (4, 2), "levels.mean": (0.0, 1.5), "data.train.num_clips": (100000, 7),
+    "optim.lr": (0.0001, 0.5), "seed": (0, 1), "caption_dropout": (0.1, 0.5),
     "trainer.gradient_clip_norm": (1.0, None), "text.depth": (1, 2),
 }  # fmt: skip
 
 
-def changed(base: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """`base` with one dotted key set to another value."""
-    result = copy.deepcopy(base)
-    *parents, last = key.split(".")
-    node = result
-    for parent in parents:
-        node = node[parent]
-    assert last in node
-    node[last] = value
-    return result
-
-
 def test_what_may_change_and_what_may_not(folder: Path) -> None:
     base, mine = config(), rundir.check_name("mine")
-    assert rundir.check(mine, base) is None
-    rundir.claim(mine, base, write=True)
-    written = (mine / "config.yaml").read_text()
+    assert found(mine, base).checkpoint is None
+    leave_checkpoint(mine, base)
+    assert found(mine, base).checkpoint == mine / "checkpoints/last.ckpt"
     for overrides in STILL_RESUMES:
         assert rundir.differences(base, config(*overrides)) == []
     swapped = config(*OTHER_GROUPS)
@@ -85,22 +63,21 @@ def test_what_may_change_and_what_may_not(folder: Path) -> None:
     ]
     for other, said in refused:
         with pytest.raises(rundir.OtherRun) as caught:
-            rundir.claim(mine, other, write=True)
+            found(mine, other)
         assert f"runs/mine belongs to another config: {said}" in str(caught.value)
         assert "\n" not in str(caught.value)
-    assert (mine / "config.yaml").read_text() == written  # nothing overwritten
     four = base
     for key in ("net.depth", "net.width", "net.heads", "seed"):
         four = changed(four, key, 99)
     with pytest.raises(rundir.OtherRun, match=r"net.width.*net.depth.*net.heads.*\(and 1 more\)"):
-        rundir.claim(mine, four, write=True)
+        found(mine, four)
 
 
 def test_a_folder_of_something_else_is_left_alone(folder: Path) -> None:
     (folder / "runs/mine").mkdir(parents=True)
     (folder / "runs/mine/thesis.txt").write_text("do not lose")
     with pytest.raises(rundir.OtherRun, match="is not a run of ours"):
-        rundir.claim(Path("runs/mine"), config(), write=True)
+        found(Path("runs/mine"), config())
     assert [p.name for p in Path("runs/mine").iterdir()] == ["thesis.txt"]
 
 
@@ -156,9 +133,7 @@ def test_mistakes_are_one_line_and_write_nothing(folder: Path) -> None:
 def test_finished_runs_say_so_and_damaged_ones_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     cfg = config(*TINY)
     mine = rundir.check_name("mine")
-    rundir.claim(mine, cfg, write=True)
-    (mine / "checkpoints").mkdir()
-    torch.save({"global_step": 100000}, mine / "checkpoints/last.ckpt")
+    leave_checkpoint(mine, cfg, 100000)
     with caplog.at_level("INFO"):
         run.train(cfg)
     assert "runs/mine is finished: 100000 steps" in caplog.text
@@ -215,10 +190,10 @@ def test_a_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
 
 def test_a_config_that_was_never_finished_does_not_block_the_name(tmp_path: Path) -> None:
     (tmp_path / rundir.PART).write_text("seed: 0")
-    assert rundir.check(tmp_path, {"seed": 0}) is None
+    assert rundir.config_of(tmp_path) is None
     (tmp_path / "video.mp4").touch()
     with pytest.raises(rundir.OtherRun):
-        rundir.check(tmp_path, {"seed": 0})
+        rundir.config_of(tmp_path)
 
 
 def test_first_weights_from_a_damaged_file_are_refused_by_name(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from dit.engine import finite
 from dit.engine.signals import writing
 
 FOLDER = "checkpoints"
@@ -51,12 +52,16 @@ class Checkpoints:
         """Writes beside the target first: a run killed while saving leaves the older checkpoints as they were.
 
         `note(run)` is called on the first rank before the checkpoint is to be seen. Raises ValueError when the file
-        cannot be written, as on a full disk.
+        cannot be written, as on a full disk, and NonFinite for weights or moments that are not finite: they never
+        become the last checkpoint.
         """
+        self.failed = True
+        module = trainer.lightning_module
+        spoilt = {"the weights": finite.trained(module), "the optimizer's moments": finite.moments(trainer.optimizers)}
+        finite.check(spoilt, step, module.device)
         folder = _folder(trainer)
         target = folder / f"step-{step:08d}.ckpt"
         part = target.with_suffix(".part")
-        self.failed = True
         with writing():
             try:
                 if trainer.is_global_zero:
@@ -64,15 +69,16 @@ class Checkpoints:
                 trainer.save_checkpoint(part)  # all ranks: shards are assembled
                 if trainer.is_global_zero:
                     note(Path(trainer.default_root_dir))
+                    # In this order a run that is killed in between has lost nothing: it goes on from the last one.
+                    point(folder / LAST, part)
                     os.replace(part, target)
-                    _point(folder / LAST, target)
             except OSError as error:
                 raise _unwritable(target, part, error) from None
             self.failed = False
             self.saved_step = step
             if trainer.is_global_zero and self.keep is not None:
-                for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
-                    old.unlink()
+                for _, old in numbered(folder)[: -self.keep]:
+                    old.unlink(missing_ok=True)
         trainer.strategy.barrier("checkpoint")
 
 
@@ -128,7 +134,13 @@ def _folder(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / FOLDER
 
 
-def _point(last: Path, target: Path) -> None:
+def numbered(folder: Path) -> list[tuple[int, Path]]:
+    """(step, file) of the checkpoints in a folder, the newest last; whatever else has such a name is left out."""
+    found = [(file.stem.removeprefix("step-"), file) for file in folder.glob("step-*.ckpt") if file.is_file()]
+    return sorted((int(digits), file) for digits, file in found if digits.isascii() and digits.isdigit())
+
+
+def point(last: Path, target: Path) -> None:
     """`last` becomes another name of `target` (a hard link; a copy where the file system has none)."""
     part = last.with_suffix(".part")
     part.unlink(missing_ok=True)

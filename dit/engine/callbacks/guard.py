@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from data.batch import Batch
-from dit.engine import parallel
+from dit.engine import finite, parallel
+from dit.engine.finite import NonFinite
 from dit.engine.module import VideoDiffusion
-
-
-class NonFinite(ValueError):
-    """A loss or gradient is NaN or infinite; the weights are as they were before this step."""
 
 
 class GradientGuard(Callback):
@@ -50,7 +46,9 @@ class GradientGuard(Callback):
         seen, self._seen = self._seen, []
         # One transfer to the host for both questions.
         bad = torch.stack([self.norm.float(), *(losses.sum().float() for _, losses in seen)]).isfinite().logical_not()
-        if _anywhere(bad.any()):
+        if bool(parallel.any_rank(bad.any()[None])):
+            # An update may have spoiled the weights; then neither this loss nor its clips are to blame.
+            finite.check({"the weights": finite.trained(pl_module)}, trainer.global_step, pl_module.device)
             self._stop(trainer.global_step + 1, bool(bad[1:].any()), seen)
         if self.max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norm)
@@ -64,14 +62,6 @@ class GradientGuard(Callback):
         ids = [id for _, ids, known in everyone for id in ids if known or not certain]
         which = "sample" if certain else "one of the samples"
         raise NonFinite(
-            f"the {what} is not finite at step {step}, {which} {', '.join(ids)}; nothing was updated. "
+            f"the {what} is not finite at step {step}, {which} {', '.join(ids)}; this step updated nothing. "
             "Look at the data, lower optim.lr, or set trainer.gradient_clip_norm"
         )
-
-
-def _anywhere(flag: Tensor) -> bool:
-    """Whether `flag` is set on any rank: all must stop together, or the others wait for ever."""
-    if dist.is_available() and dist.is_initialized():
-        flag = flag.to(torch.int32)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag)

@@ -1,0 +1,52 @@
+"""Whether numbers are finite, asked once for many tensors and agreed on by all ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dit.engine import parallel
+
+
+class NonFinite(ValueError):
+    """Training has diverged: a loss, gradient, weight, moment or average is NaN or infinite."""
+
+
+def check(named: Mapping[str, Iterable[Tensor]], step: int, device: torch.device) -> None:
+    """Raises `NonFinite` on all ranks if one of them holds a number that is not finite.
+
+    Args:
+        named: what they are, in words, and the tensors; shards are looked at where they lie. Read once, and asked of
+            the device once.
+        step: the update that they are of.
+    """
+    largest = torch.stack([_largest(tensors, device) for tensors in named.values()])
+    flags = parallel.any_rank(largest.isfinite().logical_not()).tolist()
+    if wrong := [name for name, flag in zip(named, flags, strict=True) if flag]:
+        raise NonFinite(f"{' and '.join(wrong)} are not finite after step {step}")
+
+
+def trained(module: nn.Module) -> list[Tensor]:
+    """The weights that are trained, each rank's part of them."""
+    return [parallel.local(p) for p in module.parameters() if p.requires_grad]
+
+
+def moments(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
+    """What optimizers keep of each weight, each rank's part of it."""
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            yield from (parallel.local(each) for each in state.values() if isinstance(each, Tensor))
+
+
+def _largest(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
+    """The largest magnitude, 0-dim float32 on `device`; NaN where there is one."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.numel():
+            groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    norms = [torch.stack(torch._foreach_norm(group, math.inf)).max() for group in groups.values()]
+    return torch.stack([torch.zeros((), device=device), *(norm.to(device, torch.float32) for norm in norms)]).max()

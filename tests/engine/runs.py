@@ -1,0 +1,58 @@
+"""Run directories for tests: configs as the command line composes them, and checkpoints that nobody has trained."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+
+from dit.engine import resume, rundir
+from dit.engine.callbacks import checkpoint
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def config(*overrides: str) -> dict[str, Any]:
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = hydra.compose("train", ["name=mine", "net=demo", "data=demo", *overrides])
+    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+
+
+class AnyClips:
+    """Data that goes on with whatever it is given."""
+
+    accepts_other_clips = False
+
+    def check(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+
+def found(run: Path, config: dict[str, Any], ranks: int = 1, data: Any = None) -> resume.Start:
+    schedule = hydra.utils.instantiate(config["lr_schedule"])
+    return resume.find_start(run, config, ranks, schedule, data or AnyClips())
+
+
+def leave_checkpoint(run: Path, config: dict[str, Any], step: int = 60, **content: Any) -> Path:
+    """A run of `config` whose last checkpoint is of `step`; returns the numbered file."""
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    rundir.write_config(run, config)
+    file = run / f"checkpoints/step-{step:08d}.ckpt"
+    torch.save({"global_step": step, "config": config, "rng": [0], **content}, file)
+    checkpoint.point(run / "checkpoints/last.ckpt", file)
+    return file
+
+
+def changed(base: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """`base` with one dotted key set to another value."""
+    result = copy.deepcopy(base)
+    *parents, last = key.split(".")
+    node = result
+    for parent in parents:
+        node = node[parent]
+    assert last in node
+    node[last] = value
+    return result
