@@ -1,14 +1,17 @@
 """Samples held-out prompts from a checkpoint and measures them: `python scripts/evaluate.py ckpt=runs/demo`.
 
-Colour, shape, size, direction, speed and permanence are read from pixels alone, by the same reader for generated clips
-and for real ones of the same prompts; the real ones' row is the ceiling. Writes an MP4 for each prompt, one contact
-sheet and `report.json`, and prints the table.
+Colour, shape, size, direction, speed, permanence and outlines are read from pixels alone, by the same reader for
+generated clips and for real ones of the same prompts; the real ones' row is the ceiling. Writes an MP4 for each prompt,
+one contact sheet and `report.json` (checkpoint, seeds, settings, each clip's values), and prints the table.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +22,29 @@ import torch
 from data.worlds.world import World
 from dit import entry
 from dit.config.build import build
-from dit.evaluation.world import Expectation, Reader, Report, table
+from dit.evaluation.world import ERRORS, Expectation, Reader, Report, table
 from dit.media.samples import write_samples
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.request import output_folder, records
 from dit.sampling.runtime import progress_bar
 
+WORLD = f"{World.__module__}.{World.__qualname__}"
+OWN = ("prompt", "negative_prompt", "label", "labels", "seed", "checkpoint")  # of a sample, not of all of them
 
-def heldout_world(checkpoint: Checkpoint) -> World:
+
+def heldout_world(checkpoint: Checkpoint, trusted: Sequence[str] = ()) -> World:
     """The world that the run was validated on. ValueError when it is none, or when it shows what training showed."""
-    world = checkpoint.part("data", "val")
-    if not isinstance(world, World):
-        raise ValueError(
-            f"{checkpoint.file} was validated on {type(world).__name__}; only worlds can be measured exactly"
-        )
-    train = checkpoint.part("data", "train")
+    for split in ("val", "train"):
+        node = checkpoint.value("data").get(split)
+        target = str(node.get("_target_")) if isinstance(node, dict) else "nothing"
+        if target != WORLD and not target.startswith(tuple(f"{package}." for package in trusted)):
+            did = "validated" if split == "val" else "trained"
+            raise ValueError(f"{checkpoint.file} was {did} on {target}; only worlds can be measured exactly")
+    world, train = (checkpoint.part("data", split, trusted=trusted) for split in ("val", "train"))
+    if not (isinstance(world, World) and isinstance(train, World)):
+        kinds = f"{type(train).__name__} and {type(world).__name__}"
+        raise ValueError(f"{checkpoint.file} was made with {kinds}; only worlds can be measured exactly")
     seen = {tuple(spec.objects) for spec in train.specs()} & {tuple(spec.objects) for spec in world.specs()}
     if seen:
         raise ValueError(f"{len(seen)} of the prompts were trained on; validate with data.val.split=heldout")
@@ -49,13 +59,14 @@ def expectation(world: World, prompt: str) -> Expectation:
 def main(config: dict[str, Any]) -> None:
     ask = build(config)
     folder = output_folder(ask["out"], ask["ckpt"])
-    world = heldout_world(Checkpoint.load(ask["ckpt"]))
+    checkpoint = Checkpoint.load(ask["ckpt"])
+    world = heldout_world(checkpoint, ask["trusted"])
     prompts = world.prompts(ask["num_prompts"])
     seeds = [ask["seed"] + index for index in range(len(prompts))]
     expected = [expectation(world, prompt) for prompt in prompts]
     reader = Reader(**world.legend())  # type: ignore[arg-type]
 
-    kept = ("weights", "device", "batch_size", "schedule", "solver", "guidance", "num_steps")
+    kept = ("weights", "device", "batch_size", "schedule", "solver", "guidance", "num_steps", "trusted")
     pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in kept})
     with progress_bar("sampling") as progress:
         samples = pipeline(prompts, seeds, progress=progress)
@@ -69,23 +80,40 @@ def main(config: dict[str, Any]) -> None:
     generated = next(iter(reports.values()))
     facts = records(samples.info, str(ask["ckpt"]))
     paths = write_samples(folder, samples.pixels, facts, sheet_clips=ask["sheet_clips"])
-    (folder / "report.json").write_text(
-        json.dumps(report(reports, generated, prompts), indent=2) + "\n", encoding="utf-8"
-    )
+    made = {"file": str(checkpoint.file), "step": checkpoint.step, "weights": pipeline.weights}
+    settings = {"batch_size": ask["batch_size"], **{key: value for key, value in facts[0].items() if key not in OWN}}
+    files = [path.name for path in paths[: len(prompts)]]
+    asked = [{"prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)]
+    content = {"checkpoint": made, "settings": settings, **report(reports, asked, files)}
+    (folder / "report.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     for verdict, path in zip(generated.verdicts, paths, strict=False):
         print(path, "" if verdict.all else f"  wrong: {'; '.join(verdict.reasons)}")
     print(f"\n{table(reports)}\n\ncontact sheet: {paths[-1]}")
 
 
-def report(reports: dict[str, Report], generated: Report, prompts: list[str]) -> dict[str, Any]:
-    """What the table says and what was wrong with each prompt, as plain values."""
-    wrong = {
-        f"{index}: {prompt}": list(verdict.reasons)
-        for index, (prompt, verdict) in enumerate(zip(prompts, generated.verdicts, strict=True))
-        if not verdict.all
+def report(reports: dict[str, Report], asked: list[dict[str, Any]], files: list[str]) -> dict[str, Any]:
+    """What the table says, and each clip's values, as plain ones. The first report is of `files`, the others of real
+    clips of the same prompts and seeds."""
+    errors = {
+        name: {error: finite(each.error(error)[1]) for error in ERRORS} for name, each in reports.items()
+    }  # fmt: skip
+    clips: dict[str, Any] = {}
+    for name, each in reports.items():
+        rows = [{**about, **asdict(verdict)} for about, verdict in zip(asked, each.verdicts, strict=True)]
+        if not clips:
+            rows = [{"file": file, **row} for file, row in zip(files, rows, strict=True)]
+        clips[name] = rows
+    return {
+        "metrics": {name: each.metrics() for name, each in reports.items()},
+        "standard_errors": errors,
+        "clips": clips,
     }
-    return {"metrics": {name: each.metrics() for name, each in reports.items()}, "wrong": wrong}
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN: the standard error of a single clip is null."""
+    return value if isfinite(value) else None
 
 
 if __name__ == "__main__":

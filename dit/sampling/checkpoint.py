@@ -53,6 +53,7 @@ class Checkpoint:
         config: the resolved training config, plain containers.
         frozen: the fingerprint of the weights that lie beside the file, once for the whole run; None: it holds all.
         classes: names of the classes that a network with labels was trained on.
+        step: optimizer steps behind the weights; None where the file does not say.
     """
 
     file: Path
@@ -61,6 +62,7 @@ class Checkpoint:
     config: dict[str, Any]
     frozen: str | None = None
     classes: tuple[str, ...] = ()
+    step: int | None = None
 
     @classmethod
     def load(cls, run_or_file: str | Path) -> Checkpoint:
@@ -86,7 +88,11 @@ class Checkpoint:
         names = content.get("classes", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{file} is not a checkpoint of this project: its classes are no list of names")
-        return cls(file, {**beside, **content["state_dict"]}, ema, content["config"], frozen, tuple(names))
+        step = content.get("global_step")
+        return cls(
+            file, {**beside, **content["state_dict"]}, ema, content["config"], frozen, tuple(names),
+            step if type(step) is int else None,
+        )  # fmt: skip
 
     def value(self, *path: str) -> Any:
         """The plain value that the config holds at `path`; ValueError where it holds nothing, or no plain value."""

@@ -1,0 +1,100 @@
+"""The evaluation's report holds all that is needed to make it again, and runs that it cannot measure hear why."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from dit.evaluation.world import COLUMNS, ERRORS, Report, Verdict
+from dit.sampling.checkpoint import Checkpoint
+from scripts.evaluate import heldout_world, report
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config_of(*overrides: str) -> dict[str, Any]:
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        composed = hydra.compose("train", overrides=["name=mine", *overrides])
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    return plain  # type: ignore[return-value]
+
+
+def checkpoint(config: dict[str, Any]) -> Checkpoint:
+    return Checkpoint(Path("mine.ckpt"), {}, {}, config)
+
+
+def test_real_clips_are_answered_in_a_line_though_they_are_not_there() -> None:
+    config = config_of("experiment=real_clips", "data.root=/nowhere")
+    with pytest.raises(ValueError, match=r"mine.ckpt was validated on \S+; only worlds can be measured exactly"):
+        heldout_world(checkpoint(config))
+
+
+def test_a_run_that_was_not_validated_is_answered_in_a_line() -> None:
+    config = config_of("experiment=demo")
+    config["data"]["val"] = None
+    with pytest.raises(ValueError, match="was validated on nothing; only worlds"):
+        heldout_world(checkpoint(config))
+
+
+def test_a_world_that_shows_what_training_showed_is_refused() -> None:
+    assert heldout_world(checkpoint(config_of("experiment=demo"))).split == "heldout"
+    with pytest.raises(ValueError, match=r"\d+ of the prompts were trained on; validate with data.val.split=heldout"):
+        heldout_world(checkpoint(config_of("experiment=demo", "data.val.split=train")))
+
+
+def test_the_report_holds_each_clip() -> None:
+    right = Verdict(True, True, True, True, True, 0.1, 0.2, 0.3, ())
+    wrong = Verdict(True, False, True, True, True, 0.3, 0.6, 0.9, ("shape bar",))
+    asked = [{"prompt": "a", "seed": 1}, {"prompt": "b", "seed": 2}]
+    made = report({"samples (raw)": Report((right, wrong)), "real": Report((right, right))}, asked, ["a.mp4", "b.mp4"])
+    assert json.loads(json.dumps(made, allow_nan=False)) == made | {"clips": json.loads(json.dumps(made["clips"]))}
+    second = made["clips"]["samples (raw)"][1]
+    assert second["file"] == "b.mp4" and second["prompt"] == "b" and second["seed"] == 2
+    assert second["shape"] is False and second["outline_worst"] == 0.9 and list(second["reasons"]) == ["shape bar"]
+    assert {*COLUMNS, *ERRORS} < set(second) and "file" not in made["clips"]["real"][0]
+    assert made["metrics"]["samples (raw)"]["outline_error"] == pytest.approx(0.4)
+    assert made["standard_errors"]["samples (raw)"]["outline_error"] == pytest.approx(0.2)
+    alone = report({"samples (raw)": Report((right,))}, asked[:1], ["a.mp4"])
+    assert alone["standard_errors"]["samples (raw)"]["outline_error"] is None
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_a_report_for_each_job_and_nothing_beside(tmp_path: Path) -> None:
+    config = config_of(
+        "experiment=demo", "net.depth=1", "net.width=24", "net.heads=2", "text.heads=2", "data.num_frames=4",
+        "data.fps=4", "sampling.num_steps=1",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    weights = {}
+    for name in ("net", "text"):
+        part = instantiate(config[name], _convert_="all")
+        weights |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+    folder = tmp_path / "runs" / "mine" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save({"state_dict": weights, "ema": {}, "config": config, "global_step": 7}, folder / "last.ckpt")
+    command = [
+        sys.executable, str(ROOT / "scripts" / "evaluate.py"), "-m", "ckpt=runs/mine", "weights=raw", "num_prompts=2",
+        "num_steps=1,2", "device=cpu", "trusted=[]",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert {entry.name for entry in tmp_path.iterdir()} == {"runs"}
+    for job, steps in (("001", 1), ("002", 2)):
+        made = json.loads((tmp_path / "runs" / "mine" / "samples" / job / "report.json").read_text())
+        assert made["checkpoint"] == {"file": "runs/mine/checkpoints/last.ckpt", "step": 7, "weights": "raw"}
+        assert made["settings"]["num_steps"] == steps and made["settings"]["batch_size"] == 32
+        assert {"solver", "schedule", "guidance", "num_frames"} < set(made["settings"])
+        clips = made["clips"]["samples (raw)"]
+        assert [clip["seed"] for clip in clips] == [1000, 1001] and len(made["clips"]["real clips (ceiling)"]) == 2
+        assert all((tmp_path / "runs" / "mine" / "samples" / job / clip["file"]).is_file() for clip in clips)
