@@ -114,8 +114,7 @@ def loss_by_level(output: LossOutput, num_buckets: int) -> LevelLoss:
     """The loss of the frames not given, summed in equal buckets of t from 0 to 1: `total`, `frames` (num_buckets,).
 
     The mean loss hides at which levels a network learns (Esser et al. 2024, arXiv:2403.03206, section 5.1, validate
-    by level too). For numbers that compare across runs use the same generator seed and evenly spread levels:
-    `dataclasses.replace(objective, levels=Stratified(Uniform()), weighting=weighting.Uniform())`.
+    by level too). For numbers that compare across runs: `errors.py`.
     """
     bucket = (output.t * num_buckets).long().clamp(max=num_buckets - 1)
     member = (bucket[..., None] == torch.arange(num_buckets, device=bucket.device)) & ~output.given[..., None]
