@@ -70,10 +70,10 @@ class TrainingStream:
 def validation_shard(num_clips: int, batch_size: int, rank: int, world_size: int) -> list[list[Draw]]:
     """The batches of one rank over a validation set, in order, always the same.
 
-    Ranks get disjoint clips and equally many batches of equal sizes (collectives in the forward pass of a sharded
-    network would wait for ever otherwise); what does not divide by `world_size`, at most `world_size - 1` clips, is
-    left out rather than counted twice.
+    Ranks get equally many batches of equal sizes (collectives in the forward pass of a sharded network would wait for
+    ever otherwise). Place i of a rank is clip `rank + world_size * i`; where there is none any more, the last clip
+    stands in, which must not count again.
     """
-    share = num_clips // world_size
-    mine = [Draw(rank + world_size * i, 0) for i in range(share)]
+    share = -(-num_clips // world_size)
+    mine = [Draw(min(rank + world_size * i, num_clips - 1), 0) for i in range(share)]
     return [mine[i : i + batch_size] for i in range(0, share, batch_size)]

@@ -1,7 +1,9 @@
 """Validation: errors that are the same for every objective, batch size and order, beside the run's own loss."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -124,3 +126,34 @@ def test_numbers_without_meaning_are_refused(levels: int, buckets: int) -> None:
     name = "error_levels=-1" if levels < 0 else "level_buckets=0"
     with pytest.raises(ValueError, match=f"callbacks.validation.{name} must be at least"):
         Validation(None, None, every=1, level_buckets=buckets, error_levels=levels)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 5])
+def test_every_clip_counts_once_on_any_number_of_ranks(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six clips on 4 ranks: two of the second turn belong to nobody. Each rank adds its own sums to the others'."""
+    module, parts = model(max_steps=1), []
+
+    def keep(values: torch.Tensor) -> torch.Tensor:
+        parts.append(values)
+        return values
+
+    monkeypatch.setattr("dit.engine.callbacks.validation.sum_over_ranks", keep)
+    validation = Validation(average(), None, every=1, level_buckets=2, error_levels=2)  # type: ignore[arg-type]
+    monkeypatch.setattr(validation.ema, "swapped", lambda _: nullcontext())
+
+    def measured(world_size: int) -> torch.Tensor:
+        parts.clear()
+        for rank in range(world_size):
+            data = video_data()
+            monkeypatch.setattr(type(data), "rank", rank, raising=False)
+            monkeypatch.setattr(type(data), "world_size", world_size, raising=False)
+            strategy = SimpleNamespace(batch_to_device=lambda batch: batch)
+            precision = SimpleNamespace(val_step_context=nullcontext)
+            trainer = SimpleNamespace(
+                datamodule=data, strategy=strategy, precision_plugin=precision, global_rank=rank, world_size=world_size
+            )
+            validation.measure(trainer, module, lambda: None)  # type: ignore[arg-type]
+        return torch.stack(parts).sum(0)
+
+    torch.testing.assert_close(measured(ranks), measured(1), rtol=1e-9, atol=1e-12)
+    assert measured(1)[0] == 6
