@@ -11,7 +11,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -34,12 +34,13 @@ progress.setLevel(logging.INFO)
 
 
 @contextmanager
-def recorded(run: Path, about: Mapping[str, Any], write: bool) -> Iterator[None]:
+def recorded(run: Path, about: Mapping[str, Any], step: Callable[[], int], write: bool) -> Iterator[None]:
     """Records that a session starts, how it ends, and what is logged in between.
 
     Args:
         run: the run directory, which exists.
         about: what the line of the start says beside time, command, code, versions and machine.
+        step: says at the end how many steps are done.
         write: true on the first rank only.
 
     A `SystemExit` is an end, any other exception a failure; they pass. A session without an end was killed.
@@ -57,7 +58,7 @@ def recorded(run: Path, about: Mapping[str, Any], write: bool) -> Iterator[None]
     try:
         yield
     except SystemExit as error:
-        end = {"event": "stopped", "exit_code": error.code}
+        end = {"event": "stopped", "exit_code": error.code}  # 128 and the signal's number
         raise
     except BaseException as error:
         said = " ".join(str(error).split()) or type(error).__name__
@@ -65,7 +66,7 @@ def recorded(run: Path, about: Mapping[str, Any], write: bool) -> Iterator[None]
         handler.note(end["why"])
         raise
     finally:
-        _append(run, {**end, **{key: about[key] for key in ("reached",) if key in about}})
+        _append(run, {**end, "step": step()})
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()

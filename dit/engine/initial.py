@@ -16,8 +16,9 @@ from torch import Tensor
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
 from dit.engine.module import VideoDiffusion
 from dit.interop import diffusers, native, original
-from dit.interop.adapter import bare_key, is_adapter_key
+from dit.interop.adapter import bare_key, has_adapters, is_adapter_key
 from dit.interop.describe import describe, difference
+from dit.interop.lora import fill_lora
 from dit.interop.presets import build_empty
 from dit.sampling.checkpoint import Checkpoint
 
@@ -95,6 +96,22 @@ def load(module: VideoDiffusion, given: str, weights: str, strict: bool) -> Repo
     if source.network is not None and (apart := _apart(module.config["net"], source.network)):
         log.warning("this network computes something else than the one of these weights: %s", apart)
     return Report(f"{len(taken)} tensors of {source.about}", skipped)
+
+
+def load_adapters(module: VideoDiffusion, given: str) -> None:
+    """Copies first values of the adapters into `module`, which has them: a folder or file as diffusers saves it.
+
+    Raises FileNotFoundError or ValueError where there is none, or other layers or ranks.
+    """
+    if not has_adapters(module.net):
+        raise ValueError(f"lora_from={given} wants a run of adapters: add lora=default")
+    try:
+        count = fill_lora(module.net, given)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"lora_from={error}") from None
+    except ValueError as error:
+        raise ValueError(f"lora_from={error}") from None
+    log.info("first values of %d adapters: %s", count, given)
 
 
 def open_source(path: str, weights: str) -> Source:

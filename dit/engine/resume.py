@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +140,24 @@ def about_longer(start: Start, config: Mapping[str, Any], schedule: LRSchedule, 
         f"To go on with these weights: {_after_decay(run)}."
         f" {_rates(config, start.lr_factor, now, f'with trainer.max_steps={longer}')}, so it takes {_other_ways(start)}"
     )
+
+
+def about_divergence(run: Path, config: Mapping[str, Any]) -> str:
+    """How a run whose numbers are no longer finite can go on with half the rate, in a line."""
+    rates = {key: value / 2 for key, value in config["optim"].items() if key == "lr" or key.endswith("_lr")}
+    lower = [f"optim.{key}={rate:g}" for key, rate in rates.items()]
+    last = run / FOLDER / LAST
+    if not last.is_file():
+        return f"No checkpoint was saved, so the name is free; with half the rate: {_again(lower)}"
+    step = int(archive.load(last)["global_step"])
+    again = _again([*lower, "resume_changes=[optim]"])
+    return f"The last checkpoint, of step {step}, is whole; to go on from it with half the rate: {again}"
+
+
+def _again(more: Sequence[str]) -> str:
+    """The command line of this process with other overrides, to be typed."""
+    keys = {each.partition("=")[0] for each in more}
+    return shlex.join(["python", *(each for each in sys.argv if each.partition("=")[0] not in keys), *more])
 
 
 def _seen(run: Path) -> tuple[int, int] | None:

@@ -18,13 +18,14 @@ from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
 from dit.diffusion.cond import About
 from dit.diffusion.given import with_given
-from dit.engine import captions, frozen, initial, resume, rng, rundir
+from dit.engine import captions, frozen, history, initial, resume, rng, rundir
 from dit.engine.callbacks.after_step import AfterStep, Task, owed
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.callbacks.preview import Preview
 from dit.engine.callbacks.randomness import Randomness
+from dit.engine.finite import NonFinite
 from dit.engine.module import VideoDiffusion
 from dit.engine.signals import Signals
 from dit.engine.training import Training
@@ -81,6 +82,10 @@ def train(config: dict[str, Any]) -> None:
         frozen.restore(module, start.checkpoint)
     elif config["init_from"] is not None:
         first = initial.load(module, *(config[key] for key in ("init_from", "init_weights", "init_strict")))
+    if start.checkpoint is None and config["lora_from"] is not None:
+        if first is None:
+            raise ValueError(f"lora_from={config['lora_from']} adapts weights: give those as init_from=...")
+        initial.load_adapters(module, config["lora_from"])
     with rundir.lock(parts.run, first_rank()):
         if first_rank():
             resume.take(parts.run, start, parts.config)
@@ -88,8 +93,19 @@ def train(config: dict[str, Any]) -> None:
                 first.write(parts.run)
         if module.frozen_mark is None:
             frozen.write(module, parts.run, first_rank())
-        describe(parts)
-        _fit(parts, trainer, start, flops)
+        about = {
+            "step": start.step,
+            "max_steps": parts.training.max_steps,
+            "went_on_from": None if start.checkpoint is None else str(start.checkpoint),
+            "changes": [f"{key} was {before}, now {now}" for key, before, now in start.changes],
+            "ranks": parts.training.world_size,
+        }
+        with history.recorded(parts.run, about, lambda: trainer.global_step, first_rank()):
+            describe(parts)
+            try:
+                _fit(parts, trainer, start, flops)
+            except NonFinite as error:
+                raise NonFinite(f"{error}. {resume.about_divergence(parts.run, parts.config)}") from None
 
 
 def build(config: dict[str, Any]) -> Parts:

@@ -82,6 +82,38 @@ def load_lora(net: Backbone, source: str | Path) -> None:
             own.b.copy_(ours[name].b)
 
 
+def fill_lora(net: Backbone, source: str | Path) -> int:
+    """Puts the adapters of a file or folder of diffusers in the place of those that a network has; says how many.
+
+    Scales may differ: that of the file goes into the numbers. Raises ValueError or FileNotFoundError, naming the layer,
+    when layers or ranks are not the network's own; then the network is as it was.
+    """
+    file = Path(source) / FILE if Path(source).is_dir() else Path(source)
+    theirs = read_lora(file)
+    own = adapters(net)
+    if not own:
+        raise ValueError("this network has no adapters to fill: lora=default puts them in")
+    with bare(net):
+        links = recognise(net).links(net)
+        shapes = {key: tensor.shape for key, tensor in net.state_dict().items()}
+    try:
+        given = adapters_to_ours(links, theirs, shapes)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    for name in sorted(own.keys() ^ given.keys()):
+        where = "not in the file" if name in own else "in the file alone"
+        raise ValueError(f"{file}: the adapter of {name} is {where}; lora.targets must name the same layers")
+    for name, adapter in given.items():
+        if adapter.rank != own[name].rank:
+            rank = own[name].rank
+            raise ValueError(f"{file}: the adapter of {name} has rank {adapter.rank}, here {rank}; give lora.rank")
+    with torch.no_grad():
+        for name, adapter in given.items():
+            own[name].a.copy_(adapter.a)
+            own[name].b.copy_(adapter.b * (adapter.scale / own[name].scale))
+    return len(given)
+
+
 def read_lora(file: Path) -> dict[str, Adapter]:
     """The adapters of a file under diffusers' names.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dit import entry
 from dit.engine import frozen, initial, run
 from dit.interop import call_like_diffusers, from_diffusers
-from dit.interop.adapter import bare_key, is_adapter_key
+from dit.interop.adapter import adapters, bare_key, is_adapter_key
 from dit.interop.presets import CONFIGS
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.pipeline import Pipeline
@@ -73,11 +73,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def train(name: str, steps: int, *overrides: str) -> dict[str, Any]:
     """`train.py` in this process; returns the last checkpoint."""
-    given = [*NET, *TINY, f"name={name}", f"trainer.max_steps={steps}", *overrides]
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = OmegaConf.to_container(hydra.compose("train", given), resolve=True)
-    run.train(config)  # type: ignore[arg-type]
+    run.train(run_config(name, f"trainer.max_steps={steps}", *overrides))
     return small.load(Path("runs") / name)
+
+
+def run_config(name: str, *overrides: str) -> dict[str, Any]:
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = hydra.compose("train", [*NET, *TINY, f"name={name}", *overrides])
+    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
 
 
 def convert(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
@@ -200,6 +203,30 @@ def test_adapters(wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caps
     ):
         train("full", 1, "init_from=runs/lora")
     assert not Path("runs/full").exists()
+
+
+def test_training_goes_on_from_exported_adapters(wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run of adapters exports is what another one begins with, whatever its alpha."""
+    train("lora", 3, *LORA, f"init_from={wan}")
+    convert(monkeypatch, "runs/lora", "adapters", "--to", "lora", "--weights", "raw")
+    module = run.build(run_config("again", *LORA, f"init_from={wan}", "lora.alpha=7")).module
+    initial.load(module, str(wan), "raw", strict=True)
+    initial.load_adapters(module, "adapters")
+    first = {name: each.delta() for name, each in adapters(ours("runs/lora", "raw")).items()}
+    for name, each in adapters(module.net).items():
+        torch.testing.assert_close(each.delta(), first[name], rtol=1e-5, atol=1e-7)
+    assert max(float(delta.abs().max()) for delta in first.values()) > 0
+    for overrides, said in (
+        (["lora.rank=2"], "has rank 3, here 2; give lora.rank"),
+        (["lora.targets=[attention.qkv]"], "must name the same layers"),
+        (["lora=none"], "lora_from=adapters wants a run of adapters: add lora=default"),
+    ):
+        chosen = [
+            each for each in LORA if each.split("=")[0] != overrides[0].split("=")[0] and overrides != ["lora=none"]
+        ]
+        with pytest.raises(ValueError, match=said):
+            run.train(run_config("wrong", *chosen, *overrides, f"init_from={wan}", "lora_from=adapters"))
+    assert not Path("runs/wrong/config.yaml").exists()
 
 
 def test_adapters_without_what_they_stand_beside(wan: Path, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from dit.engine import history
 from dit.engine.callbacks.after_step import AfterStep, duration
 from dit.engine.callbacks.metrics import Metrics
 
@@ -49,13 +50,17 @@ class Progress(Callback):
 
     def _show(self, trainer: Trainer) -> None:
         now, step = time.perf_counter(), trainer.global_step
+        due = now - self._last_line > self.seconds or step == trainer.max_steps
         if self._bar is not None:
             self._bar.n = step
             self._bar.set_postfix_str(self.line(trainer), refresh=False)
             self._bar.update(0)
-        elif now - self._last_line > self.seconds or step == trainer.max_steps:
+        if due:
             self._last_line = now
-            print(f"step {step}/{trainer.max_steps}  {self.line(trainer)}", file=sys.stderr, flush=True)
+            line = f"step {step}/{trainer.max_steps}  {self.line(trainer)}"
+            history.progress.info(line)
+            if self._bar is None:
+                print(line, file=sys.stderr, flush=True)
 
     def line(self, trainer: Trainer) -> str:
         speed, metrics = self.metrics.speed, self.metrics

@@ -1,0 +1,78 @@
+"""The same clips are the same wherever they lie; another clip, caption or order is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from data.fingerprint import fingerprint
+from data.module import VideoData
+from tests.engine import small
+
+
+def table(paths: list[str], captions: list[list[str]], **more: Any) -> pa.Table:
+    return pa.table({"path": paths, "caption": pa.array(captions, pa.list_(pa.string())), **more})
+
+
+CAPTIONS = [["a"], ["b", "c"], []]
+SAME = fingerprint(Path("x"), table(["1.mp4", "2.mp4", "3.mp4"], CAPTIONS))
+
+
+def test_where_clips_lie_does_not_count(tmp_path: Path) -> None:
+    inside = [str(tmp_path / f"{i}.mp4") for i in (1, 2, 3)]
+    assert fingerprint(tmp_path, table(inside, CAPTIONS)) == SAME
+    assert fingerprint(tmp_path / "elsewhere", table(["1.mp4", "2.mp4", "3.mp4"], CAPTIONS)) == SAME
+    empty = table(["1.mp4", "2.mp4", "3.mp4"], CAPTIONS, start=pa.array([None] * 3, pa.float64()))
+    assert fingerprint(tmp_path, empty) == SAME
+    chunks = pa.concat_tables([table(["1.mp4"], CAPTIONS[:1]), table(["2.mp4", "3.mp4"], CAPTIONS[1:])])
+    assert fingerprint(tmp_path, chunks) == SAME
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        table(["1.mp4", "2.mp4", "4.mp4"], CAPTIONS),
+        table(["2.mp4", "1.mp4", "3.mp4"], CAPTIONS),
+        table(["1.mp4", "2.mp4", "3.mp4"], [["a"], ["b", "d"], []]),
+        table(["1.mp4", "2.mp4", "3.mp4"], [["a"], ["b"], ["c"]]),
+        table(["1.mp4", "2.mp4", "3.mp4"], CAPTIONS, start=[0.0, 1.0, None]),
+        table(["1.mp4", "2.mp4"], CAPTIONS[:2]),
+    ],
+)
+def test_any_other_set_is_another(other: pa.Table) -> None:
+    assert fingerprint(Path("x"), other) != SAME
+
+
+class Named(small.Clips):
+    def __init__(self, num_clips: int, mark: str) -> None:
+        super().__init__(num_clips)
+        self.mark = mark
+
+    def fingerprint(self) -> str:
+        return self.mark
+
+
+def data(train: str = "a", val: str = "a", **changes: Any) -> VideoData:
+    return small.video_data(train=Named(10, train), val=Named(6, val), **changes)
+
+
+def test_a_run_goes_on_with_its_clips_alone(caplog: pytest.LogCaptureFixture) -> None:
+    saved = data().state_dict() | {"position": 24}
+    same = data()
+    same.load_state_dict(saved)
+    assert same.position == 24 and caplog.text == ""
+    with pytest.raises(ValueError, match=r"these 10 clips are not the checkpoint's.*resume_changes=\[data\]"):
+        data(train="b").load_state_dict(saved)
+    data(val="b").load_state_dict(saved)
+    assert "the validation clips are others than before" in caplog.text
+    other = data(train="b")
+    other.accepts_other_clips = True
+    other.load_state_dict(saved)
+    assert other.position == 24
+    older = {key: value for key, value in saved.items() if key != "fingerprints"}
+    data(train="b").load_state_dict(older)  # a checkpoint of before says nothing of its clips
+    with pytest.raises(ValueError, match=r"seed=1, its checkpoint on seed=0.*resume_changes=\[data,seed\]"):
+        data(seed=1).load_state_dict(saved)
