@@ -212,7 +212,7 @@ def test_training_goes_on_from_exported_adapters(wan: Path, folder: Path, monkey
     module = run.build(run_config("again", *LORA, f"init_from={wan}", "lora.alpha=7")).module
     initial.load(module, str(wan), "raw", strict=True)
     initial.load_adapters(module, "adapters")
-    first = {name: each.delta() for name, each in adapters(ours("runs/lora", "raw")).items()}
+    first = {name: each.delta() for name, each in adapters(ours("lora", "raw")).items()}
     for name, each in adapters(module.net).items():
         torch.testing.assert_close(each.delta(), first[name], rtol=1e-5, atol=1e-7)
     assert max(float(delta.abs().max()) for delta in first.values()) > 0
