@@ -13,11 +13,35 @@ from typing import Any
 
 import numpy as np
 
+from data.clips import pick_frames
 from data.decode import BadClip, Ladder, Timeline
+from data.images import open_image
 from data.manifest import Manifest, Row
 
 PROBES = 16  # frames decoded of each clip, spread evenly, first and last included
 DISAGREE = 8.0  # mean grey levels between two decoders; 10-bit clips reach 4, a wrong frame is far above
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run will ask of each clip; a run that asks for less takes every clip that passes."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+    def notes(self, height: int, width: int, repeated: int) -> list[str]:
+        """What becomes of a clip that is fine."""
+        said = []
+        if repeated:
+            said.append(f"{repeated} of {self.num_frames} frames at {self.fps:g} fps are shown again")
+        if height < self.height or width < self.width:
+            said.append(f"enlarged to {self.height}x{self.width}")
+        aspect = height * self.width / (width * self.height)
+        if (cut := 1 - min(aspect, 1 / aspect)) >= 0.01:
+            said.append(f"{cut:.0%} of each frame is cut off")
+        return said
 
 
 @dataclass(frozen=True)
@@ -33,12 +57,21 @@ class Finding:
     seconds: float = 0.0
     height: int = 0
     width: int = 0
+    notes: str = ""  # what a run makes of it
 
 
-def check_clip(row: Row, decoder: Ladder, min_seconds: float, every_frame: bool) -> Finding:
-    """Reads a clip with each decoder of the ladder and compares what they see. Runs in this process."""
+def check_clip(
+    row: Row, decoder: Ladder, min_seconds: float, every_frame: bool, wanted: Wanted | None = None
+) -> Finding:
+    """Reads a clip with each decoder of the ladder and compares what they see. Runs in this process.
+
+    `wanted` is what a run will ask of it, if that is known. An image is one frame, which is shown for any time.
+    """
+    if row.is_image:
+        return _check_image(row, wanted)
     reasons: list[str] = []
     found: dict[str, np.ndarray] = {}
+    timeline_of: dict[str, Timeline] = {}
     finding = Finding(row.id, ok=False)
     for rung in decoder.decoders:
         timelines: list[Timeline] = []
@@ -70,7 +103,7 @@ def check_clip(row: Row, decoder: Ladder, min_seconds: float, every_frame: bool)
                 height=frames.shape[1],
                 width=frames.shape[2],
             )
-        found[rung.name] = frames
+        found[rung.name], timeline_of[rung.name] = frames, timelines[0]
     if not found:
         return replace(finding, why="; ".join(reasons))
     finding = replace(finding, decoder=" ".join(found))
@@ -85,7 +118,23 @@ def check_clip(row: Row, decoder: Ladder, min_seconds: float, every_frame: bool)
         apart = np.abs(found[best].astype(np.int16) - found[other]).mean()
         if apart > DISAGREE:
             return replace(finding, why=f"{best} and {other} give frames {apart:.0f} grey levels apart")
-    return replace(finding, ok=True, why="; ".join(reasons))
+    notes: list[str] = []
+    if wanted is not None:
+        try:
+            picked = pick_frames(timeline_of[best], row, wanted.num_frames, wanted.fps, 0.5)
+        except BadClip as error:
+            return replace(finding, why=error.why)
+        notes = wanted.notes(finding.height, finding.width, wanted.num_frames - len(set(picked)))
+    return replace(finding, ok=True, why="; ".join(reasons), notes="; ".join(notes))
+
+
+def _check_image(row: Row, wanted: Wanted | None) -> Finding:
+    try:
+        width, height = open_image(row.path).size
+    except BadClip as error:
+        return Finding(row.id, ok=False, why=error.why)
+    notes = [] if wanted is None else wanted.notes(height, width, repeated=0)
+    return Finding(row.id, True, decoder="pillow", frames=1, height=height, width=width, notes="; ".join(notes))
 
 
 @dataclass
@@ -97,7 +146,13 @@ class _Job:
 
 
 def check_clips(
-    manifest: Manifest, decoder: Ladder, min_seconds: float, every_frame: bool, timeout: float, jobs: int
+    manifest: Manifest,
+    decoder: Ladder,
+    min_seconds: float,
+    every_frame: bool,
+    timeout: float,
+    jobs: int,
+    wanted: Wanted | None = None,
 ) -> Iterator[Finding]:
     """Findings as they are made, in any order: `jobs` clips at a time, each at most `timeout` seconds."""
     # fork starts in milliseconds and is safe here: this process opens no file with a decoder.
@@ -110,7 +165,7 @@ def check_clips(
             while len(running) < jobs and (row := next(rows, None)) is not None:
                 receive, send = context.Pipe(duplex=False)
                 process = context.Process(
-                    target=_check_and_send, args=(send, row, decoder, min_seconds, every_frame), daemon=True
+                    target=_check_and_send, args=(send, row, decoder, min_seconds, every_frame, wanted), daemon=True
                 )
                 process.start()
                 send.close()
@@ -132,8 +187,10 @@ def check_clips(
             _end(job)
 
 
-def _check_and_send(send: Connection, row: Row, decoder: Ladder, min_seconds: float, every_frame: bool) -> None:
-    send.send(check_clip(row, decoder, min_seconds, every_frame))
+def _check_and_send(
+    send: Connection, row: Row, decoder: Ladder, min_seconds: float, every_frame: bool, wanted: Wanted | None
+) -> None:
+    send.send(check_clip(row, decoder, min_seconds, every_frame, wanted))
 
 
 def _received(job: _Job) -> Finding:

@@ -139,6 +139,14 @@ def test_bytes_overwritten_anywhere_give_frames_or_bad_clip(tmp_path: Path) -> N
     assert "bad" in outcomes
 
 
+def test_a_codec_that_nobody_knows_is_a_bad_clip(tmp_path: Path) -> None:
+    whole = write_numbered(tmp_path / "clip.mp4").read_bytes()
+    (tmp_path / "unknown.mp4").write_bytes(whole.replace(b"avc1", b"zzzz"))
+    for decoder in (PyAV(), Decord()):
+        with pytest.raises(BadClip, match="its codec is not known"):
+            Ladder(decoders=[decoder]).frames(tmp_path / "unknown.mp4", [0])
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_frames_that_do_not_exist_are_an_error(tmp_path: Path, decoder: Decoder) -> None:
     path = write_numbered(tmp_path / "clip.mp4", count=10)

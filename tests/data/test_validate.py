@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.decode import Frames, Ladder, Pick, PyAV
 from data.manifest import read_manifest
@@ -116,3 +117,38 @@ def test_the_script_says_what_is_wrong_with_its_command(
         assert not report.exists()
     write_numbered(tmp_path / "clip.mp4", count=8)
     assert run_script(monkeypatch, "--root", tmp_path, "--report", report) == 0
+
+
+def asked_of(script_out: str) -> list[str]:
+    return [line for line in script_out.splitlines() if line.startswith(("note: ", "bad: "))]
+
+
+def test_the_script_knows_what_the_run_will_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 30 frames a second from 8, most of 15 frames are shown again; a clip of 0.4 seconds is too short for them."""
+    write_numbered(tmp_path / "slow.mp4", count=40, fps=8)
+    write_numbered(tmp_path / "short.mp4", count=12, fps=30)
+    Image.fromarray(np.zeros((20, 60, 3), np.uint8)).save(tmp_path / "still.png")
+    (tmp_path / "broken.png").write_text("no picture")
+    (tmp_path / "slow.txt").write_text("x" * 600)
+    report = tmp_path / "r.csv"
+    shape = ["--num-frames", "15", "--fps", "30", "--height", "64", "--width", "64", "--max-bytes", "511"]
+    assert run_script(monkeypatch, "--root", tmp_path, "--report", report, "--jobs", "2", *shape) == 1
+    told = asked_of(capsys.readouterr().out)
+    assert "15 frames at 30 fps" in told[1] and told[1].startswith("bad: short.mp4: ")
+    assert told[0].startswith("bad: broken.png: ") and len([line for line in told if line.startswith("bad")]) == 2
+    rows = {row["id"]: row for row in csv.DictReader(report.open(newline=""))}
+    assert rows["slow.mp4"]["notes"] == "10 of 15 frames at 30 fps are shown again; 33% of each frame is cut off"
+    assert rows["still.png"]["notes"] == "enlarged to 64x64; 67% of each frame is cut off"
+    assert "note: 10 of 15 frames at 30 fps are shown again: slow.mp4" in told
+    assert "note: 3 clips have no caption" in told
+    assert any("1 captions are longer than text.max_bytes=511" in line and "600 bytes" in line for line in told)
+    # the same of a run's own config
+    run = ["experiment=real_clips", f"data.root={tmp_path}", "data.num_frames=15", "data.fps=30"]
+    assert run_script(monkeypatch, *run, "--report", report, "--jobs", "2") == 1
+    assert asked_of(capsys.readouterr().out) == told
+    assert run_script(monkeypatch, "experiment=demo", "--report", report) == 2
+    assert "train on no files; add experiment=real_clips" in capsys.readouterr().err
+    assert run_script(monkeypatch, "--root", tmp_path, "--fps", "8", "--report", report) == 2
+    assert "both --num-frames and --fps" in capsys.readouterr().err
