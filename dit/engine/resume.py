@@ -136,10 +136,8 @@ def about_longer(start: Start, config: Mapping[str, Any], schedule: LRSchedule, 
     now = schedule(start.step, longer)
     if start.lr_factor is None or abs(now - start.lr_factor) <= JUMP:
         return f"To go on: trainer.max_steps={longer}"
-    return (
-        f"To go on with these weights: {_after_decay(run)}."
-        f" {_rates(config, start.lr_factor, now, f'with trainer.max_steps={longer}')}, so it takes {_other_ways(start)}"
-    )
+    rates = _rates(config, start.lr_factor, now, f"with trainer.max_steps={longer}")
+    return f"To go on: {_after_decay(run)}. In this run {rates}; that takes {_other_ways(start)}"
 
 
 def about_divergence(run: Path, config: Mapping[str, Any]) -> str:
