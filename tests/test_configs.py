@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,12 @@ def test_entry_points_hold_no_logic() -> None:
         tree = ast.parse((ROOT / script).read_text())
         branches = [n for n in ast.walk(tree) if isinstance(n, (ast.For, ast.While, ast.Try))]
         assert not branches and len((ROOT / script).read_text().splitlines()) <= 60, script
+
+
+@pytest.mark.parametrize("name, module", [("train", "dit.engine.config"), ("sample", "dit.sampling.config")])
+def test_every_key_of_a_command_has_a_type(name: str, module: str) -> None:
+    """What `dit.config.kinds` holds the top level against; a task of sample.py adds keys that its own class checks."""
+    config = composed(name, *(["experiment=demo"] if name == "train" else []))
+    written = set(OmegaConf.load(CONFIGS / f"{name}.yaml")) | set(config)
+    extra = {"defaults", "hydra", "experiment"}
+    assert written - extra == set(typing.get_type_hints(get_object(f"{module}.Config")))

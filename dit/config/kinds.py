@@ -56,6 +56,9 @@ def fitted(value: Any, hint: Any = Any, path: str = "") -> Any:
     for option in options:
         if (turned := _turned(value, option)) is not None:
             return _inside(turned, option, path)
+    if isinstance(value, Mapping) and TARGET in value:
+        name = str(value[TARGET]).rpartition(".")[2]
+        raise Misfit(path, f" would be a {name}, which does not go there; {_wanted(options)} does")
     raise Misfit(path, f"={_shown(value)} is not {_wanted(options)}")
 
 
@@ -153,8 +156,18 @@ def _is(value: Any, option: Any) -> bool:
     if base is dict or typing.is_typeddict(base):
         return isinstance(value, Mapping) and TARGET not in value
     if base is object:
-        return isinstance(value, Mapping) and TARGET in value
+        return isinstance(value, Mapping) and TARGET in value and _makes(value, option)
     return type(value) is base or (base is float and type(value) is int)
+
+
+def _makes(node: Mapping[str, Any], option: Any) -> bool:
+    """Whether a node builds what an annotation names, as far as classes tell: functions and protocols do not."""
+    if typing.get_origin(option) is collections.abc.Callable:
+        option = typing.get_args(option)[1] if node.get(PARTIAL) else None
+    built = resolve(str(node[TARGET]))
+    if not (isinstance(option, type) and isinstance(built, type)) or getattr(option, "_is_protocol", False):
+        return True
+    return issubclass(built, option)
 
 
 def _turned(value: Any, option: Any) -> Any:
@@ -228,8 +241,13 @@ def _wanted(options: tuple[Any, ...]) -> str:
         elif base is type(None):
             said.append("null")
         else:
-            said.append(NAMES.get(base, "a part with a _target_"))
+            said.append(NAMES.get(base, _part(option)))
     return " or ".join(dict.fromkeys(said))
+
+
+def _part(option: Any) -> str:
+    made = typing.get_args(option)[1] if typing.get_origin(option) is collections.abc.Callable else option
+    return f"a part with a _target_ ({made.__name__})" if isinstance(made, type) else "a part with a _target_"
 
 
 def _shown(value: Any) -> str:

@@ -18,6 +18,8 @@ from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.diffusion.space import Space
 from dit.diffusion.weighting import Weighting
+from dit.engine.callbacks.after_step import Task
+from dit.engine.callbacks.checkpoint import Checkpoints
 from dit.engine.ema import EMA
 from dit.engine.lr_schedule import LRSchedule
 from dit.engine.training import Training
@@ -44,8 +46,8 @@ class Callbacks(TypedDict):
     """What happens beside training; each but the checkpoints is finished with what it looks at."""
 
     metrics: Callable[..., Callback]
-    validation: Callable[..., Callback]
-    checkpoints: Callback
+    validation: Callable[..., Task]
+    checkpoints: Checkpoints
     progress: Callable[..., Callback]
 
 
@@ -71,7 +73,7 @@ class Config(TypedDict):
     trainer: Training
     callbacks: Callbacks
     logger: dict[str, Writer]
-    preview: Callable[..., Callback] | None
+    preview: Callable[..., Task] | None
     schedule: Schedule
     solver: Solver
     guidance: Guidance

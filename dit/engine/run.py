@@ -18,7 +18,7 @@ from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
 from dit.diffusion.cond import About
 from dit.diffusion.given import with_given
-from dit.engine import captions, frozen, history, initial, resume, rng, rundir
+from dit.engine import captions, frozen, history, initial, memory, resume, rng, rundir
 from dit.engine.callbacks.after_step import AfterStep, Task, owed
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
 from dit.engine.callbacks.guard import GradientGuard
@@ -119,20 +119,14 @@ def build(config: dict[str, Any]) -> Parts:
             "a sweep (-m) cannot start several processes per job: each would run the whole sweep again. "
             "Start the ranks with torchrun or SLURM, or use trainer=default"
         )
+    memory.check(config, on_cpu=training.device_type == "cpu")
     codec: Codec = _make(config["codec"])
     net: Backbone = _make(config["net"])
     # Before the data, which may take long to open: both raise with the nearest sizes that fit.
     net.num_tokens(*codec.latent_shape(*(config["data"][key] for key in ("num_frames", "height", "width"))))
-    ends = {f"net.{name}": getattr(net, name) for name in ("in_channels", "out_channels")}
-    ends = {key: channels for key, channels in ends.items() if channels != codec.channels}
-    if ends:
-        raise ValueError(
-            f"{', '.join(f'{key}={value}' for key, value in ends.items())}, but the codec gives {codec.channels}:"
-            f" {' '.join(f'{key}={codec.channels}' for key in ends)} (the variance that DiT and Latte also put out is"
-            " not trained here)"
-        )
-    data: LightningDataModule = _make(config["data"])
     text: TextEncoder | None = _make(config["text"])
+    check_channels(config["net"], codec, text)
+    data: LightningDataModule = _make(config["data"])
     captions.report_long(data.train, text)  # type: ignore[attr-defined]
     module = VideoDiffusion(
         net=net,
@@ -154,6 +148,18 @@ def build(config: dict[str, Any]) -> Parts:
     return Parts(module, data, training, run, config)
 
 
+def check_channels(net: Mapping[str, Any], codec: Codec, text: TextEncoder | None) -> None:
+    """Raises ValueError for widths of the network that are not those of codec and text encoder, with all overrides that
+    make them so. (The variance that DiT and Latte also put out is not trained here.)"""
+    wanted = dict.fromkeys(("in_channels", "out_channels"), ("the codec gives", codec.channels))
+    if text is not None and net["text"] is not None:
+        wanted["text_width"] = ("the text encoder", text.width)
+    wrong = [key for key, (_, width) in wanted.items() if net[key] != width]
+    if wrong:
+        (by, width), needed = wanted[wrong[0]], " ".join(f"net.{key}={wanted[key][1]}" for key in wrong)
+        raise ValueError(f"net.{wrong[0]}={net[wrong[0]]}, but {by} {width}; add {needed}")
+
+
 def callbacks(parts: Parts) -> list[Callback]:
     """In the order in which they act after a step: average, count, then save, validate and preview, show."""
     config = parts.config
@@ -162,7 +168,7 @@ def callbacks(parts: Parts) -> list[Callback]:
     logger = _make(config["logger"])
     metrics: Metrics = _make(config["callbacks"]["metrics"])(Writers([CSV(), *logger.values()]), guard)
     tasks: list[Task] = [_make(config["callbacks"]["validation"])(ema, metrics)]
-    if (asked := config["preview"]) is not None:
+    if (asked := config["preview"]) is not None and asked["every"] is not None:
         prompts = some_prompts(parts) if asked["prompts"] is None else asked["prompts"]
         preview: Preview = _make({**asked, "prompts": prompts})(ema, metrics.writers, pipeline(parts))
         preview.check()

@@ -100,6 +100,9 @@ CHANGEABLE = (
 )
 
 
+LONGEST_NAME = 255  # bytes
+
+
 class OtherRun(ValueError):
     """The run name belongs to another config."""
 
@@ -111,6 +114,12 @@ def check_name(name: str) -> Path:
         raise ValueError(f"name={name!r} is not a folder name; for example name=mine")
     if bad:
         raise ValueError(f"name={name} holds {' '.join(map(repr, bad))}; use letters, digits, '.', '_', '-' and '+'")
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(
+            f"name={name[:20]}... has {len(name.encode())} bytes; a folder's name has {LONGEST_NAME} at most"
+        )
+    if RUNS.exists() and not RUNS.is_dir():
+        raise ValueError(f"{RUNS} is a file, and runs go into a folder of that name: move it away")
     return RUNS / name
 
 

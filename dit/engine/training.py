@@ -36,7 +36,7 @@ class Training:
     """
 
     max_steps: int
-    accelerator: str
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"]
     devices: int | str
     num_nodes: int
     strategy: Strategy | None

@@ -80,6 +80,8 @@ def explain(error: Exception, config_name: str | None = None) -> str | None:
         error = error.__cause__
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return hints.composing(error, config_name)
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return hints.no_option(sys.argv[1:])
     if isinstance(error, (ValueError, FileNotFoundError, FileExistsError)) and _raised_by_us(error):
         return hints.one_line(str(error))
     if isinstance(error, OSError) and error.errno in OUTSIDE:

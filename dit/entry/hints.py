@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hydra
@@ -44,6 +44,17 @@ def composing(error: Exception, config_name: str | None) -> str:
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def no_option(arguments: Sequence[str]) -> str:
+    """`text=null`, `solver=3`: Hydra takes names of a group's configs only, and does not say which argument it was."""
+    for argument in arguments:
+        group, _, value = argument.lstrip("+").partition("=")
+        options = sorted(file.stem for file in (CONFIGS / group.partition("@")[0]).glob("*.yaml"))
+        if options and value not in options and re.fullmatch(r"null|true|false|[-+.\d_e]+|nan|[-+]?inf", value, re.I):
+            leave_out = "" if "none" in options else f"; ~{group} leaves it out"
+            return f"{group}={value} is no config of that group; {group} can be: {', '.join(options)}{leave_out}"
+    return "a group of configs takes the name of one of them; `--help` lists the groups"
 
 
 def _missing_config(error: MissingConfigException) -> str:

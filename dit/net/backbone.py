@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from dit.config.limits import Count, Natural
 from dit.net import taps
 from dit.net.attention import NoQKNorm, Parts
 from dit.net.blocks import Block
@@ -50,17 +51,17 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        concat_channels: dict[str, int | None],
-        width: int,
-        level_width: int,
-        depth: int,
-        heads: int,
-        patch: list[int],
+        in_channels: Count,
+        out_channels: Count,
+        concat_channels: dict[str, Count | None],
+        width: Count,
+        level_width: Count,
+        depth: Count,
+        heads: Count,
+        patch: tuple[Count, Count, Count],
         pattern: str,
         templates: dict[str, Callable[[Parts, int], Block]],
-        text_width: int,
+        text_width: Natural,
         embed: Callable[[int, int], nn.Module],
         position: Callable[[int, int], Position] | None,
         modulation: Callable[[int, int], Modulation],

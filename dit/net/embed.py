@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dit.config.limits import Count, Positive
 from dit.net.linear import Linear
 
 Grid = tuple[int, int, int]
@@ -76,7 +77,7 @@ class ScalarEmbedding(LevelVector):
       with 1 the power is 1 (DDPM's code; diffusers' `downscale_freq_shift`).
     """
 
-    def __init__(self, width: int, *, frequencies: int, max_period: float, scale: float, shift: float) -> None:
+    def __init__(self, width: int, *, frequencies: Count, max_period: Positive, scale: float, shift: float) -> None:
         super().__init__()
         if frequencies % 2:
             raise ValueError(f"frequencies={frequencies} is odd; nearest: {frequencies - 1}, {frequencies + 1}")
@@ -119,7 +120,7 @@ class NoisyFramesScalar(ScalarEmbedding):
 
 
 def sinusoids(
-    value: Tensor, frequencies: int, max_period: float, scale: float, shift: float, dtype: torch.dtype
+    value: Tensor, frequencies: Count, max_period: Positive, scale: float, shift: float, dtype: torch.dtype
 ) -> Tensor:
     """value (...) -> cosines, then sines (..., frequencies); the settings are those of `ScalarEmbedding`."""
     half = frequencies // 2
@@ -133,7 +134,7 @@ def sinusoids(
 class ClassEmbedding(LevelVector):
     """A vector for each class and one, the last, for "no class"."""
 
-    def __init__(self, width: int, *, num_classes: int) -> None:
+    def __init__(self, width: int, *, num_classes: Count) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.table = nn.Embedding(num_classes + 1, width)
@@ -153,7 +154,7 @@ class FeatureEmbedding(LevelVector):
     features: width of what comes in.
     """
 
-    def __init__(self, width: int, *, features: int) -> None:
+    def __init__(self, width: int, *, features: Count) -> None:
         super().__init__()
         self.hidden = Linear(features, width)
         self.out = Linear(width, width)
@@ -189,7 +190,7 @@ class TokenProjection(nn.Module):
 class GELUProjection(nn.Module):
     """Features of another network through Linear and GELU (Cosmos 2.5). features: width of what comes in."""
 
-    def __init__(self, width: int, *, features: int) -> None:
+    def __init__(self, width: int, *, features: Count) -> None:
         super().__init__()
         self.linear = Linear(features, width)
 

@@ -1,18 +1,20 @@
 """Norms and MLPs: the parts of a block that see one token at a time."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dit.config.limits import Count, NonNegative, Positive
 from dit.net.linear import Linear, linear_gelu
 
 
 class LayerNorm(nn.LayerNorm):
     """LayerNorm over the last axis (arXiv 1607.06450). affine: learn a scale and a shift."""
 
-    def __init__(self, dim: int, *, eps: float, affine: bool) -> None:
+    def __init__(self, dim: int, *, eps: NonNegative, affine: bool) -> None:
         super().__init__(dim, eps=eps, elementwise_affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,7 +30,7 @@ class LayerNorm(nn.LayerNorm):
 class RMSNorm(nn.RMSNorm):
     """x / rms(x) over the last axis (arXiv 1910.07467). affine: learn a scale."""
 
-    def __init__(self, dim: int, *, eps: float, affine: bool) -> None:
+    def __init__(self, dim: int, *, eps: NonNegative, affine: bool) -> None:
         super().__init__(dim, eps=eps, elementwise_affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ class GELUMLP(nn.Module):
     bias: of both projections.
     """
 
-    def __init__(self, width: int, *, ratio: float, approximate: str, bias: bool) -> None:
+    def __init__(self, width: int, *, ratio: Positive, approximate: Literal["none", "tanh"], bias: bool) -> None:
         super().__init__()
         hidden = round(width * ratio)
         self.approximate = approximate
@@ -71,7 +73,7 @@ class GELUMLP(nn.Module):
 class SiLUMLP(nn.Module):
     """width -> ratio * width -> SiLU -> width (HunyuanVideo's text). ratio, bias: as in `GELUMLP`."""
 
-    def __init__(self, width: int, *, ratio: float, bias: bool) -> None:
+    def __init__(self, width: int, *, ratio: Positive, bias: bool) -> None:
         super().__init__()
         hidden = round(width * ratio)
         self.up = Linear(width, hidden, bias=bias)
@@ -90,7 +92,7 @@ class SwiGLU(nn.Module):
     bias: of both projections.
     """
 
-    def __init__(self, width: int, *, ratio: float, multiple_of: int, bias: bool) -> None:
+    def __init__(self, width: int, *, ratio: Positive, multiple_of: Count, bias: bool) -> None:
         super().__init__()
         hidden = -(-round(width * ratio) // multiple_of) * multiple_of
         self.gate_and_value = Linear(width, 2 * hidden, bias=bias)

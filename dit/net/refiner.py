@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dit.config.limits import Count, Natural
 from dit.net.attention import NoQKNorm
 from dit.net.context import Sequence, TextLevel, TextTokens
 from dit.net.dual import StreamHeads
@@ -37,8 +38,8 @@ class RefinedText(Text):
         text_width: int,
         width: int,
         *,
-        depth: int,
-        heads: int,
+        depth: Natural,
+        heads: Count,
         norm: Callable[[int], nn.Module],
         mlp: Callable[[int], nn.Module],
         noise: Callable[[int], nn.Module],

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dit.config.limits import Count, Natural
 from dit.text.base import TextEncoder
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,9 @@ class ByteEncoder(TextEncoder):
             said once.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, max_bytes: int, ngrams: list[int], buckets: int) -> None:
+    def __init__(
+        self, width: Count, depth: Natural, heads: Count, max_bytes: Count, ngrams: list[Count], buckets: Count
+    ) -> None:
         super().__init__()
         if width % heads:
             fitting = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)

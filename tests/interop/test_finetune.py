@@ -409,7 +409,7 @@ def test_what_the_network_needs_and_does_not_get(folder: Path) -> None:
         train("pooled", 1, "net/pooled=mlp_768")
     with pytest.raises(ValueError, match=r"this network needs cond\['label'\]"):
         train("labelled", 1, "net/label=classes")
-    with pytest.raises(ValueError, match="net.out_channels=6, but the codec gives 3; make them equal"):
+    with pytest.raises(ValueError, match="net.out_channels=6, but the codec gives 3; add net.out_channels=3"):
         train("variance", 1, "net.out_channels=6")
     assert not Path("runs").exists()
 

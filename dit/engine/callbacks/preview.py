@@ -36,7 +36,7 @@ class Preview:
         ema: lends the averaged weights.
         writers: take the videos; open on rank 0 only.
         pipeline: over the modules that are being trained.
-        every: optimizer steps between previews.
+        every: optimizer steps between previews; None makes none.
         prompts: what is sampled each time; None in a config is filled in with captions before (`run.callbacks`).
         seed: of the first prompt's noise; the next ones take the following seeds.
     """
@@ -44,10 +44,10 @@ class Preview:
     name = "preview"
 
     def __init__(
-        self, ema: EMA, writers: Writers, pipeline: Pipeline, *, every: int, prompts: list[str] | None, seed: int
+        self, ema: EMA, writers: Writers, pipeline: Pipeline, *, every: int | None, prompts: list[str] | None, seed: int
     ) -> None:
-        if every < 1:
-            raise ValueError(f"preview.every={every} must be at least 1 step; preview=none makes no previews")
+        if every is not None and every < 1:
+            raise ValueError(f"preview.every={every} must be at least 1 step, or null for no previews")
         if not prompts:
             raise ValueError("preview.prompts is empty; give at least one, or preview=none")
         self.ema = ema
@@ -58,7 +58,7 @@ class Preview:
         self.seed = seed
 
     def is_due(self, step: int, last: bool) -> bool:
-        return last or step % self.every == 0
+        return self.every is not None and (last or step % self.every == 0)
 
     @torch.no_grad()
     def check(self) -> None:

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from dit.config.limits import Positive
 from dit.net.embed import Grid
 from dit.net.position.rotary import Rotation
 
 AXES = ("f", "h", "w")
 MOST_PAIRS = 4096  # of channels in a head that anybody would make
+
+
+class Axes(TypedDict):
+    """A number for each axis."""
+
+    f: Positive
+    h: Positive
+    w: Positive
 
 
 class Position(nn.Module):

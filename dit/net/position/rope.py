@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from dit.config.limits import Count, Positive
 from dit.net.embed import Grid
-from dit.net.position.base import AXES, Position, frequencies, half, split_pairs, spread
+from dit.net.position.base import AXES, Axes, Position, frequencies, half, split_pairs, spread
 from dit.net.position.places import Places
 from dit.net.position.rotary import Pairing, Rotation
 
@@ -32,10 +34,10 @@ class RoPE3D(Position):
         width: int,
         head_dim: int,
         *,
-        theta: float,
+        theta: Positive,
         split: dict[str, float],
-        scale: dict[str, float],
-        reference: dict[str, int] | None,
+        scale: Axes,
+        reference: dict[str, Count] | None,
         pairing: Pairing,
         places: Places,
     ) -> None:
@@ -44,7 +46,7 @@ class RoPE3D(Position):
         self.pairs = split_pairs(
             half(head_dim, "RoPE needs an even head size"), split, f"RoPE with head size {head_dim}"
         )
-        self.scale = scale
+        self.scale = cast(dict[str, float], scale)
         self.reference = reference
         self.pairing, self.places = pairing, places
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
+from dit.config.limits import Count, Positive
 from dit.net.embed import Grid
-from dit.net.position.base import AXES, Position, frequencies, half, split_pairs, spread
+from dit.net.position.base import AXES, Axes, Position, frequencies, half, split_pairs, spread
 
 
 class SinCos3D(Position):
@@ -26,17 +29,17 @@ class SinCos3D(Position):
         width: int,
         head_dim: int,
         *,
-        theta: float,
+        theta: Positive,
         split: dict[str, float],
-        scale: dict[str, float],
-        reference: dict[str, int] | None,
+        scale: Axes,
+        reference: dict[str, Count] | None,
     ) -> None:
         super().__init__()
         self.theta = theta
         self.pairs = split_pairs(
             half(width, "sincos positions need an even width"), split, f"sincos positions of width {width}"
         )
-        self.scale = scale
+        self.scale = cast(dict[str, float], scale)
         self.reference = reference
 
     def add(self, x: Tensor, grid: Grid) -> Tensor:

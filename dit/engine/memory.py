@@ -1,0 +1,106 @@
+"""Whether a run can fit into this machine at all, before anything of its size is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from dit.config.build import build
+
+MOST_TENSORS = 200_000  # of one part: some thousand blocks
+TRAINING_COPIES = 4  # weights, gradients, a moment of the optimizer, an average: the least
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def check(config: Mapping[str, Any], on_cpu: bool) -> None:
+    """Raises ValueError for parts, or a batch, that need more memory than this machine has, and says how much that is.
+
+    Args:
+        config: of a run. Its network and text encoder are built without memory, and with a few blocks at most.
+        on_cpu: whether the run trains in this machine's own memory; else that must hold the weights once.
+    """
+    there = memory()
+    copies = TRAINING_COPIES if on_cpu and config["lora"] is None else 1
+    net, text = config["net"], config["text"]
+    needed = copies * (size_of("net", net) + (size_of("text", text) if text is not None else 0))
+    if needed > there:
+        what = "weights, gradients, optimizer and averages" if copies > 1 else "the weights"
+        raise ValueError(
+            f"net and text need at least {_shown(needed)} for {what}, and this machine has {_shown(there)}; make"
+            f" net.width={net.get('width')}, net.depth={net.get('depth')} or the part that is so large smaller"
+        )
+    data = config["data"]
+    shape = [data[key] for key in ("batch_size", "num_frames", "height", "width")]
+    clips = 3 * 4 * shape[0] * shape[1] * shape[2] * shape[3]
+    if clips > there:
+        raise ValueError(
+            f"a batch of data.batch_size={shape[0]} clips of {shape[1]} frames of {shape[2]}x{shape[3]} is"
+            f" {_shown(clips)}, and this machine has {_shown(there)}; make one of them smaller"
+        )
+
+
+def size_of(name: str, node: Mapping[str, Any]) -> float:
+    """Bytes of the parameters of what `node` builds. A network that repeats its blocks is built with few of them."""
+    period, depth = len(str(node.get("pattern") or "F")), node.get("depth")
+    if name != "net" or not isinstance(depth, int) or depth <= 2 * period:
+        return _measured(name, node)
+    one, two = (_measured(name, {**node, "depth": blocks * period}) for blocks in (1, 2))
+    return one + (two - one) * (depth / period - 1)
+
+
+def memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its container's."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = CGROUP.read_text().strip() if CGROUP.is_file() else ""
+    return min(machine, int(limit)) if limit.isdigit() else machine
+
+
+def _measured(name: str, node: Mapping[str, Any]) -> float:
+    with torch.device("meta"), _counted(name) as total:
+        try:
+            build(node, name)
+        except RuntimeError as error:
+            if "overflow" not in str(error).lower() and "negative dimension" not in str(error):
+                raise
+            raise ValueError(
+                f"{name} has a tensor of more numbers than can be counted; make its sizes smaller"
+            ) from None
+    return total[0]
+
+
+@contextmanager
+def _counted(name: str) -> Iterator[list[float]]:
+    """Bytes of all parameters that are made inside, in a list of one. ValueError for more tensors than make sense."""
+    total, tensors = [0.0], 0
+
+    def count(module: nn.Module, key: str, parameter: nn.Parameter | None) -> None:
+        nonlocal tensors
+        if parameter is None:
+            return
+        total[0] += parameter.numel() * parameter.element_size()
+        tensors += 1
+        if tensors > MOST_TENSORS:
+            raise ValueError(
+                f"{name} has more than {MOST_TENSORS:,} tensors of weights, and is not built; make its depth smaller"
+            )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield total
+    finally:
+        handle.remove()
+
+
+def _shown(size: float) -> str:
+    units = ("B", "kB", "MB", "GB", "TB", "PB")
+    step = 0
+    while size >= 1000 and step < len(units) - 1:
+        size, step = size / 1000, step + 1
+    return f"{size:,.3g} {units[step]}"
