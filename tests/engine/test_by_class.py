@@ -74,7 +74,7 @@ def test_a_dit_preset_trains_on_classes_and_samples_by_them(folder: Path) -> Non
             ("data.train.labels=[shape]",),
             "data.train has 3 classes and data.val 18, and they differ: circle and red",
         ),
-        (("net.in_channels=4", "net.out_channels=8"), "codec gives 3: net.in_channels=3 net.out_channels=3"),
+        (("net.in_channels=4", "net.out_channels=8"), "codec gives 3; add net.in_channels=3 net.out_channels=3"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(
