@@ -8,25 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from dit.config.limits import Positive
 from dit.net.embed import Grid
 from dit.net.position.rotary import Rotation
 
 AXES = ("f", "h", "w")
 MOST_PAIRS = 4096  # of channels in a head that anybody would make
-
-
-class Axes(TypedDict):
-    """A number for each axis."""
-
-    f: Positive
-    h: Positive
-    w: Positive
 
 
 class Position(nn.Module):
@@ -82,6 +72,13 @@ class Several(Position):
 
     def _parts(self) -> list[Position]:
         return list(self.parts.values())  # type: ignore[arg-type]
+
+
+def each_axis(scale: dict[str, float]) -> dict[str, float]:
+    """`scale` itself. Raises ValueError where it does not name every axis and no other."""
+    if set(scale) != set(AXES):
+        raise ValueError(f"scale={scale} must give a number to each of {', '.join(AXES)}; 1.0 leaves an axis as it is")
+    return scale
 
 
 def half(size: int, what: str) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from dit.config.limits import Count, Positive
 from dit.net.embed import Grid
-from dit.net.position.base import AXES, Axes, Position, frequencies, half, split_pairs, spread
+from dit.net.position.base import AXES, Position, each_axis, frequencies, half, split_pairs, spread
 from dit.net.position.places import Places
 from dit.net.position.rotary import Pairing, Rotation
 
@@ -36,7 +35,7 @@ class RoPE3D(Position):
         *,
         theta: Positive,
         split: dict[str, float],
-        scale: Axes,
+        scale: dict[str, Positive],
         reference: dict[str, Count] | None,
         pairing: Pairing,
         places: Places,
@@ -46,7 +45,7 @@ class RoPE3D(Position):
         self.pairs = split_pairs(
             half(head_dim, "RoPE needs an even head size"), split, f"RoPE with head size {head_dim}"
         )
-        self.scale = cast(dict[str, float], scale)
+        self.scale = each_axis(scale)
         self.reference = reference
         self.pairing, self.places = pairing, places
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
 from dit.config.limits import Count, Positive
 from dit.net.embed import Grid
-from dit.net.position.base import AXES, Axes, Position, frequencies, half, split_pairs, spread
+from dit.net.position.base import AXES, Position, each_axis, frequencies, half, split_pairs, spread
 
 
 class SinCos3D(Position):
@@ -31,7 +29,7 @@ class SinCos3D(Position):
         *,
         theta: Positive,
         split: dict[str, float],
-        scale: Axes,
+        scale: dict[str, Positive],
         reference: dict[str, Count] | None,
     ) -> None:
         super().__init__()
@@ -39,7 +37,7 @@ class SinCos3D(Position):
         self.pairs = split_pairs(
             half(width, "sincos positions need an even width"), split, f"sincos positions of width {width}"
         )
-        self.scale = cast(dict[str, float], scale)
+        self.scale = each_axis(scale)
         self.reference = reference
 
     def add(self, x: Tensor, grid: Grid) -> Tensor:
