@@ -3,6 +3,7 @@ still."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -19,6 +20,8 @@ from data.images import open_image
 from data.labels import classify
 from data.manifest import Manifest, Row, read_manifest
 from data.module import VideoData
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 20  # stand-ins tried for one unreadable clip before the data as a whole counts as unreadable
 
@@ -216,6 +219,8 @@ def clip_data(
         batch_size, ..., max_bad_share: as in `data.module.VideoData`.
     """
     clips = read_manifest(root, manifest)
+    if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
+        log.warning("%s is not read, the folder is; data.manifest=%s reads it", lists[0], clips.root / lists[0])
     clips.report()
     clips, classes = classify(clips, labels, manifest or root)
     train, val = clips.split(val_clips)

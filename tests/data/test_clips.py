@@ -165,6 +165,7 @@ def test_clips_that_show_frames_again_are_counted_and_said_once(
     assert item["repeated"] == equal and equal >= 10
     assert collate([item, clips[1]]).slow == ("a.mp4", "b.mp4")
     assert collate([dataset(tmp_path, num_frames=15, fps=8.0)[0]]).slow == ()
+    (tmp_path / "manifest.csv").touch()
     data = clip_data(
         str(tmp_path), None, None, 0, LADDER, batch_size=2, val_batch_size=1, num_workers=0, seed=0, num_frames=15,
         height=16, width=16, fps=30.0, timeout=0, pin_memory=False, max_bad_share=0.0,
@@ -175,6 +176,7 @@ def test_clips_that_show_frames_again_are_counted_and_said_once(
     data.teardown("fit")
     said = [record.getMessage() for record in caplog.records if "data.fps=30" in record.getMessage()]
     assert len(said) == 2 and "has fewer frames a second" in said[0] and said[1].startswith("3 clips")
+    assert "manifest.csv is not read, the folder is" in caplog.text
 
 
 def test_bad_clips_get_stand_ins_that_do_not_depend_on_the_past(tmp_path: Path) -> None:
