@@ -356,7 +356,7 @@ def test_mistakes_with_adapters(wan: Path, folder: Path, monkeypatch: pytest.Mon
     assert entry.explain(caught.value) == "lora.rank=0 must be at least 1; 16 is usual"
     with pytest.raises(Exception) as caught:  # noqa: B017
         train("lora", 1, "lora=default", "lora.targets=attention.qkv")
-    assert (entry.explain(caught.value) or "").startswith("lora.targets=attention.qkv is not a list; for example")
+    assert "targets=attention.qkv is not a list" in (entry.explain(caught.value) or "")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match="pip install -r requirements-lora.txt"):
         train("lora", 1, *LORA)
