@@ -23,14 +23,16 @@ from data.worlds.world import World
 from dit import entry
 from dit.config.build import build
 from dit.evaluation.world import ERRORS, Expectation, Reader, Report, table
-from dit.media.samples import write_samples
+from dit.media.samples import SampleSet
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.pipeline import Pipeline
-from dit.sampling.request import output_folder, records
+from dit.sampling.ranks import Ranks
+from dit.sampling.request import Request, take_folder
 from dit.sampling.runtime import progress_bar
+from dit.sampling.session import Session
 
 WORLD = f"{World.__module__}.{World.__qualname__}"
-OWN = ("prompt", "negative_prompt", "label", "labels", "seed", "checkpoint")  # of a sample, not of all of them
+OWN = ("prompt", "negative_prompt", "label", "batch", "seed", "checkpoint")  # of a sample, not of all of them
 
 
 def heldout_world(checkpoint: Checkpoint, trusted: Sequence[str] = ()) -> World:
@@ -58,7 +60,6 @@ def expectation(world: World, prompt: str) -> Expectation:
 @entry.main("evaluate")
 def main(config: dict[str, Any]) -> None:
     ask = build(config)
-    folder = output_folder(ask["out"], ask["ckpt"])
     checkpoint = Checkpoint.load(ask["ckpt"])
     world = heldout_world(checkpoint, ask["trusted"])
     prompts = world.prompts(ask["num_prompts"])
@@ -68,28 +69,35 @@ def main(config: dict[str, Any]) -> None:
 
     kept = ("weights", "device", "batch_size", "schedule", "solver", "guidance", "num_steps", "trusted")
     pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in kept})
+    job = pipeline.prepare([Request(prompt, "", seed) for prompt, seed in zip(prompts, seeds, strict=True)])
+    todo = Session(pipeline, job, pipeline.facts(job))
+    folder = take_folder(ask["out"], ask["ckpt"], todo.facts)
+    samples = SampleSet(folder, todo.facts)
+    verdicts = []
     with progress_bar("sampling") as progress:
-        samples = pipeline(prompts, seeds, progress=progress)
+        for index, clip in todo.clips(lambda _: False, Ranks(0, 1), progress):
+            samples.write(index, clip)
+            verdicts.append(reader.judge(clip, expected[index]))
+    generated = Report(tuple(verdicts))
 
     films = [world.film(prompt, seed).pixels for prompt, seed in zip(prompts, seeds, strict=True)]
     real = [torch.from_numpy(film).permute(3, 0, 1, 2) for film in films]
     reports = {
-        f"samples ({pipeline.weights})": reader.evaluate(list(samples.pixels), expected),
+        f"samples ({pipeline.weights})": generated,
         "real clips (ceiling)": reader.evaluate(real, expected),
     }
-    generated = next(iter(reports.values()))
-    facts = records(samples.info, str(ask["ckpt"]))
-    paths = write_samples(folder, samples.pixels, facts, sheet_clips=ask["sheet_clips"])
+    sheet = samples.sheet(ask["sheet_clips"])
     made = {"file": str(checkpoint.file), "step": checkpoint.step, "weights": pipeline.weights}
-    settings = {"batch_size": ask["batch_size"], **{key: value for key, value in facts[0].items() if key not in OWN}}
-    files = [path.name for path in paths[: len(prompts)]]
+    shared = {key: value for key, value in samples.facts[0].items() if key not in OWN}
+    settings = {"batch_size": ask["batch_size"], **shared}
+    files = [path.name for path in samples.videos]
     asked = [{"prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)]
     content = {"checkpoint": made, "settings": settings, **report(reports, asked, files)}
     (folder / "report.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    for verdict, path in zip(generated.verdicts, paths, strict=False):
+    for verdict, path in zip(generated.verdicts, samples.videos, strict=True):
         print(path, "" if verdict.all else f"  wrong: {'; '.join(verdict.reasons)}")
-    print(f"\n{table(reports)}\n\ncontact sheet: {paths[-1]}")
+    print(f"\n{table(reports)}\n\ncontact sheet: {sheet}")
 
 
 def report(reports: dict[str, Report], asked: list[dict[str, Any]], files: list[str]) -> dict[str, Any]:

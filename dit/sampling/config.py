@@ -14,12 +14,13 @@ from dit.sampling.tasks import Task
 class Config(TypedDict):
     """The whole config, as plain containers: a type stands for the node that builds one."""
 
-    ckpt: str
+    ckpt: str | None
     weights: str
     device: str
     prompt: str | None
     prompt_file: str | None
     negative_prompt: str
+    label: str | int | None
     num_samples: Count
     seed: Seed
     schedule: Schedule | None
@@ -37,3 +38,5 @@ class Config(TypedDict):
     offload_text: bool
     trusted: list[str]
     out: str | None
+    sheet_clips: Count
+    again: str | None

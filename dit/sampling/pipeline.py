@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -20,7 +20,7 @@ from dit.sampling.given import Given, hold
 from dit.sampling.guidance import AsTrained, Guidance, SkipLayer
 from dit.sampling.job import Job, Round, Samples, Trained, cost, draw, for_each, start_at
 from dit.sampling.labels import class_number
-from dit.sampling.record import as_config
+from dit.sampling.record import as_config, facts, files_of, fingerprint
 from dit.sampling.request import Request
 from dit.sampling.rollout import roll_out, stitch
 from dit.sampling.runtime import Progress, Timer, device_name, evaluating, peak_memory, pick_device, pick_dtype
@@ -49,6 +49,7 @@ class Pipeline:
         offload_text: move the text encoder to the CPU before denoising.
         weights: which weights the modules hold, for `Samples.info`.
         trained: what to warn about; None warns of nothing.
+        source: where the weights are from, for the facts of samples: path, step and fingerprint of a checkpoint.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Pipeline:
         offload_text: bool = False,
         weights: str = "as passed",
         trained: Trained | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1, or null for all at once")
@@ -94,6 +96,7 @@ class Pipeline:
         self.offload_text = offload_text
         self.weights = weights
         self.trained = trained
+        self.source = source
 
     @classmethod
     def from_checkpoint(
@@ -159,6 +162,7 @@ class Pipeline:
             offload_text=offload_text,
             weights=label,
             trained=data,
+            source={"path": str(file.file), "step": file.step},
         )
 
     @property
@@ -200,8 +204,6 @@ class Pipeline:
         made = list(self.make(job, range(len(job.batches)), progress))
         pixels, latents = (torch.cat([getattr(each, name) for each in made]) for name in ("pixels", "latents"))
         every, took = [each for batch in job.batches for each in batch], cost(made)
-        seconds, memory = took["seconds_per_step"], took["peak_memory_gb"]
-        log.info("%d samples: %.3f s a step, peak memory %.2f GB", len(every), seconds, memory)
         return Samples(pixels, latents, {**self.info(job, every), **took})
 
     def batches(
@@ -258,6 +260,9 @@ class Pipeline:
             about["seconds_per_step"] = (timer.seconds - seconds) / max(timer.done - done, 1)
             about["peak_memory_gb"] = peak_memory(self.device) / 1e9
             yield Samples(pixels, latents, about)
+        if which:
+            count, seconds = sum(len(job.batches[index]) for index in which), timer.seconds / max(timer.done, 1)
+            log.info("%d samples: %.3f s a step, peak memory %.2f GB", count, seconds, peak_memory(self.device) / 1e9)
 
     def canvas(self, num_frames: int, height: int, width: int) -> Canvas:
         """The clip to be made, in pixels and latents; ValueError when codec or network cannot take it."""
@@ -370,6 +375,16 @@ class Pipeline:
                 log.warning("sampling with %s=%g, but the checkpoint was trained with %g", name, asked, trained)
         if self.schedule != self.trained.schedule:
             log.warning("sampling with %s, but the checkpoint was trained for %s", self.schedule, self.trained.schedule)
+
+    def facts(self, job: Job) -> list[dict[str, Any]]:
+        """How each sample of a job is made: all that it takes to make it again (`record.py`). Reads the checkpoint and
+        the task's files once more, for their fingerprints."""
+        lists = {"prompts", "negative_prompts", "seeds", "labels"}
+        common = {key: value for key, value in self.info(job, []).items() if key not in lists}
+        source = dict(self.source or {})
+        if "path" in source:
+            source["sha256"] = fingerprint(source["path"])
+        return facts({**common, "files": files_of(common["task"]), "checkpoint": source}, job.batches)
 
     def info(self, job: Job, wanted: Sequence[Request]) -> dict[str, Any]:
         """How samples are made, as plain values; parts of the sampler are configs, which build them again."""

@@ -1,16 +1,38 @@
-"""How a sample was made, as plain values that stand beside it, and the way back: a request that makes it again."""
+"""How a sample was made, as plain values that stand beside it (the facts), and the way back: `read`.
+
+Facts come from anyone, so parts are built from them as from a checkpoint's config, and files are known by their hash.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from dit.foreign import Kind, build
+from dit.sampling.guidance import Guidance
+from dit.sampling.read import missing
+from dit.sampling.request import Request
+from dit.sampling.schedule import Schedule
+from dit.sampling.solvers import Solver
+from dit.sampling.tasks import Task
+
+OWN = ("prompt", "negative_prompt", "seed", "label")  # facts of one sample alone: a `Request`
+PARTS = {
+    "schedule": Kind(Schedule, "dit.sampling.schedule"),
+    "solver": Kind(Solver, "dit.sampling.solvers"),
+    "guidance": Kind(Guidance, "dit.sampling.guidance"),
+    "task": Kind(Task, "dit.sampling"),  # with how an image is fitted, `dit.sampling.fit`
+}
+SETTINGS = ("weights", "num_frames", "height", "width", "fps", "num_steps", "context_level", "precision")
+NEEDED = (*OWN, *SETTINGS, "batch", "checkpoint", "files")
 
 
 def as_config(thing: Any) -> Any:
@@ -34,3 +56,95 @@ def fingerprint(file: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content."""
     with Path(file).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def files_of(task: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The files that a task's config names: argument -> path and fingerprint."""
+    there = {name: Path(value) for name, value in task.items() if isinstance(value, str) and Path(value).is_file()}
+    return {name: {"path": str(path), "sha256": fingerprint(path)} for name, path in there.items()}
+
+
+def facts(common: Mapping[str, Any], batches: Sequence[Sequence[Request]]) -> list[dict[str, Any]]:
+    """The facts of each sample.
+
+    common: what all samples share. A sample's facts hold its whole batch, with the sample's position in it: products of
+    another size would round otherwise, and its last bits would be others.
+    """
+    made = []
+    for batch in batches:
+        listed = [[getattr(each, name) for name in OWN] for each in batch]
+        for position, row in enumerate(listed):
+            own = dict(zip(OWN, row, strict=True))
+            made.append({**own, **common, "batch": {"position": position, "samples": listed}})
+    return made
+
+
+@dataclass(frozen=True)
+class Again:
+    """A sample that is to be made once more: the batch that it was in, its position there, the parts and settings."""
+
+    batch: list[Request]
+    position: int
+    parts: dict[str, Any]
+    settings: dict[str, Any]
+    checkpoint: Path
+    facts: dict[str, Any]
+
+
+def read(file: str, trusted: Sequence[str] = ()) -> Again:
+    """What the JSON beside a sample says.
+
+    Raises:
+        FileNotFoundError: the JSON, the checkpoint or a file of the task is not there any more.
+        ValueError: not facts of a sample, or a file is another one by now.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise missing(path, "again=")
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(
+            f"again={file} is not JSON; give the file beside a sample, such as samples/001/x.json"
+        ) from None
+    if not isinstance(said, dict) or (lacking := [name for name in (*NEEDED, *PARTS) if name not in said]):
+        what = f"it has no {lacking[0]}" if isinstance(said, dict) else "it is no mapping"
+        raise ValueError(f"again={file} does not say how a sample was made: {what}")
+    try:
+        task = {**said["task"], **{name: _same(each, path) for name, each in said["files"].items()}}
+        parts = {
+            name: build(task if name == "task" else said[name], kind, name, trusted) for name, kind in PARTS.items()
+        }
+        batch = [_request(*row) for row in said["batch"]["samples"]]
+        position = said["batch"]["position"]
+        batch[position]
+        checkpoint = Path(_same(said["checkpoint"], path))
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(f"again={file} does not say how a sample was made ({error})") from None
+    return Again(batch, position, parts, {name: said[name] for name in SETTINGS}, checkpoint, said)
+
+
+def _request(prompt: Any, negative_prompt: Any, seed: Any, label: Any) -> Request:
+    texts = type(prompt) in (str, int) and type(negative_prompt) is str and (label is None or type(label) in (str, int))
+    if not texts or type(seed) is not int:
+        raise TypeError(f"batch.samples holds {[prompt, negative_prompt, seed, label]}")
+    return Request(prompt, negative_prompt, seed, label)
+
+
+def _same(known: Mapping[str, Any], beside: Path) -> str:
+    """The file that facts name, if it is still the one of that time: where it was, or beside the facts."""
+    path = Path(known["path"])
+    places = [path, beside.parent / path.name]
+    if isinstance(
+        known.get("step"), int
+    ):  # last.ckpt may have moved on: the step's own checkpoint; and that of the run
+        steps = path.with_name(f"step-{known['step']:08d}.ckpt")
+        folder = beside.resolve().parents[2] / "checkpoints"
+        places += [steps, folder / path.name, folder / steps.name]
+    there = [place for place in places if place.is_file()]
+    if not there:
+        raise missing(places[0], "file of the sample")
+    for place in there:
+        if fingerprint(place) == known["sha256"]:
+            return str(place)
+    raise ValueError(f"{there[0]} is not the file that the sample was made from: its content has changed since")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dit.sampling.checkpoint import find
 from dit.sampling.prompt_file import read_prompt_file
+
+REQUEST = "request.json"  # in each folder of samples: what was asked for
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,12 @@ class Request:
 
 
 def requests(
-    prompt: str | int | None, prompt_file: str | None, negative_prompt: str, num_samples: int, seed: int
+    prompt: str | int | None,
+    prompt_file: str | None,
+    negative_prompt: str,
+    num_samples: int,
+    seed: int,
+    label: str | int | None = None,
 ) -> list[Request]:
     """`num_samples` samples for each prompt, under the seeds `seed`, `seed + 1`, ...
 
@@ -38,30 +47,60 @@ def requests(
         raise ValueError(f"num_samples={num_samples} must be at least 1")
     if prompt_file is None:
         text = "" if prompt is None else prompt
-        return [Request(text, negative_prompt, seed + i) for i in range(num_samples)]
+        return [Request(text, negative_prompt, seed + i, label) for i in range(num_samples)]
     if prompt is not None:
         raise ValueError(f"prompt={prompt!r} and prompt_file={prompt_file} are both given; leave one out")
     made = []
     for number, line in enumerate(read_prompt_file(prompt_file)):
         first = seed + number * num_samples if line.seed is None else line.seed
         negative = negative_prompt if line.negative_prompt is None else line.negative_prompt
-        made += [Request(line.prompt, negative, first + i) for i in range(num_samples)]
+        made += [Request(line.prompt, negative, first + i, label) for i in range(num_samples)]
     return made
 
 
-def output_folder(out: str | None, run_or_file: str) -> Path:
-    """`out`, or the next unused `samples/NNN` in the checkpoint's run directory."""
-    if out is not None:
-        return Path(out)
-    file = find(run_or_file)
-    samples = (file.parent.parent if file.parent.name == "checkpoints" else file.parent) / "samples"
+def take_folder(out: str | None, run_or_file: str, facts: Sequence[Mapping[str, Any]]) -> Path:
+    """Makes the folder of a set of samples, for this command alone: `out`, or the next `samples/NNN` of the run.
+
+    facts: how each sample is made. An `out` that holds samples is taken when it was begun with the same: a command that
+    was stopped goes on when it is given again.
+
+    Raises:
+        ValueError: `out` is a file, or holds something else.
+    """
+    said = hashlib.sha256(json.dumps(list(facts), sort_keys=True).encode()).hexdigest()
+    if out is None:
+        file = find(run_or_file)
+        samples = (file.parent.parent if file.parent.name == "checkpoints" else file.parent) / "samples"
+        samples.mkdir(parents=True, exist_ok=True)
+        folder = _next(samples)
+    else:
+        folder = Path(out)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"out={out} is a file; give a folder that is not there yet")
+        folder.mkdir(parents=True, exist_ok=True)
+        others = [entry.name for entry in folder.iterdir() if entry.name != REQUEST]
+        begun = (folder / REQUEST).is_file()
+        if others and not begun:
+            raise ValueError(
+                f"out={out} holds {sorted(others)[0]}: old files would lie beside new ones; give another out="
+            )
+    try:
+        with (folder / REQUEST).open("x", encoding="utf-8") as opened:
+            opened.write(json.dumps({"samples": len(facts), "sha256": said}) + "\n")
+    except FileExistsError:
+        if said not in (folder / REQUEST).read_text(encoding="utf-8"):
+            raise ValueError(f"out={out} holds samples of another request; give another out=") from None
+    return folder
+
+
+def _next(samples: Path) -> Path:
+    """A numbered folder of its own: whoever makes it has it."""
     taken = [int(folder.name) for folder in samples.glob("*") if folder.name.isdecimal()]
-    return samples / f"{max(taken, default=0) + 1:03d}"
-
-
-def records(info: Mapping[str, Any], checkpoint: str) -> list[dict[str, Any]]:
-    """How each sample was made, from `Samples.info` of them all."""
-    own = {"prompts": "prompt", "negative_prompts": "negative_prompt", "seeds": "seed"}  # one value a sample
-    common = {key: value for key, value in info.items() if key not in own}
-    rows = zip(*(info[key] for key in own), strict=True)
-    return [{**dict(zip(own.values(), row, strict=True)), "checkpoint": checkpoint, **common} for row in rows]
+    number = max(taken, default=0) + 1
+    while True:
+        try:
+            (samples / f"{number:03d}").mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return samples / f"{number:03d}"

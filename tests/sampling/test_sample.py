@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import av
 import hydra
@@ -16,9 +19,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dit.sampling.request import Request, output_folder, requests
-from tests.sampling.fakes import random_frames
+from dit.config.build import build
+from dit.media.samples import SampleSet
+from dit.sampling.ranks import Ranks
+from dit.sampling.request import Request, requests, take_folder
+from dit.sampling.session import Session, session
+from tests.sampling.fakes import random_frames, write_lossless
 
+ALONE = Ranks(0, 1)
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "net=demo", "net.width=32", "net.depth=1", "net.heads=2", "net.text_width=16", "text=bytes", "text.width=16",
@@ -45,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
     run = tmp_path_factory.mktemp("work") / "runs" / "mine"
     (run / "checkpoints").mkdir(parents=True)
-    content = {"state_dict": weights, "ema": {"0.1": {}}, "config": kept}
+    content = {"state_dict": weights, "ema": {"0.1": {}}, "config": kept, "global_step": 12}
     content["ema"] = {"0.1": {key: value.float() for key, value in weights.items()}}
     torch.save(content, run / "checkpoints" / "last.ckpt")
     Image.fromarray(random_frames(0, 1, 16, 16)[0]).save(run.parent.parent / "frame.png")
@@ -74,8 +82,9 @@ def test_samples_are_written_and_their_paths_printed(run: Path) -> None:
     for name, seed in zip(names, (3, 4), strict=True):
         facts = json.loads((folder / f"{name}.json").read_text())
         assert (facts["prompt"], facts["seed"], facts["weights"]) == ("a red circle moves right", seed, "ema:0.1")
-        assert facts["solver"] == "Heun()" and facts["num_steps"] == 2 and "scale=4" in facts["guidance"]
-        assert facts["task"] == "ImageToVideo" and facts["checkpoint"] == "runs/mine"
+        assert facts["solver"]["_target_"].endswith("Heun") and facts["num_steps"] == 2
+        assert facts["guidance"]["scale"] == 4 and facts["task"]["image"] == "frame.png"
+        assert facts["checkpoint"]["path"] == "runs/mine/checkpoints/last.ckpt"
         with av.open(str(folder / f"{name}.mp4")) as video:
             assert len(list(video.decode(video=0))) == 4 and video.metadata["seed"] == str(seed)
     assert json.loads(Image.open(folder / "sheet.png").text["settings"])[1]["seed"] == 4  # type: ignore[attr-defined]
@@ -121,12 +130,110 @@ def test_a_prompt_file_that_is_not_there(run: Path, monkeypatch: pytest.MonkeyPa
         requests(None, "promts.txt", "", 1, 0)
 
 
-def test_each_command_gets_a_folder_of_its_own(run: Path, tmp_path: Path) -> None:
-    assert output_folder("here", "anything") == Path("here")
+def test_each_command_gets_a_folder_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "checkpoints" / "last.ckpt"
     file.parent.mkdir()
     file.touch()
-    assert output_folder(None, str(tmp_path)) == tmp_path / "samples" / "001"
-    (tmp_path / "samples" / "007").mkdir(parents=True)
-    (tmp_path / "samples" / "step-00000200").mkdir()
-    assert output_folder(None, str(file)) == tmp_path / "samples" / "008"
+    (tmp_path / "samples" / "step-00000200").mkdir(parents=True)
+    with ThreadPoolExecutor(8) as pool:  # at once
+        taken = list(pool.map(lambda seed: take_folder(None, str(file), [{"seed": seed}]), range(16)))
+    assert sorted(taken) == [tmp_path / "samples" / f"{number:03d}" for number in range(1, 17)]
+    assert take_folder(None, str(tmp_path), []) == tmp_path / "samples" / "017"
+
+
+def test_a_used_folder_is_taken_for_the_same_request_alone(tmp_path: Path) -> None:
+    out, used = tmp_path / "deep" / "out", tmp_path / "used"
+    assert take_folder(str(out), "", [{"seed": 1}]) == out
+    (out / "x.mp4").touch()
+    assert take_folder(str(out), "", [{"seed": 1}]) == out, "goes on"
+    used.mkdir()
+    (used / "thesis.txt").touch()
+    for given, message in (
+        (out, "samples of another request"),
+        (used, "holds thesis.txt"),
+        (used / "thesis.txt", "file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            take_folder(str(given), "", [{"seed": 2}])
+
+
+def ask(run: Path, *overrides: str) -> dict[str, Any]:
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return build(OmegaConf.to_container(hydra.compose("sample", [f"ckpt={run}", *overrides]), resolve=True))
+
+
+def write(asked: Session, folder: Path, stop_after: int | None = None, ranks: Ranks = ALONE) -> SampleSet:
+    samples = SampleSet(folder, asked.facts)
+    for clip in itertools.islice(asked.clips(samples.has, ranks), stop_after):
+        samples.write(*clip)
+    return samples
+
+
+def test_a_sample_is_made_again_from_its_json_byte_for_byte(run: Path, tmp_path: Path) -> None:
+    root = run.parent.parent
+    asked = session(ask(
+        run, "task=v2v", f"video={clip_file(tmp_path)}", "strength=0.5", f"prompt_file={root / 'prompts.txt'}",
+        "batch_size=3", "num_samples=2", "num_steps=4", "solver=ddim", "solver.eta=0.5", "guidance.scale=3",
+        "negative_prompt=blue",
+    ))  # fmt: skip
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    first = write(asked, tmp_path / "one")
+    fact = json.loads(first.videos[1].with_suffix(".json").read_text())
+    assert fact["num_steps"] == 4 and fact["steps_taken"] < 4 and fact["task"]["strength"] == 0.5
+    assert len(fact["files"]["video"]["sha256"]) == 64 and fact["checkpoint"]["step"] == 12
+    once_more = session({**ask(run), "ckpt": None, "again": str(first.videos[1].with_suffix(".json"))})
+    second = write(once_more, tmp_path / "two")
+    for ending in (".mp4", ".json"):
+        old, new = (each.with_suffix(ending).read_bytes() for each in (first.videos[1], second.videos[0]))
+        assert old == new
+    latents = [next(iter(each.pipeline.make(each.job, [0]))).latents for each in (asked, once_more)]
+    assert torch.equal(*latents)
+
+
+def test_what_has_changed_since_is_refused(run: Path, tmp_path: Path) -> None:
+    frame = tmp_path / "frame.png"
+    Image.new("RGB", (16, 16), "red").save(frame)
+    asked = session(ask(run, "task=i2v", f"image={frame}", "num_steps=2"))
+    fact = asked.facts[0]
+    Image.new("RGB", (16, 16), "blue").save(frame)
+
+    def again(**changes: Any) -> Session:
+        (tmp_path / "x.json").write_text(json.dumps({**fact, **changes}))
+        return session({**ask(run), "again": str(tmp_path / "x.json")})
+
+    run_something = {"_target_": "os.system", "command": "touch x"}
+    for made, message in [
+        (lambda: again(), "frame.png is not the file that the sample was made from"),
+        (lambda: again(files={}, checkpoint={**fact["checkpoint"], "sha256": "0"}), "last.ckpt is not the file"),
+        (lambda: again(files={}, solver=run_something), "solver._target_ asks for os.system"),
+        (lambda: again(files={}, batch={"position": 3, "samples": [["x", "", 0, None]]}), "does not say how"),
+        (lambda: again(files={}, batch={"position": 0, "samples": [["x", "", "0", None]]}), "does not say how"),
+    ]:
+        with pytest.raises(ValueError, match=message) as caught:
+            made()
+        assert "\n" not in str(caught.value)
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        session({**ask(run), "again": str(tmp_path / "x.json")})
+
+
+def test_a_command_that_was_stopped_goes_on_and_ranks_change_nothing(run: Path, tmp_path: Path) -> None:
+    asked = session(ask(run, "num_samples=5", "batch_size=2", "num_steps=2"))
+    folders = [tmp_path / name for name in ("whole", "stopped", "ranks")]
+    for folder in folders:
+        folder.mkdir()
+    whole = write(asked, folders[0])
+    write(asked, folders[1], stop_after=3)
+    assert len(list(folders[1].glob("*.json"))) == 3, "each is there as it comes"
+    made = list(asked.clips(SampleSet(folders[1], asked.facts).has, ALONE))
+    assert [index for index, _ in made] == [2, 3, 4], "whole batches, and no more of them"
+    write(asked, folders[1])
+    for rank in range(2):
+        write(asked, folders[2], ranks=Ranks(rank, 2))
+    for folder in folders[1:]:
+        assert [(folder / path.name).read_bytes() for path in whole.videos] == [p.read_bytes() for p in whole.videos]
+
+
+def clip_file(folder: Path) -> Path:
+    return write_lossless(folder / "clip.mkv", random_frames(1, 4, 16, 16), 8)

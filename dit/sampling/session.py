@@ -1,0 +1,80 @@
+"""One command of `sample.py`: what it was told, as samples to be made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dit.sampling import record
+from dit.sampling.job import Job
+from dit.sampling.pipeline import Pipeline
+from dit.sampling.ranks import Ranks
+from dit.sampling.request import requests
+from dit.sampling.runtime import Progress
+
+CHECKPOINTS_OWN = ("schedule", "solver", "guidance", "num_steps", "num_frames", "height", "width", "fps")
+SETTINGS = ("weights", "device", "batch_size", "context_level", "precision", "offload_text", "trusted")
+REQUEST = ("prompt", "prompt_file", "negative_prompt", "num_samples", "seed", "label")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Samples that are asked for.
+
+    Attributes:
+        facts: of each sample that is wanted, in order.
+        only: the one position of the (single) batch that is wanted; None: all samples of all batches.
+    """
+
+    pipeline: Pipeline
+    job: Job
+    facts: list[dict[str, Any]]
+    only: int | None = None
+
+    def clips(
+        self, has: Callable[[int], bool], ranks: Ranks, progress: Progress | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(which sample, its pixels), a batch at a time, of this rank's share of the batches that are not there yet."""
+        # Shared out first: another rank may have written some of its own already.
+        share = ranks.share(range(len(self.job.batches)))
+        mine = [batch for batch in share if not all(has(index) for index, _ in self.rows(batch))]
+        for batch, samples in zip(mine, self.pipeline.make(self.job, mine, progress), strict=True):
+            for index, position in self.rows(batch):
+                yield index, samples.pixels[position]
+
+    def rows(self, batch: int) -> list[tuple[int, int]]:
+        """(which sample, its position in the batch) of all that are wanted of a batch."""
+        if self.only is not None:
+            return [(0, self.only)]
+        rows = self.job.rows(batch)
+        return [(index, index - rows.start) for index in range(rows.start, rows.stop)]
+
+
+def session(ask: Mapping[str, Any]) -> Session:
+    """What the keys of configs/sample.yaml ask for, built and checked; nothing is denoised or written.
+
+    Raises:
+        ValueError, FileNotFoundError: in one line, for whatever cannot be.
+    """
+    if ask["again"] is not None:
+        return _again(ask)
+    if ask["ckpt"] is None:
+        raise ValueError("ckpt is missing; give it on the command line: ckpt=runs/...")
+    wanted = requests(*(ask[key] for key in REQUEST))
+    pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in (*SETTINGS, *CHECKPOINTS_OWN)})
+    job = pipeline.prepare(wanted, task=ask["task"])
+    return Session(pipeline, job, pipeline.facts(job))
+
+
+def _again(ask: Mapping[str, Any]) -> Session:
+    told = record.read(ask["again"], ask["trusted"])
+    parts = {name: part for name, part in told.parts.items() if name != "task"}
+    kept = {key: ask[key] for key in ("device", "offload_text", "trusted")}
+    pipeline = Pipeline.from_checkpoint(told.checkpoint, **kept, **parts, **told.settings)
+    job = pipeline.prepare(told.batch, task=told.parts["task"])
+    facts = {key: value for key, value in told.facts.items() if key != "versions"}
+    facts["device"] = pipeline.info(job, [])["device"]
+    return Session(pipeline, job, [facts], told.position)
