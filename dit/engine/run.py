@@ -33,6 +33,7 @@ from dit.engine.writers import CSV, Writers
 from dit.net.backbone import Backbone
 from dit.net.flops import STATED, count_flops, reference_rate
 from dit.sampling.pipeline import Pipeline
+from dit.streams import steady
 from dit.text.base import TextEncoder
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,11 @@ def train(config: dict[str, Any]) -> None:
         ValueError, FileNotFoundError: what the user asked for cannot be done; nothing has been overwritten.
         SystemExit: 128 + signal number when a signal ended the run after saving.
     """
+    with steady():
+        _train(config)
+
+
+def _train(config: dict[str, Any]) -> None:
     _quiet()
     parts = build(config)
     everyone = callbacks(parts)

@@ -20,6 +20,7 @@ from dit.entry import sweep
 from dit.entry.errors import MISTAKE_EXIT_CODE, Mistake, one_line_errors
 from dit.entry.literal import literal
 from dit.entry.paths import CONFIGS
+from dit.streams import reopen
 
 INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
 CLOSED = 141  # and of one whose reader left: `sample.py ... | head`
@@ -53,6 +54,7 @@ class _Command:
         self.failed: list[str] = []
 
     def run(self) -> None:
+        reopen()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra swallows the exception and prints several lines of its own
 
         @functools.wraps(self.task)

@@ -131,23 +131,33 @@ def peak_rate(device_name: str) -> float | None:
     return next((rate for key, rate in PEAK_BF16 if words.issuperset(key.split())), None)
 
 
-def measured_matmul_rate(device: torch.device | str, dtype: torch.dtype) -> float:
-    """What this machine does now in FLOP/s: the median of repeated large square matmuls.
+def measured_matmul_rate(device: torch.device | str, dtype: torch.dtype, seconds: float = 1.0) -> float:
+    """What this machine does now in FLOP/s: the median of repeated square matmuls, as large as the time allows.
 
-    About a second on the CPU (2048^3), less on a GPU (8192^3).
+    Up to 2048^3 on a CPU and 8192^3 on a GPU. A CPU without vector units for bfloat16 may take a minute for one of
+    those: sizes grow from 256 while a product of the next one, eight times as much, fits into a quarter of `seconds`.
     """
     device = torch.device(device)
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    size, largest = 256, 8192 if device.type == "cuda" else 2048
     fast = device.type == "cpu" and dtype is torch.float32 and mkl_is_slow()  # the rate that the network can have
-    seconds = []
-    for _ in range(2 + 7):
-        synchronize(device)
-        start = time.perf_counter()
-        product(a, b, None) if fast else torch.mm(a, b)
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / median(seconds[2:])  # the first ones warm up
+
+    def times(size: int, count: int) -> list[float]:
+        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        taken = []
+        for _ in range(count):
+            synchronize(device)
+            start = time.perf_counter()
+            product(a, b, None) if fast else torch.mm(a, b)
+            synchronize(device)
+            taken.append(time.perf_counter() - start)
+        return taken
+
+    once = times(size, 2)[-1]  # the first one warms up
+    while size < largest and 8 * once < seconds / 4:
+        size *= 2
+        once = times(size, 2)[-1]
+    repeats = max(1, min(7, int(seconds / once)))
+    return 2 * size**3 / median(times(size, 1 + repeats)[1:])
 
 
 def reference_rate(device: torch.device | str, dtype: torch.dtype) -> tuple[float, str]:

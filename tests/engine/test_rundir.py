@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +98,31 @@ def test_one_run_at_a_time(folder: Path) -> None:
             pass
     with rundir.lock(Path("runs/mine"), write=True):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(
+    folder: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(*_: Any) -> None:
+        raise OSError(number, "not here")
+
+    monkeypatch.setattr("fcntl.flock", unknown)
+    with caplog.at_level(logging.WARNING), rundir.lock(Path("runs/mine"), write=True):
+        pass
+    assert "runs/mine cannot be locked here (not here): never train it twice at a time" in caplog.text
+    (folder / "runs/other/.lock").mkdir(parents=True)
+    locked = rundir.lock(Path("runs/other"), write=True)
+    with pytest.raises(ValueError, match=r"runs/other/.lock is a folder"), locked:
+        pass
+
+
+def test_previews_are_tried_before_the_first_step(folder: Path) -> None:
+    base = config(*(each for each in TINY if not each.startswith("preview")), "preview=videos")
+    bad = changed(base, "sampling.num_steps", 0)
+    with pytest.raises(ValueError, match=r"no preview could be made: num_steps=0 must be a whole number, at least 1"):
+        run.train(bad)
+    assert not (folder / "runs").exists()
 
 
 TINY = (

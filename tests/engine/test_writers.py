@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import logging
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from dit.engine.writers import CSV, TensorBoard, Wandb, Writers
+from tests.engine import small
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -121,3 +123,99 @@ def test_wandb_offline_keeps_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}"))) >= 1
     with pytest.raises(ValueError, match="logger.wandb.mode=on: wandb knows offline, online and disabled"):
         Wandb(project="test", mode="on", entity=None, tags=[])
+
+
+class FullDisk:
+    """No room for the table while `full`: half of what is new arrives."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        write = CSV._write
+
+        def _write(table: CSV) -> None:
+            if not self.full:
+                return write(table)
+            with table.path.open("a") as file:
+                file.write("7,0.12")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(CSV, "_write", _write)
+
+
+def test_a_moment_of_a_full_disk_costs_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk, writers = FullDisk(monkeypatch), Writers([CSV()])
+    writers.start(tmp_path, {}, 0)
+    with caplog.at_level(logging.WARNING):
+        for step in range(1, 3001):
+            disk.full = 1000 < step < 2000
+            writers.metrics(step, {"loss": step / 3})
+        writers.close()
+    assert [(row["step"], float(row["loss"])) for row in rows(tmp_path)] == [(str(s), s / 3) for s in range(1, 3001)]
+    assert [record.message.partition("metrics.csv ")[2] for record in caplog.records] == [
+        "cannot be written: No space left on device; its rows are kept until it can",
+        "is written again, nothing is missing",
+    ]
+
+
+def test_rows_without_room_go_with_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes the checkpoint, not the table, and then the run is killed."""
+    small.train(small.model(max_steps=6), tmp_path / "straight", small.video_data())
+    disk = FullDisk(monkeypatch)
+    disk.full = True
+    small.train(small.model(max_steps=3), tmp_path / "run", small.video_data())
+    table = (tmp_path / "run" / "metrics.csv").read_text()
+    assert "train/loss" not in table and "7,0.12" in table
+    disk.full = False
+    small.train(small.model(max_steps=6, seed=1), tmp_path / "run", small.video_data())
+    assert small.table(tmp_path / "run") == small.table(tmp_path / "straight")
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"),
+    [
+        (lambda text: text.replace(b"\r\n3,", b"\r\n\x00\xff\xfe\x803,"), "1 2 4 5"),
+        (lambda text: text.replace(b"\r\n2,", b'\r\n"2,'), "1 3 4 5"),  # a quote would take all that follows with it
+        (lambda text: text.replace(b"\r\n", b"\n"), "1 2 3 4 5"),
+        (lambda text: text.replace(b"\r\n3,", b"\r\n3,x"), "1 2 4 5"),
+        (lambda text: text.replace(b"step", b"st,ep", 1), ""),
+        (lambda text: b"", ""),
+        (lambda text: bytes(range(256)) * 8, ""),
+        (lambda text: text[:-4], "1 2 3 4"),
+    ],
+    ids=["junk", "a quote", "other line ends", "no number", "head", "empty", "binary", "cut"],
+)
+def test_a_damaged_table_loses_its_damaged_lines_alone(tmp_path: Path, damage: Any, kept: str) -> None:
+    writer = CSV()
+    writer.start(tmp_path, {}, 0)
+    for step in range(1, 6):
+        writer.metrics(step, {"loss": step / 3, "val": step / 7})
+    writer.close()
+    whole = (tmp_path / "metrics.csv").read_bytes()
+    damaged = damage(whole)
+    (tmp_path / "metrics.csv").write_bytes(damaged)
+    writer = CSV()
+    writer.start(tmp_path, {}, 5)
+    writer.metrics(6, {"loss": 2.0})
+    writer.close()
+    found = rows(tmp_path)
+    assert [row["step"] for row in found] == [*kept.split(), "6"]
+    assert all(float(row["loss"]) == int(row["step"]) / 3 for row in found)
+    copy = tmp_path / "metrics.damaged.csv"
+    dropped = kept not in ("1 2 3 4 5", "1 2 3 4") and damaged != b""
+    assert copy.exists() == dropped and (not dropped or copy.read_bytes() == damaged)
+
+
+def test_a_table_that_is_removed_or_cut_meanwhile_is_written_anew(tmp_path: Path) -> None:
+    writer = CSV()
+    writer.start(tmp_path, {}, 0)
+    writer.metrics(1, {"loss": 1.0})
+    writer.flush()
+    (tmp_path / "metrics.csv").unlink()
+    writer.metrics(2, {"loss": 2.0})
+    writer.flush()
+    (tmp_path / "metrics.csv").write_text("step,loss")
+    writer.metrics(3, {"loss": 3.0})
+    writer.close()
+    assert [row["loss"] for row in rows(tmp_path)] == ["1.0", "2.0", "3.0"]

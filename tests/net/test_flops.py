@@ -1,5 +1,7 @@
 """FLOPs against closed forms; rates of machines."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -113,10 +115,41 @@ def test_peak_rates_by_name(name: str, tera: float | None) -> None:
     assert rate == (None if tera is None else pytest.approx(tera * 1e12))
 
 
-def test_measured_rate_is_that_of_a_matmul(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A clock that gives each of the nine products its duration: the median of the last seven counts.
-    durations = [50.0, 40.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 70.0]
-    ticks = iter([tick for i, seconds in enumerate(durations) for tick in (1000.0 * i, 1000.0 * i + seconds)])
-    monkeypatch.setattr("dit.net.flops.time.perf_counter", lambda: next(ticks))
-    monkeypatch.setattr(torch, "mm", lambda a, b: None)
-    assert measured_matmul_rate("cpu", torch.float32) == pytest.approx(2 * 2048**3 / 4.0)
+class Machine:
+    """A clock and products that take `seconds(size)` of it."""
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self.seconds = seconds
+        self.now = 0.0
+        self.sizes: list[int] = []
+
+    def product(self, a: torch.Tensor, b: torch.Tensor, bias: None = None) -> None:
+        self.sizes.append(len(a))
+        self.now += self.seconds(len(a))
+
+
+@pytest.mark.parametrize(
+    ("rate", "size"),
+    [(1e12, 2048), (20e9, 1024), (0.2e9, 256), (1e6, 256)],
+    ids=["quick", "slow", "without vector units", "for ever"],
+)
+def test_measured_rate_is_that_of_a_product_and_bounded(
+    rate: float, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(lambda size: 2 * size**3 / rate)
+    monkeypatch.setattr("dit.net.flops.time.perf_counter", lambda: machine.now)
+    monkeypatch.setattr("dit.net.flops.product", machine.product, raising=False)
+    monkeypatch.setattr(torch, "mm", machine.product)
+    assert measured_matmul_rate("cpu", torch.float32) == pytest.approx(rate)
+    assert max(machine.sizes) == size
+    assert machine.now < max(3.0, 4.01 * machine.seconds(256))  # a second of products, and the way there
+
+
+def test_measured_rate_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of seven products behind one that warms up."""
+    taken = iter([0.01, 0.01, *(0.01,) * 6, 50.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 70.0])
+    machine = Machine(lambda size: next(taken))
+    monkeypatch.setattr("dit.net.flops.time.perf_counter", lambda: machine.now)
+    monkeypatch.setattr("dit.net.flops.product", machine.product, raising=False)
+    monkeypatch.setattr(torch, "mm", machine.product)
+    assert measured_matmul_rate("cpu", torch.float32) == pytest.approx(2 * 2048**3 / 0.4)

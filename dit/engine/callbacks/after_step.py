@@ -47,8 +47,9 @@ class Task(Protocol):
     def is_due(self, step: int, last: bool) -> bool:
         """Whether it is to be made at `step`, the run's last one if `last`."""
 
-    def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> None:
-        """Makes it. All ranks call `ask()` equally often, between pieces of the work, and let it raise."""
+    def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> bool:
+        """Makes it; False where the disk had no room for what came of it, so that it stays due. All ranks call `ask()`
+        equally often, between pieces of the work, and let it raise."""
 
 
 class AfterStep(Callback):
@@ -142,19 +143,22 @@ class AfterStep(Callback):
             raise Stopped
 
     def _make(self, trainer: Trainer, module: VideoDiffusion, due: list[Task]) -> None:
+        unwritten: list[Task] = []
         for index, task in enumerate(due):
             try:
                 log.info("step %d: %s begins", trainer.global_step, task.name)
                 with self._timed(task.name):
-                    task.run(trainer, module, trainer.global_step, self.ask)
+                    written = task.run(trainer, module, trainer.global_step, self.ask)
+                if not written:
+                    unwritten.append(task)
                 log.info("step %d: %s took %s", trainer.global_step, task.name, duration(self._took[task.name]))
             except Stopped:
                 if self.checkpoints.saved_step != trainer.global_step:
-                    self._save(trainer, due[index:])
+                    self._save(trainer, [*unwritten, *due[index:]])
                 raise
             if self.checkpoints.saved_step == trainer.global_step and trainer.is_global_zero:
                 try:
-                    note(Path(trainer.default_root_dir), trainer.global_step, due[index + 1 :])
+                    note(Path(trainer.default_root_dir), trainer.global_step, [*unwritten, *due[index + 1 :]])
                 except OSError as error:  # it would be made once more, no worse
                     log.warning("%s cannot be written: %s", DUE, error)
 

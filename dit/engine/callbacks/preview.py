@@ -75,7 +75,7 @@ class Preview:
         except ValueError as error:
             raise ValueError(f"no preview could be made: {error} (preview=none trains without)") from None
 
-    def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> None:
+    def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> bool:
         """Samples this rank's prompts, writes them, and logs everyone's on rank 0."""
         folder = Path(trainer.default_root_dir) / FOLDER / f"step-{step:08d}"
         wrong: str | None = None
@@ -95,9 +95,10 @@ class Preview:
         said = [each for each in parallel.gather_objects(wrong) if each is not None]
         if said:
             log.warning("no preview at step %d (%s); training goes on", step, said[0])
-            return
+            return True
         for index, prompt in enumerate(self.prompts):
             self.writers.video(step, f"samples/{index}", folder / self._name(index), prompt)
+        return True
 
     def _sample(self, trainer: Trainer, module: VideoDiffusion, step: int, folder: Path, ask: Ask) -> None:
         mine = share(len(self.prompts), trainer.global_rank, trainer.world_size)

@@ -57,9 +57,10 @@ class Validation:
     def is_due(self, step: int, last: bool) -> bool:
         return self.every is not None and (last or step % self.every == 0)
 
-    def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> None:
+    def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> bool:
         self.metrics.write(step, self.measure(trainer, module, ask))
         self.metrics.flush()  # the checkpoint of this step is saved already
+        return not self.metrics.writers.unwritten()
 
     @torch.no_grad()
     def measure(self, trainer: Trainer, module: VideoDiffusion, ask: Ask) -> dict[str, float]:
