@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dit.engine.callbacks.after_step import DUE, owed
 from dit.engine.signals import Signals
@@ -71,7 +71,8 @@ def in_preview(call: int) -> Callable[[Any, Signals], None]:
         calls = iter(range(1000))
 
         def forward(net: Any, args: Any) -> None:
-            if not torch.is_grad_enabled() and len(args[0]) == 2 and next(calls) == call:  # two prompts at once
+            solving = any(frame.name == "_denoise" for frame in traceback.extract_stack())
+            if solving and next(calls) == call:
                 signals.received = signal.SIGTERM
 
         module.net.register_forward_pre_hook(forward)
