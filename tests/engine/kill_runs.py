@@ -101,7 +101,7 @@ class Trainer:
     def begins(self) -> None:
         """Waits until it is about to train."""
         end = time.monotonic() + PATIENCE
-        while "run directory: " not in self.said() and time.monotonic() < end and self.runs():
+        while "MFU is the share" not in self.said() and time.monotonic() < end and self.runs():
             time.sleep(0.01)
 
     def runs(self) -> bool:
@@ -150,7 +150,7 @@ def main(folder: Path, count: int, seed: int) -> Tally:
             left = getattr(tally, f"{kind}s") < count
             if left and chance.random() < 0.9:  # the others may come before training begins
                 trainer.begins()
-            code = trainer.wait(chance.uniform(0, 0.4 * lasts) if left else PATIENCE)
+            code = trainer.wait(chance.uniform(0, 0.5 * lasts) if left else PATIENCE)
             number += 1
             if code is None and left:
                 (_kill if kind == "kill" else _interrupt)(trainer, folder / "runs" / name, chance, tally)
