@@ -220,7 +220,7 @@ def pipeline(parts: Parts) -> Pipeline:
 
 
 def describe(parts: Parts) -> None:
-    """Logs the effective settings, a line for each group, and the size of every part: no default stays hidden."""
+    """Logs the effective settings, a line for each group, and the size of every part. config.yaml holds all of it."""
     groups = {name: node for name, node in parts.config.items() if isinstance(node, dict) and "_target_" in node}
     for group, node in parts.config.items():
         others = {name: known for name, known in groups.items() if name != group}
@@ -278,17 +278,21 @@ def _arithmetic(parts: Parts, metrics: Metrics, flops: float, num_devices: int) 
         log.info("that rate is of this moment; compare runs by speed/tflops instead of speed/mfu")
 
 
-def _brief(node: Any, groups: Mapping[str, Any]) -> str:
-    """A config node as one would call it: `Cosine(warmup_steps=100, final=0.0)`; another group by name: `<path>`."""
+def _brief(node: Any, groups: Mapping[str, Any], inside: bool = False) -> str:
+    """A config node as one would call it, its parts by name: `Serial(layout=Full)`; another group: `<path>`."""
     for group, known in groups.items():
         if node == known:
             return f"<{group}>"
     if isinstance(node, dict):
         name = str(node.get("_target_", "")).rpartition(".")[2]
-        shown = {key: _brief(value, groups) for key, value in node.items() if not str(key).startswith("_")}
-        inside = ", ".join(f"{key}={value}" for key, value in shown.items())
-        return f"{name}({inside})" if name else f"{{{inside}}}"
-    return f"[{', '.join(_brief(each, groups) for each in node)}]" if isinstance(node, list) else str(node)
+        if inside and name:
+            return name
+        if inside and any(isinstance(value, dict) for value in node.values()):
+            return f"{{{', '.join(map(str, node))}}}"
+        shown = {key: _brief(value, groups, inside=True) for key, value in node.items() if not str(key).startswith("_")}
+        listed = ", ".join(f"{key}={value}" for key, value in shown.items())
+        return f"{name}({listed})" if name else f"{{{listed}}}"
+    return f"[{', '.join(_brief(each, groups, True) for each in node)}]" if isinstance(node, list) else str(node)
 
 
 def _quiet() -> None:

@@ -80,7 +80,7 @@ def explain(error: Exception, config_name: str | None = None) -> str | None:
         error = error.__cause__
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return hints.composing(error, config_name)
-    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+    if _in_defaults_list(error):
         return hints.no_option(sys.argv[1:])
     if isinstance(error, (ValueError, FileNotFoundError, FileExistsError)) and _raised_by_us(error):
         return hints.one_line(str(error))
@@ -90,6 +90,12 @@ def explain(error: Exception, config_name: str | None = None) -> str | None:
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "there is not enough memory for this; make the network, the clips or data.batch_size smaller"
     return None
+
+
+def _in_defaults_list(error: Exception) -> bool:
+    """Whether Hydra stumbled over the option of a group, for which it has no error of its own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.endswith("defaults_list.py")
 
 
 def _raised_by_us(error: Exception) -> bool:

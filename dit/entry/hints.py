@@ -51,7 +51,11 @@ def no_option(arguments: Sequence[str]) -> str:
     for argument in arguments:
         group, _, value = argument.lstrip("+").partition("=")
         options = sorted(file.stem for file in (CONFIGS / group.partition("@")[0]).glob("*.yaml"))
-        if options and value not in options and re.fullmatch(r"null|true|false|[-+.\d_e]+|nan|[-+]?inf", value, re.I):
+        if (
+            options
+            and value not in options
+            and re.fullmatch(r"null|true|false|[-+.\d_e]+|nan|[-+]?inf|\[.*\]|\{.*\}", value, re.I)
+        ):
             leave_out = "" if "none" in options else f"; ~{group} leaves it out"
             return f"{group}={value} is no config of that group; {group} can be: {', '.join(options)}{leave_out}"
     return "a group of configs takes the name of one of them; `--help` lists the groups"
