@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from lightning import Callback, LightningDataModule
 from torch import nn
@@ -83,4 +83,8 @@ class Config(TypedDict):
     init_from: str | None
     init_weights: str
     init_strict: bool
+    lora_from: str | None
+    resume_from: int | str | None
+    resume_changes: list[str]
+    resume_lr: Literal["keep", "schedule"] | None
     sampling: Sampling

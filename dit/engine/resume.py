@@ -142,7 +142,7 @@ def about_longer(start: Start, config: Mapping[str, Any], schedule: LRSchedule, 
 
 def about_divergence(run: Path, config: Mapping[str, Any]) -> str:
     """How a run whose numbers are no longer finite can go on with half the rate, in a line."""
-    rates = {key: value / 2 for key, value in config["optim"].items() if key == "lr" or key.endswith("_lr")}
+    rates = {key: value / 2 for key, value in config["optim"].items() if key in ("lr", "adamw_lr")}
     lower = [f"optim.{key}={rate:g}" for key, rate in rates.items()]
     last = run / FOLDER / LAST
     if not last.is_file():
