@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from torch import Tensor
 
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
@@ -202,7 +203,9 @@ def _first(given: str, about: str, skipped: Mapping[str, list[str]]) -> str:
 
 
 def _apart(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    return difference(describe(build_empty(ours)), describe(build_empty(theirs)))
+    with torch.device("meta"):
+        own = instantiate(ours, _convert_="all")  # of this run, so of the user
+    return difference(describe(own), describe(build_empty(theirs)))
 
 
 def _net(

@@ -24,6 +24,11 @@ from dit.interop.presets import build_empty, compose
 from dit.interop.weights import Link, Misfit, to_ours, to_theirs, translated
 from dit.net.backbone import Backbone
 
+# What a setting that cannot be may break: the values are anyone's.
+WRONG = (
+    *(ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError),
+    *(HydraException, OmegaConfBaseException),
+)
 BEYOND = 100  # times as many weights as there are: no misfit of a tensor any more
 
 _recognised: weakref.WeakKeyDictionary[Backbone, Family] = weakref.WeakKeyDictionary()
@@ -163,7 +168,7 @@ def net_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json, with what `Family.infer` says, -> the config of our network, as configs/net would give it."""
     family = family_named(config.get("_class_name"))
     inferred = {key: config.get(key, default) for key, default in family.inferred.items()}
-    return compose(family.preset, family.overrides({**family.settings(config), **inferred}))
+    return compose(family.preset, made=family.overrides({**family.settings(config), **inferred}))
 
 
 def shapes_of(net: nn.Module) -> dict[str, torch.Size]:
@@ -185,7 +190,7 @@ def one_line(where: str = "") -> Iterator[None]:
     """Says of a setting that cannot be why, in a ValueError of one line that begins with `where`."""
     try:
         yield
-    except (ValueError, TypeError, ArithmeticError, LookupError, HydraException, OmegaConfBaseException) as error:
+    except WRONG as error:
         raise ValueError(f"{where}{reason(error)}") from None
 
 
@@ -193,7 +198,7 @@ def reason(error: BaseException) -> str:
     """The innermost cause, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    said = " ".join(str(error).split())
+    said = "".join(each if each.isprintable() else "?" for each in " ".join(str(error).split())[:600])
     return said if isinstance(error, ValueError) else f"a setting has a value that cannot be ({said[:200]})"
 
 
@@ -203,7 +208,7 @@ def family_named(class_name: str | None) -> Family:
         if family.class_name == class_name:
             return family
     raise ValueError(
-        f"_class_name={class_name} is not a class that this project knows; there are"
+        f"_class_name={class_name!s:.60} is not a class that this project knows; there are"
         f" {', '.join(family.class_name for family in FAMILIES)}"
     )
 

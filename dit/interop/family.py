@@ -10,12 +10,15 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from dit.foreign import shown
 from dit.interop.weights import Link
 
 # A Backbone (dit.net.backbone). Its parts are whatever its config made them, so their attributes have no static type.
 Network: TypeAlias = Any
 STORAGE = ("torch_dtype", "dtype")  # of config.json: the weights themselves say how they are stored
 QUANTISED = "quantization_config"
+LARGEST = 2**31 - 1  # of whole numbers, in sizes
+FURTHEST = 1e30  # from zero, of numbers: beyond, float32 ends
 Call: TypeAlias = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
@@ -23,7 +26,8 @@ class Family(ABC):
     """One class of diffusers. Both directions start from plain values: its `config.json`, or one of our networks.
 
     class_name: its `_class_name`. preset: the config of configs/net that `overrides` starts from.
-    defaults: every setting of its constructor with the default there, lists for tuples.
+    defaults: every setting of its constructor with the default there, lists for tuples. A value must be of its kind.
+    also: examples of the other kinds that a setting takes, such as None.
     depths: those that count blocks.
     inferred: settings that its config.json does not hold but its weights tell (`infer`), with defaults; their names
       begin with an underscore.
@@ -32,6 +36,7 @@ class Family(ABC):
     class_name: ClassVar[str]
     preset: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]]
+    also: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     depths: ClassVar[tuple[str, ...]] = ("num_layers",)
     inferred: ClassVar[Mapping[str, Any]] = {}
 
@@ -49,22 +54,35 @@ class Family(ABC):
     def settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """config.json with the defaults filled in, without what says nothing of the network.
 
-        Raises ValueError for a setting that is not known here: it may change what the network computes.
+        Raises ValueError for a setting that is not known here, since it may change what the network computes, and for a
+        value of another kind than the class takes.
         """
         own = {key: value for key, value in config.items() if not key.startswith("_") and key not in STORAGE}
         if own.get(QUANTISED):
             raise ValueError(f"{QUANTISED}: quantised weights are not supported; take those that they were made from")
         if unknown := sorted(own.keys() - self.defaults.keys() - {QUANTISED}):
             raise ValueError(
-                f"{self.class_name} has a setting that is not known here: {unknown[0]}={own[unknown[0]]}; take it out"
-                " of the config if the network computes the same without it"
+                f"{self.class_name} has a setting that is not known here: {shown(unknown[0])[1:-1]}={own[unknown[0]]};"
+                " take it out of the config if the network computes the same without it"
             )
         own.pop(QUANTISED, None)
-        return {**self.defaults, **own}
+        return {**self.defaults, **{key: self._checked(key, value) for key, value in own.items()}}
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """A value of config.json, which may be anything, if it is of a kind that this setting takes."""
+        examples = (self.defaults[name], *self.also.get(name, ()))
+        least = 0 if name in self.depths or 0 in examples else 1
+        if not any(like(value, example, least) for example in examples):
+            said = " or ".join(dict.fromkeys(in_words(example, least) for example in examples))
+            raise ValueError(f"{name}={'null' if value is None else shown(value)} must be {said}")
+        # JSON has no other way to write 1.0 than that: whole numbers are written as such.
+        if isinstance(value, tuple):
+            return list(value)  # of an object; its config has tuples
+        return float(value) if type(value) is int and isinstance(examples[0], float) else value
 
     @abstractmethod
-    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
-        """Settings and what `inferred` names -> Hydra overrides that make the preset this network.
+    def overrides(self, settings: Mapping[str, Any]) -> Overrides:
+        """Settings and what `inferred` names -> what makes the preset this network.
 
         Raises ValueError for a setting that no part of ours can be.
         """
@@ -107,6 +125,19 @@ class Family(ABC):
 
 
 @dataclass(frozen=True)
+class Overrides:
+    """What to change in a preset: choices, which our code alone makes, and values, which may come from any file and are
+    set as they are, never read as text.
+
+    groups: group of configs/net -> its option. values: dotted key of the network's config -> plain value; a mapping
+    gives new values to entries, and may add some.
+    """
+
+    groups: Mapping[str, str]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Draw:
     """Random tensors of one dtype and device, from one generator (which lives on the CPU)."""
 
@@ -133,6 +164,32 @@ class Draw:
 
     def _place(self, values: Tensor) -> Tensor:
         return values.to(self.device, self.dtype)
+
+
+def like(value: Any, example: Any, least: int = 0) -> bool:
+    """Whether a value is of an example's kind: nothing, a truth value, a whole number of at least `least`, a finite
+    number, a text, a list of as many of one kind."""
+    if isinstance(example, list):
+        return (
+            isinstance(value, (list, tuple))
+            and len(value) == len(example)
+            and all(like(x, example[0], least) for x in value)
+        )
+    if type(example) is int:
+        return type(value) is int and least <= value <= LARGEST
+    if type(example) is float:
+        return type(value) in (int, float) and abs(value) <= FURTHEST
+    return type(value) is type(example)
+
+
+def in_words(example: Any, least: int) -> str:
+    """The kind of an example, for messages."""
+    if isinstance(example, list):
+        each = "whole numbers" if type(example[0]) is int else "numbers"
+        return f"a list of {len(example)} {each}"
+    whole = f"a whole number from {least} to {LARGEST}"
+    words = {type(None): "null", bool: "true or false", int: whole, float: "a number", str: "a text"}
+    return words[type(example)]
 
 
 def take(arguments: Mapping[str, Any], *known: str) -> list[Any]:

@@ -240,7 +240,7 @@ def _keys(file: Path) -> list[str]:
 def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also bytes of no text, and numbers of thousands of digits
         raise ValueError(f"{file} is not JSON ({error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no mapping")

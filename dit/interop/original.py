@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import HydraException
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dit.interop.describe import describe, difference
-from dit.interop.diffusers import reason
-from dit.interop.family import Network
+from dit.interop.diffusers import WRONG, reason
+from dit.interop.family import Network, Overrides
 from dit.interop.files import PICKLES, Weights, writing
 from dit.interop.presets import build_empty, compose
 from dit.interop.weights import Change, Link, Misfit, Same, convolution, linear, to_ours, to_theirs
@@ -49,13 +48,13 @@ def from_original(source: str | Path | Mapping[str, Tensor], preset: str = DIT, 
     where, weights = ("", source) if isinstance(source, Mapping) else (f"{source}: ", read(Path(source)))
     try:
         sizes = Sizes.of_weights(weights, heads)
-        net = build_empty(compose(preset, sizes.overrides(preset)))
+        net = build_empty(compose(preset, made=sizes.overrides(preset)))
         learned = {key: tensor for key, tensor in weights.items() if key != POSITIONS}
         links = original_links(net, sizes.features)
         ours = to_ours(links, learned, {key: tensor.shape for key, tensor in net.state_dict().items()})
         if POSITIONS in weights:
             check_positions(net, weights[POSITIONS])
-    except (ValueError, HydraException) as error:
+    except WRONG as error:
         raise ValueError(f"{where}{reason(error)}") from None
     net.load_state_dict({key: tensor.clone() for key, tensor in ours.items()}, strict=True, assign=True)
     return net.eval()
@@ -64,7 +63,7 @@ def from_original(source: str | Path | Mapping[str, Tensor], preset: str = DIT, 
 def original_config(source: str | Path | Mapping[str, Tensor], preset: str, heads: int | None = None) -> dict[str, Any]:
     """The config of the network that `from_original` makes of a checkpoint; the arguments are its."""
     weights = source if isinstance(source, Mapping) else read(Path(source))
-    return compose(preset, Sizes.of_weights(weights, heads).overrides(preset))
+    return compose(preset, made=Sizes.of_weights(weights, heads).overrides(preset))
 
 
 def to_original(net: Backbone, file: str | Path, size: int) -> None:
@@ -119,6 +118,8 @@ class Sizes:
         if heads is None:
             raise ValueError(f"width={width} is none of the published sizes {list(HEADS)}, so heads must be given")
         depth = 1 + max((int(key.split(".")[1]) for key in weights if key.startswith("blocks.")), default=-1)
+        if depth > len(weights):
+            raise ValueError(f"blocks.{depth - 1} is named among {len(weights)} tensors: no network has them")
         return cls(
             width=width,
             depth=depth,
@@ -146,7 +147,7 @@ class Sizes:
             frequencies=net.level.frequencies,
         )
 
-    def overrides(self, preset: str) -> list[str]:
+    def overrides(self, preset: str) -> Overrides:
         """Of a preset that has the right parts. Raises Misfit when the last layer fits no number of channels."""
         sit = compose(preset)["level"]["_target_"].endswith(LevelFromNoise.__name__)
         out, left = divmod(self.features, self.patch**2)
@@ -154,17 +155,18 @@ class Sizes:
             allowed = f"{self.in_channels} or {2 * self.in_channels}" if sit else "a whole number of"
             raise Misfit(LAST, f"has {self.features} rows, needed {allowed} channels of {self.patch**2} places")
         out = self.in_channels if sit else out
-        return [
-            f"net.width={self.width}",
-            f"net.depth={self.depth}",
-            f"net.heads={self.heads}",
-            f"net.in_channels={self.in_channels}",
-            f"net.out_channels={out}",
-            f"net.patch=[1,{self.patch},{self.patch}]",
-            f"net.vectors.label.num_classes={self.classes}",
-            f"net.mlp.ratio={self.hidden / self.width!r}",
-            f"net.level.frequencies={self.frequencies}",
-        ]
+        values = {
+            "width": self.width,
+            "depth": self.depth,
+            "heads": self.heads,
+            "in_channels": self.in_channels,
+            "out_channels": out,
+            "patch": [1, self.patch, self.patch],
+            "vectors.label.num_classes": self.classes,
+            "mlp.ratio": self.hidden / self.width,
+            "level.frequencies": self.frequencies,
+        }
+        return Overrides({}, values)
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def check_parts(net: Backbone) -> None:
     """Raises ValueError when a network is neither DiT nor SiT."""
     try:
         preset = SIT if is_sit(net) else DIT
-        wanted = build_empty(compose(preset, Sizes.of_network(net).overrides(preset)))
+        wanted = build_empty(compose(preset, made=Sizes.of_network(net).overrides(preset)))
     except (AttributeError, KeyError) as error:
         raise ValueError(f"this network is neither DiT nor SiT as their repositories have them: {error}") from None
     if found := difference(describe(net), describe(wanted)):

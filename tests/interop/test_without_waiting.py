@@ -51,8 +51,8 @@ def case(preset: str, settings: dict[str, Any], overrides: list[str]) -> tuple[A
     net = build_empty(compose(preset, plain))
     known = family.settings(family.config(net)) | settings
     if settings or overrides:
-        own = family.overrides({**family.inferred, **known}) if settings else []
-        net = build_empty(compose(preset, [*plain, *own, *overrides]))
+        own = family.overrides({**family.inferred, **known}) if settings else None
+        net = build_empty(compose(preset, [*plain, *overrides], own))
     draw = Draw(torch.Generator().manual_seed(0), torch.float32)
     return net, family.call(net, family.example(known, 2, SIZE, 5, draw))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dit.interop.families.basic import attention_links, embedding_links, mlp_links, renamed
-from dit.interop.family import Call, Draw, Family, Network, kept, levels, take
+from dit.interop.family import Call, Draw, Family, Network, Overrides, kept, levels, take
 from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, convolution, linear
 from dit.net.embed import token_grid
@@ -53,6 +53,7 @@ class Allegro(Family):
         "interpolation_scale_w": 2.0,
         "interpolation_scale_t": 2.2,
     }
+    also = {"cross_attention_dim": (None,)}
 
     def adopt(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
         """The published folder has settings of the authors' class: `sample_size` for height and width, kernels, ..."""
@@ -66,26 +67,24 @@ class Allegro(Family):
             today["sample_frames"] = today.pop("sample_size_t")
         return today
 
-    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+    def overrides(self, settings: Mapping[str, Any]) -> Overrides:
         s = settings
         check(s)
-        bias = str(s["attention_bias"]).lower()
-        divide = ", ".join(f"{axis}: {s[f'interpolation_scale_{name}']}" for axis, name in AXES.items())
-        return [
-            f"net/mlp={ACTIVATIONS[s['activation_fn']]}",
-            f"net.in_channels={s['in_channels']}",
-            f"net.out_channels={s['out_channels']}",
-            f"net.patch={[1, s['patch_size'], s['patch_size']]}",
-            f"net.width={s['num_attention_heads'] * s['attention_head_dim']}",
-            f"net.heads={s['num_attention_heads']}",
-            f"net.depth={s['num_layers']}",
-            f"net.text_width={s['caption_channels']}",
-            f"net.position.places.divide={{{divide}}}",
-            f"net.norm.eps={s['norm_eps']}",
-            f"net.attention.qkv_bias={bias}",
-            f"net.text.attention.q_bias={bias}",
-            f"net.text.attention.kv_bias={bias}",
-        ]
+        values = {
+            "in_channels": s["in_channels"],
+            "out_channels": s["out_channels"],
+            "patch": [1, s["patch_size"], s["patch_size"]],
+            "width": s["num_attention_heads"] * s["attention_head_dim"],
+            "heads": s["num_attention_heads"],
+            "depth": s["num_layers"],
+            "text_width": s["caption_channels"],
+            "position.places.divide": {axis: s[f"interpolation_scale_{name}"] for axis, name in AXES.items()},
+            "norm.eps": s["norm_eps"],
+            "attention.qkv_bias": s["attention_bias"],
+            "text.attention.q_bias": s["attention_bias"],
+            "text.attention.kv_bias": s["attention_bias"],
+        }
+        return Overrides({"mlp": ACTIVATIONS[s["activation_fn"]]}, values)
 
     def config(self, net: Network) -> dict[str, Any]:
         block = net.blocks[0]
@@ -164,9 +163,6 @@ def check(s: Mapping[str, Any]) -> None:
         raise ValueError(f"cross_attention_dim={s['cross_attention_dim']} must be the width {width}")
     if s["attention_head_dim"] % 6:
         raise ValueError(f"attention_head_dim={s['attention_head_dim']} must be a multiple of 6 for three rotations")
-    for name in AXES.values():
-        if s[f"interpolation_scale_{name}"] is None:
-            raise ValueError(f"interpolation_scale_{name}=null is not supported; it must be a number")
 
 
 Tables = Sequence[tuple[Tensor, Tensor]]  # cos and sin (length, head_dim / 3) of each axis

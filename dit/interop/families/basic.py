@@ -6,16 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dit.interop.family import Network
+from dit.interop.family import Network, Overrides
 from dit.interop.weights import Link, joined_linear, linear, reordered_linear, swapped_halves
 from dit.net.layers import GEGLU, GELUMLP, SwiGLU
 
-# activation_fn -> overrides. diffusers' hidden layer is four times the width, also in front of a gate.
-MLPS: Mapping[str, list[str]] = {
-    "gelu-approximate": ["net/mlp=gelu_tanh"],
-    "gelu": ["net/mlp=gelu"],
-    "geglu": ["net/mlp=geglu", "net.mlp.ratio=4.0", "net.mlp.multiple_of=1"],
-    "swiglu": ["net/mlp=swiglu", "net.mlp.ratio=4.0", "net.mlp.multiple_of=1"],
+# activation_fn -> the MLP, with values. diffusers' hidden layer is four times the width, also in front of a gate.
+GATED = {"mlp.ratio": 4.0, "mlp.multiple_of": 1}
+MLPS: Mapping[str, Overrides] = {
+    "gelu-approximate": Overrides({"mlp": "gelu_tanh"}, {}),
+    "gelu": Overrides({"mlp": "gelu"}, {}),
+    "geglu": Overrides({"mlp": "geglu"}, GATED),
+    "swiglu": Overrides({"mlp": "swiglu"}, GATED),
 }
 # Settings of the class that both were once, Transformer2DModel, at the values under which they do nothing.
 LEFTOVERS: Mapping[str, Any] = {
@@ -27,7 +28,7 @@ LEFTOVERS: Mapping[str, Any] = {
 }
 
 
-def mlp_overrides(settings: Mapping[str, Any]) -> list[str]:
+def mlp_overrides(settings: Mapping[str, Any]) -> Overrides:
     """The overrides for `activation_fn`. Raises ValueError for one that no part of ours computes, and for dropout."""
     if settings["activation_fn"] not in MLPS:
         raise ValueError(f"activation_fn={settings['activation_fn']} is not supported; there are {', '.join(MLPS)}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dit.interop.families.basic import attention_links, embedding_links, mlp_links
-from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, channels_first, convolution, kinds, linear, reordered_linear
 from dit.net.embed import Grid, token_grid
@@ -64,36 +64,39 @@ class CogVideoX(Family):
         "use_learned_positional_embeddings": False,
         "patch_bias": True,
     }
+    also = {"ofs_embed_dim": (512,), "patch_size_t": (2,)}
 
-    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+    def overrides(self, settings: Mapping[str, Any]) -> Overrides:
         s = settings
         check(s)
         width = s["num_attention_heads"] * s["attention_head_dim"]
         ofs = s["ofs_embed_dim"]
-        affine = str(s["norm_elementwise_affine"]).lower()
-        in_channels, out_channels, given = s["in_channels"], s["out_channels"], []
+        in_channels, out_channels, given = s["in_channels"], s["out_channels"], {}
         if s[APART] and in_channels == 2 * out_channels:
-            in_channels, given = out_channels, [f"++net.concat_channels.{GIVEN}={out_channels}"]
-        return [
-            *positions(s),
-            *given,
-            f"net/mlp={ACTIVATIONS[s['activation_fn']]}",
-            *([] if ofs is None else ["net/ofs=sinusoid", f"net.vectors.ofs.frequencies={ofs}"]),
-            *([] if ofs is None else [f"net.vectors.ofs.shift={float(s['freq_shift'])}"]),
-            f"net.in_channels={in_channels}",
-            f"net.out_channels={out_channels}",
-            f"net.patch={[s['patch_size_t'] or 1, s['patch_size'], s['patch_size']]}",
-            f"net.width={width}",
-            f"net.heads={s['num_attention_heads']}",
-            f"net.depth={s['num_layers']}",
-            f"net.level_width={s['time_embed_dim']}",
-            f"net.level.shift={float(s['freq_shift'])}",
-            f"net.text_width={s['text_embed_dim']}",
-            f"net.embed.bias={str(s['patch_bias'] or s['patch_size_t'] is not None).lower()}",
-            f"net.attention.qkv_bias={str(s['attention_bias']).lower()}",
-            *(f"net.{norm}.eps={s['norm_eps']}" for norm in NORMS),
-            *(f"net.{norm}.affine={affine}" for norm in NORMS),
-        ]
+            in_channels, given = out_channels, {"concat_channels": {GIVEN: out_channels}}
+        shift, made = float(s["freq_shift"]), positions(s)
+        groups = {**made.groups, "mlp": ACTIVATIONS[s["activation_fn"]]}
+        values = {
+            **made.values,
+            **given,
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "patch": [s["patch_size_t"] or 1, s["patch_size"], s["patch_size"]],
+            "width": width,
+            "heads": s["num_attention_heads"],
+            "depth": s["num_layers"],
+            "level_width": s["time_embed_dim"],
+            "level.shift": shift,
+            "text_width": s["text_embed_dim"],
+            "embed.bias": s["patch_bias"] or s["patch_size_t"] is not None,
+            "attention.qkv_bias": s["attention_bias"],
+            **{f"{norm}.eps": s["norm_eps"] for norm in NORMS},
+            **{f"{norm}.affine": s["norm_elementwise_affine"] for norm in NORMS},
+        }
+        if ofs is not None:
+            groups["ofs"] = "sinusoid"
+            values |= {"vectors.ofs.frequencies": ofs, "vectors.ofs.shift": shift}
+        return Overrides(groups, values)
 
     def config(self, net: Network) -> dict[str, Any]:
         block = net.blocks[0]
@@ -242,29 +245,28 @@ def check(s: Mapping[str, Any]) -> None:
         raise ValueError(f"the width {width} must be a multiple of 16 for sincos positions")
 
 
-def positions(s: Mapping[str, Any]) -> list[str]:
-    """Overrides for positions and text, whose tokens some positions count."""
+def positions(s: Mapping[str, Any]) -> Overrides:
+    """What makes positions and text, whose tokens some positions count."""
     p, length = s["patch_size"], s["max_text_seq_length"]
     if s["patch_size_t"] is not None:
-        return ["net/position=rope3d_quarter_time"]
+        return Overrides({"position": "rope3d_quarter_time"}, {})
     picture = [s["sample_height"] // p, s["sample_width"] // p]
     if s["use_learned_positional_embeddings"]:
         frames = (s["sample_frames"] - 1) // s["temporal_compression_ratio"] + 1
-        return [
-            "net/position=rope3d_fitted_learned",
-            f"net.position.parts.rotary.places.picture={picture}",
-            f"net.position.parts.added.grid={[frames, *picture]}",
-            "net/text=joint_placed",
-            f"net.text.embed.length={length}",
-        ]
+        values = {
+            "position.parts.rotary.places.picture": picture,
+            "position.parts.added.grid": [frames, *picture],
+            "text.embed.length": length,
+        }
+        return Overrides({"position": "rope3d_fitted_learned", "text": "joint_placed"}, values)
     if s["use_rotary_positional_embeddings"]:
-        return ["net/position=rope3d_fitted", f"net.position.places.picture={picture}"]
+        return Overrides({"position": "rope3d_fitted"}, {"position.places.picture": picture})
     rows = s["spatial_interpolation_scale"]
-    return [
-        "net/position=sincos_quarter_time",
-        f"net.position.scale={{f: {s['temporal_interpolation_scale']}, h: {rows}, w: {rows}}}",
-        f"net.text.embed.length={length}",
-    ]
+    values = {
+        "position.scale": {"f": s["temporal_interpolation_scale"], "h": rows, "w": rows},
+        "text.embed.length": length,
+    }
+    return Overrides({"position": "sincos_quarter_time"}, values)
 
 
 def counted(net: Network) -> bool:

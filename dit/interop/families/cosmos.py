@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from dit.interop.families.basic import attention_links, mlp_links
-from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, Reordered, joined_linear, linear
 from dit.net.embed import Grid, token_grid
 from dit.net.image import TwoQueryCrossAttention
@@ -45,8 +45,9 @@ class Cosmos(Family):
         "img_context_num_tokens": 256,
         "img_context_dim_out": 2048,
     }
+    also = {"extra_pos_embed_type": (None,), "controlnet_block_every_n": (7,), "img_context_dim_in": (1152,)}
 
-    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+    def overrides(self, settings: Mapping[str, Any]) -> Overrides:
         s = settings
         width = s["num_attention_heads"] * s["attention_head_dim"]
         if s["controlnet_block_every_n"] is not None:
@@ -64,34 +65,33 @@ class Cosmos(Family):
         if image and s["img_context_dim_out"] != width:
             raise ValueError(f"img_context_dim_out={s['img_context_dim_out']} must be the width {width}")
 
-        text = [f"net/text=cross_{'narrow' if projected else 'features'}{'_image' if image else ''}"]
-        if projected:
-            text += [f"net.text.context_width={s['text_embed_dim']}"]
-        if image:
-            text += [f"net.text.image.features={image}"]
         learnable = s["extra_pos_embed_type"] == "learnable"
-        rotary = "net.position.parts.rotary" if learnable else "net.position"
+        groups = {
+            "text": f"cross_{'narrow' if projected else 'features'}{'_image' if image else ''}",
+            "position": "timed_rope_tables" if learnable else "timed_rope",
+        }
+        rotary = "position.parts.rotary" if learnable else "position"
         tokens = [size // step for size, step in zip(s["max_size"], s["patch_size"], strict=True)]
         # Channels beyond those of the output mark what is given: the class gets them as `condition_mask`.
         marks = max(0, s["in_channels"] - s["out_channels"])
-        return [
-            *text,
-            f"net/position={'timed_rope_tables' if learnable else 'timed_rope'}",
-            *(f"{rotary}.scale.{axis}={scale}" for axis, scale in zip(AXES, s["rope_scale"], strict=True)),
-            *([f"net.position.parts.tables.grid={tokens}"] if learnable else []),
-            f"net.in_channels={s['in_channels'] - marks}",
-            f"net.out_channels={s['out_channels']}",
-            f"net.concat_channels.given={marks or 'null'}",
-            f"net.concat_channels.padding={1 if s['concat_padding_mask'] else 'null'}",
-            f"net.patch={list(s['patch_size'])}",
-            f"net.width={width}",
-            f"net.level_width={4 * width}",
-            f"net.heads={s['num_attention_heads']}",
-            f"net.depth={s['num_layers']}",
-            f"net.text_width={s['crossattn_proj_in_channels'] if projected else s['text_embed_dim']}",
-            f"net.modulation.rank={s['adaln_lora_dim']}",
-            f"net.mlp.ratio={int(width * s['mlp_ratio']) / width!r}",
-        ]
+        values = {
+            **({"text.context_width": s["text_embed_dim"]} if projected else {}),
+            **({"text.image.features": image} if image else {}),
+            **({"position.parts.tables.grid": tokens} if learnable else {}),
+            f"{rotary}.scale": dict(zip(AXES, s["rope_scale"], strict=True)),
+            "in_channels": s["in_channels"] - marks,
+            "out_channels": s["out_channels"],
+            "concat_channels": {"given": marks or None, "padding": 1 if s["concat_padding_mask"] else None},
+            "patch": list(s["patch_size"]),
+            "width": width,
+            "level_width": 4 * width,
+            "heads": s["num_attention_heads"],
+            "depth": s["num_layers"],
+            "text_width": s["crossattn_proj_in_channels"] if projected else s["text_embed_dim"],
+            "modulation.rank": s["adaln_lora_dim"],
+            "mlp.ratio": int(width * s["mlp_ratio"]) / width,
+        }
+        return Overrides(groups, values)
 
     def config(self, net: Network) -> dict[str, Any]:
         cross, position = net.blocks[0].cross_attention, net.position

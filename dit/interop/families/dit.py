@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dit.interop.families.basic import activation, attention_links, mlp_links, mlp_overrides, renamed
-from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.weights import Change, Copies, Joined, Link, convolution, linear
 from dit.net.embed import LevelFromNoise, ScalarEmbedding, token_grid
 from dit.net.per_block import PerBlockAdaLNZero
@@ -53,6 +53,7 @@ class DiT(Family):
         "norm_elementwise_affine": False,
         "norm_eps": 1e-5,
     }
+    also = {"out_channels": (8,)}
     inferred = {"_embedder_in_each_block": False}
 
     def adopt(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -66,34 +67,31 @@ class DiT(Family):
         """Whether the blocks' embedders differ."""
         return {"_embedder_in_each_block": any(differ(weights, name) for name in EMBEDDED)}
 
-    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+    def overrides(self, settings: Mapping[str, Any]) -> Overrides:
         s = settings
         width = s["num_attention_heads"] * s["attention_head_dim"]
         if s["norm_type"] != "ada_norm_zero":
             raise ValueError(f"norm_type={s['norm_type']} is not supported, nor by diffusers: only ada_norm_zero is")
         grid = s["sample_size"] // s["patch_size"]
-        embedders = []
+        mlp, groups = mlp_overrides(s), {}
+        values = {
+            **mlp.values,
+            "in_channels": s["in_channels"],
+            "out_channels": s["out_channels"] or s["in_channels"],
+            "patch": [1, s["patch_size"], s["patch_size"]],
+            "width": width,
+            "heads": s["num_attention_heads"],
+            "depth": s["num_layers"],
+            "vectors.label.num_classes": s["num_embeds_ada_norm"],
+            "attention.qkv_bias": s["attention_bias"],
+            "position.reference": {"h": grid, "w": grid},
+            **{f"templates.{x}.mlp_norm.eps": s["norm_eps"] for x in "FSTW"},
+            **{f"templates.{x}.mlp_norm.affine": s["norm_elementwise_affine"] for x in "FSTW"},
+        }
         if s.get("_embedder_in_each_block"):
-            embedders = [
-                "net/level=sinusoid_per_block",
-                "net/modulation=adaln_zero_per_block",
-                f"net.level_width={s['num_layers'] * width}",
-            ]
-        return [
-            *mlp_overrides(s),
-            *embedders,
-            f"net.in_channels={s['in_channels']}",
-            f"net.out_channels={s['out_channels'] or s['in_channels']}",
-            f"net.patch=[1,{s['patch_size']},{s['patch_size']}]",
-            f"net.width={width}",
-            f"net.heads={s['num_attention_heads']}",
-            f"net.depth={s['num_layers']}",
-            f"net.vectors.label.num_classes={s['num_embeds_ada_norm']}",
-            f"net.attention.qkv_bias={s['attention_bias']}",
-            f"net.position.reference={{h:{grid},w:{grid}}}",
-            *(f"net.templates.{x}.mlp_norm.eps={s['norm_eps']}" for x in "FSTW"),
-            *(f"net.templates.{x}.mlp_norm.affine={s['norm_elementwise_affine']}" for x in "FSTW"),
-        ]
+            groups = {"level": "sinusoid_per_block", "modulation": "adaln_zero_per_block"}
+            values["level_width"] = s["num_layers"] * width
+        return Overrides({**mlp.groups, **groups}, values)
 
     def config(self, net: Network) -> dict[str, Any]:
         block = net.blocks[0]

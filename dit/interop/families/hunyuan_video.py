@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dit.interop.families.basic import embedding_links, mlp_links, qk_norm_links
-from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.weights import (
     Link,
     Split,
@@ -62,9 +62,10 @@ class HunyuanVideo(Family):
         "rope_axes_dim": [16, 56, 56],
         "image_condition_type": None,
     }
+    also = {"out_channels": (None,), "qk_norm": (None,), "image_condition_type": (TOKEN_REPLACE,)}
     depths = ("num_layers", "num_single_layers", "num_refiner_layers")
 
-    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+    def overrides(self, settings: Mapping[str, Any]) -> Overrides:
         s = settings
         width = s["num_attention_heads"] * s["attention_head_dim"]
         in_channels, out_channels = s["in_channels"], s["out_channels"] or s["in_channels"]
@@ -81,7 +82,7 @@ class HunyuanVideo(Family):
             raise ValueError(
                 f"image_condition_type={image} is not known; there are None, {TOKEN_REPLACE} and {LATENT_CONCAT}"
             )
-        concat = []
+        concat = {}
         if image == LATENT_CONCAT:
             given = in_channels - out_channels - 1
             if given < 1:
@@ -90,31 +91,31 @@ class HunyuanVideo(Family):
                     f" out_channels={out_channels}, which {LATENT_CONCAT} needs"
                 )
             in_channels = out_channels
-            concat = [f"++net.concat_channels.{GIVEN[0]}={given}", f"++net.concat_channels.{GIVEN[1]}=1"]
-        groups = [f"net/qk_norm={QK_NORMS[s['qk_norm']]}"]
+            concat = {"concat_channels": {GIVEN[0]: given, GIVEN[1]: 1}}
+        groups = {"qk_norm": QK_NORMS[s["qk_norm"]]}
         if image == TOKEN_REPLACE:
-            groups += ["net/text=refined_last_frame", "net/final=adaln_last_frame"]
+            groups |= {"text": "refined_last_frame", "final": "adaln_last_frame"}
         if not s["guidance_embeds"]:
-            groups += ["net/guidance=none"]
+            groups["guidance"] = "none"
         elif image == TOKEN_REPLACE:
-            groups += ["net/guidance=noisy_frames"]
-        return [
-            *groups,
-            *concat,
-            f"net.in_channels={in_channels}",
-            f"net.out_channels={out_channels}",
-            f"net.patch={[s['patch_size_t'], s['patch_size'], s['patch_size']]}",
-            f"net.width={width}",
-            f"net.heads={s['num_attention_heads']}",
-            f"net.depth={s['num_layers'] + s['num_single_layers']}",
-            f"net.pattern='{'D' * s['num_layers']}{'P' * s['num_single_layers']}'",
-            f"net.text_width={s['text_embed_dim']}",
-            f"net.text.depth={s['num_refiner_layers']}",
-            f"net.vectors.pooled.features={s['pooled_projection_dim']}",
-            f"net.mlp.ratio={int(width * s['mlp_ratio']) / width!r}",
-            f"net.position.theta={s['rope_theta']}",
-            *(f"net.position.split.{axis}={size}" for axis, size in zip(AXES, axes, strict=True)),
-        ]
+            groups["guidance"] = "noisy_frames"
+        values = {
+            **concat,
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "patch": [s["patch_size_t"], s["patch_size"], s["patch_size"]],
+            "width": width,
+            "heads": s["num_attention_heads"],
+            "depth": s["num_layers"] + s["num_single_layers"],
+            "pattern": "D" * s["num_layers"] + "P" * s["num_single_layers"],
+            "text_width": s["text_embed_dim"],
+            "text.depth": s["num_refiner_layers"],
+            "vectors.pooled.features": s["pooled_projection_dim"],
+            "mlp.ratio": int(width * s["mlp_ratio"]) / width,
+            "position.theta": s["rope_theta"],
+            "position.split": dict(zip(AXES, axes, strict=True)),
+        }
+        return Overrides(groups, values)
 
     def config(self, net: Network) -> dict[str, Any]:
         block: Any = net.blocks[0]

@@ -16,7 +16,7 @@ from dit.interop.families.basic import (
     mlp_overrides,
     renamed,
 )
-from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, Same, convolution, linear
 from dit.net.embed import token_grid
 
@@ -43,6 +43,14 @@ class Latte(Family):
         "caption_channels": None,
         "video_length": 16,
     }
+    also = {
+        "in_channels": (4,),
+        "out_channels": (8,),
+        "cross_attention_dim": (1152,),
+        "patch_size": (2,),
+        "num_embeds_ada_norm": (1000,),
+        "caption_channels": (4096,),
+    }
 
     def adopt(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
         """LatteT2V is its name in the authors' repository."""
@@ -50,7 +58,7 @@ class Latte(Family):
             return None
         return renamed(config, self.class_name, {"norm_num_groups": 32, "upcast_attention": False})
 
-    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+    def overrides(self, settings: Mapping[str, Any]) -> Overrides:
         s = settings
         width = s["num_attention_heads"] * s["attention_head_dim"]
         if s["norm_type"] != "ada_norm_single":
@@ -61,23 +69,26 @@ class Latte(Family):
             if s[name] is None:
                 raise ValueError(f"{name}=null: diffusers builds no {self.class_name} without it; set it")
         grid, scale = s["sample_size"] // s["patch_size"], float(max(1, s["sample_size"] // 64))
-        return [
-            *mlp_overrides(s),
-            f"net.in_channels={s['in_channels']}",
-            f"net.out_channels={s['out_channels'] or s['in_channels']}",
-            f"net.patch=[1,{s['patch_size']},{s['patch_size']}]",
-            f"net.width={width}",
-            f"net.heads={s['num_attention_heads']}",
-            f"net.depth={2 * s['num_layers']}",
-            f"net.text_width={s['caption_channels']}",
-            f"net.attention.qkv_bias={s['attention_bias']}",
-            *(f"net.text.attention.{x}_bias={s['attention_bias']}" for x in ("q", "kv")),
-            f"net.norm.eps={s['norm_eps']}",
-            f"net.norm.affine={s['norm_elementwise_affine']}",
-            f"net.position.reference={{h:{grid},w:{grid}}}",
-            f"net.position.scale={{f:1.0,h:{scale},w:{scale}}}",
-            f"net.templates.T.position.reference={{f:{s['video_length']}}}",
-        ]
+        mlp = mlp_overrides(s)
+        values = {
+            **mlp.values,
+            "in_channels": s["in_channels"],
+            "out_channels": s["out_channels"] or s["in_channels"],
+            "patch": [1, s["patch_size"], s["patch_size"]],
+            "width": width,
+            "heads": s["num_attention_heads"],
+            "depth": 2 * s["num_layers"],
+            "text_width": s["caption_channels"],
+            "attention.qkv_bias": s["attention_bias"],
+            "text.attention.q_bias": s["attention_bias"],
+            "text.attention.kv_bias": s["attention_bias"],
+            "norm.eps": s["norm_eps"],
+            "norm.affine": s["norm_elementwise_affine"],
+            "position.reference": {"h": grid, "w": grid},
+            "position.scale": {"f": 1.0, "h": scale, "w": scale},
+            "templates.T.position.reference": {"f": s["video_length"]},
+        }
+        return Overrides(mlp.groups, values)
 
     def config(self, net: Network) -> dict[str, Any]:
         spatial, temporal = net.blocks[0], net.blocks[1]

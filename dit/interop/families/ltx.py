@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dit.interop.families.basic import attention_links, embedding_links, mlp_links
-from dit.interop.family import Call, Draw, Family, Network, kept, levels, take
+from dit.interop.family import Call, Draw, Family, Network, Overrides, kept, levels, take
 from dit.interop.weights import Link, channels_first, linear, reordered_linear
 from dit.net.attention import AcrossHeads
 from dit.net.embed import Grid, patchify
@@ -40,8 +40,9 @@ class LTXVideo(Family):
         "attention_bias": True,
         "attention_out_bias": True,
     }
+    also = {"out_channels": (None,), "qk_norm": (None,)}
 
-    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+    def overrides(self, settings: Mapping[str, Any]) -> Overrides:
         s = settings
         width = s["num_attention_heads"] * s["attention_head_dim"]
         volume = s["patch_size_t"] * s["patch_size"] ** 2
@@ -57,24 +58,24 @@ class LTXVideo(Family):
                 f"in_channels={s['in_channels']} and out_channels={out_channels} must be multiples of"
                 f" {volume}, the latents of a token by patch_size and patch_size_t"
             )
-        bias, out_bias = str(s["attention_bias"]).lower(), str(s["attention_out_bias"]).lower()
-        return [
-            f"net.in_channels={s['in_channels'] // volume}",
-            f"net.out_channels={out_channels // volume}",
-            f"net.patch={[s['patch_size_t'], s['patch_size'], s['patch_size']]}",
-            f"net.width={width}",
-            f"net.heads={s['num_attention_heads']}",
-            f"net.depth={s['num_layers']}",
-            f"net.text_width={s['caption_channels']}",
-            f"net.mlp.approximate={ACTIVATIONS[s['activation_fn']]}",
-            f"net.norm.eps={s['norm_eps']}",
-            f"net.norm.affine={str(s['norm_elementwise_affine']).lower()}",
-            f"net.attention.qkv_bias={bias}",
-            f"net.attention.out_bias={out_bias}",
-            f"net.text.attention.q_bias={bias}",
-            f"net.text.attention.kv_bias={bias}",
-            f"net.text.attention.out_bias={out_bias}",
-        ]
+        values = {
+            "in_channels": s["in_channels"] // volume,
+            "out_channels": out_channels // volume,
+            "patch": [s["patch_size_t"], s["patch_size"], s["patch_size"]],
+            "width": width,
+            "heads": s["num_attention_heads"],
+            "depth": s["num_layers"],
+            "text_width": s["caption_channels"],
+            "mlp.approximate": ACTIVATIONS[s["activation_fn"]],
+            "norm.eps": s["norm_eps"],
+            "norm.affine": s["norm_elementwise_affine"],
+            "attention.qkv_bias": s["attention_bias"],
+            "attention.out_bias": s["attention_out_bias"],
+            "text.attention.q_bias": s["attention_bias"],
+            "text.attention.kv_bias": s["attention_bias"],
+            "text.attention.out_bias": s["attention_out_bias"],
+        }
+        return Overrides({}, values)
 
     def config(self, net: Network) -> dict[str, Any]:
         block, volume = net.blocks[0], math.prod(net.patch)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit.interop.families.basic import embedding_links, mlp_links, qk_norm_links
-from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, convolution, joined_linear, linear, reordered_linear, swapped_halves
 from dit.net.embed import token_grid
 
@@ -32,26 +32,28 @@ class Mochi(Family):
         "activation_fn": "swiglu",
         "max_sequence_length": 256,  # not read by the class
     }
+    also = {"out_channels": (12,)}
 
-    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+    def overrides(self, settings: Mapping[str, Any]) -> Overrides:
         s = settings
         if s["activation_fn"] != "swiglu":
             raise ValueError(f"activation_fn={s['activation_fn']} is not supported; swiglu is")
         width, text_width = s["num_attention_heads"] * s["attention_head_dim"], s["pooled_projection_dim"]
-        return [
-            f"net.in_channels={s['in_channels']}",
-            f"net.out_channels={s['out_channels'] or s['in_channels']}",
-            f"net.patch={[1, s['patch_size'], s['patch_size']]}",
-            f"net.width={width}",
-            f"net.heads={s['num_attention_heads']}",
-            f"net.depth={s['num_layers']}",
-            f"net.pattern={'D' * (s['num_layers'] - 1)}E",
-            f"net.text_width={s['text_embed_dim']}",
-            f"net.text.stream_width={text_width}",
-            f"net.level.frequencies={s['time_embed_dim']}",
-            f"net.mlp.ratio={hidden(width) / width!r}",
-            f"net.templates.D.text_mlp.ratio={hidden(text_width) / text_width!r}",
-        ]
+        values = {
+            "in_channels": s["in_channels"],
+            "out_channels": s["out_channels"] or s["in_channels"],
+            "patch": [1, s["patch_size"], s["patch_size"]],
+            "width": width,
+            "heads": s["num_attention_heads"],
+            "depth": s["num_layers"],
+            "pattern": f"{'D' * (s['num_layers'] - 1)}E",
+            "text_width": s["text_embed_dim"],
+            "text.stream_width": text_width,
+            "level.frequencies": s["time_embed_dim"],
+            "mlp.ratio": hidden(width) / width,
+            "templates.D.text_mlp.ratio": hidden(text_width) / text_width,
+        }
+        return Overrides({}, values)
 
     def config(self, net: Network) -> dict[str, Any]:
         return {

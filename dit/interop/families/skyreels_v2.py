@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dit.interop.families.wan import Wan
-from dit.interop.family import Call, Draw, Network
+from dit.interop.family import Call, Draw, Network, Overrides
 from dit.interop.weights import Link, linear
 from dit.net.frame_rate import AdaLNSingleFPS
 from dit.net.layout import BlockCausal
@@ -33,14 +33,12 @@ class SkyReelsV2(Wan):
         "num_frame_per_block": 1,
     }
 
-    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
-        block = settings["num_frame_per_block"]
-        return [
-            *super().overrides(settings),
-            f"net/modulation={'adaln_single_fps' if settings['inject_sample_info'] else 'adaln_single'}",
-            # The class takes 1 for attention to all frames, not for blocks of one frame.
-            *(["net.pattern=C", f"net.templates.C.layout.block={block}"] if block > 1 else ["net.pattern=F"]),
-        ]
+    def overrides(self, settings: Mapping[str, Any]) -> Overrides:
+        made, block = super().overrides(settings), settings["num_frame_per_block"]
+        modulation = "adaln_single_fps" if settings["inject_sample_info"] else "adaln_single"
+        # The class takes 1 for attention to all frames, not for blocks of one frame.
+        layout = {"pattern": "C", "templates.C.layout.block": block} if block > 1 else {"pattern": "F"}
+        return Overrides({**made.groups, "modulation": modulation}, {**made.values, **layout})
 
     def config(self, net: Network) -> dict[str, Any]:
         layout = net.blocks[0].attention.layout

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit.interop.families.basic import attention_links, embedding_links, mlp_links
-from dit.interop.family import Call, Draw, Family, Network, levels, take
+from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, Same, convolution, joined_linear, linear
 from dit.net.attention import AcrossHeads
 from dit.net.embed import token_grid
@@ -42,45 +42,52 @@ class Wan(Family):
         "rope_max_seq_len": 1024,
         "pos_embed_seq_len": None,
     }
+    also = {
+        "out_channels": (None,),
+        "qk_norm": (None,),
+        "image_dim": (1280,),
+        "added_kv_proj_dim": (5120,),
+        "pos_embed_seq_len": (514,),
+    }
 
-    def overrides(self, settings: Mapping[str, Any]) -> list[str]:
+    def overrides(self, settings: Mapping[str, Any]) -> Overrides:
         s = settings
         width = s["num_attention_heads"] * s["attention_head_dim"]
         if s["added_kv_proj_dim"] != (None if s["image_dim"] is None else width):
             raise ValueError(
                 f"added_kv_proj_dim={s['added_kv_proj_dim']} must be the width {width}, with image_dim set"
             )
-        text = [] if s["cross_attn_norm"] else ["net/text=cross_plain"]
+        groups = {} if s["cross_attn_norm"] else {"text": "cross_plain"}
+        text: dict[str, Any] = {"text.attention.norm.eps": s["eps"]} if s["cross_attn_norm"] else {}
         if s["image_dim"] is not None:
-            text = [
-                f"net/text={'cross_image' if s['cross_attn_norm'] else 'cross_image_plain'}",
-                f"net.text.image.features={s['image_dim']}",
-                f"net.text.image.positions={s['pos_embed_seq_len'] or 'null'}",
-                f"net.text.attention.image_norm.eps={s['eps']}",
-            ]
-        if s["cross_attn_norm"]:
-            text.append(f"net.text.attention.norm.eps={s['eps']}")
+            groups = {"text": "cross_image" if s["cross_attn_norm"] else "cross_image_plain"}
+            text |= {
+                "text.image.features": s["image_dim"],
+                "text.image.positions": s["pos_embed_seq_len"],
+                "text.attention.image_norm.eps": s["eps"],
+            }
         in_channels, out_channels = s["in_channels"], s["out_channels"] or s["in_channels"]
-        given = []
+        given = {}
         if s[APART] and in_channels == 2 * out_channels + FRAMES:
             in_channels = out_channels
-            given = [f"++net.concat_channels.{GIVEN[0]}={FRAMES}", f"++net.concat_channels.{GIVEN[1]}={out_channels}"]
-        return [
-            *text,
-            *given,
-            f"net.in_channels={in_channels}",
-            f"net.out_channels={out_channels}",
-            f"net.patch={list(s['patch_size'])}",
-            f"net.width={width}",
-            f"net.heads={s['num_attention_heads']}",
-            f"net.depth={s['num_layers']}",
-            f"net.text_width={s['text_dim']}",
-            f"net.level.frequencies={s['freq_dim']}",
-            f"net.mlp.ratio={s['ffn_dim'] / width!r}",
-            f"net.norm.eps={s['eps']}",
-            f"net.final.norm.eps={s['eps']}",
-            f"net.qk_norm.norm.eps={s['eps']}",
-        ]
+            given = {"concat_channels": {GIVEN[0]: FRAMES, GIVEN[1]: out_channels}}
+        values = {
+            **text,
+            **given,
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "patch": list(s["patch_size"]),
+            "width": width,
+            "heads": s["num_attention_heads"],
+            "depth": s["num_layers"],
+            "text_width": s["text_dim"],
+            "level.frequencies": s["freq_dim"],
+            "mlp.ratio": s["ffn_dim"] / width,
+            "norm.eps": s["eps"],
+            "final.norm.eps": s["eps"],
+            "qk_norm.norm.eps": s["eps"],
+        }
+        return Overrides(groups, values)
 
     def config(self, net: Network) -> dict[str, Any]:
         block = net.blocks[0]
