@@ -14,6 +14,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -95,6 +96,10 @@ def devices() -> Iterator[Finding]:
     capability = torch.backends.cpu.get_cpu_capability()
     detail = f"{cores} cores, {torch.get_num_threads()} torch threads, {capability}, {rate:.0f} GFLOP/s fp32 matmul now"
     yield Finding(OK, "cpu", detail)
+    slower = product_seconds(torch.bfloat16) / product_seconds(torch.float32)
+    detail = f"a product takes {slower:.2g} times as long as in float32"
+    advice = "this CPU has no units for it, or torch does not use them: keep trainer.precision=32-true here"
+    yield Finding(NOTE if slower > 1 else OK, "cpu in bfloat16", detail, advice)
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         capability = f"{gpu.major}.{gpu.minor}"
@@ -111,6 +116,18 @@ def devices() -> Iterator[Finding]:
     yield Finding(
         OK if compiler else NOTE, "compiler", compiler or "none: torch.compile cannot generate code for the CPU"
     )
+
+
+def product_seconds(dtype: torch.dtype) -> float:
+    """Of one product of small matrices on the CPU, the fastest of three: without units for bfloat16 a large one takes
+    many seconds."""
+    a = torch.randn(256, 256).to(dtype)
+    seconds = []
+    for _ in range(1 + 3):
+        start = time.perf_counter()
+        torch.mm(a, a)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
 
 
 def attention() -> Iterator[Finding]:
