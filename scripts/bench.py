@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dit.net.flops import count_flops_by_op
+from dit.onednn import accelerate
 from scripts.clock import Subject, machine, make_subject, measure, spread, turn
 from scripts.memory import Memory, estimate_memory, measured_peak, reset_peak, resident
 from scripts.settings import Settings, build, compose, parse, run
@@ -54,6 +55,8 @@ def main(arguments: list[str]) -> None:
     before = resident(device)
     reset_peak(device)
     net = build(config)
+    if not settings.compile:
+        accelerate(net)
     tokens = settings.batch * net.num_tokens(settings.frames, settings.height, settings.width)
     cond_shapes = {key: value.shape for key, value in cond.items()}
     flops = count_flops_by_op(net, x.shape, t.shape, cond_shapes, backward=True)

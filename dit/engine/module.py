@@ -25,6 +25,7 @@ from dit.net import taps
 from dit.net.alignment import Alignment
 from dit.net.backbone import Backbone
 from dit.net.embed import token_grid
+from dit.onednn import accelerate
 from dit.text.base import TextEncoder
 
 
@@ -161,6 +162,8 @@ class VideoDiffusion(LightningModule):
         strategy = self.trainer.strategy
         if self.compile_mode is not None:
             parallel.compile_blocks(self.net, self.compile_mode)
+        else:
+            accelerate(self.net)
         if isinstance(strategy, parallel.FSDP2):
             strategy.shard([part for part in (self.net, self.text, self.alignment) if part is not None])
 

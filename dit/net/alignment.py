@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dit.net.embed import Grid
-from dit.net.linear import Linear
 
 
 class Alignment(nn.Module):
@@ -31,7 +30,7 @@ class Alignment(nn.Module):
             )
         self.block, self.weight, self.features = block, weight, features
         self.projector = nn.Sequential(
-            Linear(width, hidden), nn.SiLU(), Linear(hidden, hidden), nn.SiLU(), Linear(hidden, features)
+            nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features)
         )
         # In a list, it is no submodule: neither trained, averaged, sharded nor saved.
         self.frozen = [encoder.requires_grad_(False).eval()]

@@ -15,7 +15,6 @@ from dit.net.kernels.door import Kernel
 from dit.net.kernels.masks import KeyPadding
 from dit.net.layers import add_gated
 from dit.net.layout import Layout, attend
-from dit.net.linear import Linear
 from dit.net.refiner import mean_of_real
 from dit.net.text import Text
 
@@ -93,7 +92,7 @@ class PooledText(Text):
         super().__init__(text_width, width)
         self.stream_width, self.vector_width = stream_width, width
         self.sequence, self.level = sequence, level
-        self.embed = Linear(text_width, stream_width)
+        self.embed = nn.Linear(text_width, stream_width)
         self.pool = pool(text_width, width)
 
     def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
@@ -112,9 +111,9 @@ class AttentionPool(nn.Module):
         if features % heads:
             raise ValueError(f"text_width={features} is not a multiple of the {heads} heads that pool the text")
         self.heads, self.kernel = heads, kernel
-        self.q = Linear(features, features)
-        self.kv = Linear(features, 2 * features)
-        self.out = Linear(features, width)
+        self.q = nn.Linear(features, features)
+        self.kv = nn.Linear(features, 2 * features)
+        self.out = nn.Linear(features, width)
 
     def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
         """Tokens (B, L, features), keep (B, L) bool or None -> (B, width)."""

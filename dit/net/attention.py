@@ -9,7 +9,6 @@ from dit.net.context import Context
 from dit.net.kernels.door import Kernel
 from dit.net.layers import ZeroLinear
 from dit.net.layout import Layout, attend
-from dit.net.linear import Linear
 from dit.net.modulation import Modulation
 
 
@@ -89,10 +88,10 @@ class SelfAttention(nn.Module):
             )
         self.heads, self.head_dim = parts.heads, parts.head_dim
         self.layout, self.kernel = layout, parts.kernel
-        self.qkv = Linear(parts.width, 3 * parts.width, bias=qkv_bias)
+        self.qkv = nn.Linear(parts.width, 3 * parts.width, bias=qkv_bias)
         self.norm_q = parts.qk_norm(parts.heads, parts.head_dim)
         self.norm_k = parts.qk_norm(parts.heads, parts.head_dim)
-        self.out = Linear(parts.width, parts.width, bias=out_bias)
+        self.out = nn.Linear(parts.width, parts.width, bias=out_bias)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, N, width) -> (B, N, width)."""
@@ -125,8 +124,8 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads, self.head_dim, self.kernel = parts.heads, parts.head_dim, parts.kernel
         self.norm = nn.Identity() if norm is None else norm(parts.width)
-        self.q = Linear(parts.width, parts.width, bias=q_bias)
-        self.kv = Linear(parts.context_width, 2 * parts.width, bias=kv_bias)
+        self.q = nn.Linear(parts.width, parts.width, bias=q_bias)
+        self.kv = nn.Linear(parts.context_width, 2 * parts.width, bias=kv_bias)
         self.norm_q = parts.qk_norm(parts.heads, parts.head_dim)
         self.norm_k = parts.qk_norm(parts.heads, parts.head_dim)
         self.out = ZeroLinear(parts.width, parts.width, bias=out_bias)

@@ -9,7 +9,6 @@ from dit.net.blocks import Block
 from dit.net.context import Context
 from dit.net.layers import add_gated, modulate
 from dit.net.layout import Layout
-from dit.net.linear import Linear
 
 
 class StreamHeads(nn.Module):
@@ -24,7 +23,7 @@ class StreamHeads(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
-        self.qkv = Linear(width, 3 * heads * head_dim, bias=bias)
+        self.qkv = nn.Linear(width, 3 * heads * head_dim, bias=bias)
         self.norm_q, self.norm_k = qk_norm(heads, head_dim), qk_norm(heads, head_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,8 +56,8 @@ class JointAttention(nn.Module):
         width, text_width = parts.heads * parts.head_dim, text_stream_width(parts)
         self.video = StreamHeads(parts.width, parts.heads, parts.head_dim, parts.qk_norm, qkv_bias)
         self.text = StreamHeads(text_width, parts.heads, parts.head_dim, parts.qk_norm, text_qkv_bias)
-        self.out = Linear(width, parts.width, bias=out_bias)
-        self.text_out = Linear(width, text_width, bias=text_out_bias) if writes_text else None
+        self.out = nn.Linear(width, parts.width, bias=out_bias)
+        self.text_out = nn.Linear(width, text_width, bias=text_out_bias) if writes_text else None
 
     def forward(self, video: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         """video (B, N, width), text (B, L, stream width) -> the same; None for a text stream that ends here."""

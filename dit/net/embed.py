@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dit.config.limits import Count, Positive
-from dit.net.linear import Linear
 
 Grid = tuple[int, int, int]
 
@@ -49,7 +48,7 @@ def unpatchify(x: Tensor, patch: Grid, grid: Grid) -> Tensor:
     return rearrange(x, "b (F H W) (f h w c) -> b c (F f) (H h) (W w)", F=F, H=H, W=W, f=f, h=h, w=w)
 
 
-class PatchEmbedding(Linear):
+class PatchEmbedding(nn.Linear):
     """Patches to tokens. bias: of the projection."""
 
     def __init__(self, features: int, width: int, *, bias: bool) -> None:
@@ -85,8 +84,8 @@ class ScalarEmbedding(LevelVector):
         self.max_period = max_period
         self.scale = scale
         self.shift = shift
-        self.hidden = Linear(frequencies, width)
-        self.out = Linear(width, width)
+        self.hidden = nn.Linear(frequencies, width)
+        self.out = nn.Linear(width, width)
 
     def init_own(self, std: float) -> None:
         """Normal weights, as in DiT; called by the network's init part."""
@@ -156,8 +155,8 @@ class FeatureEmbedding(LevelVector):
 
     def __init__(self, width: int, *, features: Count) -> None:
         super().__init__()
-        self.hidden = Linear(features, width)
-        self.out = Linear(width, width)
+        self.hidden = nn.Linear(features, width)
+        self.out = nn.Linear(width, width)
 
     def init_own(self, std: float) -> None:
         """Normal weights, as for the other embeddings; called by the network's init part."""
@@ -179,8 +178,8 @@ class TokenProjection(nn.Module):
 
     def __init__(self, text_width: int, width: int) -> None:
         super().__init__()
-        self.hidden = Linear(text_width, width)
-        self.out = Linear(width, width)
+        self.hidden = nn.Linear(text_width, width)
+        self.out = nn.Linear(width, width)
 
     def forward(self, text: Tensor) -> Tensor:
         """text (B, L, text_width) -> (B, L, width)."""
@@ -192,7 +191,7 @@ class GELUProjection(nn.Module):
 
     def __init__(self, width: int, *, features: Count) -> None:
         super().__init__()
-        self.linear = Linear(features, width)
+        self.linear = nn.Linear(features, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., features) -> (..., width)."""

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from dit.net.linear import mkl_is_slow, product
+from dit.onednn import mkl_is_slow, product
 
 # The keys of `cond` that are not floating point (docs/architecture.md).
 COND_DTYPES = {"label": torch.int64, "text_mask": torch.bool}

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dit.net.layers import ZeroLinear
-from dit.net.linear import Linear
 from dit.net.modulation import BLOCK_VECTORS, AdaLNSingle
 from dit.net.text import required
 
@@ -26,7 +25,7 @@ class AdaLNSingleFPS(AdaLNSingle):
         super().__init__(width, level_width)
         self.rates = rates
         self.table = nn.Embedding(len(rates) + 1, width)
-        self.hidden = Linear(width, width)
+        self.hidden = nn.Linear(width, width)
         self.out = ZeroLinear(width, BLOCK_VECTORS * width)
 
     def init_own(self, std: float) -> None:

@@ -12,7 +12,6 @@ from dit.net.attention import CrossAttention, Parts
 from dit.net.context import Context
 from dit.net.layers import LayerNorm
 from dit.net.layout import attend
-from dit.net.linear import Linear
 
 
 class ImageTokens(nn.Module):
@@ -28,8 +27,8 @@ class ImageTokens(nn.Module):
         self.features = features
         self.table = None if positions is None else nn.Parameter(torch.zeros(1, positions, features))
         self.norm_in = LayerNorm(features, eps=eps, affine=True)
-        self.hidden = Linear(features, features)
-        self.out = Linear(features, width)
+        self.hidden = nn.Linear(features, features)
+        self.out = nn.Linear(features, width)
         self.norm_out = LayerNorm(width, eps=eps, affine=True)
 
     def init_own(self, std: float) -> None:
@@ -61,7 +60,7 @@ class ImageCrossAttention(CrossAttention):
         out_bias: bool,
     ) -> None:
         super().__init__(parts, norm=norm, q_bias=q_bias, kv_bias=kv_bias, out_bias=out_bias)
-        self.image_kv = Linear(parts.width, 2 * parts.width, bias=kv_bias)
+        self.image_kv = nn.Linear(parts.width, 2 * parts.width, bias=kv_bias)
         self.norm_image = image_norm(parts.width)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -93,8 +92,8 @@ class TwoQueryCrossAttention(CrossAttention):
         out_bias: bool,
     ) -> None:
         super().__init__(parts, norm=norm, q_bias=q_bias, kv_bias=kv_bias, out_bias=out_bias)
-        self.image_q = Linear(parts.width, parts.width, bias=q_bias)
-        self.image_kv = Linear(parts.width, 2 * parts.width, bias=kv_bias)
+        self.image_q = nn.Linear(parts.width, parts.width, bias=q_bias)
+        self.image_kv = nn.Linear(parts.width, 2 * parts.width, bias=kv_bias)
         self.image_norm_q, self.image_norm_k = image_norm(parts.head_dim), image_norm(parts.head_dim)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:

@@ -13,7 +13,6 @@ from dit.net.blocks import Block
 from dit.net.context import Context, TextTokens
 from dit.net.layers import add_gated, modulate
 from dit.net.layout import Layout
-from dit.net.linear import Linear
 from dit.net.text import JointText
 
 
@@ -73,7 +72,7 @@ class WholeText(JointText):
         return TextTokens(stream=self.embed(self.features(cond)))
 
 
-class TokenLinear(Linear):
+class TokenLinear(nn.Linear):
     """Text features to the network's width by one Linear. length: tokens that a text must have, or null: any number."""
 
     def __init__(self, text_width: int, width: int, *, length: int | None) -> None:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dit.config.limits import Count, NonNegative, Positive
-from dit.net.linear import Linear, linear_gelu
 
 
 class LayerNorm(nn.LayerNorm):
@@ -62,12 +61,12 @@ class GELUMLP(nn.Module):
         super().__init__()
         hidden = round(width * ratio)
         self.approximate = approximate
-        self.up = Linear(width, hidden, bias=bias)
-        self.down = Linear(hidden, width, bias=bias)
+        self.up = nn.Linear(width, hidden, bias=bias)
+        self.down = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) -> (..., width)."""
-        return self.down(linear_gelu(self.up, x, self.approximate))
+        return self.down(functional.gelu(self.up(x), approximate=self.approximate))
 
 
 class SiLUMLP(nn.Module):
@@ -76,8 +75,8 @@ class SiLUMLP(nn.Module):
     def __init__(self, width: int, *, ratio: Positive, bias: bool) -> None:
         super().__init__()
         hidden = round(width * ratio)
-        self.up = Linear(width, hidden, bias=bias)
-        self.down = Linear(hidden, width, bias=bias)
+        self.up = nn.Linear(width, hidden, bias=bias)
+        self.down = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) -> (..., width)."""
@@ -95,8 +94,8 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int, *, ratio: Positive, multiple_of: Count, bias: bool) -> None:
         super().__init__()
         hidden = -(-round(width * ratio) // multiple_of) * multiple_of
-        self.gate_and_value = Linear(width, 2 * hidden, bias=bias)
-        self.down = Linear(hidden, width, bias=bias)
+        self.gate_and_value = nn.Linear(width, 2 * hidden, bias=bias)
+        self.down = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) -> (..., width)."""
@@ -113,7 +112,7 @@ class GEGLU(SwiGLU):
         return self.down(functional.gelu(gate) * value)
 
 
-class ZeroLinear(Linear):
+class ZeroLinear(nn.Linear):
     """A Linear that starts at zero, so that its branch adds nothing at first (arXiv 2212.09748, section 3.2)."""
 
     def init_own(self, std: float) -> None:

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from dit.net.embed import sinusoids
 from dit.net.layers import ZeroLinear
-from dit.net.linear import Linear
 from dit.net.modulation import FINAL_VECTORS, Modulation
 
 BRANCH_VECTORS = 3  # shift, scale and gate
@@ -43,8 +42,8 @@ class TwofoldEmbedding(nn.Module):
         width = level_width // (1 + BRANCH_VECTORS)
         self.max_period, self.scale, self.shift = max_period, scale, shift
         self.norm = norm(width)
-        self.hidden = Linear(width, width, bias=False)
-        self.out = Linear(width, BRANCH_VECTORS * width, bias=False)
+        self.hidden = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, BRANCH_VECTORS * width, bias=False)
 
     def init_own(self, std: float) -> None:
         """Normal weights, as `ScalarEmbedding`; called by the network's init part."""
@@ -101,7 +100,7 @@ class LowRankHead(nn.Module):
     def __init__(self, width: int, rank: int, branches: int, vectors: int) -> None:
         super().__init__()
         self.width, self.vectors = width, vectors
-        self.down = Linear(width, branches * rank, bias=False)
+        self.down = nn.Linear(width, branches * rank, bias=False)
         self.up = nn.ModuleList(ZeroLinear(rank, vectors * width, bias=False) for _ in range(branches))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dit.net.embed import nearest, sinusoids
-from dit.net.linear import Linear
 from dit.net.modulation import FINAL_VECTORS, AdaLNZero, Projection
 
 
@@ -30,7 +29,7 @@ class PerBlockEmbedding(nn.Module):
         self.blocks, self.frequencies = blocks, frequencies
         self.max_period, self.scale, self.shift = max_period, scale, shift
         width = level_width // blocks
-        self.hidden = Linear(frequencies, level_width)
+        self.hidden = nn.Linear(frequencies, level_width)
         self.out_weight = nn.Parameter(torch.empty(level_width, width))  # the blocks' matrices (out, in), stacked
         self.out_bias = nn.Parameter(torch.empty(level_width))
 

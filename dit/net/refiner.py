@@ -15,7 +15,6 @@ from dit.net.kernels.door import Kernel
 from dit.net.kernels.masks import KeyPadding
 from dit.net.layers import add_gated
 from dit.net.layout import attend
-from dit.net.linear import Linear
 from dit.net.modulation import Projection
 from dit.net.text import Text
 
@@ -50,7 +49,7 @@ class RefinedText(Text):
         super().__init__(text_width, width)
         self.stream_width = width
         self.sequence, self.level = sequence, level
-        self.embed = Linear(text_width, width)
+        self.embed = nn.Linear(text_width, width)
         self.noise = noise(width)
         self.mean = FeatureEmbedding(width, features=text_width)
         self.blocks = nn.ModuleList(RefinerBlock(width, heads, norm, mlp, kernel) for _ in range(depth))
@@ -82,7 +81,7 @@ class RefinerBlock(nn.Module):
         self.gates = Projection(width, width, 2)
         self.norm1 = norm(width)
         self.project = StreamHeads(width, heads, width // heads, NoQKNorm, bias=True)
-        self.out = Linear(width, width)
+        self.out = nn.Linear(width, width)
         self.norm2 = norm(width)
         self.mlp = mlp(width)
 

@@ -15,6 +15,7 @@ from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.given import with_given
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
+from dit.onednn import accelerate
 from dit.sampling.checkpoint import TRUSTED, Checkpoint
 from dit.sampling.given import Given, hold
 from dit.sampling.guidance import AsTrained, Guidance, SkipLayer
@@ -136,6 +137,7 @@ class Pipeline:
         where = pick_device(device)
         parts = {"net": file.network(trusted), **{name: file.part(name, trusted=trusted) for name in ("codec", "text")}}
         file.fill(parts, averaged)
+        accelerate(parts["net"])
         own = {name: file.part("sampling", name, trusted=trusted) for name in ("schedule", "solver", "guidance")}
         shape = {key: file.number("data", key) for key in ("num_frames", "height", "width", "fps")}
         data = Trained(**shape, schedule=own["schedule"], given=file.saw_given())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.interop.diffusers import recognise
+from dit.onednn import accelerate
 from scripts.clock import machine, measure, spread, subject_of, with_weights
 from scripts.settings import PRECISIONS, build, compose, parse
 from scripts.twins import published
@@ -43,6 +44,8 @@ def compare(arguments: list[str]) -> Ratios:
     print(f"settings: {settings}")
     net: Any = with_weights(build(compose(settings, overrides)), settings)
     theirs = published.reference(net)
+    if not settings.compile:
+        accelerate(net)
     size = (settings.frames, settings.height, settings.width)
     given = published.arguments_for(net, settings.batch, size, settings.text_tokens, settings.device)
     if settings.precision == "bf16-true":

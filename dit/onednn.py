@@ -1,15 +1,16 @@
-"""The linear layer of every part, and the matrix product behind it on CPUs.
+"""Large float32 products of a built network in oneDNN instead of MKL, on CPUs where that is the faster library.
 
 torch multiplies float32 matrices on the CPU with MKL, which does not use the full width of AMD's cores: on an EPYC with
 AVX-512, oneDNN, which torch ships as well, takes 0.75 to 0.95 of its time for most large products (docs/benchmarks.md).
-So on such machines they go to oneDNN. Which products do is a matter of the machine and of sizes alone, never of a
-measurement: a resumed run computes the same bits.
+`accelerate` is put on a network from outside, as compilation and sharding are. Which products go to oneDNN is a matter
+of the machine and of sizes alone, never of a measurement: a resumed run computes the same bits.
 """
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -19,29 +20,29 @@ from torch.nn import functional
 
 # Multiply-adds above which the detour through python pays for itself (about 30 microseconds of 0.1 ms).
 LARGE = 2**23
-# Rows from which on oneDNN is faster for x W^T of any shape; with fewer, the time to bring W into its own layout shows.
+# Rows from which on oneDNN is faster for x W^T of any shape. With fewer, rearranging W takes too long.
 MANY_ROWS = 640
 # Input features of a wide product: oneDNN takes long to rearrange such a W for few rows, MKL to sum gradients of it.
 WIDE = 2048
 
 
-class Linear(nn.Linear):
-    """x W^T + b, in oneDNN where that is the faster library."""
+def accelerate(net: nn.Module) -> None:
+    """Lets every linear layer of a network, adapted ones too, choose the faster library for each product.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features) -> (..., out_features)."""
-        if may_use_onednn(x, self.weight):
-            return Product.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
-        return functional.linear(x, self.weight, self.bias)
+    On machines where MKL is no slower this changes nothing. Weights, names and the classes of layers stay as they are.
+    """
+    if not mkl_is_slow():
+        return
+    for layer in net.modules():
+        if type(layer).forward is nn.Linear.forward:
+            layer.forward = MethodType(linear, layer)  # type: ignore[assignment]
 
 
-def linear_gelu(layer: nn.Module, x: Tensor, approximate: str) -> Tensor:
-    """gelu(layer(x)), in one pass over the result where oneDNN multiplies and no gradient is wanted."""
-    if type(layer) is Linear and not torch.is_grad_enabled():
-        weight, bias = layer.weight, layer.bias
-        if may_use_onednn(x, weight) and reads_well(x, weight):
-            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], approximate)
-    return functional.gelu(layer(x), approximate=approximate)
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`layer` of x (..., in_features) -> (..., out_features), in oneDNN where that is the faster library."""
+    if may_use_onednn(x, layer.weight):
+        return Product.apply(x, layer.weight, layer.bias)  # type: ignore[no-any-return]
+    return functional.linear(x, layer.weight, layer.bias)
 
 
 def may_use_onednn(x: Tensor, weight: Tensor) -> bool:

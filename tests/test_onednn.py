@@ -1,14 +1,17 @@
-"""The linear layer's two libraries compute the same, forward and backward."""
+"""Linear layers of a network compute the same in both libraries, forward and backward."""
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from dit.net import linear
-from dit.net.linear import Linear, Product, may_use_onednn
+from dit import onednn
+from dit.net.embed import PatchEmbedding
+from dit.onednn import Product, accelerate, may_use_onednn
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -42,9 +45,9 @@ def test_gradient_of_a_wide_weight() -> None:
     draw = torch.Generator().manual_seed(2)
     grad, x = torch.randn(40, 1024, generator=draw), torch.randn(40, 1100, generator=draw)
     torch.testing.assert_close(
-        linear.gradient_of_weight(grad, x).double(), grad.double().t() @ x.double(), rtol=1e-5, atol=1e-4
+        onednn.gradient_of_weight(grad, x).double(), grad.double().t() @ x.double(), rtol=1e-5, atol=1e-4
     )
-    torch.testing.assert_close(linear.gradient_of_weight(grad[:, :9], x), grad[:, :9].t() @ x)
+    torch.testing.assert_close(onednn.gradient_of_weight(grad[:, :9], x), grad[:, :9].t() @ x)
 
 
 @needs_onednn
@@ -60,51 +63,65 @@ def test_views_and_frozen_weights() -> None:
 
 
 @needs_onednn
-@pytest.mark.parametrize("approximate", ["tanh", "none"])
-def test_gelu_in_the_same_pass(approximate: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "mkl_is_slow", lambda: True)
-    x, _, _ = operands(1000)
-    layer = Linear(96, 160)
-    wanted = functional.gelu(functional.linear(x, layer.weight, layer.bias), approximate=approximate)
-    with torch.no_grad():
-        torch.testing.assert_close(linear.linear_gelu(layer, x, approximate), wanted, rtol=1e-4, atol=1e-5)
-    linear.linear_gelu(layer, x, approximate).sum().backward()
-    assert layer.weight.grad is not None
-
-
-@needs_onednn
 def test_the_choice_is_the_machines_and_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, _ = operands(1000)
-    monkeypatch.setattr(linear, "mkl_is_slow", lambda: True)
+    monkeypatch.setattr(onednn, "mkl_is_slow", lambda: True)
     assert may_use_onednn(x, weight)
     assert not may_use_onednn(x[:10], weight)  # small
     assert not may_use_onednn(x.double(), weight.double())
     with torch.autocast("cpu", torch.bfloat16):
         assert not may_use_onednn(x, weight)
-    layer = Linear(96, 160)
+    layer = nn.Linear(96, 160)
+    accelerate(layer)
     names: list[str] = []
-    monkeypatch.setattr(linear, "product", lambda *given: names.append("onednn") or functional.linear(*given))
+    monkeypatch.setattr(onednn, "product", lambda *given: names.append("onednn") or functional.linear(*given))
     layer(x)
     assert names == ["onednn"]
-    monkeypatch.setattr(linear, "mkl_is_slow", lambda: False)
+    monkeypatch.setattr(onednn, "mkl_is_slow", lambda: False)
     layer(x)
     assert names == ["onednn"]
 
 
 @needs_onednn
 def test_few_rows_of_many_features_stay_with_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "mkl_is_slow", lambda: True)
-    real, rows = linear.product, []
-    monkeypatch.setattr(linear, "product", lambda x, *given: rows.append(x.shape[0]) or real(x, *given))
-    layer = Linear(linear.WIDE, 64)
-    x = torch.randn(linear.MANY_ROWS, linear.WIDE, generator=torch.Generator().manual_seed(4))
+    monkeypatch.setattr(onednn, "mkl_is_slow", lambda: True)
+    real, rows = onednn.product, []
+    monkeypatch.setattr(onednn, "product", lambda x, *given: rows.append(x.shape[0]) or real(x, *given))
+    layer = nn.Linear(onednn.WIDE, 64)
+    accelerate(layer)
+    x = torch.randn(onednn.MANY_ROWS, onednn.WIDE, generator=torch.Generator().manual_seed(4))
     whole = layer(x)
     torch.testing.assert_close(layer(x[:-1]), whole[:-1], rtol=1e-4, atol=1e-5)
-    assert rows == [linear.MANY_ROWS]
+    assert rows == [onednn.MANY_ROWS]
+
+
+@needs_onednn
+def test_a_network_keeps_its_weights_and_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subclasses that compute what nn.Linear computes go the same way, other layers and copies of the network too."""
+
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    net = nn.Sequential(PatchEmbedding(96, 96, bias=True), nn.GELU(), Doubled(96, 160))
+    x, _, _ = operands(1000)
+    wanted, names, classes = net(x), list(net.state_dict()), [type(part) for part in net]
+    seen: list[int] = []
+    real = onednn.product
+    monkeypatch.setattr(onednn, "product", lambda x, w, b: seen.append(w.data_ptr()) or real(x, w, b))
+    monkeypatch.setattr(onednn, "mkl_is_slow", lambda: False)
+    accelerate(net)
+    assert torch.equal(net(x), wanted) and not seen
+    monkeypatch.setattr(onednn, "mkl_is_slow", lambda: True)
+    accelerate(net)
+    torch.testing.assert_close(net(x), wanted, rtol=1e-4, atol=1e-5)
+    assert seen == [net[0].weight.data_ptr()]
+    assert list(net.state_dict()) == names and [type(part) for part in net] == classes
+    twin = copy.deepcopy(net)
     with torch.no_grad():
-        few = linear.linear_gelu(layer, x[:-1], "none")
-    torch.testing.assert_close(few, functional.gelu(whole[:-1]), rtol=1e-4, atol=1e-5)
-    assert rows == [linear.MANY_ROWS]
+        twin[0].weight.zero_()
+    assert not torch.allclose(twin(x), wanted, atol=1e-3)  # its own weights
+    assert seen[1:] == [twin[0].weight.data_ptr()]
 
 
 @needs_onednn
