@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit.foreign import shown
 from dit.interop import files
 from dit.interop.adapter import Adapter, adapters, bare, inject, pattern
 from dit.interop.diffusers import recognise
@@ -28,6 +29,7 @@ from dit.net.backbone import Backbone
 FILE = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
 METADATA = "lora_adapter_metadata"  # in the file's head: peft's LoraConfig as JSON
+NAME_PATTERN = re.compile(r"\^?([\w.\-]|\\[.\-])+\$?")  # a layer's name as a regular expression, escaped or not
 WEIGHT = ".weight"
 A, B, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 OLDER = {".lora_down.weight": A, ".lora_up.weight": B, ".lora.down.weight": A, ".lora.up.weight": B}
@@ -123,7 +125,7 @@ def read_lora(file: Path) -> dict[str, Adapter]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there: adapters as diffusers saves them are wanted")
     held, metadata = files.read_file(file)
-    about = {key.removeprefix(PREFIX): value for key, value in json.loads(metadata.get(METADATA, "{}")).items()}
+    about = _about(file, metadata.get(METADATA, "{}"))
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in held.items():
         plain = next((key.removesuffix(old) + new for old, new in OLDER.items() if key.endswith(old)), key)
@@ -246,6 +248,26 @@ def _plan(change: Change, name: str) -> tuple[int, tuple[int, ...], tuple[int, .
 def _equal(adapter: Adapter, axis: int, count: int) -> list[int]:
     size = adapter.b.shape[0] if axis == 0 else adapter.a.shape[1]
     return [size // count] * count
+
+
+def _about(file: Path, text: str) -> dict[str, Any]:
+    """peft's settings in a file's head. Raises ValueError for what is none, and for patterns that are more than names:
+    they are regular expressions, some of which take forever."""
+    try:
+        read = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: {METADATA} is not JSON ({str(error)[:80]})") from None
+    if not isinstance(read, dict):
+        raise ValueError(f"{file}: {METADATA} holds no mapping")
+    about = {key.removeprefix(PREFIX): value for key, value in read.items()}
+    patterns = about.get("alpha_pattern") or {}
+    alphas = [about.get("lora_alpha", 1), *(patterns.values() if isinstance(patterns, dict) else [None])]
+    if not all(type(value) in (int, float) for value in alphas):
+        raise ValueError(f"{file}: lora_alpha and alpha_pattern of {METADATA} must be numbers, the latter of layers")
+    for key in patterns:
+        if not NAME_PATTERN.fullmatch(key):
+            raise ValueError(f"{file}: alpha_pattern of {METADATA} names {shown(key)}, which is no layer's name")
+    return about
 
 
 def _scale(name: str, part: Mapping[str, Tensor], about: Mapping[str, Any]) -> float:

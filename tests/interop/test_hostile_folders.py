@@ -15,6 +15,7 @@ from dit.interop import files
 from dit.interop.diffusers import net_config, open_folder
 from dit.interop.families import FAMILIES
 from dit.interop.family import Family, Overrides
+from dit.interop.lora import METADATA, read_lora
 from dit.interop.presets import compose
 from tests.hostile import attacks, watched
 
@@ -134,3 +135,24 @@ def test_defaults_and_examples_are_of_their_own_kind() -> None:
 def test_numbers_without_a_point_are_numbers() -> None:
     assert family_of("WanTransformer3DModel").settings({"eps": 1})["eps"] == 1.0
     assert net_config({"_class_name": "WanTransformer3DModel", "num_layers": 1, "eps": 1e-5})["norm"]["eps"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{", "is not JSON"),
+        ("[1]", "holds no mapping"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"transformer.lora_alpha": "8"}', "must be numbers"),
+        ('{"transformer.lora_alpha": 8, "transformer.alpha_pattern": [1]}', "must be numbers"),
+        ('{"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"(a+)+$": 1}}', "is no layer's name"),
+        ('{"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"(": 1}}', "is no layer's name"),
+    ],
+)
+def test_settings_of_adapters(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    pair = {"transformer.x.lora_A.weight": torch.zeros(2, 3), "transformer.x.lora_B.weight": torch.zeros(4, 2)}
+    save_file(pair, file, metadata={METADATA: text})
+    with pytest.raises(ValueError, match=said) as caught:
+        read_lora(file)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
