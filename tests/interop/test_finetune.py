@@ -403,7 +403,7 @@ def test_options_that_would_do_nothing(
 
 def test_what_the_network_needs_and_does_not_get(folder: Path) -> None:
     """Said before there is a run directory."""
-    with pytest.raises(ValueError, match=r"cond\['text'\] is 16 wide; this network has text_width=24"):
+    with pytest.raises(ValueError, match="net.text_width=24, but the text encoder 16; add net.text_width=16"):
         train("wide", 1, "net.text_width=24")
     with pytest.raises(ValueError, match="pooled features are 16 wide, and this network reads 768: set net.vec"):
         train("pooled", 1, "net/pooled=mlp_768")
