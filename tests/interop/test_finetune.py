@@ -407,8 +407,8 @@ def test_what_the_network_needs_and_does_not_get(folder: Path) -> None:
         train("wide", 1, "net.text_width=24")
     with pytest.raises(ValueError, match="pooled features are 16 wide, and this network reads 768: set net.vec"):
         train("pooled", 1, "net/pooled=mlp_768")
-    with pytest.raises(ValueError, match=r"this network needs cond\['label'\]"):
-        train("labelled", 1, "net/label=classes")
+    with pytest.raises(ValueError, match="this network reads class labels, and the data has none"):
+        train("labelled", 1, "net/label=classes", "data.train.labels=[]", "data.val.labels=[]")
     with pytest.raises(ValueError, match="net.out_channels=6, but the codec gives 3; add net.out_channels=3"):
         train("variance", 1, "net.out_channels=6")
     assert not Path("runs").exists()
