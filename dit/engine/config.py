@@ -87,4 +87,5 @@ class Config(TypedDict):
     resume_from: int | str | None
     resume_changes: list[str]
     resume_lr: Literal["keep", "schedule"] | None
+    show: bool
     sampling: Sampling

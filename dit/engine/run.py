@@ -55,7 +55,8 @@ def train(config: dict[str, Any]) -> None:
     """Trains `config["name"]`, or goes on where it stopped.
 
     Args:
-        config: the whole config of `configs/train.yaml` as plain containers, interpolations resolved.
+        config: the whole config of `configs/train.yaml` as plain containers, interpolations resolved. With `show`,
+            everything is built and checked and its sizes are printed, but nothing is trained or written.
 
     Raises:
         ValueError, FileNotFoundError: what the user asked for cannot be done; nothing has been overwritten.
@@ -67,12 +68,18 @@ def train(config: dict[str, Any]) -> None:
 
 def _train(config: dict[str, Any]) -> None:
     _quiet()
+    config = dict(config)
+    show = config.pop("show", False)  # no setting of the run
     parts = build(config)
     everyone = callbacks(parts)
     module, data, schedule = parts.module, parts.data, parts.module.lr_schedule
     start = resume.find_start(parts.run, parts.config, parts.training.world_size, schedule, data)  # type: ignore[arg-type]
     for note in start.notes:
         log.warning(note)
+    if show:
+        flops_per_token(parts)  # for what it checks
+        print("\n".join(summary(parts, start)))
+        return
     if start.step >= parts.training.max_steps and not owed(parts.run, start.step):
         longer = resume.about_longer(start, parts.config, schedule, parts.run)
         log.info("%s is finished: %d steps. %s", parts.run, start.step, longer)
@@ -81,7 +88,6 @@ def _train(config: dict[str, Any]) -> None:
     trainer = parts.training.trainer(everyone, parts.run, start.step)
     first = None
     if start.checkpoint is not None:
-        log.info("resuming %s at step %d of %d", parts.run, start.step, parts.training.max_steps)
         for key, before, now in start.changes:
             log.warning("from here on %s is %s; it was %s", key, now, before)
         module.held_lr_factor = start.held_lr_factor
@@ -233,6 +239,27 @@ def describe(parts: Parts) -> None:
     log.info("run directory: %s", parts.run)
 
 
+def summary(parts: Parts, start: resume.Start) -> list[str]:
+    """What `show=true` says of a run that is built: sizes, the run directory, and where it would begin."""
+    module, data = parts.module, parts.data
+    shape = module.codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
+    clip = f"{data.num_frames} frames of {data.height}x{data.width}"  # type: ignore[attr-defined]
+    lines = ["sizes:"]
+    for name in ("net", "text", "codec"):
+        part = getattr(module, name)
+        count = 0 if part is None else sum(p.numel() for p in part.parameters())
+        lines += [f"  {name}: {count:,} parameters"] if count else []
+    lines.append(f"  a clip: {clip}, {module.net.num_tokens(*shape):,} tokens")
+    lines.append(f"run directory: {parts.run}")
+    if start.checkpoint is None:
+        lines.append(f"would start at step 0 of {parts.training.max_steps}")
+    elif start.step >= parts.training.max_steps:
+        lines.append(f"would do nothing: step {start.step} of {parts.training.max_steps} is done")
+    else:
+        lines.append(f"would resume {start.checkpoint} at step {start.step} of {parts.training.max_steps}")
+    return [*lines, *(f"  with {key}: {now} ({before} before)" for key, before, now in start.changes)]
+
+
 def flops_per_token(parts: Parts) -> float:
     """What a token costs in a training step. The network is called without computing anything, so an input that it
     needs and this run does not give it, or gives it in another width, raises ValueError before anything is written."""
@@ -258,6 +285,8 @@ def _fit(parts: Parts, trainer: Trainer, start: resume.Start, flops: float) -> N
         metrics = next(callback for callback in trainer.callbacks if isinstance(callback, Metrics))  # type: ignore[attr-defined]
         _arithmetic(parts, metrics, flops, trainer.world_size)
     last = None if start.checkpoint is None else parts.run / FOLDER / LAST
+    how = "starting" if start.checkpoint is None else "resuming"
+    log.info("%s %s at step %d of %d", how, parts.run, start.step, parts.training.max_steps)
     with after_step.signals:
         trainer.fit(parts.module, datamodule=parts.data, ckpt_path=last, weights_only=True)
     if after_step.stopped_by is not None:

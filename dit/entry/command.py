@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dit.config.kinds import Misfit, fitted
 from dit.config.sweep import is_sweep
-from dit.entry import sweep
+from dit.entry import pages, sweep
 from dit.entry.errors import MISTAKE_EXIT_CODE, Mistake, one_line_errors
 from dit.entry.literal import literal
 from dit.entry.paths import CONFIGS
@@ -55,6 +55,9 @@ class _Command:
 
     def run(self) -> None:
         reopen()
+        if {"--help", "-h"} & set(self.arguments[1:]):
+            print(pages.usage(self.config_name, sys.modules[self.task.__module__].__doc__ or ""))
+            return
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra swallows the exception and prints several lines of its own
 
         @functools.wraps(self.task)
@@ -101,6 +104,8 @@ class _Command:
             plain = self.checked(config)
             if "name" in plain:
                 plain["name"] = sweep.run_name(plain["name"], self.arguments[1:])
+            if plain.get("show"):
+                print("\n".join(pages.differences(self.config_name, config)), end="\n\n")
             return self.task(plain)
 
     def checked(self, config: DictConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from dit.config.limits import Count, Positive, Seed, Share
+from dit.sampling.fit import Fit
 from dit.sampling.guidance import Guidance
 from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
@@ -26,6 +27,7 @@ class Config(TypedDict):
     schedule: Schedule | None
     solver: Solver | None
     guidance: Guidance | None
+    fit: Fit
     task: Task
     num_steps: Count | None
     num_frames: Count | None
