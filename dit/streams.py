@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TextIO, cast
 
 
@@ -21,6 +22,18 @@ def reopen() -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
+def drop_unheard_lines() -> None:
+    """Log lines whose reader has left are dropped, where `logging` would print a traceback for each."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.handleError = partial(_unless_unheard, handler.handleError)  # type: ignore[method-assign]
+
+
+def _unless_unheard(otherwise: Callable[[logging.LogRecord], None], record: logging.LogRecord) -> None:
+    if not isinstance(sys.exc_info()[1], BrokenPipeError):
+        otherwise(record)
 
 
 @contextmanager

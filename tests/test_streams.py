@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import subprocess
 import sys
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from dit.streams import drop_unheard_lines
+
 ROOT = Path(__file__).resolve().parents[1]
 RUN = """
 import logging, sys
 from tqdm import tqdm
-from dit.streams import reopen, steady
+from dit.streams import drop_unheard_lines, reopen, steady
 
 reopen()
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
@@ -65,3 +69,19 @@ def test_a_terminal_that_has_vanished(tmp_path: Path) -> None:
     os.close(ours)
     process.wait()
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("error, heard", [(BrokenPipeError(), False), (RuntimeError("a bug"), True)])
+def test_log_lines_without_a_reader_are_dropped(error: Exception, heard: bool, capsys: pytest.CaptureFixture) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+    handler = logging.StreamHandler(Gone())
+    logging.getLogger().addHandler(handler)
+    try:
+        drop_unheard_lines()
+        handler.handle(logging.LogRecord("dit", logging.INFO, "", 0, "a line", None, None))
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert ("Traceback" in capsys.readouterr().err) == heard

@@ -120,7 +120,12 @@ def check_name(name: str) -> Path:
         )
     if RUNS.exists() and not RUNS.is_dir():
         raise ValueError(f"{RUNS} is a file, and runs go into a folder of that name: move it away")
-    return RUNS / name
+    run = RUNS / name
+    if run.exists() and not run.is_dir():
+        raise ValueError(
+            f"{run} is a file, and the run goes into a folder of that name: move it away, or choose another name"
+        )
+    return run
 
 
 def as_begun(run: Path, config: dict[str, Any]) -> dict[str, Any]:

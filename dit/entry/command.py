@@ -9,7 +9,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +20,7 @@ from dit.entry import pages, sweep
 from dit.entry.errors import MISTAKE_EXIT_CODE, Mistake, one_line_errors
 from dit.entry.literal import literal
 from dit.entry.paths import CONFIGS
-from dit.streams import reopen
+from dit.streams import drop_unheard_lines, reopen
 
 INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
 CLOSED = 141  # and of one whose reader left: `sample.py ... | head`
@@ -71,10 +71,7 @@ class _Command:
                 command()
             sys.stdout.flush()
         except BrokenPipeError:
-            # Python would complain once more when it flushes at its end.
-            for stream in (sys.stdout, sys.stderr):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            raise SystemExit(CLOSED) from None
+            _unheard()
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
@@ -106,7 +103,11 @@ class _Command:
                 plain["name"] = sweep.run_name(plain["name"], self.arguments[1:])
             if plain.get("show"):
                 print("\n".join(pages.differences(self.config_name, config)), end="\n\n")
-            return self.task(plain)
+            drop_unheard_lines()
+            try:
+                return self.task(plain)
+            except BrokenPipeError:
+                _unheard()
 
     def checked(self, config: DictConfig) -> dict[str, Any]:
         """The config as plain containers that fit the task."""
@@ -119,6 +120,14 @@ class _Command:
             return {key: fitted(value, known.get(key, Any), key) for key, value in plain.items()}
         except Misfit as error:
             raise Misfit(_typed(config, error.path), error.why) from None
+
+
+def _unheard() -> NoReturn:
+    """Ends a command whose reader has left."""
+    # Python would complain once more when it flushes at its end.
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise SystemExit(CLOSED)
 
 
 def _typed(config: DictConfig, path: str) -> str:

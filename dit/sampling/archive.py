@@ -7,6 +7,7 @@ memory (0.75 s a GB), and covers files that were written before.
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def load(file: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise
-    except Exception as error:  # torch raises pickle, zip, runtime and OS errors
+    except pickle.UnpicklingError:  # torch advises to run whatever the file holds, with weights_only=False
+        raise Damaged("it holds other things than tensors and plain values") from None
+    except Exception as error:  # torch raises zip, runtime and OS errors
         raise Damaged(_first_line(error)) from None
 
 

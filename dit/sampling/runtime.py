@@ -26,7 +26,9 @@ def pick_device(name: str) -> torch.device:
     except Exception as error:  # torch raises several kinds for unknown, absent and broken devices
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"device={name} cannot be used here ({first[:80]}); device=auto takes what is there") from None
-    return torch.device(name)
+    if (device := torch.device(name)).type == "meta":
+        raise ValueError("device=meta holds no values to sample with; device=auto takes what is there")
+    return device
 
 
 def device_name(device: torch.device) -> str:
