@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = """
 import logging, sys
 from tqdm import tqdm
-from dit.streams import drop_unheard_lines, reopen, steady
+from dit.streams import reopen, steady
 
 reopen()
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
