@@ -44,6 +44,7 @@ FREE = (
     "resume_from",
     "resume_lr",
     "resume_changes",
+    "show",
     "logger",
     "preview",
     "sampling",
