@@ -58,10 +58,16 @@ def test_a_dit_preset_trains_on_classes_and_samples_by_them(folder: Path) -> Non
     with pytest.raises(ValueError, match="class 'red square' is not known.* or names: red bar"):
         made(["red square"], [0])
 
-    run.train(config("trainer.max_steps=3"))  # goes on
+    run.train(config("trainer.max_steps=3", "resume_lr=schedule"))  # goes on
     with pytest.raises(ValueError, match="this run's classes were red circle, .* and are now circle, triangle, bar"):
         run.train(
-            config("trainer.max_steps=4", "data.train.labels=[shape]", "data.val.labels=[shape]", "preview.prompts=[0]")
+            config(
+                "trainer.max_steps=4",
+                "resume_lr=schedule",
+                "data.train.labels=[shape]",
+                "data.val.labels=[shape]",
+                "preview.prompts=[0]",
+            )  # fmt: skip
         )
 
 

@@ -23,9 +23,12 @@ def leaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise Left(code)
 
     monkeypatch.setattr(os, "_exit", leave)
-    before = [signal.getsignal(number) for number in SIGNALS]
+    # A shell ignores SIGINT for what it starts in the background, these tests too.
+    outside = [signal.signal(number, signal.default_int_handler) for number in SIGNALS]
     yield
-    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == [signal.default_int_handler] * len(SIGNALS)
+    for number, handler in zip(SIGNALS, outside, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
