@@ -110,3 +110,15 @@ def test_viewing_scale_brings_small_clips_to_a_size_for_eyes() -> None:
         1,
         1,
     ]
+
+
+def test_the_same_clip_is_the_same_bytes(tmp_path: Path) -> None:
+    """Whatever lies in memory that was used before; on one machine x264's macroblock tree failed this."""
+    pixels, noise = smooth(16, 96, 96, seed=9), np.random.default_rng(9)
+    written = set()
+    for index in range(12):
+        used = [noise.integers(0, 255, 2**size, dtype=np.uint8) for size in range(10, 19) for _ in range(4)]
+        del used
+        write_video(tmp_path / f"{index}.mp4", pixels, 16, {}, scale=1)
+        written.add((tmp_path / f"{index}.mp4").read_bytes())
+    assert len(written) == 1
