@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from dit.entry import ROOT
+from dit.entry import CONFIGS, ROOT
 from dit.entry.pages import EXAMPLES, SCRIPTS, WIDTH
 
 SMALL = ("experiment=demo", "name=mine", "net.width=48", "net.depth=1", "text.width=32", "text.depth=1", "logger=none")
@@ -50,12 +51,13 @@ def test_help_fits_two_screens_and_names_every_group(
 def test_show_prints_what_differs_and_trains_nothing(
     command: Callable[..., None], capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
+    steps = yaml.safe_load((CONFIGS / "experiment" / "demo.yaml").read_text())["trainer"]["max_steps"]
     command("train.py", *SMALL, "seed=3", "net.position.scale.f=0.5", "show=true")
     page = capsys.readouterr().out
     assert "  net.width: 48 (file says 192)\n" in page and "  seed: 3 (file says 0)\n" in page
-    assert "  trainer.max_steps: 1000 (file says 100000)\n" in page, "what the experiment sets"
+    assert f"  trainer.max_steps: {steps} (file says 100000)\n" in page, "what the experiment sets"
     assert "net.heads" not in page and "alignment" not in page, "only what differs, and what is used"
-    assert "net: " in page and "would start at step 0 of 1000" in page and "runs/mine" in page
+    assert "net: " in page and f"would start at step 0 of {steps}" in page and "runs/mine" in page
     assert max(map(len, page.splitlines())) <= WIDTH and len(page.splitlines()) <= 48
     assert not list(tmp_path.iterdir()), "nothing may be written"
 
