@@ -50,6 +50,14 @@ class TwoNorms(nn.Module):
         return self.second(self.first(x))
 
 
+def hidden_width(width: int, ratio: float) -> int:
+    """ratio * width, rounded. Raises ValueError where nothing is left."""
+    hidden = round(width * ratio)
+    if hidden < 1:
+        raise ValueError(f"mlp.ratio={ratio:g} leaves no hidden channel of width={width}; usual: 4")
+    return hidden
+
+
 class GELUMLP(nn.Module):
     """width -> ratio * width -> GELU -> width.
 
@@ -59,7 +67,7 @@ class GELUMLP(nn.Module):
 
     def __init__(self, width: int, *, ratio: Positive, approximate: Literal["none", "tanh"], bias: bool) -> None:
         super().__init__()
-        hidden = round(width * ratio)
+        hidden = hidden_width(width, ratio)
         self.approximate = approximate
         self.up = nn.Linear(width, hidden, bias=bias)
         self.down = nn.Linear(hidden, width, bias=bias)
@@ -74,7 +82,7 @@ class SiLUMLP(nn.Module):
 
     def __init__(self, width: int, *, ratio: Positive, bias: bool) -> None:
         super().__init__()
-        hidden = round(width * ratio)
+        hidden = hidden_width(width, ratio)
         self.up = nn.Linear(width, hidden, bias=bias)
         self.down = nn.Linear(hidden, width, bias=bias)
 
@@ -93,7 +101,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, *, ratio: Positive, multiple_of: Count, bias: bool) -> None:
         super().__init__()
-        hidden = -(-round(width * ratio) // multiple_of) * multiple_of
+        hidden = -(-hidden_width(width, ratio) // multiple_of) * multiple_of
         self.gate_and_value = nn.Linear(width, 2 * hidden, bias=bias)
         self.down = nn.Linear(hidden, width, bias=bias)
 

@@ -132,3 +132,9 @@ def test_patchify_is_the_convolution_and_unpatchify_puts_every_value_back(patch:
 def test_illegal_grids_name_the_nearest_legal_ones(size: tuple[int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         patchify(torch.zeros(1, 1, *size), (2, 4, 3))
+
+
+@pytest.mark.parametrize("mlp", ["gelu_tanh", "swiglu"])
+def test_an_mlp_without_hidden_channels_is_refused(build, mlp: str) -> None:
+    with pytest.raises(Exception, match="mlp.ratio=1e-30 leaves no hidden channel of width=48"):
+        build(f"net/mlp={mlp}", "net.mlp.ratio=1e-30")
