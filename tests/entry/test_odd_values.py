@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,20 +19,13 @@ SMALL = ("experiment=demo", "net.depth=1", "net.width=48", "net.heads=2", "text.
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+def refused(command: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """The line with which a script, run in this process and in an empty folder, refuses; it may write nothing."""
-    monkeypatch.chdir(tmp_path)
 
     def run(script: str, *arguments: str) -> str:
-        spec = importlib.util.spec_from_file_location("command_under_test", ROOT / script)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, "command_under_test", module)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(SystemExit) as stop:
-            module.main()
+            command(script, *arguments)
         said = capsys.readouterr().err
         lines = [line for line in said.splitlines() if line.startswith("error: ")]
         assert stop.value.code == 2 and len(lines) == 1 and "Traceback" not in said, said
