@@ -112,6 +112,16 @@ def test_told_to_stop_before_what_is_owed_is_made(tmp_path: Path, straight: Path
     assert differences(tmp_path, straight) == []
 
 
+def test_a_kill_while_a_preview_is_written(tmp_path: Path, straight: Path) -> None:
+    """The unfinished file goes when the preview is made once more."""
+    train(tmp_path, in_preview(0))
+    unfinished = tmp_path / "samples" / "step-00000003" / ".a-seed-0.mp4.1283.part"
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.write_bytes(b"half")
+    train(tmp_path, seed=1)
+    assert differences(tmp_path, straight) == []
+
+
 def test_a_kill_between_checkpoint_and_tasks(tmp_path: Path, straight: Path) -> None:
     """Whatever a note says of another step than the checkpoint's is of no concern."""
     train(tmp_path, in_preview(0))

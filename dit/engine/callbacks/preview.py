@@ -80,6 +80,9 @@ class Preview:
         folder = Path(trainer.default_root_dir) / FOLDER / f"step-{step:08d}"
         wrong: str | None = None
         try:
+            if trainer.is_global_zero:  # before the first `ask`, so before any rank writes
+                for unfinished in folder.glob(".*.part"):
+                    unfinished.unlink(missing_ok=True)  # of a run that was killed while it wrote
             self._sample(trainer, module, step, folder, ask)
             ask()
         except Stopped:
