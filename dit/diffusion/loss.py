@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dit.diffusion.conditioning import Conditioning
-from dit.diffusion.denoiser import Denoiser
+from dit.diffusion.denoiser import Denoiser, Network
 from dit.diffusion.given import with_given
 from dit.diffusion.levels import Levels, moved
 from dit.diffusion.path import Path
@@ -22,6 +22,23 @@ class VideoNetwork(Protocol):
     def __call__(self, x: Tensor, t: Tensor, cond: dict[str, Tensor], /) -> Tensor: ...
 
     def num_tokens(self, frames: int, height: int, width: int, /) -> int: ...
+
+
+class Noised(NamedTuple):
+    """Clean latents and what was made of them.
+
+    Attributes:
+        x0, x_t, eps: clean latents, noisy latents and the noise, (B, C, F, H, W).
+        t: noise level, (B, F), or (B, 1) where the frames of a clip share it; of given frames 0, or that of their
+            context noise.
+        given: which frames are given, bool (B, F).
+    """
+
+    x0: Tensor
+    x_t: Tensor
+    t: Tensor
+    eps: Tensor
+    given: Tensor
 
 
 class LossOutput(NamedTuple):
@@ -65,21 +82,35 @@ class Objective:
     def __call__(
         self, net: VideoNetwork, x0: Tensor, cond: dict[str, Tensor], generator: torch.Generator | None = None
     ) -> LossOutput:
-        """The loss on clean latents x0 (B, C, F, H, W).
+        """The loss on clean latents x0 (B, C, F, H, W): noise, the network, compare.
 
-        `cond` goes to the network with the given frames added (`with_given`; the dict itself is left alone). All random
-        numbers come from `generator`; for None, levels and given frames from the CPU's global one, noise from that
-        of x0's device. Validation passes a generator with a fixed seed, so that its losses can be compared.
+        `cond` goes to the network with the given frames added (`with_given`; the dict itself is left alone). Validation
+        passes a generator with a fixed seed, so that its losses can be compared.
         """
-        batch, _, frames, height, width = x0.shape
+        noised = self.noise(x0, net.num_tokens(*x0.shape[2:]), generator)
+        return self.compare(noised, self.output(net, noised, cond))
+
+    def noise(self, x0: Tensor, num_tokens: int, generator: torch.Generator | None = None) -> Noised:
+        """Clean latents x0 (B, C, F, H, W), `num_tokens` tokens a clip, on their way to the network.
+
+        All random numbers come from `generator`; for None, levels and given frames from the CPU's global one, noise
+        from that of x0's device.
+        """
+        batch, _, frames, _, _ = x0.shape
         given = self.conditioning(batch, frames, generator, x0.device)
-        t = self.levels(batch, frames, net.num_tokens(frames, height, width), generator, x0.device)
+        t = self.levels(batch, frames, num_tokens, generator, x0.device)
         t = self.conditioning.levels(t, given, generator)
         eps = noise_like(x0, generator)
-        x_t = self.path.mix(x0, eps, t)
-        told = with_given(cond, net, x0, given[:, None, :, None, None])
+        return Noised(x0, self.path.mix(x0, eps, t), t, eps, given)
 
-        out = Denoiser(net, self.path, self.prediction).output(x_t, t, told)
+    def output(self, net: Network, noised: Noised, cond: dict[str, Tensor]) -> Tensor:
+        """The raw output (B, C, F, H, W) of a network for noised latents, told which frames are given beside `cond`."""
+        told = with_given(cond, net, noised.x0, noised.given[:, None, :, None, None])
+        return Denoiser(net, self.path, self.prediction).output(noised.x_t, noised.t, told)
+
+    def compare(self, noised: Noised, out: Tensor) -> LossOutput:
+        """The loss of a raw output (B, C, F, H, W)."""
+        x0, x_t, t, eps, given = noised
         # The truth goes through the same arithmetic as the output, floors included: errors stay proportional to it.
         target = self.prediction.target(self.path, x0, eps, t)
         believed, truth = (self.space.value(self.path, self.prediction, y, x_t, t) for y in (out, target))
@@ -90,7 +121,7 @@ class Objective:
         away = torch.where(given[:, None, :, None, None], 0, believed - truth)
         per_frame = torch.where(given, 0, weight) * away.square().mean(dim=(1, 3, 4))
         per_sample = per_frame.sum(dim=1) / (~given).sum(dim=1).clamp(min=1)
-        return LossOutput(per_sample.mean(), per_sample, per_frame, t.expand(batch, frames), given)
+        return LossOutput(per_sample.mean(), per_sample, per_frame, t.expand(given.shape), given)
 
 
 def noise_like(x0: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -122,6 +122,42 @@ def test_equals_a_plain_recomputation(path: Path, prediction: Prediction, space:
     assert output.loss.item() != pytest.approx(doubled, rel=1e-6)
 
 
+@pytest.mark.parametrize("levels", [LogitNormal(0.3, 1.0), PerFrame(Uniform())], ids=["shared", "per frame"])
+@pytest.mark.parametrize("conditioning", [Unconditional(), tasks(), tasks(0.2)], ids=["none", "tasks", "context noise"])
+def test_the_halves_are_the_whole_bit_for_bit(
+    path: Path, prediction: Prediction, net: TinyNet, levels: Levels, conditioning: Conditioning
+) -> None:
+    """The loss in one stretch, as runs were trained before it had halves: same random numbers, same arithmetic."""
+    x0, cond = torch.randn(SHAPE), {"text": torch.randn(3, 2)}
+    whole = Objective(path, prediction, levels, Sigmoid(0.5), conditioning, spaces.Velocity())
+    net = net.float()
+
+    draw = generator(7)
+    batch, _, frames, height, width = x0.shape
+    given = conditioning(batch, frames, draw, x0.device)
+    t = levels(batch, frames, net.num_tokens(frames, height, width), draw, x0.device)
+    t = conditioning.levels(t, given, draw)
+    eps = torch.randn(x0.shape, generator=draw)
+    x_t = path.mix(x0, eps, t)
+    mask = given[:, None, :, None, None]
+    out = net(*prediction.network_input(path, x_t, t), {**cond, "given": mask.float().expand(batch, 1, *x0.shape[2:])})
+    truth = prediction.estimate(path, prediction.target(path, x0, eps, t), x_t, t).velocity
+    away = torch.where(mask, 0, prediction.estimate(path, out, x_t, t).velocity - truth)
+    weight = whole.weighting.in_space(whole.space, path, prediction, t)
+    per_frame = torch.where(given, 0, weight) * away.square().mean(dim=(1, 3, 4))
+    per_sample = per_frame.sum(dim=1) / (~given).sum(dim=1).clamp(min=1)
+
+    noised = whole.noise(x0, net.num_tokens(frames, height, width), generator(7))
+    for made, wanted in zip(noised, (x0, x_t, t, eps, given), strict=True):
+        assert torch.equal(made, wanted)
+    halves = whole.compare(noised, whole.output(net, noised, cond))
+    called = whole(net, x0, cond, generator(7))
+    for output in (halves, called):
+        wanted = LossOutput(per_sample.mean(), per_sample, per_frame, t.expand(batch, frames), given)
+        assert all(torch.equal(mine, one) for mine, one in zip(output, wanted, strict=True))
+    assert "given" not in cond
+
+
 @pytest.mark.parametrize("weighting", [MinSNR(5.0), Sigmoid(0.0), EDM(0.6)], ids=lambda w: type(w).__name__)
 def test_the_compared_space_does_not_change_a_weighting(path: Path, prediction, weighting, net: TinyNet) -> None:
     x0, t = clean(), torch.rand(3, 4, dtype=torch.float64) * 0.8 + 0.1
