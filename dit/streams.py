@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 
 def reopen() -> None:
@@ -22,6 +22,17 @@ def reopen() -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
+UNHEARD = 141  # what shells say of a command whose reader left: `sample.py ... | head`
+
+
+def leave_unheard() -> NoReturn:
+    """Ends, in silence, a command whose reader has left (BrokenPipeError)."""
+    # Python would complain once more when it flushes at its end.
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise SystemExit(UNHEARD)
 
 
 def drop_unheard_lines() -> None:

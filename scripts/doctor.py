@@ -25,6 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402 - before decord: the other way round can crash (decord#251, decord#293)
 
+from dit.streams import leave_unheard  # noqa: E402 - it needs nothing that may be missing
+
 OK, NOTE, BROKEN = "ok", "note", "BROKEN"
 GIB = 2**30
 
@@ -317,6 +319,8 @@ def main() -> int:
                     print(f"  {'':6} {'':22} -> {finding.advice}")
                 if finding.state == BROKEN:
                     broken.append(finding)
+        except BrokenPipeError:
+            raise
         except Exception as error:  # noqa: BLE001 - a check that dies is itself a finding, and the others still count
             broken.append(Finding(BROKEN, title, one_line(error)))
             print(f"  {BROKEN:6} {title:22} {one_line(error)}")
@@ -330,4 +334,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave_unheard()
+    sys.exit(code)

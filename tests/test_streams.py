@@ -85,3 +85,16 @@ def test_log_lines_without_a_reader_are_dropped(error: Exception, heard: bool, c
     finally:
         logging.getLogger().removeHandler(handler)
     assert ("Traceback" in capsys.readouterr().err) == heard
+
+
+@pytest.mark.parametrize(("command", "code", "said"), [("train.py --help", 141, ""), ("sample.py", 2, "error: ckpt")])
+def test_a_command_whose_reader_has_left(command: str, code: int, said: str) -> None:
+    """`| head` that has read enough: no traceback, and the exit code that shells know. Mistakes are still said."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, *command.split()], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    os.close(write)
+    assert done.returncode == code
+    assert done.stderr.startswith(said) and done.stderr.count("\n") == bool(said)

@@ -9,7 +9,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +23,6 @@ from dit.entry.paths import CONFIGS
 from dit.streams import drop_unheard_lines, reopen
 
 INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
-CLOSED = 141  # and of one whose reader left: `sample.py ... | head`
 
 
 def main(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
@@ -56,7 +55,8 @@ class _Command:
     def run(self) -> None:
         reopen()
         if {"--help", "-h"} & set(self.arguments[1:]):
-            print(pages.usage(self.config_name, sys.modules[self.task.__module__].__doc__ or ""))
+            with one_line_errors(self.config_name):
+                print(pages.usage(self.config_name, sys.modules[self.task.__module__].__doc__ or ""))
             return
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra swallows the exception and prints several lines of its own
 
@@ -69,9 +69,6 @@ class _Command:
             with one_line_errors(self.config_name):
                 sys.argv = self.arguments
                 command()
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _unheard()
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
@@ -104,10 +101,7 @@ class _Command:
             if plain.get("show"):
                 print("\n".join(pages.differences(self.config_name, config)), end="\n\n")
             drop_unheard_lines()
-            try:
-                return self.task(plain)
-            except BrokenPipeError:
-                _unheard()
+            return self.task(plain)
 
     def checked(self, config: DictConfig) -> dict[str, Any]:
         """The config as plain containers that fit the task."""
@@ -120,14 +114,6 @@ class _Command:
             return {key: fitted(value, known.get(key, Any), key) for key, value in plain.items()}
         except Misfit as error:
             raise Misfit(_typed(config, error.path), error.why) from None
-
-
-def _unheard() -> NoReturn:
-    """Ends a command whose reader has left."""
-    # Python would complain once more when it flushes at its end.
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    raise SystemExit(CLOSED)
 
 
 def _typed(config: DictConfig, path: str) -> str:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dit.entry import hints
 from dit.entry.paths import ROOT
+from dit.streams import leave_unheard
 
 MISTAKE_EXIT_CODE = 2
 # What is the machine's, or a path's that the user gave, whoever asks for the file.
@@ -28,7 +29,8 @@ class one_line_errors:
 
     What the user got wrong (a key that does not exist, a file that is not there, a frame count that the codec cannot
     take) is what our own code raises as ValueError, FileNotFoundError or FileExistsError, and what Hydra says of the
-    command line. `DIT_TRACEBACK=1` shows the traceback of these as well.
+    command line. `DIT_TRACEBACK=1` shows the traceback of these as well. A reader of stdout that has left ends the
+    command in silence.
     """
 
     def __init__(self, config_name: str | None = None) -> None:
@@ -40,6 +42,12 @@ class one_line_errors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError as broken:
+            error = error if isinstance(error, Exception) else broken
+        if isinstance(error, BrokenPipeError):
+            leave_unheard()
         if not isinstance(error, Exception) or os.environ.get("DIT_TRACEBACK"):
             return
         message = explain(error, self.config_name)

@@ -66,8 +66,8 @@ def evaluating(*modules: nn.Module | None) -> Iterator[None]:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar on stderr with speed and time left."""
-    with tqdm(desc=title, unit="step") as bar:
+    """A bar on stderr with speed and time left, from the first step on: mistakes that are found before need none."""
+    with tqdm(desc=title, unit="step", delay=0.01) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
