@@ -29,15 +29,26 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 TINY = ["net.width=48", "net.heads=4", "net.depth=2", "net.patch=[2,2,1]", "net/kernel=sdpa", "net.pattern=FM"]
 
 
-def code(language: str) -> list[str]:
-    """The page's blocks of code in one language."""
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.S)
+def under(section: str) -> str:
+    """What the page says under a heading."""
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.S | re.M)
+    return text
+
+
+def code(language: str, section: str) -> list[str]:
+    """The blocks of code in one language under a heading."""
+    return re.findall(rf"```{language}\n(.*?)```", under(section), re.S)
+
+
+def command(section: str) -> list[str]:
+    """The overrides of the last training command under a heading."""
+    return re.findall(r"^python train.py (.*)$", under(section), re.M)[-1].split()
 
 
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The demo's network with the page's position and block, and their code where the page puts it."""
-    position, _, _, block, _, _ = code("python")
+    position, block = code("python", "A position embedding")[0], code("python", "A block")[0]
     module = ModuleType("dit.net.position.fourier")
     exec(position, vars(module))
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -45,7 +56,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     names = dict(vars(blocks))
     exec(block, names)
     monkeypatch.setattr(blocks, "MLPFirst", names["MLPFirst"], raising=False)
-    value, letter, _ = (yaml.safe_load(text) for text in code("yaml"))
+    value, letter = (yaml.safe_load(code("yaml", name)[0]) for name in ("A position embedding", "A block"))
     plain = compose("demo", TINY)
     return {**plain, "position": value, "templates": {**plain["templates"], **letter}}
 
@@ -74,7 +85,7 @@ def test_the_recipes_own_tests_pass(config: dict[str, Any]) -> None:
 
     def own_test(tested: type) -> None:
         names = {**vars(test_net_position), "FourierFeatures": tested}
-        exec(code("python")[2], names)
+        exec(code("python", "A position embedding")[2], names)
         names["test_fourier_features_tell_frames_rows_and_columns_apart"]()
 
     own_test(right)
@@ -82,25 +93,38 @@ def test_the_recipes_own_tests_pass(config: dict[str, Any]) -> None:
         own_test(Turned)
 
 
-def test_the_recipes_encoder_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the page's own command, with its file in a folder of its own."""
+LESS = (
+    "trainer.max_steps=2", "data.batch_size=2", "data.train.num_clips=4", "data.val.num_clips=2", "logger=none",
+    "preview=none", "net.width=48", "net.heads=4", "callbacks.metrics.every=1", "trainer.accelerator=cpu",
+)  # fmt: skip
+
+
+def trained(
+    section: str, name: str, group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str
+) -> tuple[ModuleType, list[dict[str, str]]]:
+    """Follows a recipe: its class as module `name`, its value in `group` of a folder of the reader's, its command with
+    less to do. Returns the module and the rows of metrics.csv."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # seconds for each run
-    module = ModuleType("dit.net.edges")
-    exec(code("python")[5], vars(module))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(dit.net, "edges", module, raising=False)
-    value = tmp_path / "own" / "alignment" / "encoder" / "edges.yaml"
+    parent, _, last = name.rpartition(".")
+    module = ModuleType(name)
+    exec(code("python", section)[0], vars(module))
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(sys.modules[parent], last, module, raising=False)
+    value = tmp_path / "own" / group / f"{last}.yaml"
     value.parent.mkdir(parents=True)
-    value.write_text(code("yaml")[2])
-    (command,) = re.findall(r"^python train.py (.*alignment=repa.*)$", PAGE.read_text(), re.M)
-    less = ["trainer.max_steps=2", "data.batch_size=2", "data.train.num_clips=4", "data.val.num_clips=2", "logger=none"]
-    less += ["preview=none", "net.width=48", "net.heads=4", "callbacks.metrics.every=1", "trainer.accelerator=cpu"]
+    value.write_text(code("yaml", section)[0])
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        given = compose_config("train", [*command.split(), *less, f"hydra.searchpath=[file://{tmp_path}/own]"])
+        given = compose_config("train", [*command(section), *LESS, *more, f"hydra.searchpath=[file://{tmp_path}/own]"])
     run.train(OmegaConf.to_container(given, resolve=True))  # type: ignore[arg-type]
-    with (tmp_path / "runs/edges/metrics.csv").open() as file:
-        losses = [float(row["train/alignment"]) for row in csv.DictReader(file)]
+    with (tmp_path / "runs" / given.name / "metrics.csv").open() as file:
+        return module, list(csv.DictReader(file))
+
+
+def test_the_recipes_encoder_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the page's own command, with its file in a folder of its own."""
+    module, rows = trained("An encoder to align with", "dit.net.edges", "alignment/encoder", tmp_path, monkeypatch)
+    losses = [float(row["train/alignment"]) for row in rows]
     assert len(losses) == 2 and all(0 < loss < 2 for loss in losses)
 
     pixels = -torch.ones(1, 3, 4, 8, 8)
@@ -110,11 +134,21 @@ def test_the_recipes_encoder_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert h[2:, 0].min() == 0.5 and h[:2].max() == 0 and h[:, 1].max() == 0 and w.max() == 0
 
 
+def test_the_recipes_callback_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, more = "dit.engine.callbacks.part_norms", ("callbacks.part_norms.every=1", "trainer.gradient_clip_norm=0.01")
+    _, rows = trained("A callback", name, "callbacks", tmp_path, monkeypatch, *more)
+    norms = [{key: float(value) for key, value in row.items() if key.startswith("grad_norm/")} for row in rows]
+    assert len(norms) == 2 and {"grad_norm/blocks", "grad_norm/final"} <= norms[1].keys()
+    for row, parts in zip(rows, norms, strict=True):  # of the network alone, and not clipped
+        assert 0.01 < sum(norm**2 for norm in parts.values()) ** 0.5 <= float(row["train/grad_norm"]) * 1.001
+
+
 def test_every_file_that_the_page_names_is_there() -> None:
     named = re.findall(r"`((?:dit|configs|tests|scripts|docs)/[\w./]+\.(?:py|yaml))`", PAGE.read_text())
     written_by_the_reader = {
         "dit/net/position/fourier.py", "configs/net/position/fourier.yaml",
         "dit/net/edges.py", "configs/alignment/encoder/edges.yaml",
+        "dit/engine/callbacks/part_norms.py", "configs/callbacks/part_norms.yaml",
     }  # fmt: skip
     absent = {name for name in named if not (PAGE.parents[1] / name).is_file()}
     assert named and absent == written_by_the_reader

@@ -42,15 +42,6 @@ class Sampling(TypedDict):
     num_steps: Count
 
 
-class Callbacks(TypedDict):
-    """What happens beside training; each but the checkpoints is finished with what it looks at."""
-
-    metrics: Callable[..., Callback]
-    validation: Callable[..., Task]
-    checkpoints: Checkpoints
-    progress: Callable[..., Callback]
-
-
 class Config(TypedDict):
     """The whole config, as plain containers: a type stands for the node that builds one."""
 
@@ -71,7 +62,7 @@ class Config(TypedDict):
     lr_schedule: LRSchedule
     ema: EMA
     trainer: Training
-    callbacks: Callbacks
+    callbacks: dict[str, Callable[..., Callback | Task] | Callback | Checkpoints | None]
     logger: dict[str, Writer]
     preview: Callable[..., Task] | None
     schedule: Schedule

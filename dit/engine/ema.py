@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dit.engine import finite, parallel
 from dit.engine.callbacks.checkpoint import write_whole
+from dit.engine.callbacks.place import Place
 from dit.engine.profiles import PowerProfile, Profile, Snapshot
 from dit.sampling import archive
 
@@ -33,6 +34,8 @@ class EMA(Callback):
         snapshot_every: steps between snapshots of the power profiles in `<run>/ema/`, from which other widths can be
             rebuilt afterwards (`profiles.reconstruct`); None keeps none.
     """
+
+    place = Place.UPDATE
 
     def __init__(self, profiles: dict[str, Profile], use: str, snapshot_every: int | None) -> None:
         if use not in profiles:

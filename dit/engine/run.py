@@ -19,12 +19,10 @@ from dit.config.sweep import is_sweep
 from dit.diffusion.cond import About
 from dit.diffusion.given import with_given
 from dit.engine import captions, frozen, history, initial, memory, resume, rng, rundir
-from dit.engine.callbacks.after_step import AfterStep, Task, owed
+from dit.engine.callbacks.after_step import AfterStep, owed
+from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
-from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.callbacks.metrics import Metrics
-from dit.engine.callbacks.preview import Preview
-from dit.engine.callbacks.randomness import Randomness
 from dit.engine.finite import NonFinite
 from dit.engine.module import VideoDiffusion
 from dit.engine.signals import Signals
@@ -173,26 +171,27 @@ def check_channels(net: Mapping[str, Any], codec: Codec, text: TextEncoder | Non
 
 
 def callbacks(parts: Parts) -> list[Callback]:
-    """In the order in which they act after a step: average, count, then save, validate and preview, show."""
+    """Those of the config (`callbacks`, `ema`, `preview`), in the order of `callbacks/place.py`, checked."""
     config = parts.config
-    ema = _make(config["ema"])
-    guard = GradientGuard(parts.training.gradient_clip_norm)
-    logger = _make(config["logger"])
-    metrics: Metrics = _make(config["callbacks"]["metrics"])(Writers([CSV(), *logger.values()]), guard)
-    tasks: list[Task] = [_make(config["callbacks"]["validation"])(ema, metrics)]
+    nodes = {"ema": config["ema"], **config["callbacks"]}
     if (asked := config["preview"]) is not None and asked["every"] is not None:
         prompts = some_prompts(parts) if asked["prompts"] is None else asked["prompts"]
-        preview: Preview = _make({**asked, "prompts": prompts})(ema, metrics.writers, pipeline(parts))
-        preview.check()
-        tasks.append(preview)
-    return [
-        ema,
-        guard,
-        Randomness(config["seed"]),
-        metrics,
-        AfterStep(Signals(), _make(config["callbacks"]["checkpoints"]), tasks),
-        _make(config["callbacks"]["progress"])(metrics),
-    ]
+        nodes["preview"] = {**asked, "prompts": prompts}
+    made = assemble(
+        nodes,
+        {
+            "module": lambda: parts.module,
+            "data": lambda: parts.data,
+            "training": lambda: parts.training,
+            "folder": lambda: parts.run,
+            "signals": Signals,
+            "writers": lambda: Writers([CSV(), *_make(config["logger"]).values()]),
+            "pipeline": lambda: pipeline(parts),
+        },
+    )
+    if not any(isinstance(each, AfterStep) for each in made.values()):
+        raise ValueError("callbacks.after_step is not there: without it nothing would be saved")
+    return [each for each in made.values() if isinstance(each, Callback)]  # the others are parts of these
 
 
 def some_prompts(parts: Parts) -> list[str]:
@@ -281,9 +280,9 @@ def first_rank() -> bool:
 
 def _fit(parts: Parts, trainer: Trainer, start: resume.Start, flops: float) -> None:
     after_step = next(callback for callback in trainer.callbacks if isinstance(callback, AfterStep))  # type: ignore[attr-defined]
-    if trainer.is_global_zero:
-        metrics = next(callback for callback in trainer.callbacks if isinstance(callback, Metrics))  # type: ignore[attr-defined]
-        _arithmetic(parts, metrics, flops, trainer.world_size)
+    for metrics in (each for each in trainer.callbacks if isinstance(each, Metrics)):  # type: ignore[attr-defined]
+        if trainer.is_global_zero:
+            _arithmetic(parts, metrics, flops, trainer.world_size)
     last = None if start.checkpoint is None else parts.run / FOLDER / LAST
     how = "starting" if start.checkpoint is None else "resuming"
     log.info("%s %s at step %d of %d", how, parts.run, start.step, parts.training.max_steps)

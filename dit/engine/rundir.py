@@ -51,10 +51,9 @@ FREE = (
     "schedule",
     "solver",
     "guidance",
-    "callbacks.checkpoints",
-    "callbacks.metrics",
-    "callbacks.progress",
-    "callbacks.validation",
+    *(f"callbacks.{name}" for name in ("checkpoints", "metrics", "progress", "validation", "after_step")),
+    "callbacks.guard",  # what these two are told is compared under its own name
+    "callbacks.randomness",
     "data.root",  # which clips they are, and in which order, the checkpoint knows
     "data.manifest",
     "data.decoder",
@@ -95,6 +94,7 @@ CHANGEABLE = (
     "conditioning",
     "space",
     "caption_dropout",
+    "callbacks",  # those of a researcher: they may have a part in what is learned
     "data",
     "seed",
     "trainer",

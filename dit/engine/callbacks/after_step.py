@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
 from dit.engine import parallel
 from dit.engine.callbacks.checkpoint import FOLDER, Checkpoints
+from dit.engine.callbacks.place import Place
 from dit.engine.module import VideoDiffusion
 from dit.engine.signals import Signals
 
@@ -35,21 +36,29 @@ class Failed(Exception):
     """Some rank could not do its part of the task: all leave it here."""
 
 
-class Task(Protocol):
-    """Something to be made at some steps, by all ranks together: validation, previews."""
+class Task:
+    """Something to be made at some steps, by all ranks together: validation, previews.
 
+    Attributes:
+        name: what it is called in the log and in `due.json`.
+        every: steps from one to the next, and at the last one; None: it is never made.
+    """
+
+    place = Place.TASK
     name: str
-
-    @property
-    def every(self) -> int | None:
-        """Steps from one to the next, for the time left; None: it is never made."""
+    every: int | None
 
     def is_due(self, step: int, last: bool) -> bool:
         """Whether it is to be made at `step`, the run's last one if `last`."""
+        return self.every is not None and (last or step % self.every == 0)
+
+    def check(self) -> None:
+        """ValueError, before the first step, for what would always keep it from being made."""
 
     def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> bool:
         """Makes it; False where the disk had no room for what came of it, so that it stays due. All ranks call `ask()`
         equally often, between pieces of the work, and let it raise."""
+        raise NotImplementedError
 
 
 class AfterStep(Callback):
@@ -64,6 +73,8 @@ class AfterStep(Callback):
         checkpoints: saves.
         tasks: in their order.
     """
+
+    place = Place.SAVE
 
     def __init__(self, signals: Signals, checkpoints: Checkpoints, tasks: Sequence[Task]) -> None:
         self.signals = signals

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from data.batch import Batch
 from dit.engine import finite, parallel
+from dit.engine.callbacks.place import Place
 from dit.engine.finite import NonFinite
 from dit.engine.module import VideoDiffusion
 
@@ -22,6 +23,8 @@ class GradientGuard(Callback):
     Args:
         max_norm: largest norm of the gradient, or None to only measure it.
     """
+
+    place = Place.UPDATE
 
     def __init__(self, max_norm: float | None) -> None:
         if max_norm is not None and not 0 < max_norm < math.inf:

@@ -11,7 +11,7 @@ import torch
 from lightning import Trainer
 
 from dit.engine import parallel, rng
-from dit.engine.callbacks.after_step import Ask, Failed, Stopped
+from dit.engine.callbacks.after_step import Ask, Failed, Stopped, Task
 from dit.engine.ema import EMA
 from dit.engine.module import VideoDiffusion
 from dit.engine.writers import Writers
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 FOLDER = "samples"
 
 
-class Preview:
+class Preview(Task):
     """Writes `samples/step-00000200/*.mp4` and hands the files to the writers.
 
     Prompts are dealt out over the ranks. Each rank denoises equally many, the last ones again where they do not divide:
@@ -56,9 +56,6 @@ class Preview:
         self.every = every
         self.prompts = prompts
         self.seed = seed
-
-    def is_due(self, step: int, last: bool) -> bool:
-        return self.every is not None and (last or step % self.every == 0)
 
     @torch.no_grad()
     def check(self) -> None:

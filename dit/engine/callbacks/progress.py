@@ -13,6 +13,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from dit.engine import history
 from dit.engine.callbacks.after_step import AfterStep, duration
 from dit.engine.callbacks.metrics import Metrics
+from dit.engine.callbacks.place import Place
 
 
 class Progress(Callback):
@@ -25,6 +26,8 @@ class Progress(Callback):
         metrics: knows the numbers.
         seconds: between lines when the output is no terminal.
     """
+
+    place = Place.SHOW
 
     def __init__(self, metrics: Metrics, *, seconds: float) -> None:
         self.metrics = metrics

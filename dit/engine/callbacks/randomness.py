@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from dit.engine import parallel, rng
+from dit.engine.callbacks.place import Place
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +19,8 @@ class Randomness(Callback):
     Args:
         seed: of the run.
     """
+
+    place = Place.UPDATE
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

@@ -15,13 +15,13 @@ from torch import Tensor
 from dit.diffusion.errors import QUANTITIES, shares
 from dit.diffusion.loss import loss_by_level
 from dit.engine import rng
-from dit.engine.callbacks.after_step import Ask
+from dit.engine.callbacks.after_step import Ask, Task
 from dit.engine.callbacks.metrics import Metrics, sum_over_ranks
 from dit.engine.ema import EMA
 from dit.engine.module import Validated, VideoDiffusion
 
 
-class Validation:
+class Validation(Task):
     """Logs two kinds of numbers, each also by noise level (`_level_*`) and by latent frame (`_frame_*`).
 
     `val/loss` is the run's own objective, in its own weighting, levels and space: it ranks the steps of one run.
@@ -53,9 +53,6 @@ class Validation:
             )
         self.level_buckets = level_buckets
         self.noise_shares = shares(error_levels)
-
-    def is_due(self, step: int, last: bool) -> bool:
-        return self.every is not None and (last or step % self.every == 0)
 
     def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> bool:
         self.metrics.write(step, self.measure(trainer, module, ask))
