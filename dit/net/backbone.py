@@ -156,7 +156,9 @@ class Backbone(nn.Module):
         level = self.level(t)  # (B, 1 or F, D)
         for key, embed in self.vectors.items():
             level = level + cast(LevelVector, embed).at(required(cond, key, f"; net/{key}=none is without it"), t)
-        if t.shape[1] > 1 and self.patch[0] > 1:
+        if level.shape[1] not in (1, frames):
+            raise ValueError(f"level vectors are of {level.shape[1]} frames; they must be of 1 or of {frames}")
+        if level.shape[1] > 1:  # `t` or what is added to it has a value for each frame
             level = level.unflatten(1, (-1, self.patch[0])).mean(dim=2)  # (B, F / f, D)
         return level if vector is None else level + vector.unsqueeze(1)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dit.net.backbone import Backbone
+from dit.net.embed import LevelVector
 
 SIZE = (4, 6, 5)  # latent frames, height, width: all different; (2, 3, 5) tokens under the tiny patch [2, 2, 1]
 
@@ -66,6 +67,27 @@ def test_a_token_of_several_frames_takes_the_mean_of_their_embeddings(randomised
     net, (_, cond), t = randomised(), inputs(), levels()
     embedded = net.level(t)
     torch.testing.assert_close(net.level_vectors(t, 4, cond, None), (embedded[:, ::2] + embedded[:, 1::2]) / 2)
+
+
+class PerFrame(LevelVector):
+    """A vector for each latent frame, whatever the levels are: an action, a camera."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value
+
+    def at(self, value: Tensor, t: Tensor) -> Tensor:
+        return self(value)
+
+
+def test_vectors_of_each_frame_join_one_level_and_equal_levels_alike(randomised) -> None:
+    net, (x, cond), t = randomised(), inputs(), levels(1)
+    net.vectors["action"] = PerFrame()
+    cond["action"] = torch.randn(2, SIZE[0], net.width, generator=torch.Generator().manual_seed(4), dtype=x.dtype)
+    out = net(x, t, cond)
+    torch.testing.assert_close(net(x, t.expand(-1, SIZE[0]), cond), out, rtol=1e-9, atol=1e-9)
+    assert (net(x, t, cond | {"action": cond["action"].flip(1)}) - out).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="level vectors are of 3 frames; they must be of 1 or of 4"):
+        net(x, t, cond | {"action": cond["action"][:, :3]})
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 3), (2, 8)])
