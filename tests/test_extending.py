@@ -21,8 +21,8 @@ from torch import Tensor
 import dit.net.position
 from dit.engine import run
 from dit.interop.presets import CONFIGS, compose
-from dit.net import blocks
-from tests.net import test_net_position
+from dit.net import blocks, runner
+from tests.net import test_net_position, test_net_runner
 from tests.test_configs import mismatch, nodes
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
@@ -143,10 +143,41 @@ def test_the_recipes_callback_is_called(tmp_path: Path, monkeypatch: pytest.Monk
         assert 0.01 < sum(norm**2 for norm in parts.values()) ** 0.5 <= float(row["train/grad_norm"]) * 1.001
 
 
+def test_the_recipes_runners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one of a run trains by the page's own command, and passes its own test; the other adds what it is given."""
+    module, rows = trained("A runner", "dit.net.host_memory", "net/checkpointing", tmp_path, monkeypatch)
+    assert len(rows) == 2
+    names = {**vars(test_net_runner), "HostMemory": module.HostMemory}
+    exec(code("python", "A runner")[1], names)
+    exec(code("python", "A runner")[2], names)
+    net = small_network()
+    names["test_host_memory_changes_no_gradient"](lambda: net)
+
+    x, t, cond = test_net_runner.inputs(net)
+    added = {1: torch.randn(2, 30, net.width, dtype=x.dtype, requires_grad=True)}
+    with runner.tapped(net, 1) as tap:
+        plain = net(x, t, cond)
+    with runner.running(net, names["Control"](net.runner, {1: 0 * added[1]})):
+        assert torch.equal(net(x, t, cond), plain)
+    with runner.running(net, names["Control"](net.runner, added)), runner.tapped(net, 1) as controlled:
+        net(x, t, cond).sum().backward()
+    assert torch.equal(controlled.tokens, tap.tokens + added[1]) and added[1].grad is not None
+
+
+def small_network() -> Any:
+    """With random weights, for the inputs of `test_net_runner`."""
+    net = instantiate(compose("demo", [*TINY, "net.pattern=F", "net/text=none", "net/pooled=none"]), _convert_="all")
+    torch.manual_seed(0)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return net.double()
+
+
 def test_every_file_that_the_page_names_is_there() -> None:
     named = re.findall(r"`((?:dit|configs|tests|scripts|docs)/[\w./]+\.(?:py|yaml))`", PAGE.read_text())
     written_by_the_reader = {
         "dit/net/position/fourier.py", "configs/net/position/fourier.yaml",
+        "dit/net/host_memory.py", "configs/net/checkpointing/host_memory.yaml",
         "dit/net/edges.py", "configs/alignment/encoder/edges.yaml",
         "dit/engine/callbacks/part_norms.py", "configs/callbacks/part_norms.yaml",
     }  # fmt: skip

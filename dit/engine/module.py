@@ -21,7 +21,7 @@ from dit.diffusion.errors import errors
 from dit.diffusion.loss import LossOutput, Objective
 from dit.engine import parallel, rng
 from dit.engine.lr_schedule import LRSchedule
-from dit.net import taps
+from dit.net import runner
 from dit.net.alignment import Alignment
 from dit.net.backbone import Backbone
 from dit.net.embed import token_grid
@@ -92,7 +92,7 @@ class VideoDiffusion(LightningModule):
         self.objective = objective
         self.alignment = None if alignment is None else alignment(net.width)
         if self.alignment is not None:
-            taps.check(net, [self.alignment.block])
+            runner.check(net, [self.alignment.block])
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
         self.max_steps = max_steps
@@ -120,7 +120,7 @@ class VideoDiffusion(LightningModule):
         """The denoising loss, and the alignment of a middle layer with an encoder's features of the pixels, if any."""
         if self.alignment is None:
             return self.objective(self.net, x0, cond), None
-        with taps.tapped(self.net, self.alignment.block) as tap:
+        with runner.tapped(self.net, self.alignment.block) as tap:
             out = self.objective(self.net, x0, cond)
         grid = token_grid(self.net.patch, *x0.shape[2:])
         return out, self.alignment(tap.tokens, grid, pixels).mean()

@@ -11,7 +11,7 @@ from torch import nn
 from dit.net.backbone import Backbone
 
 # Attributes that change how a network computes or starts, not what it computes: left out of descriptions.
-HOW = {"training", "kernel", "checkpointing", "init", "std"}
+HOW = {"training", "kernel", "runner", "init", "std"}
 
 
 def describe(net: Backbone) -> dict[str, Any]:

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from dit.config.limits import Count, Natural
-from dit.net import taps
 from dit.net.attention import NoQKNorm, Parts
 from dit.net.blocks import Block
-from dit.net.checkpointing import Checkpointing
 from dit.net.context import make_context
 from dit.net.embed import ClassEmbedding, Grid, LevelVector, nearest, patchify, token_grid, unpatchify
 from dit.net.kernels.door import Kernel
 from dit.net.layout import Layout
 from dit.net.modulation import Modulation
 from dit.net.position.base import NoPosition, Position
+from dit.net.runner import Runner, skipping
 from dit.net.text import NoText, Text, required
 
 # cond["padding"] (B, 1, F, H, W) is 1 where a picture is only there to fill the grid; absent, that is nowhere.
@@ -41,7 +40,8 @@ class Backbone(nn.Module):
       attention (parts, layout), qk_norm (heads, head_dim), mlp (width), text (text_width, width), level (level_width):
       embedding of the noise level, final (width, features, modulation). vectors: key of cond -> embedding (level_width)
       that is added to the level's: labels, pooled text, fps.
-    Objects: init(net) sets the weights; kernel: attention; checkpointing: which activations are kept.
+    Objects: init(net) sets the weights; kernel: attention; checkpointing: the runner of the blocks, `runner` from then
+    on (`dit/net/runner.py`), which decides what activations are kept.
 
     Noise levels: with t (B, 1) one modulation a sample is broadcast. With t (B, F) each token takes the level of its
     frame; a token that spans several latent frames takes the mean of their level embeddings, exact for equal levels.
@@ -75,7 +75,7 @@ class Backbone(nn.Module):
         final: Callable[[int, int, Modulation], nn.Module],
         init: Callable[[nn.Module], None],
         kernel: Kernel,
-        checkpointing: Checkpointing,
+        checkpointing: Runner,
     ) -> None:
         super().__init__()
         if width % heads:
@@ -84,7 +84,7 @@ class Backbone(nn.Module):
         self.concat_channels = {name: channels for name, channels in concat_channels.items() if channels is not None}
         self.width, self.depth, self.heads = width, depth, heads
         self.patch: Grid = (patch[0], patch[1], patch[2])
-        self.init, self.checkpointing = init, checkpointing
+        self.init, self.runner = init, checkpointing
         volume = patch[0] * patch[1] * patch[2]
 
         self.embed = embed((in_channels + sum(self.concat_channels.values())) * volume, width)
@@ -124,7 +124,7 @@ class Backbone(nn.Module):
 
     def skipping(self, blocks: Collection[int]) -> AbstractContextManager[None]:
         """Within: the network is without these blocks, counted from 0."""
-        return taps.skipping(self, blocks)
+        return skipping(self, blocks)
 
     def num_tokens(self, frames: int, height: int, width: int) -> int:
         """Video tokens of latents (frames, height, width). Raises ValueError when the patch does not divide them."""
@@ -143,9 +143,7 @@ class Backbone(nn.Module):
 
         x = patchify(self.with_channels(x, cond), self.patch)  # (B, N, C f h w)
         x = self.position.add(self.embed(x), grid)  # (B, N, D)
-        stream = text.stream  # (B, L, D) or None
-        for index, block in enumerate(self.blocks):
-            x, stream = self.checkpointing(index, block, x, stream, context)  # (B, N, D), (B, L, D)
+        x, _ = self.runner(dict(enumerate(self.blocks)), (x, text.stream), context)  # (B, N, D), (B, L, D)
         x = self.final(x, level)  # (B, N, f h w out)
         return unpatchify(x, self.patch, grid)  # (B, out, F, H, W)
 

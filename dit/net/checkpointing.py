@@ -1,29 +1,18 @@
-"""Activation checkpointing: run some blocks again in the backward pass instead of keeping what they computed."""
+"""Which activations are kept for the backward pass: the runner that a network is built with."""
 
-from typing import Protocol
-
-from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dit.net.context import Context
-
-Streams = tuple[Tensor, Tensor | None]
-
-
-class Checkpointing(Protocol):
-    """Runs one block of the network, the `index`-th."""
-
-    def __call__(self, index: int, block: nn.Module, video: Tensor, text: Tensor | None, context: Context) -> Streams:
-        """The block's output."""
-        ...
+from dit.net.runner import Blocks, Streams
 
 
 class KeepAll:
     """Keep all activations: fastest."""
 
-    def __call__(self, index: int, block: nn.Module, video: Tensor, text: Tensor | None, context: Context) -> Streams:
-        """The block's output."""
-        return block(video, text, context)
+    def __call__(self, blocks: Blocks, streams: Streams, context: Context) -> Streams:
+        for block in blocks.values():
+            streams = block(*streams, context)
+        return streams
 
 
 class EveryNth:
@@ -34,8 +23,11 @@ class EveryNth:
             raise ValueError(f"every={every} must be at least 1 (every block); for none: net/checkpointing=none")
         self.every = every
 
-    def __call__(self, index: int, block: nn.Module, video: Tensor, text: Tensor | None, context: Context) -> Streams:
-        """The block's output; gradients are those of KeepAll."""
-        if index % self.every:
-            return block(video, text, context)
-        return checkpoint(block, video, text, context, use_reentrant=False)
+    def __call__(self, blocks: Blocks, streams: Streams, context: Context) -> Streams:
+        """Gradients are those of KeepAll."""
+        for index, block in blocks.items():
+            if index % self.every:
+                streams = block(*streams, context)
+            else:
+                streams = checkpoint(block, *streams, context, use_reentrant=False)
+        return streams

@@ -19,7 +19,7 @@ from dit.engine.parallel import compile_blocks
 from dit.interop.families import FAMILIES
 from dit.interop.family import Draw, Family
 from dit.interop.presets import compose
-from dit.net import taps
+from dit.net import runner
 from dit.net.backbone import Backbone
 from dit.net.kernels import auto
 from tests.interop.reference import randomise
@@ -158,12 +158,12 @@ def test_hooks_into_a_compiled_network(way: str) -> None:
     x, t, cond = call(family, net)
 
     def tapped(function: Any) -> list[Tensor]:
-        with taps.tapped(net, 1) as tap:
+        with runner.tapped(net, 1) as tap:
             loss = function(x, t, cond).sum() + tap.tokens.square().sum()
         return [tap.tokens.detach(), *torch.autograd.grad(loss, list(net.blocks[1].parameters()))]
 
     def skipped(function: Any) -> list[Tensor]:
-        with torch.no_grad(), taps.skipping(net, [1]):
+        with torch.no_grad(), runner.skipping(net, [1]):
             return [function(x, t, cond)]
 
     wanted = tapped(net), skipped(net), results(net, net, (x, t, cond))

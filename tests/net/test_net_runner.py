@@ -1,4 +1,4 @@
-"""Looking at a block's output, and leaving blocks out."""
+"""Runners around a network's own: looking at a block's output, leaving blocks out, whatever needs them all in hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dit.net.backbone import Backbone
-from dit.net.taps import skipping, tapped
+from dit.net.context import Context
+from dit.net.runner import Blocks, Runner, Streams, running, skipping, tapped
 from tests.net.conftest import Build
 
 
@@ -47,6 +48,28 @@ def test_skipping_is_the_network_without_the_blocks(randomised: Build) -> None:
     assert torch.equal(net(x, t, cond), plain)
     net.blocks = torch.nn.ModuleList([net.blocks[0], net.blocks[3]])
     assert torch.equal(without, net(x, t, cond)) and not torch.allclose(without, plain)
+
+
+class Twice:
+    """Runs all blocks, then all of them once more: what one block at a time cannot do."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    def __call__(self, blocks: Blocks, streams: Streams, context: Context) -> Streams:
+        return self.runner(blocks, self.runner(blocks, streams, context), context)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "blocks"])
+def test_runners_stand_around_one_another(randomised: Build, checkpointing: str) -> None:
+    net = randomised("net.depth=3", f"net/checkpointing={checkpointing}")
+    x, t, cond = inputs(net)
+    with skipping(net, [1]), tapped(net, 0) as tap, running(net, Twice(net.runner)):
+        out = net(x, t, cond)
+    net.blocks = torch.nn.ModuleList([net.blocks[i] for i in (0, 2, 0, 2)])
+    with tapped(net, 2) as other:
+        assert torch.equal(net(x, t, cond), out)
+    assert torch.equal(tap.tokens, other.tokens)
 
 
 def test_an_error_inside_leaves_the_network_whole(randomised: Build) -> None:
