@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
-GRAPHS = 64  # that one class of blocks may be compiled to
+from dit.net.graphs import allow_many_graphs
 
 
 class DDP(DDPStrategy):
@@ -160,9 +160,9 @@ def compile_blocks(part: nn.Module, mode: str) -> None:
     """Compiles each block in place: a third of the time that the whole takes, and no prefix in any parameter's name.
 
     Blocks of one kind share their graphs. A kind needs one with gradients and one without, and each again for sizes
-    that change: three kinds of one class (Latte's) are 12, and past torch's limit of 8 blocks would run uncompiled.
+    that change: three kinds of one class (Latte's) are 12.
     """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+    allow_many_graphs()
     for block in repeated_blocks(part):
         block.compile(mode=None if mode == "default" else mode)
 

@@ -6,10 +6,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from dit.net.graphs import allow_many_graphs
 from dit.net.kernels.door import Stateless
 from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask
 from dit.net.kernels.sdpa import SDPA
+
+BLOCK = 128  # queries, and keys, that FlexAttention takes or skips together
 
 
 class Flex(Stateless):
@@ -51,20 +55,73 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, block_mask: Any) -> Tensor:
 def _compiled() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
+    allow_many_graphs()
     return cast(Callable[..., Tensor], torch.compile(flex_attention))
 
 
-# Cached: building walks all pairs of blocks, and every layer asks for the same mask. The cache is the module's, since
-# block masks hold closures, which would keep a network from being copied or pickled.
+# Cached: every layer asks for the same mask. The cache is the module's, since block masks hold closures, which would
+# keep a network from being copied or pickled.
 @torch.compiler.disable
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # a mask first met while sampling must serve training too
 def _block_mask(mask: Mask, batch: int, num_queries: int, num_keys: int, device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
+    """What torch's `create_block_mask` would make, without its tensor of all pairs of tokens: 14 GB for the 119,000
+    tokens of a HunyuanVideo clip of 129 frames."""
+    from torch.nn.attention.flex_attention import BlockMask
 
-    may_attend = _predicate(mask, batch, device)
-    rows = batch if isinstance(mask, KeyPadding) else None
-    return create_block_mask(may_attend, B=rows, H=None, Q_LEN=num_queries, KV_LEN=num_keys, device=str(device))
+    some, every = _blocks(mask, batch, num_queries, num_keys, device)
+    return BlockMask.from_kv_blocks(
+        *_listed(some & ~every),
+        *_listed(every),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=_predicate(mask, batch, device),
+        seq_lengths=(num_queries, num_keys),
+    )
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """bool (..., blocks of keys) -> how many are set, and which: the set ones first, in order."""
+    order = blocks.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32), order.to(torch.int32)
+
+
+def _blocks(mask: Mask, batch: int, num_queries: int, num_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of each block of queries and block of keys: whether some of its pairs may attend, and whether all may.
+
+    (samples or 1, 1, blocks of queries, blocks of keys) bool each. A block that ends outside of the sequence is never
+    whole.
+    """
+    first_query, last_query, whole_query = _ends(num_queries, device)
+    first_key, last_key, whole_key = _ends(num_keys, device)
+    whole = whole_query[:, None] & whole_key
+    if isinstance(mask, KeyPadding):
+        padded = functional.pad(mask.keep.to(device), (0, -num_keys % BLOCK)).unflatten(1, (-1, BLOCK))
+        some, every = (found.expand(batch, -1)[:, None, None] for found in (padded.any(-1), padded.all(-1)))
+        return some.expand(-1, -1, len(whole), -1), every & whole
+    if isinstance(mask, BlockCausal):
+        size = mask.block_tokens
+        some = (last_query // size)[:, None] >= first_key // size
+        every = (first_query // size)[:, None] >= last_key // size
+        return some[None, None], (every & whole)[None, None]
+    query_samples, key_samples = mask.query_samples(device), mask.key_samples(device)
+    sample = torch.arange(len(mask.lengths), device=device)
+    has_keys = (key_samples[:, None] == sample).any(0)
+    of_query = _within(query_samples[first_query], sample, query_samples[last_query])
+    of_key = _within(key_samples[first_key], sample, key_samples[last_key]) & has_keys
+    some = (of_query[:, None] & of_key).any(-1)
+    alone = (of_query.sum(-1) == 1)[:, None] & (of_key.sum(-1) == 1)
+    return some[None, None], (some & alone & whole)[None, None]
+
+
+def _ends(num_tokens: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """First token of each block, its last one, and whether it is whole."""
+    first = torch.arange(0, num_tokens, BLOCK, device=device)
+    return first, (first + BLOCK - 1).clamp(max=num_tokens - 1), first + BLOCK <= num_tokens
+
+
+def _within(first: Tensor, number: Tensor, last: Tensor) -> Tensor:
+    """first and last (n,), number (m,) -> (n, m) bool, whether the number lies between them, both included."""
+    return (first[:, None] <= number) & (number <= last[:, None])
 
 
 def _predicate(mask: Mask, batch: int, device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
