@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from dit.entry import CONFIGS
@@ -93,6 +94,12 @@ def xformers_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "memory_efficient_attention", stand_in)
 
 
+@pytest.fixture(autouse=True)
+def flex_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From torch 2.11 on FlexAttention refuses gradients on the CPU, though its eager form computes them."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
+
+
 @each_case
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_sdpa_equals_the_definition(case: str, dtype: torch.dtype, limit: float) -> None:
@@ -115,7 +122,12 @@ def test_xformers_layout_and_masks_equal_the_definition(case: str, xformers_on_c
 @each_case
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 6e-2), (torch.float32, 6e-3)])
 def test_kernels_on_the_gpu_equal_the_definition(kernel, case: str, dtype: torch.dtype, limit: float) -> None:
-    assert distance(kernel, case, dtype, "cuda") < limit
+    try:
+        far = distance(kernel, case, dtype, "cuda")
+    except KernelError as error:
+        assert isinstance(kernel, XFormers)  # which is optional; the others are torch's own
+        pytest.skip(str(error))
+    assert far < limit
 
 
 SPOILED: dict[str, Mask] = {
@@ -340,6 +352,18 @@ def test_named_xformers_that_cannot_run_is_a_one_line_error() -> None:
     assert "\n" not in message
     assert message.startswith("kernel=xformers cannot run on cpu with float32, head_dim=16")
     assert "net/kernel=auto" in message
+
+
+def test_flex_without_gradients_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Tensor) -> None:
+        raise NotImplementedError("FlexAttention does not support backward on CPU. Please use another device.")
+
+    monkeypatch.setattr(flex_attention, "_validate_device", refuses)
+    q, k, v, _ = inputs(9, torch.float32)
+    with pytest.raises(
+        KernelError, match=r"^kernel=flex cannot run on cpu .*\(FlexAttention does not .*net/kernel=auto"
+    ):
+        Flex()(q, k, v)
 
 
 def test_missing_xformers_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:

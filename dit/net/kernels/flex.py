@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dit.net.graphs import allow_many_graphs
-from dit.net.kernels.door import Stateless
+from dit.net.kernels.door import KernelError, Stateless
 from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask
 from dit.net.kernels.sdpa import SDPA
 
@@ -19,7 +19,8 @@ BLOCK = 128  # queries, and keys, that FlexAttention takes or skips together
 class Flex(Stateless):
     """FlexAttention (arXiv 2412.05496): compiled on an accelerator; on the CPU eager, exact and slow.
 
-    The CPU's compiled version has no backward, so there it stays a check of the masks and nothing more.
+    The CPU's compiled version has no backward, so there it stays a check of the masks and nothing more; from torch 2.11
+    on it has none at all, which is a KernelError.
     """
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
@@ -46,7 +47,10 @@ class Flex(Stateless):
 def _eager(q: Tensor, k: Tensor, v: Tensor, block_mask: Any) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
-    out = flex_attention(q, k, v, block_mask=block_mask)
+    try:
+        out = flex_attention(q, k, v, block_mask=block_mask)
+    except NotImplementedError as error:  # torch 2.11 has no gradients of it on the CPU
+        raise KernelError("flex", q, str(error).strip().partition("\n")[0]) from error
     assert isinstance(out, Tensor)  # a tuple only when the log-sum-exp is asked for
     return out
 
