@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 NO_CLASS = -1
+
+Value = str | float | list[float]  # of one clip, as a column of a manifest holds it
+Values = list[str] | Tensor  # of B clips: texts, or a tensor (B, ...)
 
 
 class Skipped(NamedTuple):
@@ -27,6 +30,7 @@ class Item(TypedDict):
     id: str
     fps: float
     label: NotRequired[int]  # a class of the dataset's `classes`, or NO_CLASS
+    columns: NotRequired[Mapping[str, Value]]  # what else is known of it, by name; the same names in all items
     skipped: NotRequired[tuple[Skipped, ...]]  # clips that this one stands in for
     repeated: NotRequired[int]  # frames that are shown again, since the file has fewer a second
 
@@ -74,41 +78,43 @@ class Batch:
 
     Args:
         pixels: float32 (B, 3, F, H, W) in [-1, 1].
-        captions: B captions; "" where a clip has none.
         ids: B names that find the clip again in its dataset.
-        fps: float32 (B,), frames a second.
+        values: what else is known of the clips, by name: `caption`, B texts, "" where a clip has none; `fps`, float32
+            (B,), frames a second; `label`, int64 (B,), the class of each clip, `NO_CLASS` where it has none, absent
+            where the data has no classes; and the columns that the data was asked for.
         position: samples that all ranks together have drawn from the training stream once this batch is used; it
             travels with the batch, so that batches which were loaded ahead do not count as used.
         skipped: clips that could not be read while this batch was made.
         slow: ids of clips that show a tenth of their frames or more again.
-        labels: int64 (B,), the class of each clip, `NO_CLASS` where it has none; None: the data has no classes.
     """
 
     pixels: Tensor
-    captions: list[str]
     ids: list[str]
-    fps: Tensor
+    values: Mapping[str, Values]
     position: int = 0
     skipped: tuple[Skipped, ...] = ()
     slow: tuple[str, ...] = ()
-    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch with its tensors on `device`."""
-        return replace(
-            self,
-            pixels=self.pixels.to(device, non_blocking=non_blocking),
-            fps=self.fps.to(device, non_blocking=non_blocking),
-            labels=None if self.labels is None else self.labels.to(device, non_blocking=non_blocking),
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; the loader's pinning thread calls this."""
-        labels = None if self.labels is None else self.labels.pin_memory()
-        return replace(self, pixels=self.pixels.pin_memory(), fps=self.fps.pin_memory(), labels=labels)
+        return self._each(Tensor.pin_memory)
+
+    def one(self, index: int) -> Batch:
+        """Clip `index` as a batch of its own."""
+        row = slice(index, index + 1)
+        values = {name: each[row] for name, each in self.values.items()}
+        return replace(self, pixels=self.pixels[row], ids=self.ids[row], values=values)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = {name: change(each) if isinstance(each, Tensor) else each for name, each in self.values.items()}
+        return replace(self, pixels=change(self.pixels), values=values)
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -129,12 +135,32 @@ def collate(items: Sequence[Item]) -> Batch:
                 f"clips of one batch differ in shape: {first['id']} is {tuple(first['pixels'].shape)}, "
                 f"{item['id']} is {tuple(item['pixels'].shape)}; the dataset must resize to one (3, F, H, W)"
             )
+    values: dict[str, Values] = {
+        "caption": [item["caption"] for item in items],
+        "fps": torch.tensor([item["fps"] for item in items], dtype=torch.float32),
+    }
+    if "label" in first:
+        values["label"] = torch.tensor([item.get("label", NO_CLASS) for item in items])
+    for name in first.get("columns", {}):
+        values[name] = _column(name, items)
     return Batch(
         pixels=to_float(torch.stack([item["pixels"] for item in items])),
-        captions=[item["caption"] for item in items],
         ids=[item["id"] for item in items],
-        fps=torch.tensor([item["fps"] for item in items], dtype=torch.float32),
+        values=values,
         skipped=tuple(skip for item in items for skip in item.get("skipped", ())),
         slow=tuple(item["id"] for item in items if 10 * item.get("repeated", 0) >= item["pixels"].shape[1]),
-        labels=torch.tensor([item.get("label", NO_CLASS) for item in items]) if "label" in first else None,
     )
+
+
+def _column(name: str, items: Sequence[Item]) -> Values:
+    """One column of all items: texts as they are, numbers as float32 (B,), lists of n numbers as (B, n)."""
+    values = [item["columns"][name] for item in items]
+    if isinstance(values[0], str):
+        return [str(value) for value in values]
+    try:
+        return torch.tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"column {name}: values of one batch differ in kind or length: {values[:4]}; give every clip equally many"
+            " numbers, or a text"
+        ) from None

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from dit.net.flops import count_flops_by_op
 from dit.onednn import accelerate
+from dit.signals.builtin import BUILT_IN
 from scripts.clock import Subject, machine, make_subject, measure, spread, turn
 from scripts.memory import Memory, estimate_memory, measured_peak, reset_peak, resident
 from scripts.settings import Settings, build, compose, parse, run
@@ -58,9 +59,8 @@ def main(arguments: list[str]) -> None:
     if not settings.compile:
         accelerate(net)
     tokens = settings.batch * net.num_tokens(settings.frames, settings.height, settings.width)
-    cond_shapes = {key: value.shape for key, value in cond.items()}
-    flops = count_flops_by_op(net, x.shape, t.shape, cond_shapes, backward=True)
-    forward_flops = sum(count_flops_by_op(net, x.shape, t.shape, cond_shapes, backward=False).values())
+    flops = count_flops_by_op(net, x.shape, t.shape, cond, backward=True)
+    forward_flops = sum(count_flops_by_op(net, x.shape, t.shape, cond, backward=False).values())
     subjects = [make_subject(f"ours: {settings.net}", net, settings)]
     for _ in range(2):
         turn(subjects[0], inputs, settings)
@@ -80,28 +80,33 @@ def main(arguments: list[str]) -> None:
 def make_inputs(
     config: DictConfig, settings: Settings, device: torch.device
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """x, t and every key of `cond` that the network may ask for."""
+    """x, t and what the network reads of `cond`: entries of signals as these declare them, and channels."""
     batch, frames = settings.batch, settings.frames
     x = torch.randn(batch, config.in_channels, frames, settings.height, settings.width, device=device)
     t = torch.rand(batch, frames if settings.per_frame else 1, device=device)
-    lengths = torch.tensor([settings.text_tokens, -(-settings.text_tokens * 3 // 4)], device=device).repeat(batch)[
-        :batch
-    ]
+    with torch.device("meta"):
+        reads = build(config, kernel="sdpa").reads
+    sizes = {"text_tokens": settings.text_tokens, "text_width": config.text_width}
     cond = {
-        "text": torch.randn(batch, settings.text_tokens, config.text_width, device=device),
-        "text_mask": torch.arange(settings.text_tokens, device=device) < lengths[:, None],
-        "pooled": torch.randn(batch, config.text_width, device=device),
-        "fps": torch.full((batch,), 24.0, device=device),
-        **{
-            name: torch.zeros(batch, channels, frames, settings.height, settings.width, device=device)
-            for name, channels in config.concat_channels.items()
-            if channels is not None  # the network has none
-        },
+        key: fill(entry.of(batch, sizes), entry.dtype, device)
+        for signal in BUILT_IN.values()
+        for key, entry in signal.entries.items()
+        if key in (*reads.required, *reads.optional)
     }
-    classes = OmegaConf.select(config, "vectors.label.num_classes")
-    if classes is not None:
-        cond["label"] = torch.randint(0, classes, (batch,), device=device)
+    for name, channels in config.concat_channels.items():
+        if channels is not None:  # the network has none
+            cond[name] = torch.zeros(batch, channels, frames, settings.height, settings.width, device=device)
     return x, t, cond
+
+
+def fill(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Some values of an entry: noise, class 0, a rate of 24; of every other mask the last quarter is padding."""
+    if dtype is torch.bool:
+        lengths = torch.tensor([shape[1], -(-shape[1] * 3 // 4)], device=device).repeat(shape[0])[: shape[0]]
+        return torch.arange(shape[1], device=device) < lengths[:, None]
+    if dtype.is_floating_point and len(shape) > 1:
+        return torch.randn(shape, device=device, dtype=dtype)
+    return torch.full(shape, 24 if dtype.is_floating_point else 0, device=device, dtype=dtype)
 
 
 def shape_of(config: DictConfig, settings: Settings) -> Shape | str:

@@ -10,16 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("net", "diffusion", "sampling", "codec", "text", "engine", "evaluation", "interop", "media")
+PACKAGES = ("net", "diffusion", "signals", "sampling", "codec", "text", "engine", "evaluation", "interop", "media")
 MAY_IMPORT = {name: {name} for name in PACKAGES} | {
-    "sampling": {"sampling", "diffusion"},
+    "sampling": {"sampling", "diffusion", "signals"},
     "engine": set(PACKAGES),
     "interop": {"interop", "net"},
     "config": set(),  # limits, kinds and `build`: everybody may import it
     "entry": set(),
 }
-# Of data, the engine takes the type of a batch, and the sampler the readers of files: there is one reader of each kind.
-OF_DATA = {"engine": {"data.batch"}, "sampling": {"data.decode", "data.images", "data.textfile"}}
+# Of data, engine and signals take the type of a batch, and the sampler the readers of files: one reader of each kind.
+OF_DATA = {
+    "engine": {"data.batch"},
+    "signals": {"data.batch"},
+    "sampling": {"data.decode", "data.images", "data.textfile"},
+}
 ENTRY = "dit.entry"  # for commands only
 LIGHTNING_ROOMS = ("dit/engine/", "data/module.py")
 
@@ -86,6 +90,8 @@ def test_nobody_imports_across_the_rules() -> None:
         ("dit/engine/a.py", "from data.module import VideoData"),
         ("dit/engine/a.py", "import data"),
         ("dit/sampling/a.py", "from data.batch import Batch"),
+        ("dit/signals/a.py", "from dit.text.base import TextEncoder"),
+        ("dit/net/a.py", "from dit.signals.base import Signal"),
         ("dit/net/a.py", "from data.textfile import read_text"),
         ("dit/net/a.py", "import lightning"),
         ("dit/net/a.py", "from omegaconf import DictConfig"),

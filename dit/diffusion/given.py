@@ -1,6 +1,8 @@
 """What a network reads of given frames: their mask and, by some published models, their latents, as entries of `cond`.
 
-The objective and the sampler both fill `cond` here, so training shows what sampling shows.
+The objective and the sampler both fill `cond` here, so training shows what sampling shows. These are no signals
+(`dit/signals`): they are made of latents and of the task, anew for every chunk of a long clip, and neither caption
+dropout nor guidance leaves them out.
 
 - `given` (B, 1, F, H, W): 1 where known. For every network.
 - `given_latents` (B, C, F, H, W): the clean latents where known, 0 elsewhere (CogVideoX, HunyuanVideo, Wan, SkyReels).
@@ -16,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+KEYS = ("given", "given_latents", "given_frames")
 
 
 def with_given(cond: Mapping[str, Tensor], net: Any, latents: Tensor, places: Tensor) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from dit.net.backbone import Backbone
 from dit.sampling.guidance import Guidance
 from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
+from dit.signals.base import Around, Signal
 from dit.text.base import TextEncoder
 
 
@@ -48,6 +49,7 @@ class Config(TypedDict):
     net: Backbone
     codec: Codec
     text: TextEncoder | None
+    signals: dict[str, Callable[[Around], Signal] | None] | None
     data: LightningDataModule
     objective: Objective
     path: Path

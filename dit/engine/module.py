@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from data.batch import Batch
 from dit.codec.base import Codec
-from dit.diffusion.cond import About, cond_of
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.errors import errors
 from dit.diffusion.loss import LossOutput, Objective
@@ -26,6 +25,8 @@ from dit.net.alignment import Alignment
 from dit.net.backbone import Backbone
 from dit.net.embed import token_grid
 from dit.onednn import accelerate
+from dit.signals.base import Signal, cond_of_batch
+from dit.signals.label import brief
 from dit.text.base import TextEncoder
 
 
@@ -51,19 +52,20 @@ class VideoDiffusion(LightningModule):
     Args:
         net, codec, text: the parts; `text` is None for a network that reads none. The codec, and whatever has no
             trainable parameter, stays out of checkpoints.
+        signals: what the network is told of clips, by name.
         objective: loss of the network on clean latents.
         alignment: `alignment(width)`, a loss on a middle layer that is added with its weight; None: there is none.
         optimizer: `optimizer(model) -> Optimizer`.
         lr_schedule: factor on the learning rate by step.
         max_steps: optimizer steps of the whole run, for the schedule.
-        caption_dropout: probability that a clip's caption and class are left out in training, for classifier-free
-            guidance. Drawn from python's generator, so that no device is asked to wait.
+        caption_dropout: probability that all that can be left unsaid of a clip (caption, class, ...) is, in training,
+            for classifier-free guidance. Drawn from python's generator, so that no device is asked to wait.
         compile_mode: compile the network block by block in this mode (`default`, `max-autotune`, ...), or None.
         config: the resolved config, plain containers only; it goes into every checkpoint.
-        classes: names of the data's classes; with a network that reads labels they go into every checkpoint.
+        classes: names of the data's classes, which go into every checkpoint; None for a network that reads no labels.
 
     Raises:
-        ValueError: what does not fit, the network's classes and the data's among it.
+        ValueError: what does not fit.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class VideoDiffusion(LightningModule):
         net: Backbone,
         codec: Codec,
         text: TextEncoder | None,
+        signals: Mapping[str, Signal],
         objective: Objective,
         alignment: Callable[[int], Alignment] | None,
         optimizer: Callable[[nn.Module], Optimizer],
@@ -79,16 +82,16 @@ class VideoDiffusion(LightningModule):
         caption_dropout: float,
         compile_mode: str | None,
         config: dict[str, Any],
-        classes: Sequence[str] = (),
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        self.num_classes: int | None = getattr(net, "num_classes", None)
-        self.classes = check_classes(classes, self.num_classes)
         if not 0 <= caption_dropout <= 1:
             raise ValueError(f"caption_dropout={caption_dropout} is a probability; 0.1 is usual")
         self.net = net
         self.codec = codec.requires_grad_(False)
         self.text = text
+        self.signals = signals
+        self.classes = None if classes is None else list(classes)
         self.objective = objective
         self.alignment = None if alignment is None else alignment(net.width)
         if self.alignment is not None:
@@ -109,8 +112,8 @@ class VideoDiffusion(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = self.encode(batch.pixels)  # (B, C, F, H, W)
-        about = About(batch.captions, batch.labels, batch.fps)
-        cond = self.condition(about.silent([random.random() < self.caption_dropout for _ in batch.captions]))
+        left_out = [random.random() < self.caption_dropout for _ in batch.ids]
+        cond = cond_of_batch(self.signals, batch, left_out)
         out, aligned = self.losses(x0, cond, batch.pixels)
         tokens = self.count_tokens(x0)
         self.last_step = StepOutput(out.loss.detach(), out.per_sample.detach(), detached(aligned), tokens)
@@ -130,10 +133,6 @@ class VideoDiffusion(LightningModule):
         """Pixels (B, 3, num_frames, height, width) to latents (B, C, F, H, W)."""
         return self.codec.encode(pixels)
 
-    def condition(self, about: About) -> dict[str, Tensor]:
-        """What the network is told of clips."""
-        return cond_of(about, self.text, self.num_classes)
-
     def count_tokens(self, latents: Tensor) -> int:
         """Tokens that the network sees in a batch of latents."""
         return latents.shape[0] * self.net.num_tokens(*latents.shape[2:])
@@ -144,12 +143,12 @@ class VideoDiffusion(LightningModule):
         """The loss and the errors at `noise_shares` of each clip, one by one and under noise that belongs to the clip
         alone: the same whatever the batch size and the number of devices, and comparable between steps. The errors are
         comparable between runs, too (`dit/diffusion/errors.py`)."""
-        x0, about = self.encode(batch.pixels), About(batch.captions, batch.labels, batch.fps)
+        x0 = self.encode(batch.pixels)
         denoiser = Denoiser(self.net, self.objective.path, self.objective.prediction)
         validated = []
         for i, name in enumerate(batch.ids):
             latents, clip = x0[i : i + 1], zlib.crc32(name.encode())
-            cond = self.condition(about.rows(slice(i, i + 1)))
+            cond = cond_of_batch(self.signals, batch.one(i))
             loss = self.objective(self.net, latents, cond, rng.generator("cpu", clip))
             noise = rng.generator("cpu", clip, 1)
             wrong = errors(denoiser, latents, cond, noise_shares, noise) if noise_shares else None
@@ -210,7 +209,7 @@ class VideoDiffusion(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
-        if self.num_classes is not None:
+        if self.classes is not None:
             checkpoint["classes"] = self.classes
         checkpoint["lr_factor"] = self.lr_factor(checkpoint["global_step"])
         if self.frozen:
@@ -219,9 +218,10 @@ class VideoDiffusion(LightningModule):
         checkpoint["state_dict"] = {key: weights[key] for key in weights if self.is_saved(key)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if checkpoint.get("classes", self.classes) != self.classes:
+        before = checkpoint.get("classes", self.classes)
+        if before != self.classes:
             raise ValueError(
-                f"this run's classes were {brief(checkpoint['classes'])}, and are now {brief(self.classes)}: numbers"
+                f"this run's classes were {brief(before or [])}, and are now {brief(self.classes or [])}: numbers"
                 " would mean something else; restore the data, or start a run under another name"
             )
         if "state_dict" not in checkpoint:
@@ -239,31 +239,6 @@ class VideoDiffusion(LightningModule):
     def is_saved(self, key: str) -> bool:
         """Whether checkpoints hold a key of the state dict."""
         return self.is_trained(key) and key not in self.frozen
-
-
-def check_classes(classes: Sequence[str], num_classes: int | None) -> list[str]:
-    """The data's classes as far as a network with `num_classes` reads them (None: not at all).
-
-    Raises ValueError for a network that needs classes and gets none, or more than it knows.
-    """
-    if num_classes is None:
-        return []
-    if not classes:
-        raise ValueError(
-            "this network reads class labels, and the data has none: data.labels=folder or data.labels=column for real"
-            " clips, data.train.labels=[colour,shape] data.val.labels=[colour,shape] for a world, or net/label=none"
-        )
-    if len(classes) > num_classes:
-        raise ValueError(
-            f"the data has {len(classes)} classes ({brief(classes)}), and this network knows {num_classes}:"
-            f" net.vectors.label.num_classes={len(classes)}"
-        )
-    return list(classes)
-
-
-def brief(names: Sequence[str]) -> str:
-    """Names for a message, the first of them where there are many."""
-    return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
 
 
 def detached(loss: Tensor | None) -> Tensor | None:

@@ -59,8 +59,17 @@ class Start:
     seen: tuple[int, int] | None = None
 
 
-def find_start(run: Path, config: Mapping[str, Any], world_size: int, schedule: LRSchedule, data: Data) -> Start:
+def find_start(
+    run: Path,
+    config: Mapping[str, Any],
+    world_size: int,
+    schedule: LRSchedule,
+    data: Data,
+    meant: Mapping[str, Any] | None = None,
+) -> Start:
     """Finds and checks what a run of `config` in `run` goes on from. Writes nothing.
+
+    meant: key -> what configs from before there was such a key meant.
 
     Raises:
         OtherRun: something that decides what is learned differs, and `resume_changes` does not name it.
@@ -70,6 +79,8 @@ def find_start(run: Path, config: Mapping[str, Any], world_size: int, schedule: 
     if config["resume_lr"] not in RATES:
         raise ValueError(f"resume_lr={config['resume_lr']} must be keep, schedule, or null")
     written = rundir.config_of(run)
+    if written is not None:
+        written = {**(meant or {}), **written}
     seen = _seen(run)
     file, note = _choose(run, config, written)
     notes = [note] if note else []
@@ -80,6 +91,7 @@ def find_start(run: Path, config: Mapping[str, Any], world_size: int, schedule: 
     content = _read(file, run)
     step = int(content["global_step"])
     before = content.get("config") or written or {}
+    before = before and {**(meant or {}), **before}
     changes = _compare(file, before, config) if before else []
     allowed = config["resume_changes"]
     notes += _clips(run, before, config, len(content.get("rng", ())), world_size, allowed)

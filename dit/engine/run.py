@@ -16,8 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from dit.codec.base import Codec
 from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
-from dit.diffusion.cond import About
-from dit.diffusion.given import with_given
+from dit.diffusion.given import KEYS, with_given
 from dit.engine import captions, frozen, history, initial, memory, resume, rng, rundir
 from dit.engine.callbacks.after_step import AfterStep, owed
 from dit.engine.callbacks.assemble import assemble
@@ -31,12 +30,13 @@ from dit.engine.writers import CSV, Writers
 from dit.net.backbone import Backbone
 from dit.net.flops import STATED, count_flops, reference_rate
 from dit.sampling.pipeline import Pipeline
+from dit.signals.base import Around, Signal, cond_of_example
+from dit.signals.builtin import check_reads, completed, implied
 from dit.streams import steady
 from dit.text.base import TextEncoder
 
 log = logging.getLogger(__name__)
-MAY_BE_ABSENT = ("text", "alignment", "lora", "preview")  # text=null takes the whole key away
-TYPICAL_CAPTION = "a red circle moves to the right, quickly"  # text is a small part of the arithmetic
+MAY_BE_ABSENT = ("text", "signals", "alignment", "lora", "preview")  # text=null takes the whole key away
 
 
 class Parts(NamedTuple):
@@ -71,7 +71,8 @@ def _train(config: dict[str, Any]) -> None:
     parts = build(config)
     everyone = callbacks(parts)
     module, data, schedule = parts.module, parts.data, parts.module.lr_schedule
-    start = resume.find_start(parts.run, parts.config, parts.training.world_size, schedule, data)  # type: ignore[arg-type]
+    meant = {"signals": implied(module.net, module.text)}
+    start = resume.find_start(parts.run, parts.config, parts.training.world_size, schedule, data, meant)  # type: ignore[arg-type]
     for note in start.notes:
         log.warning(note)
     if show:
@@ -138,10 +139,13 @@ def build(config: dict[str, Any]) -> Parts:
     check_channels(config["net"], codec, text)
     data: LightningDataModule = _make(config["data"])
     captions.report_long(data.train, text)  # type: ignore[attr-defined]
+    config["signals"] = completed(config["signals"], net, text)
+    signals = build_signals(config["signals"], net, text, data)
     module = VideoDiffusion(
         net=net,
         codec=codec,
         text=text,
+        signals=signals,
         objective=_make(config["objective"]),
         alignment=_make(config["alignment"]),
         optimizer=_make(config["optim"]),
@@ -150,7 +154,7 @@ def build(config: dict[str, Any]) -> Parts:
         caption_dropout=config["caption_dropout"],
         compile_mode=training.compile_mode,
         config=config,
-        classes=data.classes,  # type: ignore[attr-defined]
+        classes=data.classes if net.num_classes is not None else None,  # type: ignore[attr-defined]
     )
     if config["lora"] is not None:
         module.adapt(_make(config["lora"]))
@@ -168,6 +172,18 @@ def check_channels(net: Mapping[str, Any], codec: Codec, text: TextEncoder | Non
     if wrong:
         (by, width), needed = wanted[wrong[0]], " ".join(f"net.{key}={wanted[key][1]}" for key in wrong)
         raise ValueError(f"net.{wrong[0]}={net[wrong[0]]}, but {by} {width}; add {needed}")
+
+
+def build_signals(
+    nodes: Mapping[str, Any], net: Backbone, text: TextEncoder | None, data: LightningDataModule
+) -> dict[str, Signal]:
+    """What the network will be told. Raises ValueError where network, signals and data do not fit one another."""
+    around = Around(net, text, data.classes)  # type: ignore[attr-defined]
+    signals: dict[str, Signal] = {name: _make(node, f"signals.{name}")(around) for name, node in nodes.items()}
+    check_reads(signals, net, KEYS)
+    for name, each in signals.items():
+        each.check(data, name)  # type: ignore[arg-type]
+    return signals
 
 
 def callbacks(parts: Parts) -> list[Callback]:
@@ -218,8 +234,7 @@ def pipeline(parts: Parts) -> Pipeline:
         width=data.width,  # type: ignore[attr-defined]
         fps=data.fps,  # type: ignore[attr-defined]
         num_steps=sampling["num_steps"],
-        num_classes=module.num_classes,
-        classes=module.classes,
+        signals=module.signals,
         precision=torch.bfloat16 if parts.training.precision == "bf16-mixed" else None,
     )
 
@@ -265,11 +280,10 @@ def flops_per_token(parts: Parts) -> float:
     module, data = parts.module, parts.data
     shape = module.codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
     with torch.no_grad():
-        cond = module.condition(About([TYPICAL_CAPTION], None, torch.ones(1)))
+        cond = cond_of_example(module.signals)
     latents = torch.empty(1, module.codec.channels, *shape, device="meta")
     cond = with_given(cond, module.net, latents, torch.empty(1, 1, *shape, dtype=torch.bool, device="meta"))
-    shapes = {key: value.shape for key, value in cond.items()}
-    total = count_flops(module.net, latents.shape, (1, 1), shapes, backward=True)
+    total = count_flops(module.net, latents.shape, (1, 1), cond, backward=True)
     return total / module.net.num_tokens(*shape)
 
 

@@ -27,6 +27,8 @@ NAMES = frozenset(
         *("logger.wandb.project", "logger.wandb.entity"),
     }
 )
+# Every mapping whose keys are the user's own: a key that is not there yet is no mistake, and needs no `+` in front.
+OPEN = frozenset({"signals"})
 # Every key whose value is a list of free texts: a JSON list, or one text without brackets.
 LISTS = frozenset({"preview.prompts"})
 
@@ -43,7 +45,7 @@ def quoted(text: str) -> str:
 
 
 def literal(arguments: Sequence[str]) -> list[str]:
-    """Arguments of the command line for Hydra, the values of `TEXTS`, `NAMES` and `LISTS` quoted.
+    """Arguments of the command line for Hydra, the values of `TEXTS`, `NAMES` and `LISTS` quoted, keys of `OPEN` added.
 
     In a sweep (`-m`) such a key takes several values as `key=choice("a, b", c)`; `name=a,b` means two names, since a
     name holds no comma.
@@ -57,6 +59,8 @@ def _one(argument: str, sweep: bool) -> str:
     if found is None:
         return argument
     prefix, key, value = found.groups()
+    if key.rpartition(".")[0] in OPEN:
+        return f"++{key}={value}"
     if key not in TEXTS | NAMES | LISTS or (key in NAMES and value == "null"):
         return argument
     if sweep and CHOICE.fullmatch(value):

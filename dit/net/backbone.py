@@ -17,6 +17,7 @@ from dit.net.kernels.door import Kernel
 from dit.net.layout import Layout
 from dit.net.modulation import Modulation
 from dit.net.position.base import NoPosition, Position
+from dit.net.reads import Reads, union
 from dit.net.runner import Runner, skipping
 from dit.net.text import NoText, Text, required
 
@@ -122,6 +123,13 @@ class Backbone(nn.Module):
         """Classes that cond["label"] names, itself the number of "no class"; None: this network reads no labels."""
         return cast(ClassEmbedding, self.vectors["label"]).num_classes if "label" in self.vectors else None
 
+    @property
+    def reads(self) -> Reads:
+        """The keys of `cond` that parts of this network read."""
+        channels = Reads(tuple(name for name in self.concat_channels if name != PADDING), (PADDING,))
+        own = channels if PADDING in self.concat_channels else Reads(channels.required)
+        return union([self.text, self.position, self.modulation], Reads(tuple(self.vectors)), own)
+
     def skipping(self, blocks: Collection[int]) -> AbstractContextManager[None]:
         """Within: the network is without these blocks, counted from 0."""
         return skipping(self, blocks)
@@ -166,8 +174,10 @@ class Backbone(nn.Module):
             raise ValueError(f"x has {x.shape[1]} channels; this network has in_channels={self.in_channels}")
         if not self.concat_channels:
             return x
-        nowhere = {PADDING: x.new_zeros(x.shape[0], 1, *x.shape[2:])} if PADDING in self.concat_channels else {}
-        extra = [required({**nowhere, **cond}, name) for name in self.concat_channels]
+        extra = [
+            x.new_zeros(x.shape[0], 1, *x.shape[2:]) if name == PADDING and name not in cond else required(cond, name)
+            for name in self.concat_channels
+        ]
         for (name, channels), tensor in zip(self.concat_channels.items(), extra, strict=True):
             if tensor.shape[1] != channels:
                 raise ValueError(f"cond[{name!r}] has {tensor.shape[1]} channels; concat_channels says {channels}")

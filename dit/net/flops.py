@@ -19,9 +19,6 @@ from torch.utils.flop_counter import flop_registry
 
 from dit.onednn import mkl_is_slow, product
 
-# The keys of `cond` that are not floating point (docs/architecture.md).
-COND_DTYPES = {"label": torch.int64, "text_mask": torch.bool}
-
 # Dense bf16 tensor-core rate with fp32 accumulation, FLOP/s, by the words of the device's name; the first match counts.
 # From NVIDIA's data sheets (A100, H100, H200, HGX B200, L40S, L4, A40) and the appendices of its architecture
 # whitepapers (GA102: 3090, A6000; Ada: 4090, RTX 6000; Blackwell: 5090). Where a sheet quotes sparse rates, half.
@@ -51,40 +48,40 @@ def count_flops(
     net: nn.Module,
     x_shape: Sequence[int],
     t_shape: Sequence[int],
-    cond_shapes: Mapping[str, Sequence[int]],
+    cond: Mapping[str, Tensor],
     backward: bool,
 ) -> int:
     """FLOPs of `net(x, t, cond)`, with the backward pass to all parameters that train if `backward`.
 
-    x_shape: (B, C, F, H, W); t_shape: (B, 1) or (B, F); cond_shapes: a shape for each key of `cond`.
+    x_shape: (B, C, F, H, W); t_shape: (B, 1) or (B, F); cond: of which shapes and kinds count, on any device.
     Counted on the meta device: nothing is computed, no memory is used, and `net` keeps its weights and place. (On the
     CPU torch's counter leaves out flash attention: a tenth of DiT-S/2 at 256 tokens.) What activation checkpointing
     computes again is not counted: MFU is about the work that the model needs.
     """
-    return sum(count_flops_by_op(net, x_shape, t_shape, cond_shapes, backward).values())
+    return sum(count_flops_by_op(net, x_shape, t_shape, cond, backward).values())
 
 
 def count_flops_by_op(
     net: nn.Module,
     x_shape: Sequence[int],
     t_shape: Sequence[int],
-    cond_shapes: Mapping[str, Sequence[int]],
+    cond: Mapping[str, Tensor],
     backward: bool,
 ) -> dict[str, int]:
     """The same by operator: `bmm` is attention, `mm` and `addmm` the linear layers, `convolution` patches."""
     with torch.inference_mode(False), torch.set_grad_enabled(backward), torch.autocast("cpu", enabled=False):
         dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
         x, t = (torch.empty(tuple(shape), dtype=dtype, device="meta") for shape in (x_shape, t_shape))
-        cond = {
-            key: torch.empty(tuple(shape), dtype=COND_DTYPES.get(key, dtype), device="meta")
-            for key, shape in cond_shapes.items()
+        told = {
+            key: torch.empty_like(value, dtype=dtype if value.is_floating_point() else value.dtype, device="meta")
+            for key, value in cond.items()
         }
         step = _Step(net, backward)
         state = {
             name: torch.empty_like(value, device="meta").requires_grad_(value.requires_grad)
             for name, value in [*step.named_parameters(), *step.named_buffers()]
         }
-        return dict(functional_call(step, state, (x, t, cond)))
+        return dict(functional_call(step, state, (x, t, told)))
 
 
 class _Step(nn.Module):

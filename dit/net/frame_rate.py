@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from dit.net.layers import ZeroLinear
 from dit.net.modulation import BLOCK_VECTORS, AdaLNSingle
+from dit.net.reads import Reads
 from dit.net.text import required
 
 
@@ -20,6 +21,8 @@ class AdaLNSingleFPS(AdaLNSingle):
     rates: frame rates with a vector of their own; cond["fps"], rounded to whole frames a second, is one of them or
     falls in one more class for all others.
     """
+
+    reads = Reads(("fps",))
 
     def __init__(self, width: int, level_width: int, *, rates: list[int]) -> None:
         super().__init__(width, level_width)

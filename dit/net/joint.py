@@ -13,6 +13,7 @@ from dit.net.blocks import Block
 from dit.net.context import Context, TextTokens
 from dit.net.layers import add_gated, modulate
 from dit.net.layout import Layout
+from dit.net.reads import Reads
 from dit.net.text import JointText
 
 
@@ -67,6 +68,8 @@ class WholeText(JointText):
     """As `JointText`, but padding is read like text: cond["text_mask"] is not used. CogVideoX was trained so, on texts
     padded to one length. The arguments are `JointText`'s.
     """
+
+    reads = Reads(("text",))
 
     def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
         return TextTokens(stream=self.embed(self.features(cond)))

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dit.net.layers import ZeroLinear
+from dit.net.reads import Reads
 
 BLOCK_VECTORS = 6  # of adaLN-single: shift, scale and gate, for attention and for the MLP
 FINAL_VECTORS = 2  # shift and scale
 
 
 class Modulation(nn.Module):
-    """Base of the modulations, built with (width, level_width)."""
+    """Base of the modulations, built with (width, level_width). reads: the keys of cond that `forward` reads."""
 
+    reads = Reads()
     width: int
 
     @abstractmethod

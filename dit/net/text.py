@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dit.net.attention import Parts
 from dit.net.context import MeanOfFrames, Sequence, TextFirst, TextLevel, TextTokens
 from dit.net.embed import GELUProjection
+from dit.net.reads import Reads
 
 
 class Text(nn.Module):
@@ -18,7 +19,11 @@ class Text(nn.Module):
       sequence: whether they stand in front of the video or behind it. level: the noise level by which they are
       modulated, where frames have levels of their own.
     vector: one vector of the whole text, added to that of the noise level; vector_width is its width, or None.
+
+    reads: the keys of cond that this way reads.
     """
+
+    reads = Reads(("text",), ("text_mask",))
 
     sequence: Sequence = TextFirst()
     level: TextLevel = MeanOfFrames()
@@ -52,6 +57,8 @@ class Text(nn.Module):
 class NoText(Text):
     """The network is not told any text."""
 
+    reads = Reads()
+
     def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
         return TextTokens()
 
@@ -77,6 +84,8 @@ class CrossText(Text):
         self.context_width = text_width if embed is None else width
         self.embed = nn.Identity() if embed is None else embed(text_width, width)
         self.image = None if image is None else image(width)
+        if image is not None:
+            self.reads = Reads(("text",), ("text_mask", "image"))
         self.attention = attention
 
     def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:

@@ -6,7 +6,7 @@ thing that each may hold: a file may come from a stranger (docs/security.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from dit.sampling.guidance import Guidance
 from dit.sampling.read import missing
 from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
+from dit.signals.base import Around, Signal
+from dit.signals.builtin import completed
 
 LAST = Path("checkpoints") / "last.ckpt"
 FROZEN = "frozen.pt"  # beside checkpoints of adapters: what these adapt, the same for all of a run
@@ -32,6 +34,7 @@ KINDS = {
     "lora": Kind(Any, "dit.interop.adapter.LoRA"),
     "codec": Kind(nn.Module, "dit.codec"),
     "text": Kind(nn.Module, "dit.text"),
+    "signals": Kind(Callable[[Around], Signal], "dit.signals"),  # of each entry
     "path": Kind(NoisePath, "dit.diffusion.path"),
     "prediction": Kind(Prediction, "dit.diffusion.prediction"),
     "sampling.schedule": Kind(Schedule, "dit.sampling.schedule"),
@@ -112,13 +115,6 @@ class Checkpoint:
             raise ValueError(f"{self.file}: {'.'.join(path)} is {shown(value)}, which is no number")
         return value
 
-    def num_classes(self) -> int | None:
-        """Classes of a network with labels, None without."""
-        node: Any = self.value("net")
-        for key in ("vectors", "label", "num_classes"):
-            node = node.get(key) if isinstance(node, Mapping) else None
-        return None if node is None else self.number("net", "vectors", "label", "num_classes")
-
     def saw_given(self) -> bool:
         """Whether the run was trained with given frames; so it is taken to be where the config does not say."""
         conditioning = self.config.get("conditioning")
@@ -128,7 +124,7 @@ class Checkpoint:
         return not names or bool(names - {"Unconditional", "RandomTasks", "NoFrame"})
 
     def part(self, *path: str, trusted: Sequence[str] = TRUSTED) -> Any:
-        """The object that the config holds at `path`, one of `KINDS`, built; None where it holds null.
+        """The object that the config holds at `path`, built; None where it holds null. `KINDS` says which may be.
 
         trusted: packages of the user, whose classes may be built too. Raises ValueError for anything else.
         """
@@ -136,11 +132,23 @@ class Checkpoint:
         if node is None:
             return None
         key = ".".join(path)
+        return self._build(node, KINDS["signals" if path[0] == "signals" else key], key, trusted)
+
+    def _build(self, node: Any, kind: Kind, key: str, trusted: Sequence[str]) -> Any:
         with self._naming():
             self._check_depth(node, key)
             if key == "net" and not trusted:
                 self._check_size(node)
-            return build(node, KINDS[key], key, trusted)
+            return build(node, kind, key, trusted)
+
+    def signals(self, net: nn.Module, text: nn.Module | None, trusted: Sequence[str] = TRUSTED) -> dict[str, Signal]:
+        """What the network is told, by name; where the config does not say, what its built parts imply."""
+        said = self.value("signals") if self.config.get("signals") is not None else {}
+        if not isinstance(said, Mapping):
+            raise ValueError(f"{self.file}: signals is {shown(said)}, which is no mapping")
+        around, kind = Around(net, text, self.classes), KINDS["signals"]
+        nodes = completed(said, net, text)
+        return {name: self._build(node, kind, f"signals.{name}", trusted)(around) for name, node in nodes.items()}
 
     def network(self, trusted: Sequence[str] = TRUSTED) -> Any:
         """The network that the config describes, with the adapters that it was trained with, if any."""

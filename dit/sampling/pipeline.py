@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dit.diffusion.cond import NO_CLASS, About, cond_of
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.given import with_given
 from dit.diffusion.path import Path
@@ -20,7 +19,6 @@ from dit.sampling.checkpoint import TRUSTED, Checkpoint
 from dit.sampling.given import Given, hold
 from dit.sampling.guidance import AsTrained, Guidance, SkipLayer
 from dit.sampling.job import Job, Round, Samples, Trained, cost, draw, for_each, start_at
-from dit.sampling.labels import class_number
 from dit.sampling.record import as_config, facts, files_of, fingerprint
 from dit.sampling.request import Request
 from dit.sampling.rollout import roll_out, stitch
@@ -28,6 +26,7 @@ from dit.sampling.runtime import Progress, Timer, device_name, evaluating, peak_
 from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
 from dit.sampling.tasks import Canvas, Plan, Task, TextToVideo
+from dit.signals.base import Signal, check_asked, cond_of_requests
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +40,7 @@ class Pipeline:
         schedule, solver, guidance: of `dit.sampling`.
         num_frames, height, width, fps: of a sample, unless a call says otherwise.
         num_steps: solver steps.
-        num_classes: of a network that reads class labels; None without. One that reads no text beside takes classes as
-            prompts.
-        classes: their names, in the order of their numbers.
+        signals: what the network is told, by name (`dit.signals`).
         batch_size: samples that are denoised at once; None takes all.
         context_level: noise level at which given frames are shown to the network (they are returned clean).
         precision: dtype for the network's matrix products; None computes in the weights' own.
@@ -69,8 +66,7 @@ class Pipeline:
         fps: float,
         num_steps: int,
         *,
-        num_classes: int | None = None,
-        classes: Sequence[str] = (),
+        signals: Mapping[str, Signal],
         batch_size: int | None = None,
         context_level: float = 0.0,
         precision: torch.dtype | None = None,
@@ -90,7 +86,7 @@ class Pipeline:
         self.schedule, self.solver, self.guidance = schedule, solver, guidance
         self.num_frames, self.height, self.width, self.fps = num_frames, height, width, fps
         self.num_steps = num_steps
-        self.num_classes, self.classes = num_classes, classes
+        self.signals = signals
         self.batch_size = batch_size
         self.context_level = context_level
         self.precision = precision
@@ -156,8 +152,7 @@ class Pipeline:
             width=data.width if width is None else width,
             fps=data.fps if fps is None else fps,
             num_steps=file.number("sampling", "num_steps") if num_steps is None else num_steps,
-            num_classes=file.num_classes(),
-            classes=file.classes,
+            signals=file.signals(parts["net"], parts["text"], trusted),
             batch_size=batch_size,
             context_level=context_level,
             precision=pick_dtype(precision),
@@ -182,6 +177,7 @@ class Pipeline:
         task: Task | None = None,
         negative_prompt: str | Sequence[str] = "",
         labels: str | int | None | Sequence[str | int | None] = None,
+        signals: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> Samples:
         """One sample for each prompt and seed, all of them in memory; `batches` is for many.
@@ -193,6 +189,7 @@ class Pipeline:
             task: what is given; None is text-to-video.
             negative_prompt: what guidance leads away from, one for all samples or one for each; "" is no prompt.
             labels: classes, for a network that reads text too, one for all samples or one for each; None is no class.
+            signals: what else is said, by name: one value for all samples or a list with one for each.
             progress: called as `progress(steps done, steps in all)`.
 
         Raises:
@@ -201,7 +198,9 @@ class Pipeline:
         if not prompts or len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: each sample, one or more, needs both")
         negatives = for_each(negative_prompt, len(prompts), "negative prompts")
-        wanted = map(Request, prompts, negatives, seeds, for_each(labels, len(prompts), "labels"))
+        said = {name: for_each(each, len(prompts), name) for name, each in (signals or {}).items()}
+        more = [{name: each[i] for name, each in said.items()} for i in range(len(prompts))]
+        wanted = map(Request, prompts, negatives, seeds, for_each(labels, len(prompts), "labels"), more)
         job = self.prepare(list(wanted), num_frames, height, width, num_steps, task)
         made = list(self.make(job, range(len(job.batches)), progress))
         pixels, latents = (torch.cat([getattr(each, name) for each in made]) for name in ("pixels", "latents"))
@@ -238,9 +237,8 @@ class Pipeline:
         task, steps = task or TextToVideo(), self.num_steps if num_steps is None else num_steps
         canvas = self.canvas(num_frames or self.num_frames, height or self.height, width or self.width)
         levels = self.levels(canvas, steps)
-        largest = max(self.class_of(each) for each in wanted)
-        if 0 < len(self.classes) <= largest:
-            log.warning("class %d is sampled, but the checkpoint was trained on %d classes", largest, len(self.classes))
+        for each in wanted:
+            check_asked(self.signals, each, canvas)
         with evaluating(self.codec), torch.no_grad():
             plan = task(canvas)
         plan.check(len(wanted))
@@ -287,34 +285,15 @@ class Pipeline:
         net: Any = self.net
         return self.schedule(num_steps, net.num_tokens(*canvas.latent_shape), self.path)
 
-    def class_of(self, request: Request) -> int:
-        """The class that a request names, `NO_CLASS` for none; ValueError for one that is not there."""
-        said = request.prompt if self.text is None and request.label is None else request.label
-        if self.num_classes is None:
-            if request.label is not None:
-                raise ValueError(f"label={request.label}, but this network reads no class labels; leave it out")
-            return NO_CLASS
-        return class_number(said, self.num_classes, self.classes)
-
-    def condition(self, wanted: Sequence[Request], told: bool = True) -> dict[str, Tensor]:
-        """What the network is told of each sample; for `told=False` the negative prompt, and no class."""
-        texts = [str(each.prompt if told else each.negative_prompt) for each in wanted]
-        labels = torch.tensor([self.class_of(each) if told else NO_CLASS for each in wanted], device=self.device)
-        fps = torch.full((len(wanted),), float(self.fps), device=self.device)
-        if self.text is None:
-            return cond_of(About(texts, labels, fps), None, self.num_classes)
-        text = self.text.to(self.device)
-
-        def each_once(texts: Sequence[str]) -> dict[str, Tensor]:  # a text encoder may be larger than the network
-            distinct = list(dict.fromkeys(texts))
-            index = torch.tensor([distinct.index(text) for text in texts], device=self.device)
-            return {key: value[index] for key, value in text(distinct).items()}
-
-        return cond_of(About(texts, labels, fps), each_once, self.num_classes)
+    def condition(self, wanted: Sequence[Request], canvas: Canvas, away: bool = False) -> dict[str, Tensor]:
+        """What the network is told of each sample, or what guidance leads it `away` from."""
+        if self.text is not None:
+            self.text.to(self.device)
+        return cond_of_requests(self.signals, wanted, canvas, self.device, away)
 
     def _round(self, job: Job, index: int, timer: Timer) -> Round:
         wanted = job.batches[index]
-        told, untold = self.condition(wanted), self.condition(wanted, told=False)
+        told, untold = (self.condition(wanted, job.canvas, away) for away in (False, True))
         if self.offload_text and self.text is not None:
             self.text.cpu()
         generators = [torch.Generator().manual_seed(each.seed) for each in wanted]
@@ -381,7 +360,7 @@ class Pipeline:
     def facts(self, job: Job) -> list[dict[str, Any]]:
         """How each sample of a job is made: all that it takes to make it again (`record.py`). Reads the checkpoint and
         the task's files once more, for their fingerprints."""
-        lists = {"prompts", "negative_prompts", "seeds", "labels"}
+        lists = {"prompts", "negative_prompts", "seeds", "labels", "signals"}
         common = {key: value for key, value in self.info(job, []).items() if key not in lists}
         source = dict(self.source or {})
         if "path" in source:
@@ -395,6 +374,7 @@ class Pipeline:
             "prompts": [each.prompt for each in wanted],
             "negative_prompts": [each.negative_prompt for each in wanted],
             "labels": [each.label for each in wanted],
+            "signals": [each.signals for each in wanted],
             "seeds": [each.seed for each in wanted],
             "weights": self.weights,
             "task": as_config(job.task),

@@ -24,7 +24,7 @@ from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
 from dit.sampling.tasks import Task
 
-OWN = ("prompt", "negative_prompt", "seed", "label")  # facts of one sample alone: a `Request`
+OWN = ("prompt", "negative_prompt", "seed", "label", "signals")  # facts of one sample alone: a `Request`
 PARTS = {
     "schedule": Kind(Schedule, "dit.sampling.schedule"),
     "solver": Kind(Solver, "dit.sampling.solvers"),
@@ -32,7 +32,7 @@ PARTS = {
     "task": Kind(Task, "dit.sampling"),  # with how an image is fitted, `dit.sampling.fit`
 }
 SETTINGS = ("weights", "num_frames", "height", "width", "fps", "num_steps", "context_level", "precision")
-NEEDED = (*OWN, *SETTINGS, "batch", "checkpoint", "files")
+NEEDED = (*OWN[:4], *SETTINGS, "batch", "checkpoint", "files")
 
 
 def as_config(thing: Any) -> Any:
@@ -72,7 +72,7 @@ def facts(common: Mapping[str, Any], batches: Sequence[Sequence[Request]]) -> li
     """
     made = []
     for batch in batches:
-        listed = [[getattr(each, name) for name in OWN] for each in batch]
+        listed = [[as_config(getattr(each, name)) for name in OWN] for each in batch]
         for position, row in enumerate(listed):
             own = dict(zip(OWN, row, strict=True))
             made.append({**own, **common, "batch": {"position": position, "samples": listed}})
@@ -124,11 +124,12 @@ def read(file: str, trusted: Sequence[str] = ()) -> Again:
     return Again(batch, position, parts, {name: said[name] for name in SETTINGS}, checkpoint, said)
 
 
-def _request(prompt: Any, negative_prompt: Any, seed: Any, label: Any) -> Request:
+def _request(prompt: Any, negative_prompt: Any, seed: Any, label: Any, signals: Any = None) -> Request:
+    signals = {} if signals is None else signals  # as facts of before have it
     texts = type(prompt) in (str, int) and type(negative_prompt) is str and (label is None or type(label) in (str, int))
-    if not texts or type(seed) is not int:
-        raise TypeError(f"batch.samples holds {[prompt, negative_prompt, seed, label]}")
-    return Request(prompt, negative_prompt, seed, label)
+    if not texts or type(seed) is not int or type(signals) is not dict:
+        raise TypeError(f"batch.samples holds {[prompt, negative_prompt, seed, label, signals]}")
+    return Request(prompt, negative_prompt, seed, label, signals)
 
 
 def _same(known: Mapping[str, Any], beside: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ REQUEST = "request.json"  # in each folder of samples: what was asked for
 
 @dataclass(frozen=True)
 class Request:
-    """One sample that is asked for."""
+    """One sample that is asked for. signals: what else is said of it, by name."""
 
     prompt: str | int
     negative_prompt: str
     seed: int
     label: str | int | None = None  # a class, for networks that read one beside a text
+    signals: Mapping[str, Any] = field(default_factory=dict)
 
 
 def requests(

@@ -88,27 +88,24 @@ class ByteEncoder(TextEncoder):
         return ids, ids != PAD
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(U, L) -> (U, L, width): the byte and the n-grams that end with it, of unit scale together."""
+        """(B, L) -> (B, L, width): the byte and the n-grams that end with it, of unit scale together."""
         total = self.embedding(ids)
         for length, table in zip(self.lengths, self.ngrams, strict=True):
             total = total + table(hashed_ngrams(ids, length) % self.buckets)
         return total / math.sqrt(1 + len(self.lengths))
 
     def forward(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        # A batch repeats captions (and the empty one): encode each distinct prompt once.
-        distinct = list(dict.fromkeys(prompts))
-        rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=self.position.device)
-        ids, mask = self.tokenize(distinct)  # (U, L)
-        tokens = self.embed(ids) + self.position[: ids.shape[1]]  # (U, L, width)
+        ids, mask = self.tokenize(prompts)  # (B, L)
+        tokens = self.embed(ids) + self.position[: ids.shape[1]]  # (B, L, width)
         for layer in self.layers:
             tokens = layer(tokens, src_key_padding_mask=~mask)
         tokens = self.norm(tokens) * mask.unsqueeze(-1)
         pooled = tokens.sum(1) / mask.sum(1, keepdim=True)
-        return {"text": tokens[rows], "text_mask": mask[rows], "pooled": pooled[rows]}
+        return {"text": tokens, "text_mask": mask, "pooled": pooled}
 
 
 def hashed_ngrams(ids: Tensor, length: int) -> Tensor:
-    """Rolling polynomial hash (U, L) of the `length` ids that end at each place; before the start stand zeros."""
+    """Rolling polynomial hash (B, L) of the `length` ids that end at each place; before the start stand zeros."""
     padded = nn.functional.pad(ids, (length - 1, 0))
     value = torch.zeros_like(ids)
     for offset in range(length):

@@ -70,7 +70,7 @@ def test_a_world_classifies_by_words() -> None:
     for index in range(5):
         spec = world.clip(index).state.spec.objects[0]
         assert world.classes[world[index]["label"]] == f"{spec.shape} {spec.colour}"  # type: ignore[call-overload]
-    assert collate([world[0], world[1]]).labels.tolist() == [world[0]["label"], world[1]["label"]]  # type: ignore
+    assert collate([world[0], world[1]]).values["label"].tolist() == [world[0]["label"], world[1]["label"]]  # type: ignore
     other = simple(labels=["shape", "colour"], split="heldout", seed=5)
     assert other.classes == world.classes, "whatever the split shows"
 
@@ -79,6 +79,6 @@ def test_scenes_of_several_objects_have_no_class() -> None:
     world = rich(labels=["colour"])
     assert world.label(parse("a red circle falls")) == 0
     assert world.label(parse("a red circle falls and a green star falls")) == NO_CLASS
-    assert "label" not in rich()[0] and collate([rich()[0]]).labels is None  # type: ignore[list-item]
+    assert "label" not in rich()[0] and "label" not in collate([rich()[0]]).values  # type: ignore[list-item]
     with pytest.raises(ValueError, match='label "hue" is not one of: colour, shape, size, motion, direction, speed'):
         rich(labels=["hue"])

@@ -39,8 +39,8 @@ def test_a_batch_moves_as_one_and_keeps_its_words() -> None:
     item = Item(pixels=torch.zeros(3, 1, 2, 2, dtype=torch.uint8), caption="a", id="x", fps=12.5)
     item["skipped"] = (Skipped("y", "broken"),)
     moved = collate([item, item]).to("meta")
-    assert moved.pixels.is_meta and moved.fps.is_meta
-    assert (moved.captions, moved.ids, len(moved)) == (["a", "a"], ["x", "x"], 2)
+    assert moved.pixels.is_meta and moved.values["fps"].is_meta
+    assert (moved.values["caption"], moved.ids, len(moved)) == (["a", "a"], ["x", "x"], 2)
     assert moved.skipped == (Skipped("y", "broken"),) * 2
 
 

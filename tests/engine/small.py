@@ -43,6 +43,8 @@ from dit.sampling import schedule
 from dit.sampling.guidance import NoGuidance
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.solvers import Euler
+from dit.signals.base import Around
+from dit.signals.text import Text
 from dit.text.bytes import ByteEncoder
 
 FRAMES, SIZE = 2, 4
@@ -105,7 +107,7 @@ def objective(levels: Levels | None = None) -> Objective:
 def pipeline(module: VideoDiffusion) -> Pipeline:
     return Pipeline(
         module.net, module.codec, module.text, module.objective.path, module.objective.prediction,
-        schedule.Linear(), Euler(), NoGuidance(), FRAMES, SIZE, SIZE, fps=8.0, num_steps=2,
+        schedule.Linear(), Euler(), NoGuidance(), FRAMES, SIZE, SIZE, fps=8.0, num_steps=2, signals=module.signals,
     )  # fmt: skip
 
 
@@ -125,7 +127,9 @@ def model(max_steps: int = 10, seed: int = 0, lr: float = 1e-2, **changes: Any) 
         "lr_schedule": Constant(1), "max_steps": max_steps, "caption_dropout": 0.3, "compile_mode": None,
         "config": {"name": "tiny"},
     }  # fmt: skip
-    return VideoDiffusion(**{**settings, **changes})
+    settings |= changes
+    signals = {"text": Text(Around(settings["net"], settings["text"]))}
+    return VideoDiffusion(**{"signals": signals, **settings})
 
 
 def adapted(**changes: Any) -> VideoDiffusion:

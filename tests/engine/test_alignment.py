@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.batch import Batch
-from dit.diffusion.cond import About
 from dit.engine import run
 from dit.engine.module import VideoDiffusion
+from dit.signals.base import cond_of_batch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -58,7 +58,7 @@ def test_a_block_that_is_not_there(block: int) -> None:
 def batch() -> Batch:
     draw = torch.Generator().manual_seed(1)
     pixels = torch.rand(2, 3, 8, 32, 32, generator=draw) * 2 - 1
-    return Batch(pixels, ["a red circle moves left"] * 2, ["a", "b"], torch.full((2,), 8.0), 0, [])
+    return Batch(pixels, ["a", "b"], {"caption": ["a red circle moves left"] * 2, "fps": torch.full((2,), 8.0)})
 
 
 def test_the_step_adds_the_weighted_alignment(module: VideoDiffusion) -> None:
@@ -77,9 +77,7 @@ def test_the_step_adds_the_weighted_alignment(module: VideoDiffusion) -> None:
 def test_only_the_blocks_up_to_the_aligned_one_learn_from_it(module: VideoDiffusion) -> None:
     assert module.alignment is not None
     given = batch()
-    _, aligned = module.losses(
-        module.encode(given.pixels), module.condition(About(given.captions, None, given.fps)), given.pixels
-    )
+    _, aligned = module.losses(module.encode(given.pixels), cond_of_batch(module.signals, given), given.pixels)
     assert aligned is not None
     aligned.backward()
     reached = [block.mlp.down.weight.grad is not None for block in module.net.blocks]  # type: ignore[union-attr]

@@ -10,13 +10,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from data.batch import NO_CLASS, Batch
-from dit.diffusion.cond import About, cond_of
+from data.batch import Batch
 from dit.engine import run
 from dit.interop.presets import CONFIGS
 from dit.sampling.guidance import ClassifierFree
-from dit.sampling.labels import class_number
 from dit.sampling.pipeline import Pipeline
+from dit.signals.base import Around
+from dit.signals.label import Label, class_number
 from tests.engine import small
 
 TINY = (
@@ -91,25 +91,15 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
     assert "\n" not in str(caught.value) and not (folder / "runs").exists()
 
 
-def test_caption_and_class_are_left_out_together() -> None:
-    about = About(["a", "b", "c"], torch.tensor([4, 0, NO_CLASS]), torch.ones(3))
-    quiet = about.silent([True, False, False])
-    assert quiet.captions == ["", "b", "c"]
-    assert cond_of(quiet, None, 7)["label"].tolist() == [7, 0, 7]
-    assert cond_of(about, None, 7)["label"].tolist() == [4, 0, 7]
-    assert cond_of(About(["a"], None, torch.ones(1)), None, 7)["label"].tolist() == [7], "data without classes"
-    assert list(cond_of(about, None, None)) == ["fps"]
-
-
 def test_training_drops_as_often_as_it_says() -> None:
-    module = small.model(caption_dropout=0.3)
-    module.num_classes = 5
+    net = small.TinyNet()
+    net.num_classes = 5  # type: ignore[assignment]
+    module = small.model(net=net, signals={"label": Label(Around(net))}, caption_dropout=0.3)
     told: list[torch.Tensor] = []
     module.net.register_forward_pre_hook(lambda _, inputs: told.append(inputs[2]["label"]))
-    labels = torch.zeros(400, dtype=torch.int64)
-    module.training_step(
-        Batch(torch.zeros(400, 3, 2, 4, 4), [""] * 400, ["x"] * 400, torch.ones(400), labels=labels), 0
-    )
+    module.net.register_forward_pre_hook(lambda _, inputs: inputs[2].update(pooled=torch.zeros(400, 8)))
+    values = {"caption": [""] * 400, "label": torch.zeros(400, dtype=torch.int64), "fps": torch.ones(400)}
+    module.training_step(Batch(torch.zeros(400, 3, 2, 4, 4), ["x"] * 400, values), 0)
     assert 0.2 < (told[0] == 5).float().mean() < 0.4 and set(told[0].tolist()) == {0, 5}
 
 

@@ -57,7 +57,9 @@ def closed_form() -> tuple[int, int]:
 
 
 def count(net: nn.Module, backward: bool, **cond: tuple[int, ...]) -> int:
-    return count_flops(net, (BATCH, CHANNELS, FRAMES, HEIGHT, WIDTH), (BATCH, 1), {"label": (BATCH,), **cond}, backward)
+    kinds = {"label": torch.int64, "text_mask": torch.bool}
+    told = {key: torch.empty(shape, dtype=kinds[key]) for key, shape in {"label": (BATCH,), **cond}.items()}
+    return count_flops(net, (BATCH, CHANNELS, FRAMES, HEIGHT, WIDTH), (BATCH, 1), told, backward)
 
 
 @pytest.mark.parametrize("kernel", [SDPA(), Flex(), XFormers(), Auto(candidates=[XFormers(), SDPA()])])
@@ -73,7 +75,8 @@ def test_a_training_step_is_three_forwards_less_the_gradient_of_the_input(recomp
 
 
 def test_counts_by_operator_split_attention_from_linear_layers() -> None:
-    args = (DiTBlock(SDPA()), (BATCH, CHANNELS, FRAMES, HEIGHT, WIDTH), (BATCH, 1), {"label": (BATCH,)})
+    label = torch.zeros(BATCH, dtype=torch.int64)
+    args = (DiTBlock(SDPA()), (BATCH, CHANNELS, FRAMES, HEIGHT, WIDTH), (BATCH, 1), {"label": label})
     assert count_flops_by_op(*args, backward=False)["bmm"] == BATCH * 4 * TOKENS * TOKENS * DIM
 
 

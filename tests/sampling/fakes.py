@@ -19,7 +19,7 @@ class FakeNet(nn.Module):
 
     def __init__(self, in_channels: int, patch: list[int], num_classes: int | None) -> None:
         super().__init__()
-        self.in_channels, self.patch = in_channels, tuple(patch)
+        self.in_channels, self.patch, self.num_classes = in_channels, tuple(patch), num_classes
         self.gain = nn.Parameter(torch.linspace(0.5, 1.0, in_channels)[:, None, None, None])
         self.table = nn.Embedding((num_classes or 0) + 1, 1)
         self.register_buffer("offset", torch.tensor(0.1))

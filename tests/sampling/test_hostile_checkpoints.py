@@ -20,7 +20,7 @@ from tests.hostile import attacks, places, replaced, watched
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = ("net.width=24", "net.depth=2", "net.heads=2", "text.width=16", "net.text_width=16", "net/kernel=sdpa")
-PATHS = [tuple(key.split(".")) for key in KINDS]
+PATHS = [tuple(["signals", "text"] if key == "signals" else key.split(".")) for key in KINDS]
 ATTACKS = list(attacks(Path("x")))
 # What a place may be given that is plain, and yet no sensible value.
 ODD = (None, True, -1, 0, 3, 10**9, 2**70, 1e300, float("nan"), float("-inf"), "", "x", "a\nb", "\x1b[2J", [], {}, [[]])
@@ -29,7 +29,7 @@ ODD = (None, True, -1, 0, 3, 10**9, 2**70, 1e300, float("nan"), float("-inf"), "
 @functools.cache
 def config() -> dict[str, Any]:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        made = hydra.compose("train", ["experiment=demo", "name=x", "lora=default", *SMALL])
+        made = hydra.compose("train", ["experiment=demo", "name=x", "lora=default", "signals=[text]", *SMALL])
     return OmegaConf.to_container(made, resolve=True)  # type: ignore[return-value]
 
 
@@ -135,6 +135,12 @@ def hostile_files(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "no number", saved(folder / "k.ckpt", config=replaced(own, "sampling.num_steps", [5]))
     yield "only classes of", saved(folder / "l.ckpt", config=replaced(own, "path", attack["system"]))
     yield "only classes of", saved(folder / "m.ckpt", config=replaced(own, "net", attack["functions that compose"]))
+    yield "signals is .*, which is no mapping", saved(folder / "o.ckpt", config={**own, "signals": ["x"]})
+    other = {"_target_": "dit.signals.base.Around", "_partial_": True}
+    yield (
+        "a call of Around, where a call of Signal is",
+        saved(folder / "p.ckpt", config={**own, "signals": {"x": other}}),
+    )
     yield "has no sampling", saved(folder / "n.ckpt", config={**own, "sampling": "x"})
 
 

@@ -167,22 +167,12 @@ def test_labels(tmp_path: Path) -> None:
         },
     }  # fmt: skip
     maker = pipeline(tmp_path, config)
-    maker.num_classes = 5  # the fake keeps it elsewhere than the backbone does
     samples = maker([0, "4"], [1, 1])
     net: Any = maker.net
     assert net.asked[0][2]["label"].tolist() == [0, 4, 5, 5] and "text" not in net.asked[0][2]
     assert not torch.equal(samples.latents[0], samples.latents[1])
     with pytest.raises(ValueError, match="class 'a cat' is not known: this network reads class numbers, 0 to 4"):
         maker(["a cat"], [0])
-
-
-def test_the_number_of_classes_is_read_where_the_backbone_keeps_it(tmp_path: Path) -> None:
-    from dit.sampling.checkpoint import Checkpoint
-
-    file = Checkpoint.load(checkpoint(tmp_path))
-    assert file.num_classes() is None
-    file.config["net"]["vectors"] = {"label": {"num_classes": 7}, "pooled": None}
-    assert file.num_classes() == 7
 
 
 def test_overrides_and_their_defaults(tmp_path: Path) -> None:

@@ -37,21 +37,6 @@ def test_order_and_content_matter(encoder: ByteEncoder) -> None:
     assert (red - der).abs().max() > 1e-3 and (red - bed).abs().max() > 1e-3
 
 
-def test_repeated_prompts_are_encoded_once_and_share_gradients(encoder: ByteEncoder) -> None:
-    seen = []
-    encoder.norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
-    out = encoder(["a", "b", "a"])
-    assert seen == [2]
-    assert torch.equal(out["text"][0], out["text"][2])
-    encoder.zero_grad()
-    encoder(["a", "b", "a"])["pooled"].sum().backward()
-    thrice = encoder.embedding.weight.grad.clone()
-    encoder.zero_grad()
-    for prompt in ("a", "b", "a"):
-        encoder([prompt])["pooled"].sum().backward()
-    torch.testing.assert_close(thrice, encoder.embedding.weight.grad)
-
-
 def test_of_a_long_prompt_the_first_whole_characters_are_read_which_is_said_once(
     encoder: ByteEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -67,8 +67,7 @@ class Preview(Task):
         pipeline = self.pipeline
         try:
             wanted = [Request(prompt, "", self.seed) for prompt in self.prompts]
-            pipeline.prepare(wanted)
-            pipeline.condition(wanted)
+            pipeline.condition(wanted, pipeline.prepare(wanted).canvas)
         except ValueError as error:
             raise ValueError(f"no preview could be made: {error} (preview=none trains without)") from None
 

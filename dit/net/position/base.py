@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from dit.net.embed import Grid
 from dit.net.position.rotary import Rotation
+from dit.net.reads import Reads, union
 
 AXES = ("f", "h", "w")
 MOST_PAIRS = 4096  # of channels in a head that anybody would make
 
 
 class Position(nn.Module):
-    """Base of the positions, and itself the absence of one."""
+    """Base of the positions, and itself the absence of one. reads: the keys of cond that `rotation` reads."""
+
+    reads = Reads()
 
     def add(self, x: Tensor, grid: Grid) -> Tensor:
         """Tokens (B, N, width) of a grid -> tokens with their absolute positions."""
@@ -51,6 +54,7 @@ class Several(Position):
     def __init__(self, width: int, head_dim: int, *, parts: dict[str, Callable[[int, int], Position]]) -> None:
         super().__init__()
         self.parts = nn.ModuleDict({name: part(width, head_dim) for name, part in parts.items()})
+        self.reads = union(self.parts.values())
 
     def add(self, x: Tensor, grid: Grid) -> Tensor:
         """x (B, N, width) -> the same with all that is added."""

@@ -12,6 +12,7 @@ from torch.nn import functional
 from dit.net.embed import Grid
 from dit.net.position.base import AXES, Position
 from dit.net.position.rotary import Pairing, Rotation
+from dit.net.reads import Reads
 
 
 class FractionalRoPE(Position):
@@ -33,6 +34,8 @@ class FractionalRoPE(Position):
 
     Raises ValueError when the head size is odd, the width below 6, or a tensor of cond has another shape.
     """
+
+    reads = Reads(optional=("coordinates", "rope_scale", "fps"))
 
     def __init__(
         self,

@@ -10,10 +10,16 @@ from torch import Tensor
 
 from dit.net.embed import Grid
 from dit.net.position.base import AXES
+from dit.net.reads import Reads
 
 
 class Places(Protocol):
-    """Coordinates of the tokens of a grid along each axis, which a rotary position multiplies by its frequencies."""
+    """Coordinates of the tokens of a grid along each axis, which a rotary position multiplies by its frequencies.
+
+    reads: the keys of cond that they depend on.
+    """
+
+    reads: Reads
 
     def __call__(
         self, grid: Grid, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
@@ -26,6 +32,8 @@ class Places(Protocol):
 class Counted:
     """From 0, one after another."""
 
+    reads = Reads()
+
     def __call__(
         self, grid: Grid, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
     ) -> list[Tensor]:
@@ -37,6 +45,8 @@ class Timed(Counted):
 
     base_fps: frames a second at which frames are one apart; they are too where cond has no fps (images).
     """
+
+    reads = Reads(optional=("fps",))
 
     def __init__(self, base_fps: float) -> None:
         self.base_fps = base_fps
@@ -73,6 +83,8 @@ class Fitted:
 
     picture: tokens of the training's picture along (h, w).
     """
+
+    reads = Reads()
 
     def __init__(self, picture: list[int]) -> None:
         self.picture = picture

@@ -48,6 +48,7 @@ class RoPE3D(Position):
         self.scale = each_axis(scale)
         self.reference = reference
         self.pairing, self.places = pairing, places
+        self.reads = places.reads
 
     def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
         """Angles are computed in float32 at least, axis by axis, and only then spread over the grid."""

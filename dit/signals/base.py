@@ -1,0 +1,201 @@
+"""What the network is told of a clip beside x_t and t: one `Signal` each (text, class, frame rate).
+
+A signal takes its value of a clip from a training batch or from what is asked of a sample, knows the value that says
+nothing, and turns values into entries of `cond`, whose shapes and dtypes it declares. `cond` is the union over the
+signals of a run; training and sampling both make it here. Caption dropout puts "nothing" in the place of all values of
+a clip at once, and guidance leads away from the same "nothing".
+
+What is made of the latents themselves, the given frames, is no signal: `dit/diffusion/given.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from data.batch import Batch, Values
+
+Cond = dict[str, Tensor]
+
+
+class Entry(NamedTuple):
+    """An entry of `cond`.
+
+    shape: of one clip; a name stands for a size that the run decides (`text_tokens`, `text_width`).
+    """
+
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype
+
+    def of(self, batch: int, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The whole shape, (batch, ...), names looked up in `sizes`."""
+        return (batch, *(size if isinstance(size, int) else sizes[size] for size in self.shape))
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a signal may need of the run that it belongs to.
+
+    net: the network that reads it. encoder: of texts, None where there is none. classes: names of the data's classes,
+    in the order of their numbers.
+    """
+
+    net: nn.Module
+    encoder: nn.Module | None = None
+    classes: Sequence[str] = ()
+
+
+class Asked(Protocol):
+    """What is asked of a sample (`dit.sampling.request.Request`). `signals` holds what is said by name, as it was
+    written: texts from files and command lines, or numbers."""
+
+    @property
+    def prompt(self) -> str | int: ...
+    @property
+    def negative_prompt(self) -> str: ...
+    @property
+    def label(self) -> str | int | None: ...
+    @property
+    def signals(self) -> Mapping[str, Any]: ...
+
+
+class Clip(Protocol):
+    """The clip that a sample will be (`dit.sampling.tasks.Canvas`), in pixels."""
+
+    @property
+    def num_frames(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def fps(self) -> float: ...
+
+
+class Data(Protocol):
+    """What training data has to give beside pixels, captions and frame rates."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+    @property
+    def columns(self) -> Collection[str]: ...
+
+
+class Signal(ABC):
+    """One thing that the network is told. Built with what is around it, and its settings by name.
+
+    Attributes:
+        around: the run that it belongs to.
+        entries: key of `cond` -> shape and dtype.
+        nothing: the value that says nothing: a text, or a number that fills the tensor; None: it is always said, and
+            neither dropout nor guidance leaves it out.
+        example: the value of some clip, of usual size, by which a network's arithmetic is counted.
+        asked: names in `Asked.signals` that it reads.
+        columns: names in `Batch.values` that the data must have for it, beside captions, frame rates and classes.
+    """
+
+    entries: ClassVar[Mapping[str, Entry]]
+    nothing: ClassVar[Any] = None
+    example: ClassVar[Any]
+    asked: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+    def __init__(self, around: Around) -> None:
+        self.around = around
+
+    @abstractmethod
+    def of_batch(self, batch: Batch) -> Values:
+        """The values of B training clips: texts, or a tensor (B, ...) on the device of the pixels."""
+
+    @abstractmethod
+    def of_request(self, asked: Asked, clip: Clip) -> Any:
+        """The value for a sample that is asked for. ValueError, in one line, for one that cannot be."""
+
+    def away_from(self, asked: Asked, clip: Clip) -> Any:
+        """The value that guidance leads away from."""
+        return self.of_request(asked, clip) if self.nothing is None else self.nothing
+
+    def gather(self, values: Sequence[Any], device: torch.device) -> Values:
+        """Values of single clips as those of B clips."""
+        if isinstance(values[0], str):
+            return list(values)
+        return torch.tensor(list(values), dtype=next(iter(self.entries.values())).dtype, device=device)
+
+    @abstractmethod
+    def encode(self, values: Values) -> Cond:
+        """The entries of `cond` that say the values of B clips."""
+
+    def check(self, data: Data, name: str) -> None:
+        """Raises ValueError where the data lacks what this signal, `signals.<name>` of the config, is made from."""
+        lacking = [column for column in self.columns if column not in data.columns]
+        if lacking:
+            there = ", ".join(data.columns) or "none"
+            raise ValueError(
+                f"signals.{name} is made from the column {lacking[0]} of the clips, and the data carries {there}:"
+                f" data.columns=[{','.join([*data.columns, *lacking])}] reads it from the manifest"
+            )
+
+
+class Number(Signal):
+    """A signal of one number a clip, which is the one entry of `cond`, (B,), as it stands."""
+
+    @property
+    def key(self) -> str:
+        """The entry."""
+        return next(iter(self.entries))
+
+    def encode(self, values: Values) -> Cond:
+        assert isinstance(values, Tensor)
+        return {self.key: values}
+
+
+def cond_of_batch(signals: Mapping[str, Signal], batch: Batch, left_out: Sequence[bool] = ()) -> Cond:
+    """What the network is told of training clips; nothing of those that are `left_out`, one bool a clip if any."""
+    cond: Cond = {}
+    mask = None
+    for signal in signals.values():
+        values = signal.of_batch(batch)
+        if any(left_out) and signal.nothing is not None:
+            if isinstance(values, Tensor):
+                if mask is None:
+                    mask = torch.tensor(list(left_out)).to(values.device, non_blocking=True)
+                values = values.masked_fill(mask.view(-1, *[1] * (values.dim() - 1)), signal.nothing)
+            else:
+                values = [signal.nothing if out else value for value, out in zip(values, left_out, strict=True)]
+        cond |= signal.encode(values)
+    return cond
+
+
+def cond_of_requests(
+    signals: Mapping[str, Signal], wanted: Sequence[Asked], clip: Clip, device: torch.device, away: bool = False
+) -> Cond:
+    """What the network is told of samples that are asked for; `away`: what guidance leads them away from."""
+    cond: Cond = {}
+    for signal in signals.values():
+        one = signal.away_from if away else signal.of_request
+        cond |= signal.encode(signal.gather([one(asked, clip) for asked in wanted], device))
+    return cond
+
+
+def cond_of_example(signals: Mapping[str, Signal]) -> Cond:
+    """What the network is told of one clip of usual size, on the CPU or where the text encoder is."""
+    cpu = torch.device("cpu")
+    return {k: v for signal in signals.values() for k, v in signal.encode(signal.gather([signal.example], cpu)).items()}
+
+
+def check_asked(signals: Mapping[str, Signal], asked: Asked, clip: Clip) -> None:
+    """Raises ValueError, in one line, for what a request says that none of the signals hears, or cannot be."""
+    known = [name for signal in signals.values() for name in signal.asked]
+    for name, value in asked.signals.items():
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise ValueError(f"signals.{name}={value}, but this network is told no {name}; what can be said: {there}")
+    if asked.label is not None and "label" not in known:
+        raise ValueError(f"label={asked.label}, but this network reads no class labels; leave it out")
+    for signal in signals.values():
+        signal.of_request(asked, clip)
