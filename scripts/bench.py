@@ -22,12 +22,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dit.net.flops import count_flops_by_op
+from dit.net.flops import count_flops_by_op, peak_rate
+from dit.net.kernels import auto
 from dit.onednn import accelerate
 from dit.signals.builtin import BUILT_IN
 from scripts.clock import Subject, machine, make_subject, measure, spread, turn
 from scripts.memory import Memory, estimate_memory, measured_peak, reset_peak, resident
-from scripts.settings import Settings, build, compose, parse, run
+from scripts.settings import PRECISIONS, Settings, build, compose, parse, run
 from scripts.twins.shape import Shape
 
 TWINS = {"reference": "scripts.twins.dit_reference:DiT", "diffusers": "scripts.twins.dit_diffusers:DiffusersDiT"}
@@ -73,8 +74,9 @@ def main(arguments: list[str]) -> None:
     )
 
     subjects += make_twins(config, settings)
+    print(f"attention kernels that auto chose so far: {'; '.join(auto.chosen()) or 'none'}", flush=True)
     rates = measure(subjects, inputs, settings)
-    report(subjects, rates, tokens, forward_flops, flops)
+    report(subjects, rates, tokens, forward_flops, flops, stated_rate(settings))
 
 
 def make_inputs(
@@ -150,8 +152,23 @@ def make_twins(config: DictConfig, settings: Settings) -> list[Subject]:
     return made
 
 
-def report(subjects: list[Subject], rates: list[float], tokens: int, forward_flops: int, flops: dict[str, int]) -> None:
-    """Prints the table. Shares are of the matmul rate of the same turn."""
+def stated_rate(settings: Settings) -> float | None:
+    """The data sheet's FLOP/s of the device in this precision, or None: a CPU, an unknown GPU, float32."""
+    device = torch.device(settings.device)
+    if device.type != "cuda" or PRECISIONS[settings.precision] is torch.float32:
+        return None
+    return peak_rate(torch.cuda.get_device_name(device))
+
+
+def report(
+    subjects: list[Subject],
+    rates: list[float],
+    tokens: int,
+    forward_flops: int,
+    flops: dict[str, int],
+    stated: float | None = None,
+) -> None:
+    """Prints the table. Shares are of the matmul rate of the same turn, and of `stated` FLOP/s where there are any."""
     total = sum(flops.values())
     linear = total - flops.get("bmm", 0)
     print(f"matmul: {spread([rate / 1e9 for rate in rates])} GFLOP/s\n")
@@ -170,6 +187,9 @@ def report(subjects: list[Subject], rates: list[float], tokens: int, forward_flo
             spread([linear / s / rate for s, rate in pairs], ".3f"),
         ]
         print(f"| {' | '.join(cells)} |")
+    if stated is not None:
+        mfu = [f"{each.name} {spread([total / s / stated for s in each.backward], '.3f')}" for each in subjects]
+        print(f"\nMFU, the share of the data sheet's {stated / 1e12:.0f} TFLOP/s: {'; '.join(mfu)}")
     print(
         "\nmedian [quartiles]. forward: no gradients, "
         f"{forward_flops / 1e9:.4g} GFLOP. GFLOP/s and shares: of forward + backward. step: with fused AdamW.\n"

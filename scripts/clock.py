@@ -48,15 +48,19 @@ def subject_of(name: str, net: nn.Module, settings: Settings, optimizer: torch.o
     return Subject(name, runnable, optimizer, [], [], [])  # type: ignore[arg-type]
 
 
+def autocast(settings: Settings) -> torch.autocast:
+    """bfloat16 arithmetic over float32 weights, where that is asked for."""
+    return torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+
 def turn(subject: Subject, inputs: tuple[Any, ...], settings: Settings) -> None:
     """One forward pass without gradients and one training step, both timed."""
     device = torch.device(settings.device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-    with torch.no_grad(), autocast:
+    with torch.no_grad(), autocast(settings):
         subject.forward.append(seconds(lambda: subject.net(*inputs), device))
 
     def backward() -> None:
-        with autocast:
+        with autocast(settings):
             out = subject.net(*inputs)
         out.float().square().mean().backward()
 

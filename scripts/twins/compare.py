@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dit.interop.diffusers import recognise
+from dit.net.kernels import auto
 from dit.onednn import accelerate
-from scripts.clock import machine, measure, spread, subject_of, with_weights
+from scripts.clock import autocast, machine, measure, spread, subject_of, with_weights
 from scripts.settings import PRECISIONS, build, compose, parse
 from scripts.twins import published
 
@@ -58,12 +59,13 @@ def compare(arguments: list[str]) -> Ratios:
         subject_of(f"ours: {settings.net}", published.Ours(net), settings, still[0]),
         subject_of(f"diffusers: {type(theirs).__name__}", published.Theirs(theirs), settings, still[1]),
     ]
-    with torch.no_grad():
+    with torch.no_grad(), autocast(settings):  # as it is timed: another precision would be compiled once more
         ours, wanted = (subject.net(*inputs) for subject in subjects)
     counts = f"{parameters(net):,} (ours) and {parameters(theirs):,}"
     print(f"tokens: {settings.batch * net.num_tokens(*size)}, parameters: {counts}")
     apart = ((ours - wanted).abs().max() / wanted.abs().max()).item()
     print(f"largest difference of the outputs: {apart:.1e} relative")
+    print(f"attention kernels that auto chose so far: {'; '.join(auto.chosen()) or 'none'}", flush=True)
     rates = measure(subjects, inputs, settings)
     print(f"matmul: {spread([rate / 1e9 for rate in rates])} GFLOP/s\n")
     print("| network | forward ms | forward + backward ms |\n| --- | --- | --- |")

@@ -78,6 +78,7 @@ def test_prints_both_networks_with_consistent_numbers(capsys: pytest.CaptureFixt
     total, attention = (float(n) for n in re.search(r"(\S+) GFLOP a training step \((\S+) of", out).groups())
     tokens, dim = 2 * 16, 32
     assert f"{tokens} tokens" in out
+    assert re.search(r"^attention kernels .* cpu, float32, head_dim=16, no mask: SDPA", out, re.MULTILINE)
     assert attention == pytest.approx(3 * 2 * 4 * 16 * 16 * dim * 2 / 1e9, rel=0.01)
     for cells in (rows["ours: dit_s_2"], rows["twin: reference"]):
         _, _, _, backward, step, rate, gflops, share, linear = [c.strip().partition(" ")[0] for c in cells[:-1]]
@@ -97,6 +98,18 @@ def test_shares_are_of_the_rate_of_the_same_turn(capsys: pytest.CaptureFixture[s
     assert cells[2].startswith("2000.0 [1500.0, 3000.0]")
     assert cells[6] == "0.500 [0.500, 0.500]"
     assert cells[7] == "0.375 [0.375, 0.375]"
+
+
+def test_mfu_is_the_share_of_the_data_sheet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    assert bench.stated_rate(bench.Settings(device="cpu", precision="bf16")) is None
+    assert bench.stated_rate(bench.Settings(device="cuda", precision="fp32")) is None
+    stated = bench.stated_rate(bench.Settings(device="cuda", precision="bf16"))
+    subject = bench.Subject("x", torch.nn.Identity(), None, [0.1], [1.0], [1.5])  # type: ignore[arg-type]
+    bench.report([subject], [500e12], tokens=100, forward_flops=1, flops={"mm": int(98.94e12)}, stated=stated)
+    assert "MFU, the share of the data sheet's 989 TFLOP/s: x 0.100 [0.100, 0.100]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

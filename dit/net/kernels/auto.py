@@ -65,6 +65,16 @@ def choose(
     return _choices[key]
 
 
+def chosen() -> list[str]:
+    """What was chosen so far, in words: `cuda, bfloat16, head_dim=64, no mask: SDPA`."""
+    return [f"{_words(*case)}: {type(kernel).__name__}" for (_, *case), kernel in _choices.items()]
+
+
+def _words(device_type: str, dtype: torch.dtype, head_dim: int, mask_type: type[Mask] | None) -> str:
+    mask = "no mask" if mask_type is None else mask_type.__name__
+    return f"{device_type}, {short(dtype)}, head_dim={head_dim}, {mask}"
+
+
 def first_fit(candidates: tuple[Kernel, ...], device_type: str, mask_type: type[Mask] | None) -> Kernel:
     """The first candidate that calls itself fit, not yet probed, else SDPA."""
     for kernel in candidates:
@@ -84,13 +94,9 @@ def _choose(key: tuple[Any, ...]) -> None:
             _choices[key] = kernel
             break
         refusals.append(f"{type(kernel).__name__}: {why_not}")
-    device_type, dtype, head_dim, mask_type = case
     log.info(
-        "attention on %s, %s, head_dim=%d, %s: %s%s",
-        device_type,
-        short(dtype),
-        head_dim,
-        "no mask" if mask_type is None else mask_type.__name__,
+        "attention on %s: %s%s",
+        _words(*case),
         type(_choices[key]).__name__,
         f" (not {'; not '.join(refusals)})" if refusals else "",
     )
