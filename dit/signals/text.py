@@ -48,6 +48,6 @@ class Text(Signal):
         found: Cond = self.encoder(distinct)
         if len(distinct) == len(texts):
             return found
-        device = next(iter(found.values())).device
-        rows = torch.tensor([distinct.index(text) for text in texts], device=device)
+        rows = torch.tensor([distinct.index(text) for text in texts])
+        rows = rows.to(next(iter(found.values())).device, non_blocking=True)  # else the host waits for the step before
         return {key: value[rows] for key, value in found.items()}

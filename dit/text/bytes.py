@@ -84,7 +84,8 @@ class ByteEncoder(TextEncoder):
                 )
         rows = [[START, *part.encode("utf-8", errors="replace")] for part in read]
         length = max(len(row) for row in rows)
-        ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], device=self.position.device)
+        ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
+        ids = ids.to(self.position.device, non_blocking=True)  # else the host waits for the step before
         return ids, ids != PAD
 
     def embed(self, ids: Tensor) -> Tensor:

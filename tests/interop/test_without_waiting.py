@@ -3,19 +3,25 @@ be, and the host never waits for the device."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import hydra
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from data.batch import Batch
 from dit.diffusion import conditioning, levels, path, prediction, space, weighting
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.loss import Objective
 from dit.engine.ema import EMA, trainable
 from dit.engine.profiles import PowerProfile
+from dit.engine.run import build
+from dit.entry import CONFIGS
 from dit.interop.families import FAMILIES
 from dit.interop.family import Draw
 from dit.interop.presets import build_empty, compose
@@ -177,6 +183,31 @@ def test_a_solver_under_guidance(solver: Solver, known: bool, monkeypatch: pytes
         with Watch():
             out = solver(held, x, torch.empty(4), linear, noise=lambda: noise)
     assert out.is_cuda and out.shape == x.shape
+
+
+@pytest.mark.parametrize("dropped", [0.0, 1.0])
+def test_a_training_step(dropped: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a batch on the device to the update, captions through the text encoder and all: the demo's."""
+    monkeypatch.chdir(tmp_path)
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = hydra.compose("train", ["experiment=demo", "net/kernel=sdpa", f"caption_dropout={dropped}"])
+    module = build(OmegaConf.to_container(config, resolve=True)).module  # type: ignore[arg-type]
+    captions = ["a red circle moves right", "a blue bar moves up", "a red circle moves right", ""]
+    with fake_cuda(strict=False):
+        on_cuda(module, torch.float32)
+        fps = placed(torch.empty(4))
+        batch = Batch(placed(torch.empty(4, 3, 8, 32, 32)), list("abcd"), {"caption": captions, "fps": fps})
+        with Watch(draws=True), torch.autocast("cuda", torch.bfloat16):
+            loss = module.training_step(batch, 0)
+            grads = backward(loss, torch.ones_like(loss))
+        for parameter, grad in grads.items():
+            parameter.grad = grad
+        optimizer = module.optimizer(module)
+        for _ in range(2):  # the first one makes the moments
+            with Watch():
+                optimizer.step()
+    assert loss.is_cuda
+    assert module.net.blocks[0].attention.qkv.weight in grads and module.text.embedding.weight in grads
 
 
 class Operators(TorchDispatchMode):
