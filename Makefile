@@ -20,10 +20,8 @@ types: setup
 tests: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-gpu: setup  ## what only a GPU can tell: tests that are skipped elsewhere, our networks beside those of diffusers
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python scripts/bench.py twin=all device=cuda precision=bf16-true frames=8 height=64 width=64
-	$(BIN)/python scripts/bench.py twin=all device=cuda precision=bf16 frames=8 height=64 width=64 compile=true
+gpu: setup  ## what only a GPU can tell: tests that are skipped elsewhere, speeds, a training (scripts/on_gpu.py)
+	$(BIN)/python scripts/on_gpu.py
 
 setup: .venv/ready
 
