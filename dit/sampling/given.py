@@ -6,7 +6,6 @@ One mask covers image-to-video (first frame), first-and-last, interpolation, ext
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,7 @@ from torch import Tensor
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Estimate
 from dit.sampling.guidance import DenoiseFrames
-
-Denoise = Callable[[Tensor, Tensor], Estimate]
+from dit.sampling.solvers import Denoise, moved
 
 
 @dataclass(frozen=True)
@@ -62,18 +60,19 @@ class Given:
 
 
 def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path, context_level: float = 0.0) -> Denoise:
-    """`denoise(x, t)` for a solver, t one 0-dim level, from one that takes a level for each frame.
+    """`denoise(x, t)` for a solver, t one 0-dim level or (1, F), from one that takes a level for each frame.
 
     Known frames enter clean at level 0, so the network gets t (B, F). Known places in a frame that is partly unknown
     enter at the frame's level, noised with `noise`, the sample's own (B, C, F, H, W); if there are only such, or
-    nothing is given, t is (B, 1). The estimate at known places is the truth: the solver stays finite, on their path.
+    nothing is given, a 0-dim t becomes (B, 1). The estimate at known places is the truth: the solver stays finite, on
+    their path.
 
     Args:
         context_level: the level at which known frames enter while the sample is noisier than that; a little noise keeps
             long roll-outs from drifting. What comes out is clean all the same.
     """
     if given is None:
-        return lambda x, t: denoise(x, _on(x, t).expand(len(x), 1))
+        return lambda x, t: denoise(x, _on(x, t).expand(len(x), t.shape[1] if t.ndim else 1))
     places, frames, latents = given.places, given.frames, given.latents
     any_frame = bool(frames.any())
 
@@ -83,7 +82,8 @@ def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path,
         levels = torch.where(frames, level.clamp(max=context_level), level).expand(len(x), -1)
         known = torch.where(path.expand(levels) > 0, path.mix(latents, noise, levels), latents)
         x = torch.where(places, known, x)
-        estimate = denoise(x, levels if any_frame else levels[:, :1])
+        estimate = denoise(x, levels if any_frame or t.ndim else levels[:, :1])
+        level = path.expand(level)
         truth = Estimate(latents, noise, path.alpha_dot(level) * latents + path.sigma_dot(level) * noise)
         return Estimate(*(torch.where(places, told, own) for told, own in zip(truth, estimate, strict=True)))
 
@@ -91,9 +91,11 @@ def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path,
 
 
 def _on(x: Tensor, t: Tensor) -> Tensor:
-    """The solver's level, 0-dim on the CPU, on the device and in the dtype of x: filled in, since a copy would wait
-    for all that the device still has to do."""
-    return x.new_full((), t.item()) if t.device.type == "cpu" else t.to(x)
+    """The solver's levels, from the CPU, on the device and in the dtype of x, without waiting for all that the device
+    still has to do: one is filled in."""
+    if t.device.type != "cpu":
+        return t.to(x)
+    return moved(t.to(x.dtype), x) if t.ndim else x.new_full((), t.item())
 
 
 def _rows(tensor: Tensor, rows: slice) -> Tensor:

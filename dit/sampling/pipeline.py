@@ -326,15 +326,14 @@ class Pipeline:
             x = self.path.prior_std * noise
         else:
             x = self.path.mix(now.plan.start.to(noise), noise, now.job.levels[0].to(noise))
+
+        def fresh() -> Tensor:
+            return draw(now.generators, shape).to(self.device)
+
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None), now.timer:
-            x = self.solver(
-                denoise,
-                x,
-                now.job.levels,
-                self.path,
-                on_step=lambda *_: now.timer.step(),
-                noise=lambda: draw(now.generators, shape).to(self.device),
-            )
+            for state in self.solver(denoise, x, now.job.levels, self.path, fresh):
+                x = state.x
+                now.timer.step()
         return x if given is None else given.put_back(x)
 
     def _decode(self, latents: Tensor) -> Tensor:

@@ -1,23 +1,28 @@
 """Solvers of the probability-flow ODE: from noise at level 1 to data at level 0.
 
-All have one signature, `solver(denoise, x, levels, path, on_step=None, noise=None) -> x`:
-    denoise   `denoise(x, t) -> Estimate(x0, eps, velocity)`, t a 0-dim float64 level; all it knows of a network
+`solver(denoise, x, levels, path, noise=None)` yields a `State(x, estimate)` after each step; `end` takes the last x.
+    denoise   `denoise(x, t) -> Estimate(x0, eps, velocity)`, t a row of `levels`; all it knows of a network
     x         (B, C, F, H, W), the state at `levels[0]`
-    levels    (num_steps + 1,) float64, strictly falling
+    levels    float64, one level for all frames (S + 1,), strictly falling; or one for each (S + 1, F), none of which
+              rises. t is then 0-dim or (1, F). A frame whose level stays the same keeps its bits in that step
     path      alpha(t), sigma(t) and log_snr(t) of `x_t = alpha(t) x0 + sigma(t) eps`
-    on_step   called as `on_step(step, x, estimate)` after each step, with the new state
     noise     draws fresh unit noise shaped like x; only solvers that add noise on the way call it
 
-Coefficients are 0-dim float64 tensors on the CPU, so they are exact to the last digit of x's own precision and cost no
-copy to a device. Only ratios that stay finite where alpha = 0 (level 1) or sigma = 0 (level 0) appear, and no solver
-evaluates `denoise` at the last level.
+Levels of frames that differ move every frame along its own part of the same flow (diffusion forcing, Chen et al. 2024,
+arXiv 2407.01392): `dx_f = velocity_f dt_f`.
+
+Coefficients are computed in float64 on the CPU. 0-dim ones are exact to the last digit of x's own precision and cost no
+copy to a device; those of frames are copied to it without waiting. Only ratios that stay finite where alpha = 0
+(level 1) or sigma = 0 (level 0) are used, and no solver evaluates `denoise` where all frames are at their last level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,71 +31,100 @@ from dit.diffusion.path import Path
 from dit.diffusion.prediction import Estimate
 
 Denoise = Callable[[Tensor, Tensor], Estimate]
-OnStep = Callable[[int, Tensor, Estimate], None]
 Noise = Callable[[], Tensor]
 
 
-class Solver(Protocol):
+class State(NamedTuple):
+    """x (B, C, F, H, W) behind a step, and the estimate at the step's start, with which it was made."""
+
+    x: Tensor
+    estimate: Estimate
+
+
+class Solver(ABC):
+    """A way through the levels. A subclass says how in `walk`, a generator."""
+
     def __call__(
-        self,
-        denoise: Denoise,
-        x: Tensor,
-        levels: Tensor,
-        path: Path,
-        on_step: OnStep | None = None,
-        noise: Noise | None = None,
-    ) -> Tensor: ...
+        self, denoise: Denoise, x: Tensor, levels: Tensor, path: Path, noise: Noise | None = None
+    ) -> Iterator[State]:
+        """The states behind each step; whoever stops asking stops the solver.
+
+        Raises ValueError for levels that rise, or stand still in all frames.
+        """
+        return self.walk(denoise, x, steps(levels, path), path, noise)
+
+    @abstractmethod
+    def walk(
+        self, denoise: Denoise, x: Tensor, steps: Iterable[Step], path: Path, noise: Noise | None
+    ) -> Iterator[State]:
+        """Yields the state behind each of `steps`."""
 
 
 @dataclass(frozen=True)
-class Euler:
+class Step:
+    """From one row of levels to the next.
+
+    Attributes:
+        start, end: the rows, as `denoise` takes them: 0-dim or (1, F).
+        t, s: the same, as they are broadcast over x: 0-dim or (1, 1, F, 1, 1).
+        moves: which frames move, like t; None: all.
+        ends: which frames never move again behind it, like t; None: all if it is the `last` step, else none.
+        last: no frame moves behind it.
+    """
+
+    start: Tensor
+    end: Tensor
+    t: Tensor
+    s: Tensor
+    moves: Tensor | None
+    ends: Tensor | None
+    last: bool
+
+    def move(self, x: Tensor, there: Tensor) -> Tensor:
+        """`there` in frames that move, x in the others."""
+        return there if self.moves is None else choose(self.moves, there, x)
+
+
+def end(states: Iterable[State]) -> Tensor:
+    """x behind the last step."""
+    return deque(states, maxlen=1).pop().x
+
+
+@dataclass(frozen=True)
+class Euler(Solver):
     """First order: `x_s = x_t + (s - t) dx/dt`. For the linear path this is rectified flow's sampler (Liu et al. 2022,
     arXiv 2209.03003, algorithm 1)."""
 
-    def __call__(
-        self,
-        denoise: Denoise,
-        x: Tensor,
-        levels: Tensor,
-        path: Path,
-        on_step: OnStep | None = None,
-        noise: Noise | None = None,
-    ) -> Tensor:
-        for step, t, s in _steps(levels):
-            estimate = denoise(x, t)
-            x = x + (s - t) * estimate.velocity
-            _report(on_step, step, x, estimate)
-        return x
+    def walk(
+        self, denoise: Denoise, x: Tensor, steps: Iterable[Step], path: Path, noise: Noise | None
+    ) -> Iterator[State]:
+        for step in steps:
+            estimate = denoise(x, step.start)
+            x = step.move(x, x + on(x, step.s - step.t) * estimate.velocity)
+            yield State(x, estimate)
 
 
 @dataclass(frozen=True)
-class Heun:
+class Heun(Solver):
     """Second order: the mean of the slopes at both ends (Karras et al. 2022, arXiv 2206.00364, algorithm 1, for any
-    path). Two evaluations a step; the last step is Euler's, because slopes need not be finite where sigma = 0."""
+    path). Two evaluations a step; a frame's last step is Euler's, because slopes need not be finite where sigma = 0."""
 
-    def __call__(
-        self,
-        denoise: Denoise,
-        x: Tensor,
-        levels: Tensor,
-        path: Path,
-        on_step: OnStep | None = None,
-        noise: Noise | None = None,
-    ) -> Tensor:
-        last = len(levels) - 2
-        for step, t, s in _steps(levels):
-            estimate = denoise(x, t)
-            slope = estimate.velocity
-            if step < last:
-                ahead = denoise(x + (s - t) * slope, s)
-                slope = (slope + ahead.velocity) / 2
-            x = x + (s - t) * slope
-            _report(on_step, step, x, estimate)
-        return x
+    def walk(
+        self, denoise: Denoise, x: Tensor, steps: Iterable[Step], path: Path, noise: Noise | None
+    ) -> Iterator[State]:
+        for step in steps:
+            estimate = denoise(x, step.start)
+            slope, change = estimate.velocity, on(x, step.s - step.t)
+            if not step.last:
+                ahead = denoise(step.move(x, x + change * slope), step.end)
+                mean = (slope + ahead.velocity) / 2
+                slope = mean if step.ends is None else choose(step.ends, slope, mean)
+            x = step.move(x, x + change * slope)
+            yield State(x, estimate)
 
 
 @dataclass(frozen=True)
-class DDIM:
+class DDIM(Solver):
     """First order, exact where x0 and eps are constant (Song et al. 2021, arXiv 2010.02502, equation 12), on any path:
     `x_s = alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c z` with `c = eta sigma_s sqrt(1 - snr_t / snr_s)` (equation 16).
 
@@ -104,73 +138,91 @@ class DDIM:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta} is outside [0, 1]; nearest: {min(max(self.eta, 0.0), 1.0)}")
 
-    def __call__(
-        self,
-        denoise: Denoise,
-        x: Tensor,
-        levels: Tensor,
-        path: Path,
-        on_step: OnStep | None = None,
-        noise: Noise | None = None,
-    ) -> Tensor:
+    def walk(
+        self, denoise: Denoise, x: Tensor, steps: Iterable[Step], path: Path, noise: Noise | None
+    ) -> Iterator[State]:
         if self.eta and noise is None:
             raise ValueError(f"eta={self.eta} adds noise at every step, but no source of noise was passed; use eta=0")
-        for step, t, s in _steps(levels):
-            estimate = denoise(x, t)
-            sigma = path.sigma(s)
-            # sqrt(snr_t / snr_s); alpha_s > 0 because s < 1
-            ratio = path.alpha(t) * sigma / (path.alpha(s) * path.sigma(t))
+        for step in steps:
+            estimate = denoise(x, step.start)
+            alpha, sigma = path.alpha(step.s), path.sigma(step.s)
+            # sqrt(snr_t / snr_s); alpha_s > 0 where a frame moves, because s < 1
+            ratio = path.alpha(step.t) * sigma / (alpha * path.sigma(step.t))
             fresh = self.eta * sigma * (1 - ratio**2).clamp(min=0).sqrt()
-            x = path.alpha(s) * estimate.x0 + (sigma**2 - fresh**2).clamp(min=0).sqrt() * estimate.eps
+            kept = (sigma**2 - fresh**2).clamp(min=0).sqrt()
+            there = on(x, alpha) * estimate.x0 + on(x, kept) * estimate.eps
             if self.eta and noise is not None:
-                x = x + fresh * noise()
-            _report(on_step, step, x, estimate)
-        return x
+                there = there + on(x, fresh) * noise()
+            x = step.move(x, there)
+            yield State(x, estimate)
 
 
 @dataclass(frozen=True)
-class DPMSolverPP2M:
+class DPMSolverPP2M(Solver):
     """Second order with one evaluation a step: DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
 
-    x0 is extrapolated linearly in `lambda = log(alpha / sigma)` from the step before. The first and the last step are
-    of first order (DDIM): nothing comes before the first, and lambda is infinite at a clean end.
+    x0 is extrapolated linearly in `lambda = log(alpha / sigma)` from the step before. The first and the last step of a
+    frame are of first order (DDIM): nothing comes before the first, and lambda is infinite at a clean end. A frame that
+    stood still begins anew.
     """
 
-    def __call__(
-        self,
-        denoise: Denoise,
-        x: Tensor,
-        levels: Tensor,
-        path: Path,
-        on_step: OnStep | None = None,
-        noise: Noise | None = None,
-    ) -> Tensor:
-        last = len(levels) - 2
-        before: tuple[Tensor, Tensor] | None = None  # x0 and log-SNR one step earlier
-        for step, t, s in _steps(levels):
-            estimate = denoise(x, t)
-            x0, log_snr = estimate.x0, path.log_snr(t)
-            if before is not None and step < last:
+    def walk(
+        self, denoise: Denoise, x: Tensor, steps: Iterable[Step], path: Path, noise: Noise | None
+    ) -> Iterator[State]:
+        before: tuple[Tensor, Tensor, Step] | None = None  # x0, log-SNR, and the step that they are of
+        for step in steps:
+            estimate = denoise(x, step.start)
+            x0, log_snr = estimate.x0, path.log_snr(step.t)
+            if before is not None and not step.last:
                 # 1 / (2 r) of the paper; 0 after a step from alpha = 0, whose length in lambda is infinite
-                weight = (path.log_snr(s) - log_snr) / (2 * (log_snr - before[1]))
-                x0 = x0 + weight * (x0 - before[0])
-            shrink = path.sigma(s) / path.sigma(t)
+                weight = (path.log_snr(step.s) - log_snr) / (2 * (log_snr - before[1]))
+                if step.ends is not None:
+                    moved = torch.ones_like(step.ends) if before[2].moves is None else before[2].moves
+                    weight = torch.where(moved & ~step.ends, weight, 0)
+                x0 = x0 + on(x, weight) * (x0 - before[0])
+            shrink = path.sigma(step.s) / path.sigma(step.t)
             # alpha_s (1 - exp(-h)) of the paper, written so that alpha_t = 0 is no special case
-            x = shrink * x + (path.alpha(s) - path.alpha(t) * shrink) * x0
-            before = estimate.x0, log_snr
-            _report(on_step, step, x, estimate)
-        return x
+            gain = path.alpha(step.s) - path.alpha(step.t) * shrink
+            x = step.move(x, on(x, shrink) * x + on(x, gain) * x0)
+            before = estimate.x0, log_snr, step
+            yield State(x, estimate)
 
 
-def _steps(levels: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(step, from level, to level); ValueError unless the levels fall strictly."""
+def steps(levels: Tensor, path: Path) -> list[Step]:
+    """The steps from row to row; ValueError unless levels fall, in (S + 1, F) in some frame at each step."""
     levels = levels.detach().to("cpu", torch.float64)
-    if levels.ndim != 1 or len(levels) < 2 or not bool((levels.diff() < 0).all()):
-        raise ValueError(f"levels must fall strictly and be at least two, got {[round(t, 4) for t in levels.tolist()]}")
-    for step in range(len(levels) - 1):
-        yield step, levels[step], levels[step + 1]
+    falls = levels.diff(dim=0) < 0
+    if levels.ndim == 1:
+        if len(levels) < 2 or not bool(falls.all()):
+            shown = [round(t, 4) for t in levels.tolist()]
+            raise ValueError(f"levels must fall strictly and be at least two, got {shown}")
+        last = len(levels) - 2
+        return [
+            Step(t, s, t, s, None, None, i == last) for i, (t, s) in enumerate(zip(levels, levels[1:], strict=False))
+        ]
+    if levels.ndim != 2 or len(levels) < 2 or not bool(falls.any(1).all()) or bool((levels.diff(dim=0) > 0).any()):
+        raise ValueError(
+            f"levels of frames, here {tuple(levels.shape)}, are (steps + 1, frames), none rising, one falling each step"
+        )
+    again = falls.flip(0).cumsum(0).flip(0) > 0  # whether a frame moves in this step or later
+    made = []
+    for index, (t, s) in enumerate(zip(levels[:, None], levels[1:, None], strict=False)):
+        moves, rests = path.expand(falls[index, None]), index + 1 == len(falls)
+        ends = torch.ones_like(moves) if rests else ~path.expand(again[index + 1, None])
+        made.append(Step(t, s, path.expand(t), path.expand(s), None if bool(moves.all()) else moves, ends, rests))
+    return made
 
 
-def _report(on_step: OnStep | None, step: int, x: Tensor, estimate: Estimate) -> None:
-    if on_step is not None:
-        on_step(step, x, estimate)
+def on(x: Tensor, coefficient: Tensor) -> Tensor:
+    """A coefficient to multiply x with: 0-dim as it is, one for each frame in x's dtype on its device."""
+    return coefficient if coefficient.ndim == 0 else moved(coefficient.to(x.dtype), x)
+
+
+def choose(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """torch.where, with a mask from the CPU."""
+    return torch.where(moved(mask, yes), yes, no)
+
+
+def moved(small: Tensor, x: Tensor) -> Tensor:
+    """A small tensor of the CPU on x's device, without waiting for what the device still has to do."""
+    return small.to(x.device, non_blocking=True)

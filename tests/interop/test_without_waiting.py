@@ -29,7 +29,7 @@ from dit.net.layers import LayerNorm, RMSNorm
 from dit.sampling import solvers
 from dit.sampling.given import Given, hold
 from dit.sampling.guidance import ClassifierFree
-from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver
+from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver, Step, end
 from tests.interop.fake_device import Watch, all_placed, backward, fake_cuda, on_cuda, placed
 
 SIZE = (4, 8, 8)  # latents: frames, height, width
@@ -166,12 +166,12 @@ def test_a_solver_under_guidance(solver: Solver, known: bool, monkeypatch: pytes
     def net(x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         return x * t[:, None, :, None, None] + cond["text"].mean()
 
-    def steps(_: Tensor) -> list[tuple[int, Tensor, Tensor]]:
+    def steps(*_: Any) -> list[Step]:
         # One number that is written down keeps its value among fake tensors; a list of them does not.
-        one, half, third, zero = (torch.tensor(t, dtype=torch.float64) for t in (1.0, 0.5, 0.3, 0.0))
-        return [(0, one, half), (1, half, third), (2, third, zero)]
+        levels = [torch.tensor(t, dtype=torch.float64) for t in (1.0, 0.5, 0.3, 0.0)]
+        return [Step(t, s, t, s, None, None, s is levels[-1]) for t, s in zip(levels, levels[1:], strict=False)]
 
-    monkeypatch.setattr(solvers, "_steps", steps)
+    monkeypatch.setattr(solvers, "steps", steps)
     linear = path.Linear()
     guidance = ClassifierFree(scale=4.0, rescale=0.5, interval=(0.0, 1.0))
     with fake_cuda(strict=False):
@@ -181,7 +181,7 @@ def test_a_solver_under_guidance(solver: Solver, known: bool, monkeypatch: pytes
         with mock.patch.object(Tensor, "__bool__", lambda _: True):  # asked once, before the first step
             held = hold(denoise, Given(noise, mask) if known else None, noise, linear)
         with Watch():
-            out = solver(held, x, torch.empty(4), linear, noise=lambda: noise)
+            out = end(solver(held, x, torch.empty(4), linear, noise=lambda: noise))
     assert out.is_cuda and out.shape == x.shape
 
 

@@ -12,7 +12,7 @@ from dit.diffusion.path import VE, VP, Cosine, Linear, Path
 from dit.diffusion.prediction import Estimate
 from dit.sampling.given import Given, hold
 from dit.sampling.schedule import Shifted
-from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver
+from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver, end
 
 SOLVERS: list[Solver] = [Euler(), Heun(), DDIM(0.0), DDIM(1.0), DPMSolverPP2M()]
 PATHS: list[Path] = [Linear(), Cosine(), VP(0.1, 20.0), VE(0.01, 20.0)]
@@ -53,7 +53,8 @@ def run(
     spy = Spy(path)
     denoise = hold(spy, given, noise, path, context_level)
     levels = Shifted(2.0)(6, 1, path)
-    x = solver(denoise, path.prior_std * noise, levels, path, noise=lambda: torch.randn(SHAPE, generator=generator))
+    start, fresh = path.prior_std * noise, lambda: torch.randn(SHAPE, generator=generator)
+    x = end(solver(denoise, start, levels, path, fresh))
     return (x if given is None else given.put_back(x)), spy, noise
 
 

@@ -18,7 +18,7 @@ from dit.diffusion.path import VE, VP, Cosine, Linear, Path
 from dit.diffusion.prediction import Estimate
 from dit.sampling.schedule import Karras
 from dit.sampling.schedule import Linear as LinearSchedule
-from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver
+from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver, State, end
 
 PATHS: dict[str, Path] = {"linear": Linear(), "cosine": Cosine(), "vp": VP(0.1, 20.0), "ve": VE(0.01, 20.0)}
 SOLVERS: dict[str, tuple[Solver, int]] = {
@@ -85,7 +85,7 @@ def slope(
     for count in steps:
         levels = grid(gaussian.path, count, ends)
         x = gaussian.start(levels[0], seed)
-        y = solver(gaussian.denoise, x, levels, gaussian.path)
+        y = end(solver(gaussian.denoise, x, levels, gaussian.path))
         error = (y - gaussian.exact(x, levels[0], levels[-1])).pow(2).mean().sqrt().item()
         assert math.isfinite(error)
         errors.append(math.log(error))
@@ -119,17 +119,17 @@ def test_order_from_pure_noise_to_clean(solver: str, path: str) -> None:
 class Spoiled:
     """Second-order solvers with a term dropped or turned round: the order test must notice."""
 
-    def heun_without_correction(self, denoise, x, levels, path, on_step=None, noise=None):  # type: ignore[no-untyped-def]
+    def heun_without_correction(self, denoise, x, levels, path, noise=None):  # type: ignore[no-untyped-def]
         return Euler()(denoise, x, levels, path)
 
-    def wrong_sign(self, denoise, x, levels, path, on_step=None, noise=None):  # type: ignore[no-untyped-def]
+    def wrong_sign(self, denoise, x, levels, path, noise=None):  # type: ignore[no-untyped-def]
         def flipped(x: Tensor, t: Tensor) -> Estimate:
             estimate = denoise(x, t)
             return Estimate(estimate.x0, -estimate.eps, -estimate.velocity)
 
         return Heun()(flipped, x, levels, path)
 
-    def first_order_multistep(self, denoise, x, levels, path, on_step=None, noise=None):  # type: ignore[no-untyped-def]
+    def first_order_multistep(self, denoise, x, levels, path, noise=None):  # type: ignore[no-untyped-def]
         return DDIM(0.0)(denoise, x, levels, path)
 
 
@@ -154,7 +154,7 @@ def test_finite_and_accurate_from_level_one_to_zero(solver: str, path: str) -> N
     levels = Karras(0.005, 80.0, 7.0)(200, 8, gaussian.path)
     x = gaussian.start(levels[0], 0)
     method, order = SOLVERS[solver]
-    y = method(denoise, x.float(), levels, gaussian.path)
+    y = end(method(denoise, x.float(), levels, gaussian.path))
     assert y.dtype == torch.float32 and asked[0] == 1.0 and min(asked) > 0
     torch.testing.assert_close(
         y.double(), gaussian.exact(x, levels[0], levels[-1]), rtol=0, atol=0.15 if order == 1 else 0.02
@@ -166,7 +166,7 @@ def test_one_step_is_the_first_order_formula() -> None:
     levels = LinearSchedule()(1, 8, gaussian.path)
     x = gaussian.start(levels[0], 0)
     for method, _ in SOLVERS.values():
-        torch.testing.assert_close(method(gaussian.denoise, x, levels, gaussian.path), gaussian.mean)
+        torch.testing.assert_close(end(method(gaussian.denoise, x, levels, gaussian.path)), gaussian.mean)
 
 
 def test_ddim_with_noise_keeps_the_marginals() -> None:
@@ -182,23 +182,33 @@ def test_ddim_with_noise_keeps_the_marginals() -> None:
     levels = LinearSchedule()(200, 1, path)
     ends = {}
     for eta in (0.0, 1.0):
-        y = DDIM(eta)(gaussian.denoise, path.prior_std * noise(), levels, path, noise=noise)
+        y = end(DDIM(eta)(gaussian.denoise, path.prior_std * noise(), levels, path, noise))
         ends[eta] = y
         assert abs(y.mean().item() - 0.7) < 0.03 and abs(y.var().item() / 0.4 - 1) < 0.05
     assert (ends[1.0] - ends[0.0]).abs().max() > 0.5
-    spoiled = DDIM(1.0)(gaussian.denoise, noise(), levels, path, noise=lambda: 1.5 * noise())
+    spoiled = end(DDIM(1.0)(gaussian.denoise, noise(), levels, path, lambda: 1.5 * noise()))
     assert abs(spoiled.var().item() / 0.4 - 1) > 0.1
 
 
-def test_every_step_is_reported() -> None:
+def test_every_step_is_yielded_and_none_is_made_that_nobody_asks_for() -> None:
     gaussian = Gaussian.draw(PATHS["cosine"], 4)
     levels = LinearSchedule()(5, 8, gaussian.path)
     for method, _ in SOLVERS.values():
-        seen: list[tuple[int, Tensor]] = []
-        y = method(
-            gaussian.denoise, gaussian.mean, levels, gaussian.path, lambda i, x, e, seen=seen: seen.append((i, x))
-        )
-        assert [i for i, _ in seen] == list(range(5)) and torch.equal(seen[-1][1], y)
+        asked: list[float] = []
+
+        def denoise(x: Tensor, t: Tensor, asked: list[float] = asked) -> Estimate:
+            asked.append(t.item())
+            return gaussian.denoise(x, t)
+
+        states = list(method(denoise, gaussian.mean, levels, gaussian.path))
+        whole = len(asked)
+        assert len(states) == 5 and all(isinstance(state, State) for state in states)
+        x0 = gaussian.denoise(gaussian.mean, levels[0]).x0
+        assert torch.equal(states[0].estimate.x0, x0), "the estimate at the step's start"
+        assert torch.equal(end(method(gaussian.denoise, gaussian.mean, levels, gaussian.path)), states[-1].x)
+        asked.clear()
+        stopped = method(denoise, gaussian.mean, levels, gaussian.path)
+        assert not asked and torch.equal(next(stopped).x, states[0].x) and len(asked) < whole / 2
 
 
 def test_mistakes() -> None:
@@ -208,4 +218,4 @@ def test_mistakes() -> None:
     with pytest.raises(ValueError, match=r"eta=1.5 is outside \[0, 1\]; nearest: 1.0"):
         DDIM(1.5)
     with pytest.raises(ValueError, match="source of noise"):
-        DDIM(1.0)(gaussian.denoise, gaussian.mean, torch.tensor([1.0, 0.0]), gaussian.path)
+        end(DDIM(1.0)(gaussian.denoise, gaussian.mean, torch.tensor([1.0, 0.0]), gaussian.path))
