@@ -16,6 +16,8 @@ from dit.net.kernels import masks
 from dit.net.kernels.door import Kernel
 from dit.net.kernels.masks import KeyPadding, Mask
 
+MOST_BLOCKS, MOST_NUMBERS = 2**16 - 1, 2**31 - 1  # of a CUDA grid's second axis; of an index
+
 
 class Layout(ABC):
     """Base of the layouts."""
@@ -172,8 +174,20 @@ class Windowed(Grouped):
 
 
 def attend(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
-    """The kernel on tensors (B, N, heads, head_dim)."""
+    """The kernel on tensors (B, N, heads, head_dim), in several calls where one would have too many sequences."""
+    most = most_sequences(*q.shape[1:])
+    if len(q) > most:
+        parts = [slice(start, start + most) for start in range(0, len(q), most)]
+        return torch.cat([attend(kernel, q[part], k[part], v[part], mask and mask.rows(part)) for part in parts])
     return kernel(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask).transpose(1, 2)
+
+
+def most_sequences(tokens: int, heads: int, head_dim: int) -> int:
+    """How many sequences the flash kernels take in one call, at least 1. Past it a GPU says "invalid configuration
+    argument" (sequences are blocks of a grid) or, in the backward pass, "illegal memory access" (its index has 32 bits,
+    and counts queries in blocks of 128). Temporal attention of 16 clips of 32x32 tokens comes there."""
+    padded = -(-tokens // 128) * 128 * -(-head_dim // 32) * 32
+    return max(1, min(MOST_BLOCKS, MOST_NUMBERS // (heads * padded)))
 
 
 def or_all(keep: Tensor | None, keys: Tensor) -> Tensor:

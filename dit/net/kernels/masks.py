@@ -35,6 +35,10 @@ class KeyPadding:
         """(B, 1, 1, Nk) bool, True = may attend."""
         return self.keep.to(device)[:, None, None, :]
 
+    def rows(self, part: slice) -> "KeyPadding":
+        """The mask of some of the samples."""
+        return self if len(self.keep) == 1 else KeyPadding(self.keep[part], self.never_empty)
+
     def check(self, q: Tensor, k: Tensor) -> None:
         """Raise ValueError when the mask is for other shapes than these q and k."""
         if self.keep.shape[1] != k.shape[2] or self.keep.shape[0] not in (1, k.shape[0]):
@@ -78,6 +82,10 @@ class BlockCausal:
         block = torch.arange(self.num_tokens, device=device) // self.block_tokens
         return (block[:, None] >= block[None, :])[None, None]
 
+    def rows(self, part: slice) -> "BlockCausal":
+        """The mask of some of the samples: that of all."""
+        return self
+
     def check(self, q: Tensor, k: Tensor) -> None:
         """Raise ValueError when the mask is for other shapes than these q and k."""
         if not q.shape[2] == k.shape[2] == self.num_tokens:
@@ -120,6 +128,10 @@ class Packed:
     def key_samples(self, device: torch.device | str) -> Tensor:
         """(Nk,) int64: which sample each key belongs to."""
         return _repeat_index(self.keys, device)
+
+    def rows(self, part: slice) -> "Packed":
+        """The mask of some of the samples: that of all."""
+        return self
 
     def check(self, q: Tensor, k: Tensor) -> None:
         """Raise ValueError when the mask is for other shapes than these q and k."""
