@@ -73,3 +73,21 @@ def test_cut_into_calls_it_is_the_same(name: str, monkeypatch: pytest.MonkeyPatc
     assert kernel.sequences == [3, 3, 1]
     for whole, cut in zip(*results, strict=True):
         torch.testing.assert_close(cut, whole)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("shape", "gigabytes"), [((70_000, 4, 1, 16), 1), ((16_384, 16, 16, 72), 40)])
+def test_many_sequences_on_the_gpu(shape: tuple[int, ...], gigabytes: int) -> None:
+    """Forward and backward, the last sequences against float64."""
+    if torch.cuda.get_device_properties(0).total_memory < gigabytes * 1e9:
+        pytest.skip(f"needs {gigabytes} GB")
+    q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    slope = torch.randn_like(q)
+    out = attend(SDPA(), q, k, v, None)
+    found = [out, *torch.autograd.grad(out, (q, k, v), slope)]
+    last = [x[-8:].detach().double().requires_grad_() for x in (q, k, v)]
+    exact = attend(SDPA(), *last, None)
+    wanted = [exact, *torch.autograd.grad(exact, last, slope[-8:].double())]
+    for mine, other in zip(found, wanted, strict=True):
+        assert (mine[-8:].double() - other).norm() < 2e-2 * other.norm() + 1e-6
