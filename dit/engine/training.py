@@ -24,7 +24,7 @@ class Training:
 
     Args:
         max_steps: optimizer steps of the whole run; the learning-rate schedule ends there.
-        accelerator: `auto` (a GPU where there is one), `cpu` or `gpu`.
+        accelerator: `auto` (a GPU where there is one), `cpu`, or `gpu`, also called `cuda`.
         devices: processes on each node, or `auto`; under torchrun and SLURM the launcher decides.
         num_nodes: machines, where no launcher says so.
         strategy: `parallel.DDP`, `parallel.FSDP2`, or None for one device.
@@ -60,15 +60,30 @@ class Training:
             asked = f"trainer.accelerator={self.accelerator}"
             raise ValueError(f"{asked}, but torch sees no GPU here; use trainer.accelerator=auto or cpu")
         parallel.precision_plugin(self.precision, self.device_type)
+        self._check_devices()
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if self.strategy is None and world_size > 1:
             raise ValueError(
                 f"{world_size} processes were started, but this trainer uses one; give trainer=ddp or trainer=fsdp2"
             )
 
+    def _check_devices(self) -> None:
+        """Raises ValueError for a number of devices that there is not, or of which this trainer uses one."""
+        if self.devices != "auto" and not (str(self.devices).isdecimal() and int(self.devices) > 0):
+            raise ValueError(f"trainer.devices={self.devices} must be auto or a whole number, at least 1")
+        several = [name for name in ("devices", "num_nodes") if getattr(self, name) not in ("auto", 1, "1")]
+        if self.strategy is None and several:
+            asked = " ".join(f"trainer.{name}={getattr(self, name)}" for name in several)
+            raise ValueError(
+                f"{asked}, but this trainer uses one device: trainer=ddp {asked}, or trainer=fsdp2 {asked}"
+            )
+        there = torch.cuda.device_count() if self.device_type == "cuda" else None
+        if there is not None and self.devices_on_node() > there and not parallel.started_by_launcher():
+            raise ValueError(f"trainer.devices={self.devices}, but torch sees {there} GPUs here")
+
     @property
     def device_type(self) -> str:
-        return "cuda" if self.accelerator in ("auto", "gpu") and torch.cuda.is_available() else "cpu"
+        return "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
     @property
     def starts_processes(self) -> bool:
