@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -27,14 +28,25 @@ class Ratios:
 
 
 def compare_all(arguments: list[str]) -> None:
-    """Every published model after another, and a table of their ratios. `arguments` hold `twin=all`."""
-    rows = []
+    """Every published model after another, and a table of their ratios. `arguments` hold `twin=all`.
+
+    One that fails, as for want of memory, says so and does not cost the others; SystemExit at the end.
+    """
+    rows, failed = [], []
     for name in published.EXAMPLES:
-        rows.append(compare(published.for_one(name, arguments)))
+        try:
+            rows.append(compare(published.for_one(name, arguments)))
+        except ValueError:  # a mistake in what was asked, which is the same for all
+            raise
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
         print(flush=True)
     print("| ours / diffusers | forward | forward + backward |\n| --- | --- | --- |")
     for row in rows:
         print(f"| {row.name} | {row.forward} | {row.backward} |")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 def compare(arguments: list[str]) -> Ratios:

@@ -222,3 +222,21 @@ def test_what_is_measured_by_name_is_there() -> None:
         assert bench.compose(settings, overrides).depth < 5
     with pytest.raises(ValueError, match="twin=sora is not a published model that is known; there are dit, latte"):
         bench.parse(["twin=sora"])
+
+
+def test_one_twin_that_fails_does_not_cost_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("diffusers")
+    from scripts.twins import compare
+
+    def one(arguments: list[str]) -> compare.Ratios:
+        if "twin=wan" in arguments:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compare.Ratios(arguments[0], "0.9", "0.8")
+
+    monkeypatch.setattr(compare, "compare", one)
+    with pytest.raises(SystemExit, match="failed: wan"):
+        bench.main(["twin=all", "frames=8"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| twin=")]
+    assert len(rows) == 9 and "| twin=mochi | 0.9 | 0.8 |" in rows
