@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from dit.foreign import DEEPEST, MOST, Kind, Refused, _hints, build, check_plain, read_yaml
+from dit.config.kinds import TARGET, arguments
+from dit.foreign import DEEPEST, MOST, Kind, Refused, build, check_plain, read_yaml
 from dit.interop.describe import describe
 from dit.sampling.checkpoint import KINDS
 from tests.hostile import attacks, watched
@@ -34,6 +36,7 @@ OPTIONS = sorted(
 )
 FULL = {"_target_": "dit.net.layout.Full"}
 NORM = {"_target_": "dit.net.layers.LayerNorm", "_partial_": True, "eps": 1e-6, "affine": False}
+TWO = {"_target_": "dit.net.layers.TwoNorms", "dim": 4, "second": NORM}
 
 
 def composed(name: str, *overrides: str) -> Any:
@@ -68,8 +71,9 @@ def same(ours: Any, theirs: Any) -> bool:
 def test_every_network_gets_what_hydra_gives_it(name: str) -> None:
     """All parts and values; the networks themselves of the small ones."""
     config = composed(f"net/{name}")["net"]
-    call = {**config, "_partial_": True}
-    assert same(build(call, Kind(Any, "dit.net"), "net"), instantiate(call, _convert_="all"))
+    for key, part in config.items():
+        if isinstance(part, dict) and TARGET in part:
+            assert same(build(part, Kind(Any, "dit.net"), key), instantiate(part, _convert_="all")), key
     if name == "demo" or name.endswith("_tiny"):
         with torch.device("meta"):
             ours, theirs = build(config, NET, "net"), instantiate(config, _convert_="all")
@@ -170,16 +174,24 @@ def test_the_watch_sees_what_it_must(tmp_path: Path) -> None:
         ({"_target_": "dit.net.layers.functional"}, "is no class"),
         ({"_target_": "dit.net.layers.Tensor"}, "which is torch.Tensor: only classes"),
         ({"_target_": "torch.nn.Parameter"}, "which is torch.nn.parameter.Parameter"),
-        ({"_target_": "dit.net.layout.Full"}, "net is Full, where Module is wanted"),
-        ({**NORM}, "net is a call of LayerNorm, where Module is wanted"),
-        ({**NORM, "_partial_": False, "dim": 4, "eps": "x"}, "net.eps='x' is not float"),
-        ({**NORM, "_partial_": False, "dim": 4, "epz": 1}, "net.epz=1 is no argument of LayerNorm"),
-        ({**NORM, "_partial_": False}, "net cannot be built: .*'dim'"),
-        ({**NORM, "_partial_": False, "dim": NORM}, "net.dim asks for 'dit.net.layers.LayerNorm', where int is wanted"),
-        ({"_target_": "dit.net.layers.TwoNorms", "first": FULL}, "net.first is Full, where a call of Module is wanted"),
         (
-            {"_target_": "dit.net.layers.TwoNorms", "first": {**FULL, "_partial_": True}},
-            "net.first is a call of Full, where",
+            {"_target_": "dit.net.layout.Full"},
+            r"net would be a Full, which does not go there; a part with a _target_ \(Module\) does",
+        ),
+        ({**NORM}, r"net would be a call of LayerNorm \(_partial_: true\), which does not go there"),
+        ({**NORM, "_partial_": False, "dim": 4, "eps": "x"}, "net.eps=x is not a number"),
+        ({**NORM, "_partial_": False, "dim": 4, "epz": 1}, "net.epz: LayerNorm takes no epz; did you mean eps"),
+        ({**NORM, "_partial_": False, "dim": 4, "eps": -1.0}, "net.eps=-1.0 must be at least 0"),
+        ({**NORM, "_partial_": False, "dim": 10**5000}, "net.dim is a number of thousands of digits, more than can be"),
+        ({**NORM, "_partial_": False}, "net.dim is missing: LayerNorm needs it"),
+        ({**NORM, "_partial_": False, "dim": NORM}, "net.dim would be a call of LayerNorm .*; a whole number does"),
+        (
+            {**TWO, "first": FULL},
+            "net.first would be a Full, which does not go there; .* _partial_: true",
+        ),
+        (
+            {**TWO, "first": {**FULL, "_partial_": True}},
+            "net.first would be a call of Full",
         ),
         ({"in_channels": 3}, "names no class to build"),
         ("dit.net.backbone.Backbone", "names no class to build"),
@@ -220,7 +232,9 @@ def test_annotations_of_all_that_may_be_built_can_be_read() -> None:
     for found in reachable():
         if inspect.isfunction(found.__init__) and found.__init__.__module__.startswith(("dit.", "data.")):
             parameters = set(inspect.signature(found).parameters) - {"args", "kwargs"}
-            assert parameters <= _hints(found).keys(), found
+            hints = typing.get_type_hints(found.__init__)
+            assert parameters <= hints.keys(), found
+            assert arguments(f"{found.__module__}.{found.__qualname__}", partial=False) is not None, found
 
 
 def test_what_may_be_built_neither_opens_nor_writes() -> None:

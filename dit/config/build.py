@@ -23,14 +23,15 @@ def build(node: Any, path: str = "") -> Any:
     Raises:
         ValueError: an argument that does not fit, with its path; whatever a constructor raises comes as it is.
     """
-    return _built(fitted(node, path=path))
+    return built(fitted(node, path=path))
 
 
-def _built(node: Any) -> Any:
+def built(node: Any) -> Any:
+    """A node that fits, built; `build` without its check."""
     if isinstance(node, Mapping):
-        inside = {key: _built(value) for key, value in node.items() if TARGET not in node or key not in SPECIAL}
+        inside = {key: built(value) for key, value in node.items() if TARGET not in node or key not in SPECIAL}
         if TARGET not in node:
             return inside
         made = resolve(str(node[TARGET]))
         return partial(made, **inside) if node.get(PARTIAL) else made(**inside)
-    return [_built(each) for each in node] if isinstance(node, (list, tuple)) else node
+    return [built(each) for each in node] if isinstance(node, (list, tuple)) else node

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import difflib
+import importlib
 import inspect
 import math
 import types
@@ -15,8 +16,6 @@ import typing
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
-
-from hydra.utils import get_object
 
 from dit.config.limits import Range
 
@@ -26,6 +25,7 @@ LARGEST = 2**63  # what torch counts sizes with
 NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 LISTS = (list, tuple, collections.abc.Sequence)
 MAPPINGS = (dict, collections.abc.Mapping)
+OF_TYPING = ("__init__", "__subclasshook__")  # what `Protocol` itself puts into a class
 
 
 class Misfit(ValueError):
@@ -58,7 +58,8 @@ def fitted(value: Any, hint: Any = Any, path: str = "") -> Any:
             return _inside(turned, option, path)
     if isinstance(value, Mapping) and TARGET in value:
         name = str(value[TARGET]).rpartition(".")[2]
-        raise Misfit(path, f" would be a {name}, which does not go there; {_wanted(options)} does")
+        made = f"a call of {name} ({PARTIAL}: true)" if value.get(PARTIAL) else f"a {name}"
+        raise Misfit(path, f" would be {made}, which does not go there; {_wanted(options)} does")
     raise Misfit(path, f"={_shown(value)} is not {_wanted(options)}")
 
 
@@ -81,11 +82,18 @@ def arguments(target: str, partial: bool) -> dict[str, tuple[Any, bool]] | None:
 
 @cache
 def resolve(target: str) -> Any:
-    """The class or function of a `_target_`. ValueError when there is none of that name."""
+    """The class or function of a `_target_`. ValueError when there is none of that name, or it cannot be imported."""
+    module, *names = target.split(".")
     try:
-        return get_object(target)
-    except Exception:  # hydra wraps an ImportError, an AttributeError and more into several kinds
-        raise ValueError(f"{TARGET}: {target} is not there to be built") from None
+        found = importlib.import_module(module)
+        for name in names:
+            module = f"{module}.{name}"
+            if not hasattr(found, name):
+                importlib.import_module(module)
+            found = getattr(found, name)
+    except Exception as error:  # to import is to run a module, which may raise anything
+        raise ValueError(f"{TARGET}: {target} is not there to be built ({error or type(error).__name__})") from error
+    return found
 
 
 def _called(built: Any) -> Any:
@@ -161,13 +169,37 @@ def _is(value: Any, option: Any) -> bool:
 
 
 def _makes(node: Mapping[str, Any], option: Any) -> bool:
-    """Whether a node builds what an annotation names, as far as classes tell: functions and protocols do not."""
-    if typing.get_origin(option) is collections.abc.Callable:
-        option = typing.get_args(option)[1] if node.get(PARTIAL) else None
-    built = resolve(str(node[TARGET]))
-    if not (isinstance(option, type) and isinstance(built, type)) or getattr(option, "_is_protocol", False):
+    """Whether a node builds what an annotation names, as far as classes tell; a function may return anything.
+
+    Where a call is wanted, a class is left to its owner (`_partial_: true`), or its instances are called.
+    """
+    built, deferred = resolve(str(node[TARGET])), bool(node.get(PARTIAL))
+    if not isinstance(built, type):
         return True
-    return issubclass(built, option)
+    if typing.get_origin(option) is not collections.abc.Callable:
+        return not deferred and _is_a(built, option)
+    made = typing.get_args(option)[-1]
+    if deferred:
+        return _is_a(built, made)
+    return "__call__" in dir(built) and not (_is_class(made) and _is_a(built, made))
+
+
+def _is_a(built: type, wanted: Any) -> bool:
+    """Subclasses, for classes; for protocols classes that have their methods; any class for what is neither."""
+    if getattr(wanted, "_is_protocol", False):
+        methods = {
+            name
+            for each in wanted.__mro__
+            if getattr(each, "_is_protocol", False)
+            for name, value in vars(each).items()
+            if inspect.isfunction(value) and name not in OF_TYPING
+        }
+        return methods <= set(dir(built))
+    return not _is_class(wanted) or issubclass(built, wanted)
+
+
+def _is_class(hint: Any) -> bool:
+    return isinstance(hint, type) and hint is not Any
 
 
 def _turned(value: Any, option: Any) -> Any:
@@ -246,8 +278,10 @@ def _wanted(options: tuple[Any, ...]) -> str:
 
 
 def _part(option: Any) -> str:
-    made = typing.get_args(option)[1] if typing.get_origin(option) is collections.abc.Callable else option
-    return f"a part with a _target_ ({made.__name__})" if isinstance(made, type) else "a part with a _target_"
+    called = typing.get_origin(option) is collections.abc.Callable
+    made = typing.get_args(option)[-1] if called else option
+    keys = f"{TARGET} and {PARTIAL}: true" if called else f"{TARGET}"
+    return f"a part with a {keys} ({made.__name__})" if isinstance(made, type) else f"a part with a {keys}"
 
 
 def _shown(value: Any) -> str:

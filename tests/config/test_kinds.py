@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict
 
 import hydra
 import pytest
@@ -18,6 +19,12 @@ from dit.net.backbone import Backbone
 
 NAN, INF = float("nan"), float("inf")
 PIXEL = {"_target_": "dit.codec.pixel.PixelCodec", "scale": 1.0}
+LATER = {"_target_": PIXEL["_target_"], "_partial_": True}
+PATH = {"_target_": "dit.diffusion.path.Linear"}
+
+
+class Encodes(Protocol):
+    def encode(self, pixels: Any) -> Any: ...
 
 
 class Axes(TypedDict):
@@ -46,6 +53,8 @@ class Axes(TypedDict):
         ("tanh", Literal["none", "tanh"], "tanh"),
         (PIXEL, Codec, PIXEL),
         ({"a": PIXEL, "b": None}, dict[str, Codec | None], {"a": PIXEL, "b": None}),
+        (LATER, Callable[[], Codec], LATER),
+        (PIXEL, Encodes, PIXEL),
         (0, NonNegative, 0),
         (1, Share, 1),
         (INF, float | None, None),
@@ -84,9 +93,17 @@ def test_what_fits_comes_back(value: Any, hint: Any, taken: Any) -> None:
         ({"f": 1}, Axes, "key.h is missing: key needs it"),
         ({"f": 1, "h": 1, "q": 1}, Axes, "key.q: key takes no q; there are f, h"),
         ("", Literal["none", "tanh"], "key='' is not one of none, tanh"),
-        (5, Callable[[int], int], "key=5 is not a part with a _target_ (int)"),
-        ([[1]], Callable[[int], int] | None, "key=[[1]] is not a part with a _target_ (int) or null"),
-        ({"a": 1}, dict[str, Callable[[], int] | None], "key.a=1 is not a part with a _target_ (int) or null"),
+        (5, Callable[[int], int], "key=5 is not a part with a _target_ and _partial_: true (int)"),
+        (
+            [[1]],
+            Callable[[int], int] | None,
+            "key=[[1]] is not a part with a _target_ and _partial_: true (int) or null",
+        ),
+        (
+            {"a": 1},
+            dict[str, Callable[[], int] | None],
+            "key.a=1 is not a part with a _target_ and _partial_: true (int) or null",
+        ),
         (0, Count, "key=0 must be at least 1"),
         (0.0, Positive, "key=0.0 must be above 0"),
         (1.5, Share, "key=1.5 must be at least 0 and at most 1"),
@@ -94,6 +111,10 @@ def test_what_fits_comes_back(value: Any, hint: Any, taken: Any) -> None:
         ({**PIXEL, "sclae": 1}, Any, "key.sclae: PixelCodec takes no sclae; did you mean scale"),
         ({"_target_": PIXEL["_target_"]}, Any, "key.scale is missing: PixelCodec needs it"),
         (PIXEL, int | Backbone, "key would be a PixelCodec, which does not go there; a whole number or a part with a"),
+        (LATER, Codec, "key would be a call of PixelCodec (_partial_: true), which does not go"),
+        (PIXEL, Callable[[], Codec], "key would be a PixelCodec, which does not go there; a part with a _target_ and"),
+        (PATH, Encodes, "key would be a Linear, which does not go there; a part with a _target_ (Encodes) does"),
+        ({**PATH, "_partial_": True}, Callable[[], Codec], "key would be a call of Linear"),
         ({"parts": [{**PIXEL, "scale": None}]}, Any, "key.parts.scale=null is not a number"),
     ],
 )
@@ -111,7 +132,10 @@ def test_infinity_where_it_means_something() -> None:
     "override, said",
     [
         ("data.val.colours.green=3.7", "data.val.colours.green=3.7 is not a list [...]"),
-        ("net.vectors.label=[[1]]", "net.vectors.label=[[1]] is not a part with a _target_ (Module) or null"),
+        (
+            "net.vectors.label=[[1]]",
+            "net.vectors.label=[[1]] is not a part with a _target_ and _partial_: true (Module) or null",
+        ),
         ("net.position.scale.h=x", "net.position.scale.h=x is not a number"),
         ("net.mlp.ratio=inf", "net.mlp.ratio=inf must be"),
         ("net.depth=two", "net.depth=two is not a whole number"),
@@ -146,5 +170,14 @@ def test_a_text_with_a_dollar_is_a_text() -> None:
 
 
 def test_a_target_that_is_not_there_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="dit.net.nothing.Here is not there to be built"):
+    with pytest.raises(
+        ValueError, match="dit.net.nothing.Here is not there to be built .No module named 'dit.net.noth"
+    ):
         build({"_target_": "dit.net.nothing.Here"})
+
+
+def test_what_a_module_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lacking.py").write_text("import a_package_that_nobody_has\nclass Part: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="a_package_that_nobody_has"):
+        build({"_target_": "lacking.Part"})

@@ -90,7 +90,9 @@ def test_odd_values_at_every_place() -> None:
                 part_of(checkpoint(replaced(config(), ".".join([*path, place]), value)), path)
 
 
-@pytest.mark.parametrize("rank, said", [(16, "rank=16, but the file's adapters have rank 0"), ("x", "is not int")])
+@pytest.mark.parametrize(
+    "rank, said", [(16, "rank=16, but the file's adapters have rank 0"), ("x", "is not a whole number")]
+)
 def test_odd_adapters(rank: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         checkpoint(replaced(config(), "lora.rank", rank)).network()
@@ -104,8 +106,8 @@ def test_odd_adapters(rank: Any, said: str) -> None:
         ("net.width", 24 * 10**6, "weights, but the file holds"),
         ("net.width", 2**70, "net"),
         ("net.mlp.ratio", 1e9, "weights, but the file holds"),
-        ("net.mlp.ratio", float("inf"), "net cannot be built"),
-        ("net.heads", 0, "net cannot be built"),
+        ("net.mlp.ratio", float("inf"), "net.mlp.ratio=inf must be above 0"),
+        ("net.heads", 0, "net.heads=0 must be at least 1"),
     ],
 )
 def test_sizes_that_no_file_holds(key: str, value: Any, said: str) -> None:
