@@ -24,16 +24,12 @@ from dit.foreign import DEEPEST, MOST, Kind, Refused, build, check_plain, read_y
 from dit.interop.describe import describe
 from dit.sampling.checkpoint import KINDS
 from tests.hostile import attacks, watched
+from tests.same import same
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ANY = Kind(Any, "dit")
 NET = KINDS["net"]
 NETS = sorted(file.stem for file in (CONFIGS / "net").glob("*.yaml"))
-OPTIONS = sorted(
-    (group, file.stem)
-    for group in ("path", "prediction", "schedule", "solver", "codec", "text", "lora", "weighting", "levels", "space")
-    for file in (CONFIGS / group).glob("*.yaml")
-)
 FULL = {"_target_": "dit.net.layout.Full"}
 NORM = {"_target_": "dit.net.layers.LayerNorm", "_partial_": True, "eps": 1e-6, "affine": False}
 TWO = {"_target_": "dit.net.layers.TwoNorms", "dim": 4, "second": NORM}
@@ -42,29 +38,6 @@ TWO = {"_target_": "dit.net.layers.TwoNorms", "dim": 4, "second": NORM}
 def composed(name: str, *overrides: str) -> Any:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return OmegaConf.to_container(hydra.compose(name, overrides=list(overrides)), resolve=True)
-
-
-def same(ours: Any, theirs: Any) -> bool:
-    """Whether two objects hold the same: classes, settings, calls that are left to an owner, parameters' shapes."""
-    if isinstance(ours, functools.partial):
-        return (
-            callable(theirs)
-            and ours.func is theirs.func
-            and not ours.args
-            and not theirs.args
-            and same(ours.keywords, theirs.keywords)
-        )
-    if type(ours) is not type(theirs):
-        return False
-    if isinstance(ours, dict):
-        return list(ours) == list(theirs) and all(same(ours[key], theirs[key]) for key in ours)
-    if isinstance(ours, (list, tuple)):
-        return len(ours) == len(theirs) and all(map(same, ours, theirs))
-    if isinstance(ours, torch.Tensor):
-        return ours.shape == theirs.shape and ours.dtype == theirs.dtype
-    if type(ours).__module__.startswith(("dit.", "data.", "torch.nn")) and hasattr(ours, "__dict__"):
-        return same(vars(ours), vars(theirs))
-    return ours == theirs if isinstance(ours, (bool, int, float, str)) else True
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -81,14 +54,6 @@ def test_every_network_gets_what_hydra_gives_it(name: str) -> None:
         assert [*ours.state_dict()] == [*theirs.state_dict()]
         own, other = dict(ours.named_buffers()), dict(theirs.named_buffers())
         assert {key: value.shape for key, value in own.items()} == {key: value.shape for key, value in other.items()}
-
-
-@pytest.mark.parametrize("group, option", OPTIONS)
-def test_every_other_part_is_what_hydra_builds(group: str, option: str) -> None:
-    root = ("sample", ["ckpt=x"]) if group in ("schedule", "solver") else ("train", ["experiment=demo", "name=x"])
-    config = composed(root[0], *root[1], f"{group}={option}")[group]
-    if config is not None:
-        assert same(build(config, ANY, group), instantiate(config, _convert_="all"))
 
 
 @pytest.mark.parametrize("group", ["position", "text", "modulation", "qk_norm", "mlp", "kernel", "final", "templates"])

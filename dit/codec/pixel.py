@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dit.codec.base import Codec
+from dit.config.limits import Positive
 
 
 class PixelCodec(Codec):
@@ -19,7 +20,7 @@ class PixelCodec(Codec):
     stride = (1, 1, 1)
     causal = False
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: Positive) -> None:
         super().__init__()
         if scale <= 0:
             raise ValueError(f"scale={scale} must be above 0; 1.0 leaves pixels as they are")

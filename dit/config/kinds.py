@@ -102,6 +102,8 @@ def _called(built: Any) -> Any:
 
 def _node(node: Mapping[str, Any], path: str) -> dict[str, Any]:
     """A mapping with `_target_`, its arguments fitted."""
+    if not isinstance(node.get(PARTIAL, False), bool):
+        raise Misfit(_join(path, PARTIAL), f"={_shown(node[PARTIAL])} is not true or false")
     wanted = arguments(str(node[TARGET]), bool(node.get(PARTIAL)))
     if wanted is None:
         return {key: _anything(value, _join(path, key)) for key, value in node.items()}
@@ -171,7 +173,8 @@ def _is(value: Any, option: Any) -> bool:
 def _makes(node: Mapping[str, Any], option: Any) -> bool:
     """Whether a node builds what an annotation names, as far as classes tell; a function may return anything.
 
-    Where a call is wanted, a class is left to its owner (`_partial_: true`), or its instances are called.
+    Where a call that makes something is wanted, a class is left to its owner (`_partial_: true`); where one that does
+    something is wanted, an instance is called.
     """
     built, deferred = resolve(str(node[TARGET])), bool(node.get(PARTIAL))
     if not isinstance(built, type):
@@ -181,7 +184,7 @@ def _makes(node: Mapping[str, Any], option: Any) -> bool:
     made = typing.get_args(option)[-1]
     if deferred:
         return _is_a(built, made)
-    return "__call__" in dir(built) and not (_is_class(made) and _is_a(built, made))
+    return "__call__" in dir(built) and (made is type(None) or not _is_class(made))
 
 
 def _is_a(built: type, wanted: Any) -> bool:

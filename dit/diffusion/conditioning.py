@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from dit.config.limits import Count, NonNegative, Share
 from dit.diffusion.levels import choose, moved, relative_weights, uniform
 
 
@@ -59,7 +60,7 @@ class Keyframes(Pattern):
         largest_stride: at least 2; F or more includes "first and last only".
     """
 
-    def __init__(self, largest_stride: int) -> None:
+    def __init__(self, largest_stride: Count) -> None:
         if largest_stride < 2:
             raise ValueError(f"largest_stride={largest_stride} gives every frame; the smallest that does not is 2")
         self.largest_stride = largest_stride
@@ -116,7 +117,7 @@ class RandomTasks(Conditioning):
         context_noise: largest level of given frames, in [0, 1); 0 gives them clean.
     """
 
-    def __init__(self, tasks: Mapping[str, Pattern], weights: Mapping[str, float], context_noise: float) -> None:
+    def __init__(self, tasks: Mapping[str, Pattern], weights: Mapping[str, NonNegative], context_noise: Share) -> None:
         if not 0 <= context_noise < 1:
             raise ValueError(f"context_noise={context_noise} is a noise level of given frames: at least 0, below 1")
         self.tasks = list(tasks.values())

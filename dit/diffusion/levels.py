@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from dit.config.limits import Count, NonNegative, Positive
+
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Uniform float64 numbers in [0, 1) on the generator's device. In float32 the tails would be grainy."""
@@ -67,7 +69,7 @@ class LogitNormal(Distribution):
         std: spread of the logit, above 0.
     """
 
-    def __init__(self, mean: float, std: float) -> None:
+    def __init__(self, mean: float, std: Positive) -> None:
         if std <= 0:
             raise ValueError(f"std={std} of the logit must be above 0, for example 1")
         self.mean = mean
@@ -92,7 +94,7 @@ class ConstantShift(Shift):
         shift: s, above 0.
     """
 
-    def __init__(self, shift: float) -> None:
+    def __init__(self, shift: Positive) -> None:
         if shift <= 0:
             raise ValueError(f"shift={shift} must be above 0; 1 does nothing")
         self.shift = shift
@@ -108,7 +110,7 @@ class TokenShift(Shift):
         base_tokens: number of tokens at which the levels stay as they are.
     """
 
-    def __init__(self, base_tokens: int) -> None:
+    def __init__(self, base_tokens: Count) -> None:
         if base_tokens < 1:
             raise ValueError(f"base_tokens={base_tokens} must be at least 1, for example 256")
         self.base_tokens = base_tokens
@@ -185,7 +187,7 @@ class Mixture(Levels):
         weights: name -> relative frequency, at least 0; the same names.
     """
 
-    def __init__(self, parts: Mapping[str, Levels], weights: Mapping[str, float]) -> None:
+    def __init__(self, parts: Mapping[str, Levels], weights: Mapping[str, NonNegative]) -> None:
         self.parts = list(parts.values())
         self.weights = relative_weights(parts.keys(), weights)
 

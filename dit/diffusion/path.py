@@ -16,6 +16,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from dit.config.limits import Positive
+
 # Song et al. 2021 (arXiv:2011.13456), appendix C: the smallest time that the continuous-time VP process is evaluated
 # at. sigma grows like sqrt(t) there, so its derivative has no value at 0.
 SMALLEST_VP_LEVEL = 1e-5
@@ -122,7 +124,7 @@ class VP(Path):
         beta_max: beta(1), at least beta_min.
     """
 
-    def __init__(self, beta_min: float, beta_max: float) -> None:
+    def __init__(self, beta_min: Positive, beta_max: Positive) -> None:
         if not 0 < beta_min <= beta_max:
             raise ValueError(f"beta_min={beta_min}, beta_max={beta_max}: a VP path needs 0 < beta_min <= beta_max")
         self.beta_min = beta_min
@@ -170,7 +172,7 @@ class VE(Path):
         sigma_max: largest noise, above sigma_min; large beside the data's own spread.
     """
 
-    def __init__(self, sigma_min: float, sigma_max: float) -> None:
+    def __init__(self, sigma_min: Positive, sigma_max: Positive) -> None:
         if not 0 < sigma_min < sigma_max:
             raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: a VE path needs 0 < sigma_min < sigma_max")
         self.sigma_min = sigma_min

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dit.config.limits import Positive
 from dit.diffusion.path import Path
 
 # c_noise of EDM is the log of sigma / alpha, which is infinite at the ends of most paths. +-20 in log-SNR is
@@ -79,7 +80,7 @@ class Eps(Prediction):
             zero SNR) x0 is shrunk towards 0 instead of growing without bound.
     """
 
-    def __init__(self, alpha_floor: float) -> None:
+    def __init__(self, alpha_floor: Positive) -> None:
         if alpha_floor <= 0:
             raise ValueError(f"alpha_floor={alpha_floor} must be above 0, for example 0.001")
         self.alpha_floor = alpha_floor
@@ -99,7 +100,7 @@ class X0(Prediction):
             Li & He use 0.05 in the loss and in the sampler.
     """
 
-    def __init__(self, sigma_floor: float) -> None:
+    def __init__(self, sigma_floor: Positive) -> None:
         if sigma_floor <= 0:
             raise ValueError(f"sigma_floor={sigma_floor} must be above 0, for example 0.001")
         self.sigma_floor = sigma_floor
@@ -151,7 +152,7 @@ class EDM(Prediction):
         sigma_data: standard deviation of the latents.
     """
 
-    def __init__(self, sigma_data: float) -> None:
+    def __init__(self, sigma_data: Positive) -> None:
         if sigma_data <= 0:
             raise ValueError(f"sigma_data={sigma_data} must be above 0: the standard deviation of the latents")
         self.sigma_data = sigma_data

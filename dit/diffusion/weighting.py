@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dit.config.limits import Positive
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.diffusion.space import X0, Space, Velocity, weight_conversion
@@ -60,7 +61,7 @@ class MinSNR(Weighting):
 
     space = X0()
 
-    def __init__(self, gamma: float) -> None:
+    def __init__(self, gamma: Positive) -> None:
         if gamma <= 0:
             raise ValueError(f"gamma={gamma} must be above 0; the paper uses 5")
         self.gamma = gamma
@@ -105,7 +106,7 @@ class EDM(Weighting):
 
     space = Velocity()
 
-    def __init__(self, sigma_data: float) -> None:
+    def __init__(self, sigma_data: Positive) -> None:
         if sigma_data <= 0:
             raise ValueError(f"sigma_data={sigma_data} must be above 0: the standard deviation of the latents")
         self.sigma_data = sigma_data
@@ -128,7 +129,7 @@ class ClippedVelocity(Weighting):
 
     space = Velocity()
 
-    def __init__(self, sigma_floor: float) -> None:
+    def __init__(self, sigma_floor: Positive) -> None:
         if sigma_floor <= 0:
             raise ValueError(f"sigma_floor={sigma_floor} must be above 0; the paper uses 0.05")
         self.sigma_floor = sigma_floor

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dit.config.limits import Natural, Share
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.prediction import Estimate
 
@@ -54,8 +55,8 @@ class ClassifierFree:
     """
 
     scale: float
-    rescale: float
-    interval: tuple[float, float]
+    rescale: Share
+    interval: tuple[Share, Share]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interval", checked_interval(self.interval))
@@ -108,9 +109,9 @@ class SkipLayer:
     """
 
     base: Guidance
-    blocks: tuple[int, ...]
+    blocks: tuple[Natural, ...]
     scale: float
-    interval: tuple[float, float]
+    interval: tuple[Share, Share]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", tuple(self.blocks))  # YAML knows only lists
@@ -155,8 +156,8 @@ class AsTrained:
     """
 
     scale: float | None
-    rescale: float | None
-    interval: tuple[float, float] | None
+    rescale: Share | None
+    interval: tuple[Share, Share] | None
 
     @property
     def reads_negative(self) -> bool:

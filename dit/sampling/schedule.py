@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dit.config.limits import Count, Positive
 from dit.diffusion.path import Path
 
 JUST_ABOVE_CLEAN = 1e-12  # VE's sigma has its limit from above here, the other paths next to none
@@ -38,7 +39,7 @@ class Shifted:
         shift: s above 0; 1 is linear, larger spends more steps where the layout is decided.
     """
 
-    shift: float
+    shift: Positive
 
     def __post_init__(self) -> None:
         if not self.shift > 0:
@@ -57,7 +58,7 @@ class ShiftedByTokens:
         base_tokens: the length at which levels stay unshifted.
     """
 
-    base_tokens: int
+    base_tokens: Count
 
     def __post_init__(self) -> None:
         if self.base_tokens < 1:
@@ -88,9 +89,9 @@ class Karras:
         rho: 1 is a linear ramp; 7 puts most steps near the clean end.
     """
 
-    sigma_min: float
-    sigma_max: float
-    rho: float
+    sigma_min: Positive
+    sigma_max: Positive
+    rho: Positive
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:

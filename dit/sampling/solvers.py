@@ -27,6 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dit.config.limits import Share
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Estimate
 
@@ -132,7 +133,7 @@ class DDIM(Solver):
         eta: 0 follows the ODE; 1 adds as much noise as ancestral sampling (DDPM) does.
     """
 
-    eta: float
+    eta: Share
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:

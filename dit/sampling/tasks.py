@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dit.config.limits import Count, Share
 from dit.sampling.fit import Cut, Fit
 from dit.sampling.given import Given
 from dit.sampling.read import Source, first_frames, last_frames, read_image, read_mask
@@ -179,8 +180,8 @@ class Extend:
     """
 
     video: Source
-    num_context: int
-    times: int
+    num_context: Count
+    times: Count
     fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:
@@ -199,8 +200,8 @@ class LongTextToVideo:
         times: how many clips are chained.
     """
 
-    num_context: int
-    times: int
+    num_context: Count
+    times: Count
 
     def __call__(self, canvas: Canvas) -> Plan:
         _check_chain(canvas, self.num_context, self.times)
@@ -217,7 +218,7 @@ class Interpolate:
     """
 
     video: Source
-    every: int | None
+    every: Count | None
     fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:
@@ -239,7 +240,7 @@ class VideoToVideo:
     """
 
     video: Source
-    strength: float
+    strength: Share
     fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:

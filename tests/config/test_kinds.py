@@ -109,6 +109,7 @@ def test_what_fits_comes_back(value: Any, hint: Any, taken: Any) -> None:
         (1.5, Share, "key=1.5 must be at least 0 and at most 1"),
         ({**PIXEL, "scale": "x"}, Any, "key.scale=x is not a number"),
         ({**PIXEL, "sclae": 1}, Any, "key.sclae: PixelCodec takes no sclae; did you mean scale"),
+        ({**PIXEL, "_partial_": "auto"}, Any, "key._partial_=auto is not true or false"),
         ({"_target_": PIXEL["_target_"]}, Any, "key.scale is missing: PixelCodec needs it"),
         (PIXEL, int | Backbone, "key would be a PixelCodec, which does not go there; a whole number or a part with a"),
         (LATER, Codec, "key would be a call of PixelCodec (_partial_: true), which does not go"),

@@ -140,7 +140,7 @@ def hostile_files(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "signals is .*, which is no mapping", saved(folder / "o.ckpt", config={**own, "signals": ["x"]})
     other = {"_target_": "dit.signals.base.Around", "_partial_": True}
     yield (
-        "a call of Around, where a call of Signal is",
+        "would be a call of Around",
         saved(folder / "p.ckpt", config={**own, "signals": {"x": other}}),
     )
     yield "has no sampling", saved(folder / "n.ckpt", config={**own, "sampling": "x"})
