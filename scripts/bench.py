@@ -2,6 +2,7 @@
 
     python scripts/bench.py                                    # DiT-S/2 beside its reference twin
     python scripts/bench.py net=dit_b_2 batch=4 net.depth=6    # any config of configs/net, any override of it
+    python scripts/bench.py net=demo batch=32 frames=8 optim=adamw,muon      # optimizers beside one another
     python scripts/bench.py twin=wan                           # a published model (or all) beside diffusers' class
     python scripts/bench.py net=s frames=8 height=32 width=32 text_tokens=64 per_frame=true
 
@@ -62,7 +63,9 @@ def main(arguments: list[str]) -> None:
     tokens = settings.batch * net.num_tokens(settings.frames, settings.height, settings.width)
     flops = count_flops_by_op(net, x.shape, t.shape, cond, backward=True)
     forward_flops = sum(count_flops_by_op(net, x.shape, t.shape, cond, backward=False).values())
-    subjects = [make_subject(f"ours: {settings.net}", net, settings)]
+    first, *others = settings.optim.split(",")
+    ours = f"ours: {settings.net}"
+    subjects = [make_subject(f"{ours}, {first}" if others else ours, net, settings, first)]
     for _ in range(2):
         turn(subjects[0], inputs, settings)
     print_peak(memory, measured_peak(device), before)
@@ -73,6 +76,11 @@ def main(arguments: list[str]) -> None:
         flush=True,
     )
 
+    for name in others:
+        again = build(config)
+        if not settings.compile:
+            accelerate(again)
+        subjects.append(make_subject(f"{ours}, {name}", again, settings, name))
     subjects += make_twins(config, settings)
     print(f"attention kernels that auto chose so far: {'; '.join(auto.chosen()) or 'none'}", flush=True)
     rates = measure(subjects, inputs, settings)
@@ -172,15 +180,14 @@ def report(
     total = sum(flops.values())
     linear = total - flops.get("bmm", 0)
     print(f"matmul: {spread([rate / 1e9 for rate in rates])} GFLOP/s\n")
-    print(
-        "| network | forward ms | forward + backward ms | step ms | tokens/s | GFLOP/s | share | share, linear only |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    columns = ("network", "forward ms", "forward + backward ms", "step ms", "optimizer", "tokens/s", "GFLOP/s", "share")
+    print(f"| {' | '.join(columns)} | share, linear only |\n|{' --- |' * (len(columns) + 1)}")
     for subject in subjects:
         pairs = list(zip(subject.backward, rates, strict=True))
         cells = [
             subject.name,
             *(spread([1e3 * s for s in times]) for times in (subject.forward, subject.backward, subject.step)),
+            spread([u / s for u, s in zip(subject.update(), subject.step, strict=True)], ".3f"),
             spread([tokens / s for s in subject.step], ".0f"),
             spread([total / s / 1e9 for s in subject.backward]),
             spread([total / s / rate for s, rate in pairs], ".3f"),
@@ -192,7 +199,7 @@ def report(
         print(f"\nMFU, the share of the data sheet's {stated / 1e12:.0f} TFLOP/s: {'; '.join(mfu)}")
     print(
         "\nmedian [quartiles]. forward: no gradients, "
-        f"{forward_flops / 1e9:.4g} GFLOP. GFLOP/s and shares: of forward + backward. step: with fused AdamW.\n"
+        f"{forward_flops / 1e9:.4g} GFLOP. GFLOP/s and shares: of forward + backward. optimizer: its share of a step.\n"
         "share: of the matmul rate measured in the same turn; `linear only` leaves attention's own products uncounted."
     )
 

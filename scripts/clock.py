@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dit.net.flops import measured_matmul_rate, synchronize
-from scripts.settings import PRECISIONS, Settings
+from scripts.settings import PRECISIONS, Settings, optimizer
 
 
 @dataclass
@@ -26,11 +26,15 @@ class Subject:
     backward: list[float]
     step: list[float]
 
+    def update(self) -> list[float]:
+        """Seconds of the optimizer in each turn."""
+        return [step - backward for step, backward in zip(self.step, self.backward, strict=True)]
 
-def make_subject(name: str, net: nn.Module, settings: Settings) -> Subject:
-    """A network with random weights, and an optimizer."""
+
+def make_subject(name: str, net: nn.Module, settings: Settings, optim: str = "adamw") -> Subject:
+    """A network with random weights, and an optimizer of configs/optim."""
     net = with_weights(net, settings)
-    return subject_of(name, net, settings, torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True))
+    return subject_of(name, net, settings, optimizer(optim, net))
 
 
 def with_weights(net: nn.Module, settings: Settings) -> nn.Module:

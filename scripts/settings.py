@@ -32,6 +32,7 @@ class Settings:
     precision: str = "fp32"  # bf16: autocast, fp32 weights; bf16-true: bf16 weights, beside diffusers' class only
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     compile: bool = False
+    optim: str = "adamw"  # configs of configs/optim for the network itself, such as adamw,muon; twins have AdamW
     twin: str = ""  # a published model, or all: ours and diffusers' with equal weights, a few blocks at full width
     twins: bool = True  # measure the reference networks too, where the shapes allow
     repeats: int = 10  # turns that count
@@ -72,9 +73,11 @@ def parse(arguments: list[str]) -> tuple[Settings, list[str]]:
         raise ValueError("precision=bf16-true is for twin=NAME; a network that trains has precision=bf16")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={settings.device}: torch sees no GPU here; device=cpu measures the CPU")
-    if not (CONFIGS / "net" / f"{settings.net}.yaml").is_file():
-        known = sorted(path.stem for path in (CONFIGS / "net").glob("*.yaml"))
-        raise ValueError(f"net={settings.net} is not in configs/net; there are {', '.join(known)}")
+    for group, names in (("net", [settings.net]), ("optim", settings.optim.split(","))):
+        known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{group}={name} is not in configs/{group}; there are {', '.join(known)}")
     return settings, overrides
 
 
@@ -118,6 +121,12 @@ def compose(settings: Settings, overrides: list[str]) -> DictConfig:
     """The network's config."""
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return hydra.compose(f"net/{settings.net}", overrides=overrides).net
+
+
+def optimizer(name: str, net: nn.Module) -> torch.optim.Optimizer:
+    """That of configs/optim/`name`, over a network's parameters."""
+    make = built(OmegaConf.to_container(OmegaConf.load(CONFIGS / "optim" / f"{name}.yaml")), "optim")
+    return make(net)  # type: ignore[no-any-return]
 
 
 def build(config: DictConfig, kernel: str | None = None) -> nn.Module:

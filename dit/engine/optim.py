@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from dit.engine.muon import Muon
+from dit.engine.muon import Muon, minimax
 from dit.engine.parallel import repeated_blocks
 
 ADJUSTMENTS = ("original", "match_rms_adamw")  # of Muon's rate
@@ -53,6 +53,7 @@ def muon(
     momentum: float,
     nesterov: bool,
     ns_steps: int,
+    ns_smallest: float | None,
     weight_decay: float,
     adjust_lr: str,
     adamw_lr: float,
@@ -68,6 +69,8 @@ def muon(
     Args:
         lr: peak learning rate of the matrices.
         momentum, nesterov, ns_steps: of Muon; `ns_steps` Newton-Schulz iterations.
+        ns_smallest: each iteration has the polynomial that is best for singular values from this one on, as shares of
+            the matrix's norm (`dit.engine.muon.minimax`); None: all have Jordan's.
         weight_decay: of the matrices.
         adjust_lr: `match_rms_adamw` scales updates to AdamW's size, so that AdamW's rates fit (Liu et al. 2025, arXiv
             2502.16982); `original` scales by sqrt(max(1, rows / columns)).
@@ -84,6 +87,10 @@ def muon(
     _check_share("momentum", momentum, 0.95)
     if not isinstance(ns_steps, int) or not 1 <= ns_steps < 100:  # as torch has it
         raise ValueError(f"optim.ns_steps={ns_steps} must be a whole number from 1 to 99; 5 is usual")
+    if ns_smallest is not None and not 0 < ns_smallest < 1:
+        raise ValueError(
+            f"optim.ns_smallest={ns_smallest} must be above 0 and below 1, or null for Jordan's polynomial"
+        )
     if adjust_lr not in ADJUSTMENTS:
         raise ValueError(f"optim.adjust_lr={adjust_lr} must be {' or '.join(ADJUSTMENTS)}")
     _check_adamw("adamw_", adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay)
@@ -100,6 +107,9 @@ def muon(
         _groups((hidden, weight_decay)),
         lr=lr, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr,
     )  # fmt: skip
+    if ns_smallest is not None:
+        for group in by_muon.param_groups:
+            group["ns_coefficients"] = minimax(ns_steps, ns_smallest)
     if not matrices + rest:
         return by_muon
     by_adamw = AdamW(

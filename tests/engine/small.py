@@ -113,8 +113,8 @@ def pipeline(module: VideoDiffusion) -> Pipeline:
 
 def muon_optimizer(module: nn.Module) -> torch.optim.Optimizer:
     return muon(
-        module, lr=0.02, momentum=0.9, nesterov=True, ns_steps=5, weight_decay=0.1, adjust_lr="match_rms_adamw",
-        adamw_lr=0.01, adamw_betas=(0.9, 0.99), adamw_eps=1e-8, adamw_weight_decay=0.2,
+        module, lr=0.02, momentum=0.9, nesterov=True, ns_steps=5, ns_smallest=None, weight_decay=0.1,
+        adjust_lr="match_rms_adamw", adamw_lr=0.01, adamw_betas=(0.9, 0.99), adamw_eps=1e-8, adamw_weight_decay=0.2,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.engine import muon
-from dit.engine.muon import Muon, orthogonalize
+from dit.engine.muon import Muon, minimax, orthogonalize
 
 JORDAN = (3.4445, -4.7750, 2.0315)
 # Relative difference of moves: torch iterates in bfloat16 (4e-3), and each iteration doubles what is rounded off.
@@ -45,19 +45,54 @@ def test_stacks_are_orthogonalised_as_the_definition_says(
     exact = torch.stack([matrix(rows, columns, seed, rank, decades=4) for seed in range(3)])
     wanted = torch.stack([definition(x, steps) for x in exact])
     for dtype, tolerance in ((torch.float64, 1e-8), (torch.float32, 5e-3)):
-        found = orthogonalize(exact.to(dtype), JORDAN, steps, 1e-7).double()
+        found = orthogonalize(exact.to(dtype), [JORDAN] * steps, 1e-7).double()
         assert (found - wanted).norm() < tolerance * wanted.norm()
     assert (wanted - wanted.flip(0)).norm() > 0.1 * wanted.norm(), "the matrices differ"
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(24, 24), (24, 150)])
+def test_each_iteration_may_have_its_own_polynomial(rows: int, columns: int) -> None:
+    """All singular values from the smallest one on end within the last deviation of 1, in float32 as well."""
+    chosen = minimax(4, 0.003)
+    random = torch.randn(3, rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, _, right = torch.linalg.svd(random, full_matrices=False)
+    exact = left * torch.logspace(0, -2, rows, dtype=torch.float64) @ right
+    wanted = exact / exact.norm(dim=(1, 2), keepdim=True)
+    assert torch.linalg.svdvals(wanted).min() > 0.003
+    for a, b, c in chosen:
+        gram = wanted @ wanted.mT
+        wanted = a * wanted + (b * gram + c * gram @ gram) @ wanted
+    assert (torch.linalg.svdvals(wanted) - 1).abs().max() < 0.2
+    for dtype, tolerance in ((torch.float64, 1e-8), (torch.float32, 1e-3)):
+        found = orthogonalize(exact.to(dtype), chosen, 1e-7).double()
+        assert (found - wanted).norm() < tolerance * wanted.norm()
+    assert (orthogonalize(exact, chosen[::-1], 1e-7) - wanted).norm() > 0.1 * wanted.norm(), "the order matters"
+
+
+@pytest.mark.parametrize("smallest", [1e-4, 3e-3, 0.1, 0.9])
+def test_the_polynomials_are_the_best_of_their_degree(smallest: float) -> None:
+    """The largest deviation is reached four times with signs in turn (Chebyshev); the next one begins with it."""
+    low, high = smallest, 1.0
+    for a, b, c in minimax(4, smallest):
+        s = torch.linspace(low, high, 200_001, dtype=torch.float64)
+        deviation = a * s + b * s**3 + c * s**5 - 1
+        most = deviation.abs().max().item()
+        if high - low >= 1e-3:
+            reached = deviation[deviation.abs() > (1 - 1e-6) * most].sign()
+            assert (reached.diff() != 0).sum() == 3 and reached[0] == -1
+        assert most < high - 1 + 1e-12 or high == 1.0
+        low, high = 1 - most, 1 + most
+    assert high - 1 < (0.95 if smallest < 1e-3 else 0.21)
+
+
 def test_singular_values_come_near_one() -> None:
-    found = orthogonalize(torch.randn(2, 32, 96, generator=torch.Generator().manual_seed(0)), JORDAN, 5, 1e-7)
+    found = orthogonalize(torch.randn(2, 32, 96, generator=torch.Generator().manual_seed(0)), [JORDAN] * 5, 1e-7)
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.6 and values.max() < 1.3
 
 
 def test_a_matrix_of_zeros_stays() -> None:
-    assert torch.equal(orthogonalize(torch.zeros(1, 4, 40), JORDAN, 5, 1e-7), torch.zeros(1, 4, 40))
+    assert torch.equal(orthogonalize(torch.zeros(1, 4, 40), [JORDAN] * 5, 1e-7), torch.zeros(1, 4, 40))
 
 
 def parameters() -> list[nn.Parameter]:
@@ -153,5 +188,5 @@ def test_bfloat16_iterates_on_the_matrix_itself() -> None:
     """A Gram matrix in bfloat16 would lose its small eigenvalues: as a GPU computes, held against float64."""
     x = matrix(24, 150, seed=0)
     wanted = definition(x, 5)
-    found = orthogonalize(x[None].bfloat16(), JORDAN, 5, 1e-7)[0].double()
+    found = orthogonalize(x[None].bfloat16(), [JORDAN] * 5, 1e-7)[0].double()
     assert (found - wanted).norm() < BFLOAT16 * wanted.norm()

@@ -11,8 +11,9 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from dit.engine.optim import muon
 
 SETTINGS = {
-    "lr": 0.02, "momentum": 0.95, "nesterov": True, "ns_steps": 5, "weight_decay": 0.01, "adjust_lr": "original",
-    "adamw_lr": 1e-3, "adamw_betas": (0.9, 0.99), "adamw_eps": 1e-8, "adamw_weight_decay": 0.01,
+    "lr": 0.02, "momentum": 0.95, "nesterov": True, "ns_steps": 5, "ns_smallest": None, "weight_decay": 0.01,
+    "adjust_lr": "original", "adamw_lr": 1e-3, "adamw_betas": (0.9, 0.99), "adamw_eps": 1e-8,
+    "adamw_weight_decay": 0.01,
 }  # fmt: skip
 STEPS = 3
 

@@ -33,7 +33,8 @@ def names(model: nn.Module, group: dict[str, Any]) -> set[str]:
 
 
 MUON = {
-    "lr": 0.02, "momentum": 0.9, "nesterov": True, "ns_steps": 5, "weight_decay": 0.1, "adjust_lr": "match_rms_adamw",
+    "lr": 0.02, "momentum": 0.9, "nesterov": True, "ns_steps": 5, "ns_smallest": None, "weight_decay": 0.1,
+    "adjust_lr": "match_rms_adamw",
     "adamw_lr": 0.01, "adamw_betas": (0.9, 0.99), "adamw_eps": 1e-8, "adamw_weight_decay": 0.2,
 }  # fmt: skip
 
@@ -126,7 +127,8 @@ def test_numbers_that_spoil_the_weights_are_refused(name: str, values: tuple[Any
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("lr", (-1, NAN, INF)), ("momentum", (1, NAN)), ("ns_steps", (0, 2.5, 100)), ("weight_decay", (NAN,)),
+        ("lr", (-1, NAN, INF)), ("momentum", (1, NAN)), ("ns_steps", (0, 2.5, 100)),
+        ("ns_smallest", (0, 1.5, NAN)), ("weight_decay", (NAN,)),
         ("adjust_lr", ("x", None)),
     ],
 )  # fmt: skip

@@ -81,11 +81,20 @@ def test_prints_both_networks_with_consistent_numbers(capsys: pytest.CaptureFixt
     assert re.search(r"^attention kernels .* cpu, float32, head_dim=16, no mask: SDPA", out, re.MULTILINE)
     assert attention == pytest.approx(3 * 2 * 4 * 16 * 16 * dim * 2 / 1e9, rel=0.01)
     for cells in (rows["ours: dit_s_2"], rows["twin: reference"]):
-        _, _, _, backward, step, rate, gflops, share, linear = [c.strip().partition(" ")[0] for c in cells[:-1]]
+        _, _, _, backward, step, optimizer, rate, gflops, share, linear = [
+            c.strip().partition(" ")[0] for c in cells[:-1]
+        ]
         assert float(backward) <= float(step)
+        assert float(optimizer) == pytest.approx(1 - float(backward) / float(step), abs=0.05)
         assert float(rate) == pytest.approx(tokens / float(step) * 1e3, rel=0.1)
         assert float(share) >= float(linear) > 0
         assert float(gflops) == pytest.approx(total / float(backward) * 1e3, rel=0.05, abs=0.1)
+
+
+def test_optimizers_beside_one_another(capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main([*TINY, "twins=false", "optim=adamw,muon"])
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ours")]
+    assert rows == ["ours: dit_s_2, adamw", "ours: dit_s_2, muon"]
 
 
 def test_shares_are_of_the_rate_of_the_same_turn(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,8 +105,9 @@ def test_shares_are_of_the_rate_of_the_same_turn(capsys: pytest.CaptureFixture[s
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| x |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2].startswith("2000.0 [1500.0, 3000.0]")
-    assert cells[6] == "0.500 [0.500, 0.500]"
-    assert cells[7] == "0.375 [0.375, 0.375]"
+    assert cells[4] == "0.200 [0.156, 0.267]"
+    assert cells[7] == "0.500 [0.500, 0.500]"
+    assert cells[8] == "0.375 [0.375, 0.375]"
 
 
 def test_mfu_is_the_share_of_the_data_sheet(
