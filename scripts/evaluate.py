@@ -83,11 +83,11 @@ def main(config: dict[str, Any]) -> None:
     films = [world.film(prompt, seed).pixels for prompt, seed in zip(prompts, seeds, strict=True)]
     real = [torch.from_numpy(film).permute(3, 0, 1, 2) for film in films]
     reports = {
-        f"samples ({pipeline.weights})": generated,
+        f"samples ({pipeline.origin.weights})": generated,
         "real clips (ceiling)": reader.evaluate(real, expected),
     }
     sheet = samples.sheet(ask["sheet_clips"])
-    made = {"file": str(checkpoint.file), "step": checkpoint.step, "weights": pipeline.weights}
+    made = {"file": str(checkpoint.file), "step": checkpoint.step, "weights": pipeline.origin.weights}
     shared = {key: value for key, value in samples.facts[0].items() if key not in OWN}
     settings = {"batch_size": ask["batch_size"], **shared}
     files = [path.name for path in samples.videos]

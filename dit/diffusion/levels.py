@@ -28,7 +28,15 @@ def moved(values: Tensor, device: torch.device | str) -> Tensor:
 
 
 class Levels(ABC):
-    """Draws the noise levels of a batch."""
+    """Draws the noise levels of a batch.
+
+    per_frame: whether frames of a clip may get levels of their own, (batch, frames), which sampling with a level for
+    each frame asks of what was trained.
+    """
+
+    @property
+    def per_frame(self) -> bool:
+        return False
 
     @abstractmethod
     def __call__(
@@ -131,6 +139,10 @@ class Shifted(Distribution):
         self.levels = levels
         self.shift = shift
 
+    @property
+    def per_frame(self) -> bool:
+        return self.levels.per_frame
+
     def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
         return self.levels.draw(batch, frames, generator)
 
@@ -149,6 +161,10 @@ class PerFrame(Distribution):
 
     def __init__(self, levels: Distribution) -> None:
         self.levels = levels
+
+    @property
+    def per_frame(self) -> bool:
+        return True
 
     def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
         return uniform((batch, frames), generator)
@@ -170,6 +186,10 @@ class Stratified(Distribution):
     def __init__(self, levels: Distribution) -> None:
         self.levels = levels
 
+    @property
+    def per_frame(self) -> bool:
+        return self.levels.per_frame
+
     def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
         within = self.levels.draw(batch, frames, generator)
         interval = uniform(tuple(within.shape), generator).argsort(dim=0)
@@ -190,6 +210,10 @@ class Mixture(Levels):
     def __init__(self, parts: Mapping[str, Levels], weights: Mapping[str, NonNegative]) -> None:
         self.parts = list(parts.values())
         self.weights = relative_weights(parts.keys(), weights)
+
+    @property
+    def per_frame(self) -> bool:
+        return any(part.per_frame for part in self.parts)
 
     def __call__(
         self, batch: int, frames: int, num_tokens: int, generator: torch.Generator | None, device: torch.device | str

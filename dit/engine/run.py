@@ -29,7 +29,9 @@ from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
 from dit.net.backbone import Backbone
 from dit.net.flops import STATED, count_flops, reference_rate
+from dit.sampling.origin import Origin
 from dit.sampling.pipeline import Pipeline
+from dit.sampling.settings import Settings, Shape
 from dit.signals.base import Around, Signal, cond_of_example
 from dit.signals.builtin import check_reads, completed, implied
 from dit.streams import steady
@@ -220,22 +222,18 @@ def some_prompts(parts: Parts) -> list[str]:
 def pipeline(parts: Parts) -> Pipeline:
     """The sampler of previews, over the modules that are being trained."""
     module, data, sampling = parts.module, parts.data, parts.config["sampling"]
+    precision = torch.bfloat16 if parts.training.precision == "bf16-mixed" else None
+    made = {name: _make(sampling[name]) for name in ("schedule", "solver", "guidance")}
     return Pipeline(
         net=module.net,
         codec=module.codec,
         text=module.text,
         path=module.objective.path,
         prediction=module.objective.prediction,
-        schedule=_make(sampling["schedule"]),
-        solver=_make(sampling["solver"]),
-        guidance=_make(sampling["guidance"]),
-        num_frames=data.num_frames,  # type: ignore[attr-defined]
-        height=data.height,  # type: ignore[attr-defined]
-        width=data.width,  # type: ignore[attr-defined]
-        fps=data.fps,  # type: ignore[attr-defined]
-        num_steps=sampling["num_steps"],
         signals=module.signals,
-        precision=torch.bfloat16 if parts.training.precision == "bf16-mixed" else None,
+        settings=Settings(**made, num_steps=sampling["num_steps"], precision=precision),
+        shape=Shape(data.num_frames, data.height, data.width, data.fps),  # type: ignore[attr-defined]
+        origin=Origin(per_frame=module.objective.levels.per_frame),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dit.diffusion.levels import Levels
 from dit.diffusion.path import Path as NoisePath
 from dit.diffusion.prediction import Prediction
 from dit.foreign import Kind, Refused, below, build, check_plain, shown
@@ -37,6 +38,7 @@ KINDS = {
     "signals": Kind(Callable[[Around], Signal], "dit.signals"),  # of each entry
     "path": Kind(NoisePath, "dit.diffusion.path"),
     "prediction": Kind(Prediction, "dit.diffusion.prediction"),
+    "levels": Kind(Levels, "dit.diffusion.levels"),
     "sampling.schedule": Kind(Schedule, "dit.sampling.schedule"),
     "sampling.solver": Kind(Solver, "dit.sampling.solvers"),
     "sampling.guidance": Kind(Guidance, "dit.sampling.guidance"),
@@ -122,6 +124,16 @@ class Checkpoint:
         parts = [conditioning, *(tasks.values() if isinstance(tasks, Mapping) else ())]
         names = {str(part.get("_target_")).rpartition(".")[2] for part in parts if isinstance(part, Mapping)}
         return not names or bool(names - {"Unconditional", "RandomTasks", "NoFrame"})
+
+    def per_frame(self, trusted: Sequence[str] = TRUSTED) -> bool:
+        """Whether the run was trained with a noise level for each frame; so it is taken to be where the config does not
+        say, or says it by a class that is not built."""
+        if self.config.get("levels") is None:
+            return True
+        try:
+            return bool(self.part("levels", trusted=trusted).per_frame)
+        except ValueError:
+            return True
 
     def part(self, *path: str, trusted: Sequence[str] = TRUSTED) -> Any:
         """The object that the config holds at `path`, built; None where it holds null. `KINDS` says which may be.

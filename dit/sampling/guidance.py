@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,27 +23,36 @@ Cond = dict[str, Tensor]
 DenoiseFrames = Callable[[Tensor, Tensor], Estimate]  # t is (B, 1) or (B, F)
 
 
-class Guidance(Protocol):
+class Guidance(ABC):
+    """What is asked of the network at each level."""
+
     @property
     def reads_negative(self) -> bool:
         """Whether a sample depends on `uncond`, and so on a negative prompt."""
-        ...
+        return False
 
-    def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames: ...
+    def check(self, network: Any) -> None:  # noqa: B027 most can guide any network
+        """Raises ValueError, in one line, for a network that cannot be guided in this way."""
+
+    def change(self, own: Guidance) -> Guidance:
+        """What guides where a pipeline's or checkpoint's `own` guidance is replaced by this one."""
+        return self
+
+    @abstractmethod
+    def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
+        """`denoise(x, t)`, for x (B, C, F, H, W) and t (B, 1) or (B, F)."""
 
 
 @dataclass(frozen=True)
-class NoGuidance:
+class NoGuidance(Guidance):
     """The conditioned network alone."""
-
-    reads_negative = False
 
     def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
         return lambda x, t: denoiser(x, t, cond)
 
 
 @dataclass(frozen=True)
-class ClassifierFree:
+class ClassifierFree(Guidance):
     """Classifier-free guidance, `uncond + scale (cond - uncond)` (Ho & Salimans 2022, arXiv 2207.12598, equation 6 with
     scale = 1 + w), both halves in one call of the network.
 
@@ -50,8 +60,8 @@ class ClassifierFree:
         scale: 1 is the conditioned network alone (and then costs one pass), above 1 follows the prompt more closely.
         rescale: how much of the growth in contrast is taken back, 0 to 1, on x0 and over unknown frames only
             (Lin et al. 2023, arXiv 2305.08891, section 3.4, equations 15 and 16).
-        interval: (low, high) levels between which guidance acts, both included; outside, the conditioned network alone
-            and one pass (Kynkaanniemi et al. 2024, arXiv 2404.07724).
+        interval: (low, high) levels between which guidance acts, both included; a frame outside is the conditioned
+            network's alone, and if all are it costs one pass (Kynkaanniemi et al. 2024, arXiv 2404.07724).
     """
 
     scale: float
@@ -72,14 +82,15 @@ class ClassifierFree:
         both = join(cond, uncond)
 
         def denoise(x: Tensor, t: Tensor) -> Estimate:
-            if self.scale == 1 or not acts(self.interval, t):
+            acting = Acting(self.interval, t)
+            if self.scale == 1 or not acting:
                 return denoiser(x, t, cond)
             doubled = denoiser(torch.cat([x, x]), torch.cat([t, t]), both)
             pairs = [part.chunk(2) for part in doubled]
             guided = Estimate(*(without + self.scale * (told - without) for told, without in pairs))
-            if self.rescale == 0:
-                return guided
-            return self._rescaled(denoiser, x, t, pairs[0][0], guided)
+            if self.rescale:
+                guided = self._rescaled(denoiser, x, t, pairs[0][0], guided)
+            return acting.choose(guided, Estimate(*(told for told, _ in pairs)))
 
         return denoise
 
@@ -97,7 +108,7 @@ class ClassifierFree:
 
 
 @dataclass(frozen=True)
-class SkipLayer:
+class SkipLayer(Guidance):
     """Another guidance, plus a push away from what the network believes without some of its blocks:
     `base + scale (cond - cond without blocks)` (spatiotemporal skip guidance, Hyung et al. 2024, arXiv 2411.18664).
 
@@ -125,6 +136,7 @@ class SkipLayer:
 
     def check(self, network: Any) -> None:
         """Raises ValueError for a network without these blocks, or one whose blocks cannot be left out."""
+        self.base.check(network)
         if not hasattr(network, "skipping"):
             raise ValueError(f"guidance=skip_layer needs a network whose blocks can be left out, not {type(network)}")
         with network.skipping(self.blocks):
@@ -137,18 +149,20 @@ class SkipLayer:
 
         def denoise(x: Tensor, t: Tensor) -> Estimate:
             guided = base(x, t)
-            if self.scale == 0 or not acts(self.interval, t):
+            acting = Acting(self.interval, t)
+            if self.scale == 0 or not acting:
                 return guided
             whole = denoiser(x, t, cond)
             with network.skipping(self.blocks):
                 without = denoiser(x, t, cond)
-            return Estimate(*(g + self.scale * (w - o) for g, w, o in zip(guided, whole, without, strict=True)))
+            pushed = Estimate(*(g + self.scale * (w - o) for g, w, o in zip(guided, whole, without, strict=True)))
+            return acting.choose(pushed, guided)
 
         return denoise
 
 
 @dataclass(frozen=True)
-class AsTrained:
+class AsTrained(Guidance):
     """The guidance that a checkpoint's own config holds, with single values changed; sample.py's default.
 
     Args:
@@ -158,10 +172,6 @@ class AsTrained:
     scale: float | None
     rescale: Share | None
     interval: tuple[Share, Share] | None
-
-    @property
-    def reads_negative(self) -> bool:
-        return False  # it is replaced before anything is sampled
 
     def change(self, own: Guidance) -> Guidance:
         """`own` with the values that are set; ValueError when it has no such value."""
@@ -184,12 +194,27 @@ def checked_interval(interval: Sequence[float]) -> tuple[float, float]:
     return interval[0], interval[1]
 
 
-def acts(interval: tuple[float, float], t: Tensor) -> bool:
-    """Whether the level that is being solved, the highest of t (given frames sit below), lies in the interval.
+class Acting:
+    """Which frames have a level that lies in an interval: those are guided, clean ones never. False where none has.
 
     All levels lie in the whole range: then the device is not asked, for which the host would have to wait.
     """
-    return interval == (0, 1) or interval[0] <= float(t.max()) <= interval[1]
+
+    def __init__(self, interval: tuple[float, float], t: Tensor) -> None:
+        low, high = interval
+        self.frames: Tensor | None = None  # all; else (B, 1 or F)
+        if interval != (0, 1):
+            self.frames = (t > 0) & (t >= low) & (t <= high)
+
+    def __bool__(self) -> bool:
+        return self.frames is None or bool(self.frames.any())
+
+    def choose(self, guided: Estimate, plain: Estimate) -> Estimate:
+        """`guided` in those frames, `plain` in the others."""
+        if self.frames is None:
+            return guided
+        frames = self.frames[:, None, :, None, None]
+        return Estimate(*(torch.where(frames, a, b) for a, b in zip(guided, plain, strict=True)))
 
 
 def join(cond: Cond, uncond: Cond) -> Cond:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dit.sampling.request import Request
 from dit.sampling.runtime import Timer
-from dit.sampling.schedule import Schedule
 from dit.sampling.tasks import Canvas, Plan, Task
 
 
@@ -30,18 +29,6 @@ class Samples(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a checkpoint was trained for; the pipeline warns when it is asked for something else."""
-
-    num_frames: int
-    height: int
-    width: int
-    fps: float
-    schedule: Schedule
-    given: bool  # whether it has seen given frames
-
-
-@dataclass(frozen=True)
 class Job:
     """Samples that are asked for, checked: what `Pipeline.prepare` makes of requests.
 
@@ -49,21 +36,25 @@ class Job:
         batches: samples that are denoised together. How many share a batch can change the last bits of a sample, since
             products of other sizes round otherwise.
         task, plan: what is given, as asked and as pixels and latents.
-        num_steps: as asked; `levels`, float64 (steps + 1,), may be fewer where `plan.strength` is below 1.
+        num_steps: as asked.
+        levels: of each clip that is chained, float64 (steps + 1,) or (steps + 1, F): fewer steps where `plan.strength`
+            is below 1, more where frames begin one behind another.
         canvas: the clip to be made.
+        noise: (B or 1, C, F, H, W) that the (first) clip begins with; None: the seeds' own.
     """
 
     batches: list[list[Request]]
     task: Task
     plan: Plan
     num_steps: int
-    levels: Tensor
+    levels: list[Tensor]
     canvas: Canvas
+    noise: Tensor | None = None
 
     @property
     def steps(self) -> int:
         """Solver steps of one batch."""
-        return self.plan.chunks * (len(self.levels) - 1)
+        return sum(len(levels) - 1 for levels in self.levels)
 
     def rows(self, batch: int) -> slice:
         """Which of all samples a batch holds."""
@@ -73,12 +64,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Round:
-    """One batch while it is made: what the network is told, and its sources of noise."""
+    """One batch while it is made: what the network is told, its sources of noise, and its part of the plan."""
 
     cond: dict[str, Tensor]
     uncond: dict[str, Tensor]
     generators: list[torch.Generator]
     plan: Plan
+    noise: Tensor | None
     job: Job
     timer: Timer
 
@@ -88,19 +80,33 @@ def draw(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tenso
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
-def start_at(levels: Tensor, strength: float) -> Tensor:
-    """`levels` from `strength` on: what is noisier is left out."""
-    if strength >= 1:
-        return levels
-    return torch.cat([levels.new_tensor([strength]), levels[levels < strength]])
-
-
 def for_each(values: Any, count: int, what: str) -> list[Any]:
     """One value for all or one for each, as `count` values; ValueError for another number of them."""
     listed = [values] * count if values is None or isinstance(values, (str, int)) else list(values)
     if len(listed) != count:
         raise ValueError(f"{len(listed)} {what} for {count} prompts: give one, or one for each")
     return listed
+
+
+def listed(prompts: str | int | Sequence[str | int], seeds: int | Sequence[int]) -> tuple[list[str | int], list[int]]:
+    """A prompt and a seed for each sample. One prompt is for all seeds; one seed is the first of as many as there are
+    prompts. ValueError for none, or for lists of other lengths."""
+    said = None if isinstance(prompts, (str, int)) else list(prompts)
+    numbers = [seeds + i for i in range(len(said or [0]))] if isinstance(seeds, int) else list(seeds)
+    texts: list[str | int] = [prompts] * len(numbers) if isinstance(prompts, (str, int)) else said or []
+    if not texts or len(texts) != len(numbers):
+        raise ValueError(f"{len(texts)} prompts and {len(numbers)} seeds: each sample, one or more, needs both")
+    return texts, numbers
+
+
+def own_noise(noise: Tensor | None, batch: int, shape: tuple[int, ...]) -> Tensor | None:
+    """Noise that is passed in place of the seeds' own; ValueError unless it is for these samples."""
+    if noise is not None and (
+        len(noise) not in (1, batch) or noise.shape[1:] != shape or not noise.is_floating_point()
+    ):
+        wanted = (batch, *shape)
+        raise ValueError(f"noise is {noise.dtype} {tuple(noise.shape)}; latents of these samples are float {wanted}")
+    return noise
 
 
 def cost(made: Sequence[Samples]) -> dict[str, float]:

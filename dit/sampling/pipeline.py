@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -17,14 +18,14 @@ from dit.diffusion.prediction import Prediction
 from dit.onednn import accelerate
 from dit.sampling.checkpoint import TRUSTED, Checkpoint
 from dit.sampling.given import Given, hold
-from dit.sampling.guidance import AsTrained, Guidance, SkipLayer
-from dit.sampling.job import Job, Round, Samples, Trained, cost, draw, for_each, start_at
+from dit.sampling.job import Job, Round, Samples, cost, draw, for_each, listed, own_noise
+from dit.sampling.origin import Origin, Trained
 from dit.sampling.record import as_config, facts, files_of, fingerprint
 from dit.sampling.request import Request
 from dit.sampling.rollout import roll_out, stitch
-from dit.sampling.runtime import Progress, Timer, device_name, evaluating, peak_memory, pick_device, pick_dtype
-from dit.sampling.schedule import Schedule
-from dit.sampling.solvers import Solver
+from dit.sampling.runtime import Progress, Timer, device_name, evaluating, peak_memory, pick_device
+from dit.sampling.schedule import over_frames, start_at, to_make
+from dit.sampling.settings import SHAPE, Settings, Shape, changed
 from dit.sampling.tasks import Canvas, Plan, Task, TextToVideo
 from dit.signals.base import Signal, check_asked, cond_of_requests
 
@@ -37,17 +38,9 @@ class Pipeline:
     Args:
         net, codec, text: as in docs/architecture.md; `text` is None for networks that read none.
         path, prediction: as in training.
-        schedule, solver, guidance: of `dit.sampling`.
-        num_frames, height, width, fps: of a sample, unless a call says otherwise.
-        num_steps: solver steps.
         signals: what the network is told, by name (`dit.signals`).
-        batch_size: samples that are denoised at once; None takes all.
-        context_level: noise level at which given frames are shown to the network (they are returned clean).
-        precision: dtype for the network's matrix products; None computes in the weights' own.
-        offload_text: move the text encoder to the CPU before denoising.
-        weights: which weights the modules hold, for `Samples.info`.
-        trained: what to warn about; None warns of nothing.
-        source: where the weights are from, for the facts of samples: path, step and fingerprint of a checkpoint.
+        settings, shape: of samples, unless a call says otherwise.
+        origin: of the weights.
     """
 
     def __init__(
@@ -57,43 +50,17 @@ class Pipeline:
         text: nn.Module | None,
         path: Path,
         prediction: Prediction,
-        schedule: Schedule,
-        solver: Solver,
-        guidance: Guidance,
-        num_frames: int,
-        height: int,
-        width: int,
-        fps: float,
-        num_steps: int,
-        *,
         signals: Mapping[str, Signal],
-        batch_size: int | None = None,
-        context_level: float = 0.0,
-        precision: torch.dtype | None = None,
-        offload_text: bool = False,
-        weights: str = "as passed",
-        trained: Trained | None = None,
-        source: Mapping[str, Any] | None = None,
+        settings: Settings,
+        shape: Shape,
+        origin: Origin = Origin(),  # noqa: B008 frozen
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1, or null for all at once")
-        if not 0 <= context_level < 1:
-            raise ValueError(f"context_level={context_level} is outside [0, 1); 0.0 shows given frames clean")
-        if isinstance(guidance, SkipLayer):
-            guidance.check(net)
+        settings.guidance.check(net)
         self.net, self.codec, self.text = net, codec, text
         self.path, self.prediction = path, prediction
-        self.schedule, self.solver, self.guidance = schedule, solver, guidance
-        self.num_frames, self.height, self.width, self.fps = num_frames, height, width, fps
-        self.num_steps = num_steps
         self.signals = signals
-        self.batch_size = batch_size
-        self.context_level = context_level
-        self.precision = precision
-        self.offload_text = offload_text
-        self.weights = weights
-        self.trained = trained
-        self.source = source
+        self.settings, self.shape = settings, shape
+        self.origin = origin
 
     @classmethod
     def from_checkpoint(
@@ -102,28 +69,17 @@ class Pipeline:
         weights: str = "ema",
         device: str = "auto",
         *,
-        schedule: Schedule | None = None,
-        solver: Solver | None = None,
-        guidance: Guidance | None = None,
-        num_frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        fps: float | None = None,
-        num_steps: int | None = None,
-        batch_size: int | None = None,
-        context_level: float = 0.0,
-        precision: str | None = None,
-        offload_text: bool = False,
         trusted: Sequence[str] = TRUSTED,
+        **changes: Any,
     ) -> Pipeline:
         """The pipeline of a run directory or checkpoint file, which needs nothing else.
 
         Args:
             weights: `ema` (the profile that previews used), `raw`, or a profile's name.
             device: `auto` takes a GPU where there is one.
-            schedule to num_steps: None keeps what the checkpoint was trained and previewed with.
-            precision: name of a torch dtype, such as `bfloat16`.
             trusted: packages of yours whose classes the checkpoint's config may build, beside this project's.
+            changes: of `Settings` and `Shape` by name (`num_steps=30`, `guidance=ClassifierFree(...)`). What is None or
+                not named stays what the checkpoint was trained and previewed with.
 
         Raises:
             FileNotFoundError, ValueError: in one line, for a path, weights or a device that is not there.
@@ -135,32 +91,27 @@ class Pipeline:
         file.fill(parts, averaged)
         accelerate(parts["net"])
         own = {name: file.part("sampling", name, trusted=trusted) for name in ("schedule", "solver", "guidance")}
-        shape = {key: file.number("data", key) for key in ("num_frames", "height", "width", "fps")}
-        data = Trained(**shape, schedule=own["schedule"], given=file.saw_given())
-        if isinstance(guidance, AsTrained):
-            guidance = guidance.change(own["guidance"])
+        settings = Settings(**own, num_steps=file.number("sampling", "num_steps"))
+        shape = Shape(**{name: file.number("data", name) for name in SHAPE})
+        trained = Trained(shape, own["schedule"], file.saw_given())
+        checkpoint = {"path": str(file.file), "step": file.step}
         log.info("%s weights of %s on %s", label, file.file, where)
         return cls(
             **{name: module and module.requires_grad_(False).to(where) for name, module in parts.items()},
             path=file.part("path", trusted=trusted),
             prediction=file.part("prediction", trusted=trusted),
-            schedule=schedule or own["schedule"],
-            solver=solver or own["solver"],
-            guidance=guidance or own["guidance"],
-            num_frames=data.num_frames if num_frames is None else num_frames,
-            height=data.height if height is None else height,
-            width=data.width if width is None else width,
-            fps=data.fps if fps is None else fps,
-            num_steps=file.number("sampling", "num_steps") if num_steps is None else num_steps,
             signals=file.signals(parts["net"], parts["text"], trusted),
-            batch_size=batch_size,
-            context_level=context_level,
-            precision=pick_dtype(precision),
-            offload_text=offload_text,
-            weights=label,
-            trained=data,
-            source={"path": str(file.file), "step": file.step},
-        )
+            settings=settings,
+            shape=shape,
+            origin=Origin(label, checkpoint, trained, file.per_frame(trusted)),
+        ).changed(**changes)
+
+    def changed(self, **changes: Any) -> Pipeline:
+        """The same over the same modules with other settings, as in `from_checkpoint`."""
+        other = copy(self)
+        other.settings, other.shape = changed(self.settings, self.shape, changes)
+        other.settings.guidance.check(self.net)
+        return other
 
     @property
     def device(self) -> torch.device:
@@ -168,84 +119,77 @@ class Pipeline:
 
     def __call__(
         self,
-        prompts: Sequence[str | int],
-        seeds: Sequence[int],
-        num_frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_steps: int | None = None,
+        prompts: str | int | Sequence[str | int],
+        seeds: int | Sequence[int],
         task: Task | None = None,
+        *,
         negative_prompt: str | Sequence[str] = "",
         labels: str | int | None | Sequence[str | int | None] = None,
         signals: Mapping[str, Any] | None = None,
+        noise: Tensor | None = None,
         progress: Progress | None = None,
+        **changes: Any,
     ) -> Samples:
         """One sample for each prompt and seed, all of them in memory; `batches` is for many.
 
         Args:
-            prompts: texts; classes (numbers or names) for a network that reads labels and no text.
-            seeds: of each sample's own noise.
-            num_frames, height, width, num_steps: None takes the pipeline's.
+            prompts: texts; classes (numbers or names) for a network that reads labels and no text. A single one is for
+                all seeds.
+            seeds: of each sample's own noise; a single one is that of the first, the next ones take the following.
             task: what is given; None is text-to-video.
             negative_prompt: what guidance leads away from, one for all samples or one for each; "" is no prompt.
             labels: classes, for a network that reads text too, one for all samples or one for each; None is no class.
             signals: what else is said, by name: one value for all samples or a list with one for each.
+            noise: unit noise (B or 1, C, F, H, W) in place of what the seeds draw for the (first) clip. What is drawn
+                later comes from the seeds all the same.
             progress: called as `progress(steps done, steps in all)`.
+            changes: settings for this call alone, as in `from_checkpoint`.
 
         Raises:
             ValueError: a shape that codec or network cannot take, or a task's own mistakes.
         """
-        if not prompts or len(prompts) != len(seeds):
-            raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: each sample, one or more, needs both")
+        if changes:
+            return self.changed(**changes)(
+                prompts, seeds, task, negative_prompt=negative_prompt, labels=labels, signals=signals, noise=noise,
+                progress=progress,
+            )  # fmt: skip
+        prompts, seeds = listed(prompts, seeds)
         negatives = for_each(negative_prompt, len(prompts), "negative prompts")
         said = {name: for_each(each, len(prompts), name) for name, each in (signals or {}).items()}
         more = [{name: each[i] for name, each in said.items()} for i in range(len(prompts))]
         wanted = map(Request, prompts, negatives, seeds, for_each(labels, len(prompts), "labels"), more)
-        job = self.prepare(list(wanted), num_frames, height, width, num_steps, task)
+        job = self.prepare(list(wanted), task, noise)
         made = list(self.make(job, range(len(job.batches)), progress))
         pixels, latents = (torch.cat([getattr(each, name) for each in made]) for name in ("pixels", "latents"))
         every, took = [each for batch in job.batches for each in batch], cost(made)
         return Samples(pixels, latents, {**self.info(job, every), **took})
 
     def batches(
-        self,
-        wanted: Sequence[Request],
-        num_frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_steps: int | None = None,
-        task: Task | None = None,
-        progress: Progress | None = None,
+        self, wanted: Sequence[Request], task: Task | None = None, progress: Progress | None = None
     ) -> Iterator[Samples]:
         """The same for any number of samples, a batch at a time: memory does not grow with their number. What is wrong
         with any of them is said at once, before the first batch."""
-        job = self.prepare(wanted, num_frames, height, width, num_steps, task)
+        job = self.prepare(wanted, task)
         return self.make(job, range(len(job.batches)), progress)
 
-    def prepare(
-        self,
-        wanted: Sequence[Request],
-        num_frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_steps: int | None = None,
-        task: Task | None = None,
-    ) -> Job:
+    def prepare(self, wanted: Sequence[Request], task: Task | None = None, noise: Tensor | None = None) -> Job:
         """Checks what is asked for and reads what is given; denoises nothing. Arguments and errors are `__call__`'s."""
         if not wanted:
             raise ValueError("0 samples are asked for: at least one prompt is needed")
-        task, steps = task or TextToVideo(), self.num_steps if num_steps is None else num_steps
-        canvas = self.canvas(num_frames or self.num_frames, height or self.height, width or self.width)
-        levels = self.levels(canvas, steps)
+        task, canvas = task or TextToVideo(), self.canvas()
+        self.levels(canvas, ~torch.ones(canvas.latent_shape[0], dtype=torch.bool))  # what is wrong is said before files
         for each in wanted:
             check_asked(self.signals, each, canvas)
         with evaluating(self.codec), torch.no_grad():
             plan = task(canvas)
         plan.check(len(wanted))
+        levels = [start_at(self.levels(canvas, known), plan.strength) for known in plan.known(canvas)]
+        codec: Any = self.codec
+        noise = own_noise(noise, len(wanted), (codec.channels, *canvas.latent_shape))
         self._warn(canvas, plan, [each.negative_prompt for each in wanted])
-        size = self.batch_size or len(wanted)
+        size = self.settings.batch_size or len(wanted)
         batches = [list(wanted[start : start + size]) for start in range(0, len(wanted), size)]
-        return Job(batches, task, plan, steps, start_at(levels, plan.strength), canvas)
+        return Job(batches, task, plan, self.settings.num_steps, levels, canvas, noise)
 
     def make(self, job: Job, which: Sequence[int], progress: Progress | None = None) -> Iterator[Samples]:
         """The samples of the batches `which` (positions in `job.batches`), one batch after another."""
@@ -264,26 +208,37 @@ class Pipeline:
             count, seconds = sum(len(job.batches[index]) for index in which), timer.seconds / max(timer.done, 1)
             log.info("%d samples: %.3f s a step, peak memory %.2f GB", count, seconds, peak_memory(self.device) / 1e9)
 
-    def canvas(self, num_frames: int, height: int, width: int) -> Canvas:
+    def canvas(self) -> Canvas:
         """The clip to be made, in pixels and latents; ValueError when codec or network cannot take it."""
         codec: Any = self.codec
+        frames, height, width = self.shape.num_frames, self.shape.height, self.shape.width
         return Canvas(
-            num_frames=num_frames,
-            height=height,
-            width=width,
-            fps=self.fps,
-            latent_shape=codec.latent_shape(num_frames, height, width),
+            **vars(self.shape),
+            latent_shape=codec.latent_shape(frames, height, width),
             stride=tuple(codec.stride),
             encode=lambda pixels: codec.encode(pixels.to(self.device)).float(),
             check_frames=lambda frames: codec.latent_shape(frames, height, width),
         )
 
-    def levels(self, canvas: Canvas, num_steps: int) -> Tensor:
-        """The noise levels that are visited, float64 (num_steps + 1,)."""
-        if type(num_steps) is not int or num_steps < 1:
-            raise ValueError(f"num_steps={num_steps} must be a whole number, at least 1")
+    def levels(self, canvas: Canvas, known: Tensor) -> Tensor:
+        """The noise levels that a clip visits, float64 (steps + 1,), or (steps + 1, F) where each frame has its own.
+
+        known: bool (F,), which latent frames are given. ValueError for levels that the network was not trained for.
+        """
         net: Any = self.net
-        return self.schedule(num_steps, net.num_tokens(*canvas.latent_shape), self.path)
+        steps, schedule = self.settings.num_steps, self.settings.schedule
+        if type(steps) is not int or steps < 1:
+            raise ValueError(f"num_steps={steps} must be a whole number, at least 1")
+        tokens, patch = net.num_tokens(*canvas.latent_shape), getattr(net, "patch", (1, 1, 1))[0]
+        levels = schedule(steps, tokens, self.path, int(to_make(known, patch).sum()))
+        if levels.ndim == 1:
+            return levels
+        if not self.origin.per_frame:
+            raise ValueError(
+                f"{schedule} gives each frame a noise level of its own, but this network was trained with one a clip;"
+                " train with levels=per_frame, or sample with another schedule"
+            )
+        return over_frames(levels, known, patch)
 
     def condition(self, wanted: Sequence[Request], canvas: Canvas, away: bool = False) -> dict[str, Tensor]:
         """What the network is told of each sample, or what guidance leads it `away` from."""
@@ -294,44 +249,54 @@ class Pipeline:
     def _round(self, job: Job, index: int, timer: Timer) -> Round:
         wanted = job.batches[index]
         told, untold = (self.condition(wanted, job.canvas, away) for away in (False, True))
-        if self.offload_text and self.text is not None:
+        if self.settings.offload_text and self.text is not None:
             self.text.cpu()
         generators = [torch.Generator().manual_seed(each.seed) for each in wanted]
-        return Round(told, untold, generators, job.plan.rows(job.rows(index)), job, timer)
+        rows = job.rows(index)
+        noise = job.noise[rows] if job.noise is not None and len(job.noise) > 1 else job.noise
+        return Round(told, untold, generators, job.plan.rows(rows), noise, job, timer)
 
     def _make(self, now: Round) -> tuple[Tensor, Tensor]:
         """(pixels, latents) of one batch, on the CPU."""
-        plan, canvas = now.plan, now.job.canvas
-        clips = roll_out(
-            lambda given: self._denoise(now, given), self._decode, canvas, plan.given, plan.chunks, plan.num_context
-        )
-        latents, pixels = zip(*((latents.cpu(), pixels) for latents, pixels in clips), strict=True)
-        shared = canvas.latent_of_frame()[plan.num_context - 1] + 1 if plan.num_context else 0
-        return stitch(pixels, plan.num_context), stitch(latents, shared)
+        plan, canvas, noise = now.plan, now.job.canvas, now.noise
+        levels = iter(now.job.levels)
 
-    def _denoise(self, now: Round, given: Given | None) -> Tensor:
-        """Latents (B, C, F, H, W) of one clip."""
+        def sample(given: Given | None) -> Tensor:
+            nonlocal noise
+            first, noise = noise, None
+            return self._denoise(now, given, next(levels), first)
+
+        clips = roll_out(sample, self._decode, canvas, plan.given, plan.chunks, plan.num_context)
+        latents, pixels = zip(*((latents.cpu(), pixels) for latents, pixels in clips), strict=True)
+        return stitch(pixels, plan.num_context), stitch(latents, plan.shared(canvas))
+
+    def _denoise(self, now: Round, given: Given | None, levels: Tensor, own: Tensor | None) -> Tensor:
+        """Latents (B, C, F, H, W) of one clip. own: noise (B or 1, C, F, H, W) that was passed."""
         codec: Any = self.codec
         shape = (codec.channels, *now.job.canvas.latent_shape)
-        noise = draw(now.generators, shape).to(self.device)
+
+        def fresh() -> Tensor:
+            return draw(now.generators, shape).to(self.device)
+
+        noise = fresh()  # drawn in any case, so that own noise changes none that comes later
+        if own is not None:
+            noise = own.to(noise).expand_as(noise)
         known, places = noise, torch.zeros_like(noise[:, :1], dtype=torch.bool)  # nothing
         if given is not None:
             given = given.rows(slice(0, len(noise)), noise)
             known, places = given.latents.expand_as(noise), given.places
         denoiser = Denoiser(self.net, self.path, self.prediction)
         told, untold = (with_given(cond, self.net, known, places) for cond in (now.cond, now.uncond))
-        guided = self.guidance(denoiser, told, untold)
-        denoise = hold(guided, given, noise, self.path, self.context_level)
+        guided = self.settings.guidance(denoiser, told, untold)
+        denoise = hold(guided, given, noise, self.path, self.settings.context_level)
         if now.plan.start is None:
             x = self.path.prior_std * noise
         else:
-            x = self.path.mix(now.plan.start.to(noise), noise, now.job.levels[0].to(noise))
-
-        def fresh() -> Tensor:
-            return draw(now.generators, shape).to(self.device)
-
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None), now.timer:
-            for state in self.solver(denoise, x, now.job.levels, self.path, fresh):
+            first = levels[0] if levels.ndim == 1 else levels[:1]
+            x = self.path.mix(now.plan.start.to(noise), noise, first.to(noise))
+        precision = self.settings.precision
+        with torch.autocast(self.device.type, precision, enabled=precision is not None), now.timer:
+            for state in self.settings.solver(denoise, x, levels, self.path, fresh):
                 x = state.x
                 now.timer.step()
         return x if given is None else given.put_back(x)
@@ -343,50 +308,44 @@ class Pipeline:
 
     def _warn(self, canvas: Canvas, plan: Plan, negatives: Sequence[str]) -> None:
         """Says what has no effect, and where a sample leaves what the checkpoint was trained for."""
-        if any(negatives) and not self.guidance.reads_negative:
-            log.warning("the negative prompt has no effect with %s; use guidance=cfg guidance.scale=2", self.guidance)
-        if self.trained is None:
-            return
-        if plan.uses_given and not self.trained.given:
-            log.warning("frames are given, but this checkpoint was trained without given frames (conditioning=tasks)")
-        for name in ("num_frames", "height", "width", "fps"):
-            trained, asked = getattr(self.trained, name), getattr(canvas, name)
-            if trained != asked:
-                log.warning("sampling with %s=%g, but the checkpoint was trained with %g", name, asked, trained)
-        if self.schedule != self.trained.schedule:
-            log.warning("sampling with %s, but the checkpoint was trained for %s", self.schedule, self.trained.schedule)
+        guidance = self.settings.guidance
+        if any(negatives) and not guidance.reads_negative:
+            log.warning("the negative prompt has no effect with %s; use guidance=cfg guidance.scale=2", guidance)
+        for said in self.origin.trained.warnings(canvas, plan, self.settings.schedule) if self.origin.trained else ():
+            log.warning("%s", said)
 
     def facts(self, job: Job) -> list[dict[str, Any]]:
         """How each sample of a job is made: all that it takes to make it again (`record.py`). Reads the checkpoint and
         the task's files once more, for their fingerprints."""
         lists = {"prompts", "negative_prompts", "seeds", "labels", "signals"}
         common = {key: value for key, value in self.info(job, []).items() if key not in lists}
-        source = dict(self.source or {})
+        source = dict(self.origin.checkpoint)
         if "path" in source:
             source["sha256"] = fingerprint(source["path"])
         return facts({**common, "files": files_of(common["task"]), "checkpoint": source}, job.batches)
 
     def info(self, job: Job, wanted: Sequence[Request]) -> dict[str, Any]:
         """How samples are made, as plain values; parts of the sampler are configs, which build them again."""
-        canvas = job.canvas
+        canvas, settings = job.canvas, self.settings
         return {
             "prompts": [each.prompt for each in wanted],
             "negative_prompts": [each.negative_prompt for each in wanted],
             "labels": [each.label for each in wanted],
             "signals": [each.signals for each in wanted],
             "seeds": [each.seed for each in wanted],
-            "weights": self.weights,
+            "weights": self.origin.weights,
             "task": as_config(job.task),
-            "schedule": as_config(self.schedule),
-            "solver": as_config(self.solver),
-            "guidance": as_config(self.guidance),
+            "schedule": as_config(settings.schedule),
+            "solver": as_config(settings.solver),
+            "guidance": as_config(settings.guidance),
             "num_steps": job.num_steps,
-            "steps_taken": len(job.levels) - 1,
+            "steps_taken": len(job.levels[0]) - 1,
             "num_frames": canvas.num_frames,
             "height": canvas.height,
             "width": canvas.width,
             "fps": canvas.fps,
-            "context_level": self.context_level,
-            "precision": None if self.precision is None else str(self.precision).removeprefix("torch."),
+            "context_level": settings.context_level,
+            "precision": None if settings.precision is None else str(settings.precision).removeprefix("torch."),
             "device": device_name(self.device),
+            **({} if job.noise is None else {"noise": as_config(job.noise)}),
         }

@@ -21,6 +21,7 @@ from dit.sampling.guidance import Guidance
 from dit.sampling.read import missing
 from dit.sampling.request import Request
 from dit.sampling.schedule import Schedule
+from dit.sampling.settings import SHAPE
 from dit.sampling.solvers import Solver
 from dit.sampling.tasks import Task
 
@@ -31,7 +32,7 @@ PARTS = {
     "guidance": Kind(Guidance, "dit.sampling.guidance"),
     "task": Kind(Task, "dit.sampling"),  # with how an image is fitted, `dit.sampling.fit`
 }
-SETTINGS = ("weights", "num_frames", "height", "width", "fps", "num_steps", "context_level", "precision")
+SETTINGS = ("weights", *SHAPE, "num_steps", "context_level", "precision")
 NEEDED = (*OWN[:4], *SETTINGS, "batch", "checkpoint", "files")
 
 
@@ -110,6 +111,8 @@ def read(file: str, trusted: Sequence[str] = ()) -> Again:
     if not isinstance(said, dict) or (lacking := [name for name in (*NEEDED, *PARTS) if name not in said]):
         what = f"it has no {lacking[0]}" if isinstance(said, dict) else "it is no mapping"
         raise ValueError(f"again={file} does not say how a sample was made: {what}")
+    if said.get("noise") is not None:
+        raise ValueError(f"again={file} began with noise that was passed, which no file holds: pass it once more")
     try:
         task = {**said["task"], **{name: _same(each, path) for name, each in said["files"].items()}}
         parts = {

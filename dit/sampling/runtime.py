@@ -36,9 +36,9 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def pick_dtype(name: str | None) -> torch.dtype | None:
-    """A torch dtype by name; None stays."""
-    dtype = None if name is None else getattr(torch, name, None)
+def pick_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    """A torch dtype, by name or as it is; None stays. ValueError for one that is not of floating-point numbers."""
+    dtype = getattr(torch, name, None) if isinstance(name, str) else name
     if name is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"precision={name} is no floating-point dtype of torch; for example bfloat16, or null")
     return dtype
@@ -53,7 +53,7 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def evaluating(*modules: nn.Module | None) -> Iterator[None]:
-    """Modules in evaluation mode inside the block, they and their parts each as they were afterwards."""
+    """Puts modules and all their parts into evaluation mode; at the end each is put back into the mode that it had."""
     before = [(part, part.training) for module in modules if module is not None for part in module.modules()]
     try:
         for part, _ in before:

@@ -14,9 +14,9 @@ from dit.sampling.pipeline import Pipeline
 from dit.sampling.ranks import Ranks
 from dit.sampling.request import requests
 from dit.sampling.runtime import Progress
+from dit.sampling.settings import NAMES
 
-CHECKPOINTS_OWN = ("schedule", "solver", "guidance", "num_steps", "num_frames", "height", "width", "fps")
-SETTINGS = ("weights", "device", "batch_size", "context_level", "precision", "offload_text", "trusted")
+MODEL = ("weights", "device", "trusted")
 REQUEST = ("prompt", "prompt_file", "negative_prompt", "num_samples", "seed", "label")
 
 
@@ -64,7 +64,7 @@ def session(ask: Mapping[str, Any]) -> Session:
     if ask["ckpt"] is None:
         raise ValueError("ckpt is missing; give it on the command line: ckpt=runs/...")
     wanted = requests(*(ask[key] for key in REQUEST))
-    pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in (*SETTINGS, *CHECKPOINTS_OWN)})
+    pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in (*MODEL, *NAMES)})
     job = pipeline.prepare(wanted, task=ask["task"])
     return Session(pipeline, job, pipeline.facts(job))
 

@@ -43,6 +43,16 @@ class Plan:
         """Whether the network is shown given frames, in the first clip or in those that are chained to it."""
         return self.given is not None or self.chunks > 1
 
+    def shared(self, canvas: Canvas) -> int:
+        """Latent frames that chained clips share."""
+        return canvas.latent_of_frame()[self.num_context - 1] + 1 if self.num_context else 0
+
+    def known(self, canvas: Canvas) -> list[Tensor]:
+        """Which latent frames are given in all samples, bool (F,) on the CPU, in each of the chained clips."""
+        frames = torch.arange(canvas.latent_shape[0])
+        first = frames < 0 if self.given is None else self.given.frames.all(0).cpu()
+        return [first] + [frames < self.shared(canvas)] * (self.chunks - 1)
+
     def check(self, batch: int) -> None:
         """ValueError unless what is known is for `batch` samples or the same for all, and leaves something to make."""
         if self.given is not None and bool(self.given.places.all()):

@@ -42,6 +42,7 @@ from dit.interop.adapter import LoRA
 from dit.sampling import schedule
 from dit.sampling.guidance import NoGuidance
 from dit.sampling.pipeline import Pipeline
+from dit.sampling.settings import Settings, Shape
 from dit.sampling.solvers import Euler
 from dit.signals.base import Around
 from dit.signals.text import Text
@@ -107,7 +108,7 @@ def objective(levels: Levels | None = None) -> Objective:
 def pipeline(module: VideoDiffusion) -> Pipeline:
     return Pipeline(
         module.net, module.codec, module.text, module.objective.path, module.objective.prediction,
-        schedule.Linear(), Euler(), NoGuidance(), FRAMES, SIZE, SIZE, fps=8.0, num_steps=2, signals=module.signals,
+        module.signals, Settings(schedule.Linear(), Euler(), NoGuidance(), num_steps=2), Shape(FRAMES, SIZE, SIZE, 8.0),
     )  # fmt: skip
 
 

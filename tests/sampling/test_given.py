@@ -52,7 +52,7 @@ def run(
     noise = torch.randn(SHAPE, generator=generator)
     spy = Spy(path)
     denoise = hold(spy, given, noise, path, context_level)
-    levels = Shifted(2.0)(6, 1, path)
+    levels = Shifted(2.0)(6, 1, path, 1)
     start, fresh = path.prior_std * noise, lambda: torch.randn(SHAPE, generator=generator)
     x = end(solver(denoise, start, levels, path, fresh))
     return (x if given is None else given.put_back(x)), spy, noise

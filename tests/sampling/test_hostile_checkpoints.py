@@ -158,7 +158,7 @@ def test_prompts_in_a_config_are_text(tmp_path: Path) -> None:
     """Nothing reads them, so they may say what they like."""
     own = config() | {"lora": None, "preview": {"prompts": [attacks(tmp_path / "sentinel")["resolver"]]}}
     pipeline = Pipeline.from_checkpoint(saved(tmp_path / "x.ckpt", config=own), weights="raw", device="cpu")
-    assert pipeline.num_steps == config()["sampling"]["num_steps"]
+    assert pipeline.settings.num_steps == config()["sampling"]["num_steps"]
     assert not (tmp_path / "sentinel").exists()
 
 

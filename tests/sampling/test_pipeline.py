@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dit.sampling.guidance import AsTrained, ClassifierFree, Guidance, NoGuidance
-from dit.sampling.job import Samples, draw, start_at
+from dit.sampling.job import Samples, draw
 from dit.sampling.pipeline import Pipeline
-from dit.sampling.schedule import Linear, Shifted
+from dit.sampling.schedule import Linear, Shifted, start_at
 from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver
 from dit.sampling.tasks import (
     Extend,
@@ -115,7 +115,7 @@ def test_given_latents_come_back_bit_for_bit(tmp_path: Path, task: int, solver: 
         config = {"codec": codec, "data": {"num_frames": 9, "height": 8, "width": 10, "fps": 8}}
     maker = pipeline(tmp_path, config, solver=solver, batch_size=2)
     asked = tasks(strided)[task]
-    plan = asked(maker.canvas(maker.num_frames, 8, 10))
+    plan = asked(maker.canvas())
     samples = maker(PROMPTS[:3], SEEDS[:3], task=asked)
     given = plan.given
     places = given.places.expand(3, -1, -1, -1, -1).expand_as(samples.latents[:, :, : given.latents.shape[2]])
@@ -128,7 +128,9 @@ def test_given_latents_come_back_bit_for_bit(tmp_path: Path, task: int, solver: 
         mask = cond["given"]
         assert mask.dtype == torch.float32 and torch.equal(mask[:1] > 0, given.places[:1])
     if plan.chunks > 1:
-        assert samples.pixels.shape[2] == maker.num_frames + (plan.chunks - 1) * (maker.num_frames - plan.num_context)
+        assert samples.pixels.shape[2] == maker.shape.num_frames + (plan.chunks - 1) * (
+            maker.shape.num_frames - plan.num_context
+        )
 
 
 def test_text_to_video_says_that_nothing_is_given(made: Pipeline) -> None:
@@ -177,11 +179,11 @@ def test_labels(tmp_path: Path) -> None:
 
 def test_overrides_and_their_defaults(tmp_path: Path) -> None:
     own = pipeline(tmp_path)
-    assert own.schedule == Shifted(3.0) and own.guidance == ClassifierFree(2.0, 0.0, (0.0, 1.0))
+    assert own.settings.schedule == Shifted(3.0) and own.settings.guidance == ClassifierFree(2.0, 0.0, (0.0, 1.0))
     changed = pipeline(
         tmp_path, solver=Heun(), num_steps=7, schedule=Linear(), guidance=AsTrained(5.0, None, None), weights="raw"
     )
-    assert changed.guidance == ClassifierFree(5.0, 0.0, (0.0, 1.0)) and changed.weights == "raw"
+    assert changed.settings.guidance == ClassifierFree(5.0, 0.0, (0.0, 1.0)) and changed.origin.weights == "raw"
     samples = changed(["x"], [0])
     assert samples.info["num_steps"] == 7 and samples.info["solver"]["_target_"].endswith("Heun")
     net: Any = changed.net

@@ -191,6 +191,21 @@ def test_a_sample_is_made_again_from_its_json_byte_for_byte(run: Path, tmp_path:
     assert torch.equal(*latents)
 
 
+def test_levels_of_frames_from_the_command_line(run: Path, tmp_path: Path) -> None:
+    """`schedule=pyramid` goes through the run's own schedule, with given frames, and is made again from its JSON."""
+    image = run.parent.parent / "frame.png"
+    asked = session(ask(run, "schedule=pyramid", "schedule.lag=2", "task=i2v", f"image={image}", "num_steps=3"))
+    assert [len(levels) for levels in asked.job.levels] == [6], "two frames of tokens, the first not wholly given"
+    assert asked.facts[0]["schedule"]["schedule"] == {"_target_": "dit.sampling.schedule.Shifted", "shift": 5.0}
+    (latents,) = (each.latents for each in asked.pipeline.make(asked.job, [0]))
+    samples = SampleSet(tmp_path, asked.facts)
+    (tmp_path / "x.json").write_text(json.dumps(samples.facts[0]))
+    once_more = session({**ask(run), "ckpt": None, "again": str(tmp_path / "x.json")})
+    assert torch.equal(latents, next(iter(once_more.pipeline.make(once_more.job, [0]))).latents)
+    with pytest.raises(ValueError, match="schedule.lag=-1"):
+        session(ask(run, "schedule=pyramid", "schedule.lag=-1"))
+
+
 def test_what_has_changed_since_is_refused(run: Path, tmp_path: Path) -> None:
     frame = tmp_path / "frame.png"
     Image.new("RGB", (16, 16), "red").save(frame)

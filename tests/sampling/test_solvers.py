@@ -151,7 +151,7 @@ def test_finite_and_accurate_from_level_one_to_zero(solver: str, path: str) -> N
         estimate = gaussian.denoise(x.double(), t)
         return Estimate(*(part.float() for part in estimate))
 
-    levels = Karras(0.005, 80.0, 7.0)(200, 8, gaussian.path)
+    levels = Karras(0.005, 80.0, 7.0)(200, 8, gaussian.path, 1)
     x = gaussian.start(levels[0], 0)
     method, order = SOLVERS[solver]
     y = end(method(denoise, x.float(), levels, gaussian.path))
@@ -163,7 +163,7 @@ def test_finite_and_accurate_from_level_one_to_zero(solver: str, path: str) -> N
 
 def test_one_step_is_the_first_order_formula() -> None:
     gaussian = Gaussian.draw(PATHS["linear"], 2)
-    levels = LinearSchedule()(1, 8, gaussian.path)
+    levels = LinearSchedule()(1, 8, gaussian.path, 1)
     x = gaussian.start(levels[0], 0)
     for method, _ in SOLVERS.values():
         torch.testing.assert_close(end(method(gaussian.denoise, x, levels, gaussian.path)), gaussian.mean)
@@ -179,7 +179,7 @@ def test_ddim_with_noise_keeps_the_marginals() -> None:
     def noise() -> Tensor:
         return torch.randn((count, 1, 1, 1, 1), generator=generator, dtype=torch.float64)
 
-    levels = LinearSchedule()(200, 1, path)
+    levels = LinearSchedule()(200, 1, path, 1)
     ends = {}
     for eta in (0.0, 1.0):
         y = end(DDIM(eta)(gaussian.denoise, path.prior_std * noise(), levels, path, noise))
@@ -192,7 +192,7 @@ def test_ddim_with_noise_keeps_the_marginals() -> None:
 
 def test_every_step_is_yielded_and_none_is_made_that_nobody_asks_for() -> None:
     gaussian = Gaussian.draw(PATHS["cosine"], 4)
-    levels = LinearSchedule()(5, 8, gaussian.path)
+    levels = LinearSchedule()(5, 8, gaussian.path, 1)
     for method, _ in SOLVERS.values():
         asked: list[float] = []
 

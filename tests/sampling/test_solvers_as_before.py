@@ -83,7 +83,7 @@ def test_each_solver(solver: Solver, before: Callable[..., Tensor], path: NoiseP
         generator = torch.Generator().manual_seed(seed)
         return lambda: torch.randn(2, 3, 4, 5, 6, generator=generator)
 
-    x, levels = path.prior_std * draws(0)(), Shifted(3.0)(7, 1, path)
+    x, levels = path.prior_std * draws(0)(), Shifted(3.0)(7, 1, path, 1)
     found = end(solver(denoise, x, levels, path, draws(1)))
     assert torch.equal(found, before(denoise, x, levels, path, draws(1))) and bool(found.isfinite().all())
 

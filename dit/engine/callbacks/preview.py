@@ -108,7 +108,7 @@ class Preview(Task):
             about = {"prompt": self.prompts[index], "seed": self.seed + index, "step": step, "weights": which}
             metadata = {key: str(value) for key, value in about.items()}
             scale = viewing_scale(*pixels.shape[-2:])
-            write_video(folder / self._name(index), pixels, self.pipeline.fps, metadata, scale)
+            write_video(folder / self._name(index), pixels, self.pipeline.shape.fps, metadata, scale)
 
     def _name(self, index: int) -> str:
         return f"{file_name(self.prompts[index], self.seed + index)}.mp4"

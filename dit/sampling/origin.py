@@ -1,0 +1,52 @@
+"""Where a pipeline's weights are from, and what they were trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dit.sampling.schedule import Schedule
+from dit.sampling.settings import SHAPE, Shape
+from dit.sampling.tasks import Canvas, Plan
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint was trained for; sampling warns when it is asked for something else.
+
+    Attributes:
+        schedule: that of its previews. given: whether it has seen given frames.
+    """
+
+    shape: Shape
+    schedule: Schedule
+    given: bool
+
+    def warnings(self, canvas: Canvas, plan: Plan, schedule: Schedule) -> Iterator[str]:
+        """Where a sample leaves that."""
+        if plan.uses_given and not self.given:
+            yield "frames are given, but this checkpoint was trained without given frames (conditioning=tasks)"
+        for name in SHAPE:
+            trained, asked = getattr(self.shape, name), getattr(canvas, name)
+            if trained != asked:
+                yield f"sampling with {name}={asked:g}, but the checkpoint was trained with {trained:g}"
+        if schedule.of_a_frame != self.schedule.of_a_frame:
+            yield f"sampling with {schedule.of_a_frame}, but the checkpoint was trained for {self.schedule.of_a_frame}"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of the weights of a pipeline.
+
+    Attributes:
+        weights: which they are (`raw`, `ema:<profile>`).
+        checkpoint: path and step of the file that they are from; empty where there is none.
+        trained: what to warn about; None warns of nothing.
+        per_frame: whether the network was trained with a noise level for each frame.
+    """
+
+    weights: str = "as passed"
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    trained: Trained | None = None
+    per_frame: bool = True
