@@ -66,6 +66,13 @@ class Classified(Protocol):
 
 
 @runtime_checkable
+class WithColumns(Protocol):
+    """Clips of which more is known: item["columns"] has these names."""
+
+    columns: Sequence[str]
+
+
+@runtime_checkable
 class NamedClips(Clips, Protocol):
     """Clips that can say in short which they are; of others the config says it."""
 

@@ -87,6 +87,7 @@ class ClipDataset(Dataset[Item]):
         self.width = width
         self.fps = fps
         self.classes = classes
+        self.columns = manifest.columns
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -108,6 +109,8 @@ class ClipDataset(Dataset[Item]):
                     item = self._read(row, self.view(index, epoch), pick_caption(row.captions, index, epoch))
                     if self.classes:
                         item["label"] = row.label
+                    if self.columns:
+                        item["columns"] = row.columns
                     item["skipped"] = tuple(Skipped(id, why) for id, why in skipped.items())
                     return item
                 except BadClip as error:
@@ -193,6 +196,7 @@ def clip_data(
     root: str,
     manifest: str | None,
     labels: str | None,
+    columns: list[str] | None,
     val_clips: int,
     decoder: Ladder,
     batch_size: int,
@@ -214,11 +218,12 @@ def clip_data(
         manifest: .csv, .jsonl or .parquet (`data.manifest` says which columns), or None for all videos and images in
             `root`.
         labels: where a clip's class is from, `column`, `folder` or None (`labels.py`).
+        columns: of the manifest, that signals are made from; None is no further one.
         val_clips: how many clips are held out, whole files by a hash of their path; 0 trains without validation.
         decoder: reads the files.
         batch_size, ..., max_bad_share: as in `data.module.VideoData`.
     """
-    clips = read_manifest(root, manifest)
+    clips = read_manifest(root, manifest, columns or ())
     if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
         log.warning("%s is not read, the folder is; data.manifest=%s reads it", lists[0], clips.root / lists[0])
     clips.report()

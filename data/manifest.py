@@ -1,8 +1,9 @@
 """Lists of clips: a CSV, JSONL or Parquet file, or a folder of videos and images.
 
 Columns: `path` (relative to the root folder, or absolute), `caption`, and optionally `start` and `end` in seconds, the
-part of the file to use, and `label`, the name or number of a class (`labels.py`). Other columns (licence, source, ...)
-may be there and are not read. Several rows may name one file: excerpts of it, or other captions.
+part of the file to use, and `label`, the name or number of a class (`labels.py`). Of other columns (licence, source,
+motion, ...) those are read that a run asks for (`data.columns`); they travel with the clip. Several rows may name one
+file: excerpts of it, or other captions.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 
 from data import images
-from data.batch import NO_CLASS
+from data.batch import NO_CLASS, Value
 from data.folder import VIDEOS, read_folder
-from data.tables import read_table
+from data.tables import COLUMNS, read_table
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ class Row:
     start: float
     end: float
     label: int = NO_CLASS
+    columns: Mapping[str, Value] = field(
+        default_factory=dict
+    )  # those that were asked for; nan where a number is not there
 
     @property
     def is_image(self) -> bool:
@@ -70,7 +74,13 @@ class Manifest:
             start=0.0 if start is None else start,
             end=float("inf") if end is None else end,
             label=values.get(CLASS, NO_CLASS),
+            columns={name: float("nan") if values[name] is None else values[name] for name in self.columns},
         )
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that were asked for."""
+        return [name for name in self.table.column_names if name not in COLUMNS and name != CLASS]
 
     def files(self) -> list[str]:
         """The file of each row: its path from the root, however the row writes it."""
@@ -136,13 +146,16 @@ class Manifest:
             )
 
 
-def read_manifest(root: str | os.PathLike[str], manifest: str | os.PathLike[str] | None) -> Manifest:
+def read_manifest(
+    root: str | os.PathLike[str], manifest: str | os.PathLike[str] | None, columns: Sequence[str] = ()
+) -> Manifest:
     """Reads a list of clips.
 
     Args:
         root: folder that the paths are relative to.
         manifest: a .csv, .jsonl or .parquet file; None takes every video and image in `root` and below (`folder.py`),
             with the captions in files beside them (`captions.py`).
+        columns: of the manifest, to be read beside those that every run reads.
 
     Raises:
         FileNotFoundError: no such folder or manifest, or none of the first files is in `root`.
@@ -151,7 +164,12 @@ def read_manifest(root: str | os.PathLike[str], manifest: str | os.PathLike[str]
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"data.root={root}: no such folder")
-    table = read_folder(root) if manifest is None else read_table(Path(manifest))
+    asked = f"data.columns=[{','.join(columns)}]"
+    if columns and manifest is None:
+        raise ValueError(f"{asked}: a folder has no columns; give a list of its clips as data.manifest=FILE")
+    if own := [name for name in columns if name in (*COLUMNS, CLASS, "fps")]:
+        raise ValueError(f"{asked}: {own[0]} cannot be asked for, since it has a meaning of its own; rename the column")
+    table = read_folder(root) if manifest is None else read_table(Path(manifest), columns)
     clips = Manifest(root, table)
     if len(clips) == 0:
         raise ValueError(

@@ -15,7 +15,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from data import workers
-from data.batch import Batch, Classified, Clips, Item, NamedClips, RedrawnClips, Skipped, collate
+from data.batch import Batch, Classified, Clips, Item, NamedClips, RedrawnClips, Skipped, WithColumns, collate
 from data.decode import BadClips, listing
 from data.sampler import Draw, TrainingStream, validation_shard
 
@@ -168,6 +168,13 @@ class VideoData(LightningDataModule):
                 f" {first[1]}; give both the same labels"
             )
         return names[0]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names in `Batch.values` that all clips have beside `caption`, `fps` and `label`."""
+        every = [each for each in (self.train, self.val) if each is not None]
+        held = [each.columns if isinstance(each, WithColumns) else () for each in every]
+        return [name for name in held[0] if all(name in names for names in held)]
 
     def setup(self, stage: str) -> None:
         """Refuses empty data, and data that is not the same on all ranks."""

@@ -60,7 +60,7 @@ def main() -> int:
     if not run.get("root"):
         raise ValueError("no folder: give --root DIR, or what train.py is given: experiment=real_clips data.root=DIR")
 
-    manifest = read_manifest(run["root"], run.get("manifest"))
+    manifest = read_manifest(run["root"], run.get("manifest"), run.get("columns") or ())
     ladder = Ladder(decoders=[Decord(), TorchCodec(), PyAV()])
     bad: list[Finding] = []
     noted: dict[str, list[str]] = {}

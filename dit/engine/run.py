@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,6 +143,8 @@ def build(config: dict[str, Any]) -> Parts:
     captions.report_long(data.train, text)  # type: ignore[attr-defined]
     config["signals"] = completed(config["signals"], net, text)
     signals = build_signals(config["signals"], net, text, data)
+    if not (run / rundir.CONFIG).is_file():  # runs of before may go on as they were begun
+        check_encoder(text, signals)
     module = VideoDiffusion(
         net=net,
         codec=codec,
@@ -186,6 +188,15 @@ def build_signals(
     for name, each in signals.items():
         each.check(data, name)  # type: ignore[arg-type]
     return signals
+
+
+def check_encoder(text: TextEncoder | None, signals: Collection[str]) -> None:
+    """Raises ValueError for a text encoder that encodes for nobody: none but the signals without a text is there."""
+    if text is not None and not set(signals) - {"label", "fps"}:
+        raise ValueError(
+            f"text={type(text).__name__} encodes captions, and no part of this network reads them: text=none leaves it"
+            " out, and net/text=cross or net/pooled=mlp reads them"
+        )
 
 
 def callbacks(parts: Parts) -> list[Callback]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from dit.config.limits import Count, Positive, Seed, Share
 from dit.sampling.fit import Fit
@@ -22,6 +22,7 @@ class Config(TypedDict):
     prompt_file: str | None
     negative_prompt: str
     label: str | int | None
+    signals: dict[str, Any]
     num_samples: Count
     seed: Seed
     schedule: Schedule | None

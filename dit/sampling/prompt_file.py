@@ -1,21 +1,18 @@
-"""Files of prompts: plain text with a prompt a line, or a table with a negative prompt and a seed for each."""
+"""Files of prompts: plain text with a prompt a line, or a table with a negative prompt, a seed and signals for each."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.textfile import read_text
 from dit.sampling.read import missing
-
-log = logging.getLogger(__name__)
 
 COLUMNS = ("prompt", "negative_prompt", "seed")
 MAX_SEED = 2**63 - 1  # torch.Generator takes no more
@@ -23,17 +20,22 @@ MAX_SEED = 2**63 - 1  # torch.Generator takes no more
 
 @dataclass(frozen=True)
 class Line:
-    """A prompt as a file gives it; None where the file says nothing and the command line decides."""
+    """A prompt as a file gives it; None where the file says nothing and the command line decides.
+
+    more: what other columns say; which of them the network is told is not known here.
+    """
 
     prompt: str
     negative_prompt: str | None = None
     seed: int | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_prompt_file(path: str | Path) -> list[Line]:
     """Prompts from a file, by its ending.
 
-    - `.csv`: a header with `prompt` and, if wanted, `negative_prompt` and `seed`; an empty cell says nothing.
+    - `.csv`: a header with `prompt` and, if wanted, `negative_prompt`, `seed` and names of signals; an empty cell says
+      nothing.
     - `.jsonl`: on each line an object with these keys, or a text.
     - anything else: a prompt a line. Empty lines and lines that begin with `#` are left out.
 
@@ -86,15 +88,12 @@ def _header(names: list[str], file: Path) -> list[str]:
             f"prompt file {file}, line 1: no column prompt; it has {', '.join(names)}. The first line of a CSV names "
             f"its columns: {','.join(COLUMNS)}"
         )
-    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+    if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"prompt file {file}, line 1: two columns {twice[0]}; leave one")
-    if unused := [name for name in names if name not in COLUMNS]:
-        log.warning("%s: columns that are not used: %s (used: %s)", file, ", ".join(unused), ", ".join(COLUMNS))
     return names
 
 
 def _jsonl(text: str, file: Path) -> Iterator[Line]:
-    unused: set[str] = set()
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -108,10 +107,7 @@ def _jsonl(text: str, file: Path) -> Iterator[Line]:
             raise ValueError(
                 f'prompt file {file}, line {number}: no "prompt" in it; write {{"prompt": "...", "seed": 3}}, or a text'
             )
-        unused |= row.keys() - set(COLUMNS)
         yield _line(row, file, number)
-    if unused:
-        log.warning("%s: keys that are not used: %s (used: %s)", file, ", ".join(sorted(unused)), ", ".join(COLUMNS))
 
 
 def _line(row: Mapping[str, Any], file: Path, number: int) -> Line:
@@ -121,7 +117,8 @@ def _line(row: Mapping[str, Any], file: Path, number: int) -> Line:
     for name, value in (("prompt", prompt), ("negative_prompt", "" if negative is None else negative)):
         if not isinstance(value, str):
             raise ValueError(f"prompt file {file}, line {number}: {name} is {json.dumps(value)}, which is no text")
-    return Line(prompt, negative, _seed(row.get("seed"), file, number))
+    more = {name: value for name, value in row.items() if name not in COLUMNS and value is not None}
+    return Line(prompt, negative, _seed(row.get("seed"), file, number), more)
 
 
 def _seed(value: Any, file: Path, number: int) -> int | None:

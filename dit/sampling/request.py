@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dit.sampling.checkpoint import find
-from dit.sampling.prompt_file import read_prompt_file
+from dit.sampling.prompt_file import COLUMNS, read_prompt_file
 
+log = logging.getLogger(__name__)
 REQUEST = "request.json"  # in each folder of samples: what was asked for
 
 
 @dataclass(frozen=True)
 class Request:
-    """One sample that is asked for. signals: what else is said of it, by name."""
+    """One sample that is asked for.
+
+    signals: what else is said of it, by name. columns: what a table of prompts holds beside that (`heard`).
+    """
 
     prompt: str | int
     negative_prompt: str
     seed: int
     label: str | int | None = None  # a class, for networks that read one beside a text
     signals: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 def requests(
@@ -33,6 +39,7 @@ def requests(
     num_samples: int,
     seed: int,
     label: str | int | None = None,
+    signals: Mapping[str, Any] | None = None,
 ) -> list[Request]:
     """`num_samples` samples for each prompt, under the seeds `seed`, `seed + 1`, ...
 
@@ -40,6 +47,7 @@ def requests(
         prompt: one prompt; None without a prompt file is the empty one.
         prompt_file: prompts from a file (`prompt_file.py`). A seed that stands there is that of the prompt's first
             sample, and its others take the following ones; a negative prompt there goes before `negative_prompt`.
+        signals: what else is said of all samples, by name; what a prompt file says goes before.
 
     Raises:
         FileNotFoundError: no such file. ValueError: both are given, no prompt in the file, no samples.
@@ -48,14 +56,29 @@ def requests(
         raise ValueError(f"num_samples={num_samples} must be at least 1")
     if prompt_file is None:
         text = "" if prompt is None else prompt
-        return [Request(text, negative_prompt, seed + i, label) for i in range(num_samples)]
+        return [Request(text, negative_prompt, seed + i, label, signals or {}) for i in range(num_samples)]
     if prompt is not None:
         raise ValueError(f"prompt={prompt!r} and prompt_file={prompt_file} are both given; leave one out")
     made = []
     for number, line in enumerate(read_prompt_file(prompt_file)):
         first = seed + number * num_samples if line.seed is None else line.seed
         negative = negative_prompt if line.negative_prompt is None else line.negative_prompt
-        made += [Request(line.prompt, negative, first + i, label) for i in range(num_samples)]
+        one = Request(line.prompt, negative, first, label, signals or {}, line.more)
+        made += [replace(one, seed=first + i) for i in range(num_samples)]
+    return made
+
+
+def heard(wanted: Sequence[Request], known: Collection[str]) -> list[Request]:
+    """The same with what their columns say of signals that are `known`; the other columns are named in a warning."""
+    unused = dict.fromkeys(name for each in wanted for name in each.columns if name not in known)
+    if unused:
+        used = ", ".join((*COLUMNS, *known))
+        log.warning("the prompt file has columns that are not used: %s (used: %s)", ", ".join(unused), used)
+    made = []
+    for each in wanted:
+        said = {name: value for name, value in each.columns.items() if name in known}
+        label = said.pop("label", each.label)
+        made.append(replace(each, label=label, signals={**each.signals, **said}, columns={}))
     return made
 
 

@@ -12,12 +12,13 @@ from dit.sampling import record
 from dit.sampling.job import Job
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.ranks import Ranks
-from dit.sampling.request import requests
+from dit.sampling.request import heard, requests
 from dit.sampling.runtime import Progress
 from dit.sampling.settings import NAMES
+from dit.signals.base import known
 
 MODEL = ("weights", "device", "trusted")
-REQUEST = ("prompt", "prompt_file", "negative_prompt", "num_samples", "seed", "label")
+REQUEST = ("prompt", "prompt_file", "negative_prompt", "num_samples", "seed", "label", "signals")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def session(ask: Mapping[str, Any]) -> Session:
         raise ValueError("ckpt is missing; give it on the command line: ckpt=runs/...")
     wanted = requests(*(ask[key] for key in REQUEST))
     pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in (*MODEL, *NAMES)})
-    job = pipeline.prepare(wanted, task=ask["task"])
+    job = pipeline.prepare(heard(wanted, known(pipeline.signals)), task=ask["task"])
     return Session(pipeline, job, pipeline.facts(job))
 
 

@@ -188,14 +188,19 @@ def cond_of_example(signals: Mapping[str, Signal]) -> Cond:
     return {k: v for signal in signals.values() for k, v in signal.encode(signal.gather([signal.example], cpu)).items()}
 
 
+def known(signals: Mapping[str, Signal]) -> list[str]:
+    """Names of what can be said of a sample beside its prompt."""
+    return [name for signal in signals.values() for name in signal.asked]
+
+
 def check_asked(signals: Mapping[str, Signal], asked: Asked, clip: Clip) -> None:
     """Raises ValueError, in one line, for what a request says that none of the signals hears, or cannot be."""
-    known = [name for signal in signals.values() for name in signal.asked]
+    names = known(signals)
     for name, value in asked.signals.items():
-        if name not in known:
-            there = ", ".join(known) or "none"
+        if name not in names:
+            there = ", ".join(names) or "none"
             raise ValueError(f"signals.{name}={value}, but this network is told no {name}; what can be said: {there}")
-    if asked.label is not None and "label" not in known:
+    if asked.label is not None and "label" not in names:
         raise ValueError(f"label={asked.label}, but this network reads no class labels; leave it out")
     for signal in signals.values():
         signal.of_request(asked, clip)

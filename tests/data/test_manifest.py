@@ -1,6 +1,7 @@
 """Manifests in each format, folders, and each way in which they can be wrong."""
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from data.fingerprint import fingerprint
 from data.manifest import read_manifest
 
 ROWS = [
@@ -189,3 +191,49 @@ def test_the_clips_are_counted_and_missing_captions_said(root: Path, caplog: pyt
         assert "2 of 4 clips have no caption, e.g. c.mov:" in caplog.text and "write c.txt beside it" in caplog.text
         read_manifest(root, None).report()
     assert "all of 4 clips have no caption" in caplog.text
+
+
+MORE = [("a.mp4", 0.5, "slow", [0.0, 1.0]), ("c.mov", None, None, [2.0, 3.0])]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_columns_that_are_asked_for_are_read_and_no_others(root: Path, suffix: str) -> None:
+    names = ("motion", "word", "camera") if suffix != ".csv" else ("motion", "word")
+    rows = [dict(zip(("path", *names), row, strict=False)) | {"caption": "", "licence": "MIT"} for row in MORE]
+    file = root / f"list{suffix}"
+    if suffix == ".csv":
+        file.write_text("path,motion,word,caption,licence\na.mp4,0.5,slow,,MIT\nc.mov,,,,MIT\n")
+    elif suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), file)
+    clips = read_manifest(root, file, names)
+    assert clips.columns == list(names) and read_manifest(root, file).columns == []
+    first, second = (dict(clips[index].columns) for index in range(2))
+    assert math.isnan(second.pop("motion")) and first.pop("motion") == 0.5  # type: ignore[arg-type]
+    want = [{"word": "slow", "camera": [0.0, 1.0]}, {"word": "", "camera": [2.0, 3.0]}]
+    assert [first, second] == [{name: row[name] for name in names[1:]} for row in want]
+    other = read_manifest(root, file, names[:1])
+    assert fingerprint(root, clips.table) != fingerprint(root, other.table), "values are part of what is trained on"
+
+
+@pytest.mark.parametrize(
+    "columns, content, words",
+    [
+        (["speed"], "path,caption\na.mp4,\n", r"no column speed; it has path, caption"),
+        (["start"], "path,caption\na.mp4,\n", r"data.columns=\[start\]: start cannot be asked for"),
+        (["day"], "path,caption,day\na.mp4,,2026-11-28\n", r"column day: it holds date32.*; numbers, texts and lists"),
+    ],
+)
+def test_columns_that_cannot_be_read(root: Path, columns: list[str], content: str, words: str) -> None:
+    (root / "list.csv").write_text(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        read_manifest(root, root / "list.csv", columns)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_has_no_columns(root: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"data.columns=\[motion\]: a folder has no columns; give .* data.manifest=FILE"
+    ):
+        read_manifest(root, None, ["motion"])

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,24 @@ def test_a_batch_moves_as_one_and_keeps_its_words() -> None:
     assert moved.pixels.is_meta and moved.values["fps"].is_meta
     assert (moved.values["caption"], moved.ids, len(moved)) == (["a", "a"], ["x", "x"], 2)
     assert moved.skipped == (Skipped("y", "broken"),) * 2
+
+
+def test_columns_travel_by_name() -> None:
+    def item(**columns: Any) -> Item:
+        return Item(
+            pixels=torch.zeros(3, 1, 2, 2, dtype=torch.uint8), caption="", id="x", fps=8.0, columns=columns
+        )  # fmt: skip
+
+    made = collate(
+        [item(motion=0.5, word="a", camera=[1.0, 2.0]), item(motion=float("nan"), word="", camera=[3.0, 4.0])]
+    )
+    motion = made.values["motion"]
+    assert isinstance(motion, torch.Tensor) and motion.dtype == torch.float32 and motion[0] == 0.5 and motion[1].isnan()
+    assert made.values["word"] == ["a", ""] and made.values["camera"].tolist() == [[1, 2], [3, 4]]  # type: ignore[union-attr]
+    one = made.one(1)
+    assert one.values["word"] == [""] and one.values["camera"].tolist() == [[3, 4]] and len(one) == 1  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"column camera: values of one batch differ in kind or length"):
+        collate([item(camera=[1.0]), item(camera=[1.0, 2.0])])
 
 
 def test_clips_of_different_shape_are_named() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dit.sampling.prompt_file import Line, read_prompt_file
-from dit.sampling.request import Request, requests
+from dit.sampling.request import Request, heard, requests
 
 CSV = 'prompt,negative_prompt,seed\n"a red circle moves right, quickly",blurry,7\na blue bar,,\n"says ""hi""",,0\n'
 JSONL = '{"prompt": "größer, 红色的圆", "seed": 3, "negative_prompt": "grey"}\n\n"a plain text"\n{"prompt": 5}\n'
@@ -55,10 +55,19 @@ def test_what_the_file_says_goes_before_what_the_command_line_says(tmp_path: Pat
     assert [each.seed for each in made[4:]] == [0, 1]
 
 
-def test_columns_that_are_not_used_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    read_prompt_file(write(tmp_path, "a.csv", "prompt,neg_prompt\nx,y\n"))
-    read_prompt_file(write(tmp_path, "a.jsonl", '{"prompt": "x", "sead": 3}'))
-    assert "columns that are not used: neg_prompt" in caplog.text and "keys that are not used: sead" in caplog.text
+def test_columns_say_signals_and_those_that_are_not_used_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = "prompt,neg_prompt,motion,label\nx,y,0.5,red\nz,,,\n"
+    rows = '{"prompt": "x", "motion": 0.5, "label": "red", "sead": 3}\n{"prompt": "z", "motion": null}'
+    for name, content, motion in (("a.csv", table, "0.5"), ("a.jsonl", rows, 0.5)):
+        file = str(write(tmp_path, name, content))
+        wanted = requests(None, file, "", 2, 5, label="blue", signals={"motion": 1, "speed": 2})
+        made = heard(wanted, ["label", "motion", "speed"])
+        assert made[:2] == [Request("x", "", seed, "red", {"motion": motion, "speed": 2}) for seed in (5, 6)]
+        assert made[2] == Request("z", "", 7, "blue", {"motion": 1, "speed": 2})
+    assert "columns that are not used: neg_prompt (used: prompt, negative_prompt, seed, label, motion" in caplog.text
+    assert "columns that are not used: sead" in caplog.text
 
 
 @pytest.mark.parametrize(
