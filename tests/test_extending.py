@@ -180,6 +180,7 @@ def test_every_file_that_the_page_names_is_there() -> None:
         "dit/net/host_memory.py", "configs/net/checkpointing/host_memory.yaml",
         "dit/net/edges.py", "configs/alignment/encoder/edges.yaml",
         "dit/engine/callbacks/part_norms.py", "configs/callbacks/part_norms.yaml",
+        "dit/signals/motion.py", "dit/net/strength.py", "configs/signals/motion.yaml",
     }  # fmt: skip
     absent = {name for name in named if not (PAGE.parents[1] / name).is_file()}
     assert named and absent == written_by_the_reader

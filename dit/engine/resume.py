@@ -69,7 +69,7 @@ def find_start(
 ) -> Start:
     """Finds and checks what a run of `config` in `run` goes on from. Writes nothing.
 
-    meant: key -> what configs from before there was such a key meant.
+    meant: key -> what a config means that says nothing there, as those from before there was such a key.
 
     Raises:
         OtherRun: something that decides what is learned differs, and `resume_changes` does not name it.
@@ -80,7 +80,7 @@ def find_start(
         raise ValueError(f"resume_lr={config['resume_lr']} must be keep, schedule, or null")
     written = rundir.config_of(run)
     if written is not None:
-        written = {**(meant or {}), **written}
+        written = _as_meant(written, meant)
     seen = _seen(run)
     file, note = _choose(run, config, written)
     notes = [note] if note else []
@@ -91,7 +91,7 @@ def find_start(
     content = _read(file, run)
     step = int(content["global_step"])
     before = content.get("config") or written or {}
-    before = before and {**(meant or {}), **before}
+    before = _as_meant(before, meant) if before else {}
     changes = _compare(file, before, config) if before else []
     allowed = config["resume_changes"]
     notes += _clips(run, before, config, len(content.get("rng", ())), world_size, allowed)
@@ -108,6 +108,10 @@ def find_start(
         seen=seen,
     )
     return _with_rate(start, config, schedule)
+
+
+def _as_meant(config: Mapping[str, Any], meant: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {**config, **{key: value for key, value in (meant or {}).items() if not config.get(key)}}
 
 
 def take(run: Path, start: Start, config: Mapping[str, Any]) -> None:

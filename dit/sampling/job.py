@@ -82,7 +82,7 @@ def draw(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tenso
 
 def for_each(values: Any, count: int, what: str) -> list[Any]:
     """One value for all or one for each, as `count` values; ValueError for another number of them."""
-    listed = [values] * count if values is None or isinstance(values, (str, int)) else list(values)
+    listed = [values] * count if values is None or isinstance(values, (str, int, float)) else list(values)
     if len(listed) != count:
         raise ValueError(f"{len(listed)} {what} for {count} prompts: give one, or one for each")
     return listed

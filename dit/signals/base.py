@@ -10,6 +10,7 @@ What is made of the latents themselves, the given frames, is no signal: `dit/dif
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,12 +143,25 @@ class Signal(ABC):
 
 
 class Number(Signal):
-    """A signal of one number a clip, which is the one entry of `cond`, (B,), as it stands."""
+    """A signal of one number a clip, which is its one entry of `cond`, (B,), as it stands. A sample that is asked for
+    says it under the entry's name, or says nothing."""
 
     @property
     def key(self) -> str:
         """The entry."""
         return next(iter(self.entries))
+
+    def of_request(self, asked: Asked, clip: Clip) -> Any:
+        said = asked.signals.get(self.key)
+        if said is None:
+            return self.nothing
+        try:
+            value = float(said)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"signals.{self.key}={said} is no finite number")
+        return value
 
     def encode(self, values: Values) -> Cond:
         assert isinstance(values, Tensor)
