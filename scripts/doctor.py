@@ -14,7 +14,6 @@ import platform
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -91,6 +90,7 @@ def installed(name: str) -> str | None:
 
 def devices() -> Iterator[Finding]:
     """CPU, GPUs, and the ways in which several processes can talk."""
+    from dit.machine import bfloat16_slowdown
     from dit.net.flops import measured_matmul_rate
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -98,7 +98,7 @@ def devices() -> Iterator[Finding]:
     capability = torch.backends.cpu.get_cpu_capability()
     detail = f"{cores} cores, {torch.get_num_threads()} torch threads, {capability}, {rate:.0f} GFLOP/s fp32 matmul now"
     yield Finding(OK, "cpu", detail)
-    slower = product_seconds(torch.bfloat16) / product_seconds(torch.float32)
+    slower = bfloat16_slowdown()
     detail = f"a product takes {slower:.2g} times as long as in float32"
     advice = "this CPU has no units for it, or torch does not use them: keep trainer.precision=32-true here"
     yield Finding(NOTE if slower > 1 else OK, "cpu in bfloat16", detail, advice)
@@ -118,18 +118,6 @@ def devices() -> Iterator[Finding]:
     yield Finding(
         OK if compiler else NOTE, "compiler", compiler or "none: torch.compile cannot generate code for the CPU"
     )
-
-
-def product_seconds(dtype: torch.dtype) -> float:
-    """Of one product of small matrices on the CPU, the fastest of three: without units for bfloat16 a large one takes
-    many seconds."""
-    a = torch.randn(256, 256).to(dtype)
-    seconds = []
-    for _ in range(1 + 3):
-        start = time.perf_counter()
-        torch.mm(a, a)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
 
 
 def attention() -> Iterator[Finding]:

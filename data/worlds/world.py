@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from math import prod
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from data.worlds.scene import Stage, Stream, is_held_out, motion_directions
 from data.worlds.simulate import MOTIONS, Start, simulate
 
 Colour = tuple[int, int, int]
+MOST_MEANINGS = 1_000_000  # of one object; splits, prompts and classes are made of lists of them
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,12 @@ class World(Dataset[dict[str, object]]):
         self.motions = {name: weight for name, weight in motions.items() if weight > 0}
         self.num_objects = {int(count): weight for count, weight in num_objects.items() if weight > 0}
         self.stage = Stage(width / height, num_frames / fps, dict(sizes), dict(speeds), speed_jitter)
+        words = (self.colours, shapes, directions, sizes, speeds, motions)
+        if (count := prod(map(len, words))) > MOST_MEANINGS:
+            raise ValueError(
+                f"{' x '.join(str(len(each)) for each in words)} colours, shapes, directions, sizes, speeds and "
+                f"motions make {count:,} meanings; at most {MOST_MEANINGS:,} can be listed, so name fewer words"
+            )
         parts: dict[str, list[str]] = {
             "colour": list(self.colours),
             "shape": self.shapes,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +11,10 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dit.config.build import build
+from dit.machine import memory, size_in_words
 
 MOST_TENSORS = 200_000  # of one part: some thousand blocks
 TRAINING_COPIES = 4  # weights, gradients, a moment of the optimizer, an average: the least
-CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def check(config: Mapping[str, Any], on_cpu: bool) -> None:
@@ -32,9 +30,10 @@ def check(config: Mapping[str, Any], on_cpu: bool) -> None:
     needed = copies * (size_of("net", net) + (size_of("text", text) if text is not None else 0))
     if needed > there:
         what = "weights, gradients, optimizer and averages" if copies > 1 else "the weights"
+        sizes = f"net.width={net.get('width')}, net.depth={net.get('depth')}"
         raise ValueError(
-            f"net and text need at least {_shown(needed)} for {what}, and this machine has {_shown(there)}; make"
-            f" net.width={net.get('width')}, net.depth={net.get('depth')} or the part that is so large smaller"
+            f"net and text need at least {size_in_words(needed)} for {what}, and this machine has"
+            f" {size_in_words(there)}; make {sizes} or the part that is so large smaller"
         )
     data = config["data"]
     shape = [data[key] for key in ("batch_size", "num_frames", "height", "width")]
@@ -42,7 +41,7 @@ def check(config: Mapping[str, Any], on_cpu: bool) -> None:
     if clips > there:
         raise ValueError(
             f"a batch of data.batch_size={shape[0]} clips of {shape[1]} frames of {shape[2]}x{shape[3]} is"
-            f" {_shown(clips)}, and this machine has {_shown(there)}; make one of them smaller"
+            f" {size_in_words(clips)}, and this machine has {size_in_words(there)}; make one of them smaller"
         )
 
 
@@ -53,13 +52,6 @@ def size_of(name: str, node: Mapping[str, Any]) -> float:
         return _measured(name, node)
     one, two = (_measured(name, {**node, "depth": blocks * period}) for blocks in (1, 2))
     return one + (two - one) * (depth / period - 1)
-
-
-def memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = CGROUP.read_text().strip() if CGROUP.is_file() else ""
-    return min(machine, int(limit)) if limit.isdigit() else machine
 
 
 def _measured(name: str, node: Mapping[str, Any]) -> float:
@@ -96,11 +88,3 @@ def _counted(name: str) -> Iterator[list[float]]:
         yield total
     finally:
         handle.remove()
-
-
-def _shown(size: float) -> str:
-    units = ("B", "kB", "MB", "GB", "TB", "PB")
-    step = 0
-    while size >= 1000 and step < len(units) - 1:
-        size, step = size / 1000, step + 1
-    return f"{size:,.3g} {units[step]}"

@@ -75,7 +75,7 @@ def _train(config: dict[str, Any]) -> None:
     module, data, schedule = parts.module, parts.data, parts.module.lr_schedule
     meant = {"signals": implied(module.net, module.text)}
     start = resume.find_start(parts.run, parts.config, parts.training.world_size, schedule, data, meant)  # type: ignore[arg-type]
-    for note in start.notes:
+    for note in (*start.notes, *filter(None, [parts.training.slow_precision()])):
         log.warning(note)
     if show:
         flops_per_token(parts)  # for what it checks

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import Strategy
 
 from dit.engine import parallel
 from dit.engine.callbacks.checkpoint import Files
+from dit.machine import bfloat16_warning
 
 MatmulPrecision = Literal["highest", "high", "medium"]
 
@@ -97,6 +98,12 @@ class Training:
         """Ranks that will train."""
         here, num_nodes = parallel.launched_devices() or (self.devices_on_node(), self.num_nodes)
         return here * num_nodes if self.strategy is not None else 1
+
+    def slow_precision(self) -> str | None:
+        """One line where this machine is slower in `precision` than without it."""
+        if not self.precision.startswith("bf16"):
+            return None
+        return bfloat16_warning(f"trainer.precision={self.precision}", "trainer.precision=32-true", self.device_type)
 
     def devices_on_node(self) -> int:
         if self.devices == "auto":

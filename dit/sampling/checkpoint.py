@@ -6,6 +6,7 @@ thing that each may hold: a file may come from a stranger (docs/security.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from dit.diffusion.levels import Levels
 from dit.diffusion.path import Path as NoisePath
 from dit.diffusion.prediction import Prediction
 from dit.foreign import Kind, Refused, below, build, check_plain, shown
+from dit.machine import memory, size_in_words
 from dit.sampling import archive
 from dit.sampling.guidance import Guidance
 from dit.sampling.read import missing
@@ -45,6 +47,7 @@ KINDS = {
     "data.train": Kind(Any, "data.worlds.world.World"),
     "data.val": Kind(Any, "data.worlds.world.World"),
 }
+MEASURED = ("net", "text", "codec")  # parts with weights
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,14 @@ class Checkpoint:
             check_plain(node, ".".join(path))
         return node
 
+    def clip(self) -> dict[str, Any]:
+        """`num_frames`, `height`, `width` and `fps` of the clips that it was trained on. ValueError where the config
+        holds something else, or clips that no memory here holds."""
+        found = {name: self.number("data", name) for name in ("num_frames", "height", "width", "fps")}
+        with self._naming():
+            _check_clip(found, "data")
+        return found
+
     def number(self, *path: str) -> Any:
         """The number that the config holds at `path`; ValueError where it holds something else."""
         value = self.value(*path)
@@ -149,8 +160,10 @@ class Checkpoint:
     def _build(self, node: Any, kind: Kind, key: str, trusted: Sequence[str]) -> Any:
         with self._naming():
             self._check_depth(node, key)
-            if key == "net" and not trusted:
-                self._check_size(node)
+            if key in MEASURED and not trusted:
+                self._check_size(node, kind, key)
+            elif key.startswith("data."):
+                _check_clip(node, key)
             return build(node, kind, key, trusted)
 
     def signals(self, net: nn.Module, text: nn.Module | None, trusted: Sequence[str] = TRUSTED) -> dict[str, Signal]:
@@ -189,14 +202,18 @@ class Checkpoint:
                 raise Refused(f"{below(key, name)}={shown(value)}, but the file holds {len(self.weights)} tensors")
             self._check_depth(value, below(key, name))
 
-    def _check_size(self, node: Any) -> None:
-        """Raises Refused for a network with more weights than there are, before memory is taken for them."""
+    def _check_size(self, node: Any, kind: Kind, key: str) -> None:
+        """Raises Refused for a part with more weights than the file holds of it, before memory is taken for them.
+
+        One of which the file holds nothing brings its own weights; it must fit into this machine's memory.
+        """
         with torch.device("meta"):
-            net = build(node, KINDS["net"], "net")
-        wanted = sum(tensor.numel() for tensor in net.state_dict().values())
-        held = sum(tensor.numel() for key, tensor in self.weights.items() if key.startswith("net."))
-        if wanted > held:
-            raise Refused(f"net has {wanted:,} weights, but the file holds {held:,}: it does not fit its own config")
+            state = build(node, kind, key).state_dict().values()
+        wanted = sum(tensor.numel() for tensor in state)
+        held = sum(tensor.numel() for name, tensor in self.weights.items() if name.startswith(f"{key}."))
+        if (held or key == "net") and wanted > held:
+            raise Refused(f"{key} has {wanted:,} weights, but the file holds {held:,}: it does not fit its own config")
+        _check_memory(sum(tensor.numel() * tensor.element_size() for tensor in state), f"{key} holds")
 
     def choose(self, weights: str) -> tuple[str, dict[str, Tensor]]:
         """(label, averaged weights) for `raw`, for `ema` (the profile that previews used) or for a profile's name.
@@ -236,6 +253,18 @@ class Checkpoint:
             if value.shape != own[key].shape:
                 raise ValueError(f"{self.file}: {name}.{key} is {tuple(value.shape)}, needed {tuple(own[key].shape)}")
         module.load_state_dict(weights, strict=True)
+
+
+def _check_clip(clip: Any, key: str) -> None:
+    """Raises Refused for clips that are larger than this machine's memory."""
+    sizes: list[Any] = [clip.get(each) for each in ("num_frames", "height", "width")] if isinstance(clip, dict) else []
+    if sizes and all(type(size) is int for size in sizes):
+        _check_memory(3 * 4 * math.prod(sizes), f"{key} makes clips of {sizes[0]} frames of {sizes[1]}x{sizes[2]},")
+
+
+def _check_memory(size: int, what: str) -> None:
+    if size > (there := memory()):
+        raise Refused(f"{what} {size_in_words(size)}, and this machine has {size_in_words(there)}")
 
 
 def find(run_or_file: str | Path) -> Path:

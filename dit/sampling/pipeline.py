@@ -23,9 +23,9 @@ from dit.sampling.origin import Origin, Trained
 from dit.sampling.record import as_config, facts, files_of, fingerprint
 from dit.sampling.request import Request
 from dit.sampling.rollout import roll_out, stitch
-from dit.sampling.runtime import Progress, Timer, device_name, evaluating, peak_memory, pick_device
+from dit.sampling.runtime import Progress, Timer, device_name, evaluating, peak_memory, pick_device, warn_of_precision
 from dit.sampling.schedule import over_frames, start_at, to_make
-from dit.sampling.settings import SHAPE, Settings, Shape, changed
+from dit.sampling.settings import Settings, Shape, changed
 from dit.sampling.tasks import Canvas, Plan, Task, TextToVideo
 from dit.signals.base import Signal, check_asked, cond_of_requests
 
@@ -92,11 +92,11 @@ class Pipeline:
         accelerate(parts["net"])
         own = {name: file.part("sampling", name, trusted=trusted) for name in ("schedule", "solver", "guidance")}
         settings = Settings(**own, num_steps=file.number("sampling", "num_steps"))
-        shape = Shape(**{name: file.number("data", name) for name in SHAPE})
+        shape = Shape(**file.clip())
         trained = Trained(shape, own["schedule"], file.saw_given())
         checkpoint = {"path": str(file.file), "step": file.step}
         log.info("%s weights of %s on %s", label, file.file, where)
-        return cls(
+        pipeline = cls(
             **{name: module and module.requires_grad_(False).to(where) for name, module in parts.items()},
             path=file.part("path", trusted=trusted),
             prediction=file.part("prediction", trusted=trusted),
@@ -105,6 +105,8 @@ class Pipeline:
             shape=shape,
             origin=Origin(label, checkpoint, trained, file.per_frame(trusted)),
         ).changed(**changes)
+        warn_of_precision(pipeline.settings.precision, where)
+        return pipeline
 
     def changed(self, **changes: Any) -> Pipeline:
         """The same over the same modules with other settings, as in `from_checkpoint`."""

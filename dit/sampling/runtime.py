@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import time
@@ -11,6 +12,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
+
+from dit.machine import bfloat16_warning
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
@@ -42,6 +47,12 @@ def pick_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
     if name is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"precision={name} is no floating-point dtype of torch; for example bfloat16, or null")
     return dtype
+
+
+def warn_of_precision(dtype: str | torch.dtype | None, device: torch.device) -> None:
+    """Says so of a dtype that the device is slow in."""
+    if dtype is torch.bfloat16 and (said := bfloat16_warning("precision=bfloat16", "precision=null", device.type)):
+        log.warning(said)
 
 
 def peak_memory(device: torch.device) -> int:

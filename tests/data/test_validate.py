@@ -43,17 +43,16 @@ def check(root: Path, *, timeout: float = 30, **settings: object) -> dict[str, F
     return {finding.id: finding for finding in findings}
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_a_clip_that_hangs_or_crashes_is_one_line_and_the_others_go_on(tmp_path: Path, jobs: int) -> None:
+def test_a_clip_that_hangs_or_crashes_is_one_line_and_the_others_go_on(tmp_path: Path) -> None:
     for name in ("crashes", "fine", "hangs", "shifted"):
         write_numbered(tmp_path / f"{name}.mp4", count=30, fps=10)
     (tmp_path / "text.mp4").write_text("no video")
-    found = check(tmp_path, timeout=3, jobs=jobs)
+    found = check(tmp_path, timeout=10, jobs=3)  # the others must answer in that time
     assert found["fine.mp4"] == Finding("fine.mp4", True, "", "misbehaves pyav", 30, 10.0, 3.0, 64, 96)
     assert {id: finding.ok for id, finding in found.items() if id != "fine.mp4"} == dict.fromkeys(
         ["crashes.mp4", "hangs.mp4", "shifted.mp4", "text.mp4"], False
     )
-    assert found["hangs.mp4"].why == "no answer within 3 s: its decoder hangs"
+    assert found["hangs.mp4"].why == "no answer within 10 s: its decoder hangs"
     assert found["crashes.mp4"].why == "its decoder crashed (exit code 11)"
     assert "grey levels apart" in found["shifted.mp4"].why
 

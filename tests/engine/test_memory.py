@@ -44,11 +44,3 @@ def test_sizes_that_no_machine_has(override: str, said: str, monkeypatch: pytest
     with pytest.raises(ValueError, match=said):
         memory.check(config(override), on_cpu=True)
     memory.check(config(), on_cpu=True)
-
-
-def test_memory_is_that_of_the_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    (limit := tmp_path / "memory.max").write_text("4096\n")
-    monkeypatch.setattr(memory, "CGROUP", limit)
-    assert memory.memory() == 4096
-    limit.write_text("max\n")
-    assert memory.memory() > 4096

@@ -104,6 +104,8 @@ def test_odd_adapters(rank: Any, said: str) -> None:
         ("net.depth", 10**9, "net.depth=1000000000, but the file holds"),
         ("text.depth", 10**9, "text.depth=1000000000, but the file holds"),
         ("net.width", 24 * 10**6, "weights, but the file holds"),
+        ("text.width", 16 * 10**6, "text has .* weights, but the file holds"),
+        ("text.buckets", 2**40, "text has .* weights, but the file holds"),
         ("net.width", 2**70, "net"),
         ("net.mlp.ratio", 1e9, "weights, but the file holds"),
         ("net.mlp.ratio", float("inf"), "net.mlp.ratio=inf must be above 0"),
@@ -113,6 +115,25 @@ def test_odd_adapters(rank: Any, said: str) -> None:
 def test_sizes_that_no_file_holds(key: str, value: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         checkpoint(replaced(config(), key, value)).part(key.split(".")[0])
+
+
+def test_what_the_memory_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of which a file holds nothing, and clips."""
+    own = {key: value for key, value in weights().items() if not key.startswith("text.")}
+    sampled = Checkpoint(Path("x.ckpt"), own, {}, config())
+    sampled.part("text")
+    monkeypatch.setattr("dit.sampling.checkpoint.memory", lambda: 10_000)
+    with pytest.raises(ValueError, match="x.ckpt: text holds .* kB, and this machine has 10 kB"):
+        sampled.part("text")
+    monkeypatch.undo()
+    for key, at in (("data.val.height", ("data", "val")), ("data.num_frames", ())):
+        huge = checkpoint(replaced(config(), key, 10**12))
+        with pytest.raises(ValueError, match="x.ckpt: data.* makes clips of .* PB, and this machine has"):
+            huge.part(*at) if at else huge.clip()
+    words = {f"word{index}": 0.1 + index * 1e-6 for index in range(1500)}
+    many = replaced(replaced(config(), "data.val.sizes", words), "data.val.speeds", words)
+    with pytest.raises(ValueError, match="x.ckpt: data.val cannot be built: .* x 1500 x 1500 x .* name fewer words"):
+        checkpoint(many).part("data", "val")
 
 
 def saved(file: Path, **entries: Any) -> Path:

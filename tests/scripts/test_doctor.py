@@ -28,7 +28,7 @@ def test_whole_report_here(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(("seconds", "state"), [(9.0, NOTE), (0.5, OK)])
 def test_slow_bfloat16_is_noted(seconds: float, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "product_seconds", lambda dtype: seconds if dtype is torch.bfloat16 else 1.0)
+    monkeypatch.setattr("dit.machine.bfloat16_slowdown", lambda: seconds)
     found = by_name(doctor.devices())["cpu in bfloat16"]
     assert found.state == state and found.detail == f"a product takes {seconds:.2g} times as long as in float32"
     assert found.advice is not None and "trainer.precision=32-true" in found.advice
