@@ -40,7 +40,7 @@ def test_a_needed_package_that_is_missing_is_broken(monkeypatch: pytest.MonkeyPa
     found = by_name(doctor.packages())
     assert (found["einops"].state, found["einops"].advice) == (BROKEN, "pip install -r requirements.txt")
     assert found["wandb"].state == NOTE
-    assert found["torch"].state == OK
+    assert found["torch"].state != BROKEN  # of another version than the pin it may be
 
 
 def test_another_version_than_the_pin_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
