@@ -4,6 +4,7 @@ from the data to samples."""
 from __future__ import annotations
 
 import csv
+import importlib
 import logging
 import re
 import shlex
@@ -52,6 +53,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         module = ModuleType(name)
         exec(text, vars(module))
         monkeypatch.setitem(sys.modules, name, module)
+        parent, _, last = name.rpartition(".")
+        monkeypatch.setattr(importlib.import_module(parent), last, module, raising=False)
     value = tmp_path / "own" / "signals" / "motion.yaml"
     value.parent.mkdir(parents=True)
     value.write_text(code("yaml", SECTION)[0])
