@@ -16,8 +16,9 @@ MAX_MEGAPIXELS = 128  # a small file may claim any size: a decompression bomb fi
 PAPER, NOTHING = 255, 0  # what stands behind transparent places: of an image, and of a mask
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """An RGB image, turned as its EXIF says. Transparent places show white; of moving images the first frame is taken.
+def open_image(path: str | os.PathLike[str] | Image.Image) -> Image.Image:
+    """An RGB image, of a file or one that is open, turned as its EXIF says. Transparent places show white; of moving
+    images the first frame is taken.
 
     Raises:
         BadClip: no image, damaged, too large, or of a kind whose meaning is not known.
@@ -25,7 +26,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     return _opened(path, "RGB", PAPER)
 
 
-def open_mask(path: str | os.PathLike[str]) -> Image.Image:
+def open_mask(path: str | os.PathLike[str] | Image.Image) -> Image.Image:
     """A grey image (mode L), turned as its EXIF says. Transparent places are black: the mask does not cover them.
 
     Raises:
@@ -34,7 +35,9 @@ def open_mask(path: str | os.PathLike[str]) -> Image.Image:
     return _opened(path, "L", NOTHING)
 
 
-def _opened(path: str | os.PathLike[str], mode: str, behind: int) -> Image.Image:
+def _opened(path: str | os.PathLike[str] | Image.Image, mode: str, behind: int) -> Image.Image:
+    if isinstance(path, Image.Image):
+        return _plain(ImageOps.exif_transpose(path), f"the image of mode {path.mode}", mode, behind)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own, weaker word about large images, and on broken EXIF

@@ -1,4 +1,4 @@
-"""Images and videos from files, as pixels of the size and frame rate that a sample needs."""
+"""Images and videos from files and from memory, as pixels of the size and frame rate that a sample needs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from dit.sampling.fit import Fit
 
 log = logging.getLogger(__name__)
 
-Source = str | os.PathLike[str] | Tensor | None
+Source = str | os.PathLike[str] | Tensor | Image.Image | np.ndarray | list[Any] | None
 
 
 def missing(path: Path, what: str) -> FileNotFoundError:
@@ -35,6 +36,48 @@ def missing(path: Path, what: str) -> FileNotFoundError:
     near = difflib.get_close_matches(wanted, there, n=3, cutoff=0.5) or there[:3]
     hint = f"; in {folder}: {', '.join(near)}" if near else f"; {folder} is empty"
     return FileNotFoundError(f"{what} {path} is not there{hint}")
+
+
+def in_memory(source: Any, name: str, video: bool, height: int, width: int, fit: Fit) -> Any:
+    """Pillow images, and arrays of what Pillow would hold, as pixels in [-1, 1]; tensors and paths as they are.
+
+    An image becomes (3, height, width), and several in a list or an array one for each sample (B, 3, height, width). A
+    `video` is a list or an array of images, its frames at the sample's own rate: (3, F, height, width), several
+    (B, 3, F, height, width).
+
+    Raises ValueError, in one line, for an array whose white is not known.
+    """
+    if isinstance(source, Image.Image):
+        picture = open_image(source)
+        _say_fit(name, picture.size, (width, height), fit)
+        return _to_pixels(picture, height, width, fit)
+    if isinstance(source, np.ndarray) and (source.ndim == 2 or (source.ndim == 3 and source.shape[-1] in (3, 4))):
+        return in_memory(_picture(source, name), name, video, height, width, fit)
+    if not isinstance(source, (list, tuple, np.ndarray)):
+        return source
+    parts = [in_memory(each, name, video, height, width, fit) for each in source]
+    if not parts or not all(isinstance(part, Tensor) and part.shape == parts[0].shape for part in parts):
+        raise ValueError(f"{name} is a list of {len(parts)} things that are no images of one shape; give Pillow images")
+    if parts[0].ndim > (4 if video else 3):
+        raise ValueError(
+            f"{name} has too many axes: {'videos' if video else 'images'}, or one for each sample, are wanted"
+        )
+    return torch.stack(parts, 1 if video and parts[0].ndim == 3 else 0)
+
+
+def mask_in_memory(source: Any, height: int, width: int, fit: Fit) -> Any:
+    """A mask as Pillow image or array as bool (height, width), like `read_mask`; tensors and paths as they are."""
+    if isinstance(source, np.ndarray):
+        source = Image.fromarray(source) if source.dtype == bool and source.ndim == 2 else _picture(source, "mask")
+    return _covered(open_mask(source), height, width, fit) if isinstance(source, Image.Image) else source
+
+
+def _picture(pixels: np.ndarray, name: str) -> Image.Image:
+    if pixels.dtype != np.uint8:
+        raise ValueError(
+            f"{name} is an array of {pixels.dtype}; uint8 is taken, (height, width, 3), as Pillow gives it"
+        )
+    return Image.fromarray(pixels)
 
 
 def read_image(path: str | os.PathLike[str], height: int, width: int, fit: Fit) -> Tensor:
@@ -50,8 +93,11 @@ def read_image(path: str | os.PathLike[str], height: int, width: int, fit: Fit) 
 
 def read_mask(path: str | os.PathLike[str], height: int, width: int, fit: Fit) -> Tensor:
     """bool (height, width), True where the image is lighter than middle grey; fitted like `read_image`."""
-    mask = fit(open_mask(_there(path, "mask")), (width, height), Image.Resampling.BOX)
-    return torch.from_numpy(np.asarray(mask) > 127)
+    return _covered(open_mask(_there(path, "mask")), height, width, fit)
+
+
+def _covered(mask: Image.Image, height: int, width: int, fit: Fit) -> Tensor:
+    return torch.from_numpy(np.asarray(fit(mask, (width, height), Image.Resampling.BOX)) > 127)
 
 
 def first_frames(path: str | os.PathLike[str], count: int, height: int, width: int, fps: float, fit: Fit) -> Tensor:

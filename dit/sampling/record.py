@@ -13,7 +13,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dit.foreign import Kind, build
@@ -37,8 +39,8 @@ NEEDED = (*OWN[:4], *SETTINGS, "batch", "checkpoint", "files")
 
 
 def as_config(thing: Any) -> Any:
-    """A part of the sampler as the config that builds it: `_target_` and its arguments. A tensor is named by its shape
-    and a hash of its values: it cannot be built again from that, only recognised."""
+    """A part of the sampler as the config that builds it: `_target_` and its arguments. A tensor or image is named by
+    its shape and a hash of its values: it cannot be built again from that, only recognised."""
     if is_dataclass(thing) and not isinstance(thing, type):
         kind = type(thing)
         arguments = {field.name: as_config(getattr(thing, field.name)) for field in fields(thing)}
@@ -46,6 +48,8 @@ def as_config(thing: Any) -> Any:
     if isinstance(thing, Tensor):
         values = thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         return {"shape": list(thing.shape), "sha256": hashlib.sha256(values).hexdigest()}
+    if isinstance(thing, (np.ndarray, Image.Image)):
+        return as_config(torch.from_numpy(np.array(thing)))
     if isinstance(thing, Mapping):
         return {str(key): as_config(value) for key, value in thing.items()}
     if isinstance(thing, (list, tuple)):

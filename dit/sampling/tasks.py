@@ -1,8 +1,9 @@
 """What a sampler can be asked for: each task turns images and videos into what is known before sampling.
 
-`task(canvas) -> Plan`. Sources are file paths, read at the canvas's size and frame rate, or pixels in [-1, 1] that fit
-it: one image `(3, H, W)` or video `(3, F, H, W)` for all samples, or one for each with a batch axis in front. `fit`
-says how a file of another shape comes into the canvas.
+`task(canvas) -> Plan`. Sources are file paths, read at the canvas's size and frame rate; Pillow images, or lists or
+uint8 arrays of them (`read.in_memory`); or pixels in [-1, 1] that fit the canvas: one image `(3, H, W)` or video
+`(3, F, H, W)` for all samples, or one for each with a batch axis in front. `fit` says how an image of another shape
+comes into the canvas.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from dit.config.limits import Count, Share
 from dit.sampling.fit import Cut, Fit
 from dit.sampling.given import Given
-from dit.sampling.read import Source, first_frames, last_frames, read_image, read_mask
+from dit.sampling.read import Source, first_frames, in_memory, last_frames, mask_in_memory, read_image, read_mask
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,7 @@ class Inpaint:
     def __call__(self, canvas: Canvas) -> Plan:
         latents = canvas.encode(_first_frames(self.video, canvas.num_frames, canvas, self.fit))
         mask = _present(self.mask, "mask", "mask.png")
+        mask = mask_in_memory(mask, canvas.height, canvas.width, self.fit)
         unknown = mask if isinstance(mask, Tensor) else read_mask(mask, canvas.height, canvas.width, self.fit)
         if unknown.dtype != torch.bool or unknown.shape != (canvas.height, canvas.width):
             raise ValueError(
@@ -298,25 +300,25 @@ def _present(source: Source, name: str, example: str) -> Any:
 
 def _image(source: Source, name: str, canvas: Canvas, fit: Fit) -> Tensor:
     """One frame, (B, 3, 1, H, W)."""
-    source = _present(source, name, "frame.png")
-    pixels = source if isinstance(source, Tensor) else read_image(source, canvas.height, canvas.width, fit)
+    there = in_memory(_present(source, name, "frame.png"), name, False, canvas.height, canvas.width, fit)
+    pixels = there if isinstance(there, Tensor) else read_image(there, canvas.height, canvas.width, fit)
     return _fitting(pixels.unsqueeze(-3), name, 1, canvas)
 
 
 def _first_frames(source: Source, count: int, canvas: Canvas, fit: Fit, every: int = 1) -> Tensor:
     """`count` frames (B, 3, count, H, W) from the start of a video, `every` frames of the canvas apart."""
-    source = _present(source, "video", "clip.mp4")
-    if isinstance(source, Tensor):
-        return _fitting(source[..., ::every, :, :][..., :count, :, :], "video", count, canvas)
-    return first_frames(source, count, canvas.height, canvas.width, canvas.fps / every, fit)[None]
+    there = in_memory(_present(source, "video", "clip.mp4"), "video", True, canvas.height, canvas.width, fit)
+    if isinstance(there, Tensor):
+        return _fitting(there[..., ::every, :, :][..., :count, :, :], "video", count, canvas)
+    return first_frames(there, count, canvas.height, canvas.width, canvas.fps / every, fit)[None]
 
 
 def _last_frames(source: Source, count: int, canvas: Canvas, fit: Fit) -> Tensor:
     """`count` frames (B, 3, count, H, W) from the end of a video."""
-    source = _present(source, "video", "clip.mp4")
-    if isinstance(source, Tensor):
-        return _fitting(source[..., -count:, :, :], "video", count, canvas)
-    return last_frames(source, count, canvas.height, canvas.width, canvas.fps, fit)[None]
+    there = in_memory(_present(source, "video", "clip.mp4"), "video", True, canvas.height, canvas.width, fit)
+    if isinstance(there, Tensor):
+        return _fitting(there[..., -count:, :, :], "video", count, canvas)
+    return last_frames(there, count, canvas.height, canvas.width, canvas.fps, fit)[None]
 
 
 def _fitting(pixels: Tensor, name: str, count: int, canvas: Canvas) -> Tensor:
