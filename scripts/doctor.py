@@ -122,12 +122,12 @@ def devices() -> Iterator[Finding]:
 
 def attention() -> Iterator[Finding]:
     """The kernel that `net/kernel=auto` takes for each kind of mask, and why it passes the others by."""
-    import hydra
     from omegaconf import OmegaConf
 
+    from dit.config.build import build
     from dit.net.kernels.auto import MASK_TYPES, choose, probe
 
-    auto = hydra.utils.instantiate(OmegaConf.load(ROOT / "configs" / "net" / "kernel" / "auto.yaml"))
+    auto = build(OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "net" / "kernel" / "auto.yaml")))
     cases = [("cpu", torch.float32)] + [("cuda", torch.bfloat16)] * torch.cuda.is_available()
     for device, dtype in cases:
         refusals: dict[str, list[str]] = {}

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.worlds.world import World
+from dit.config.build import build
 from dit.entry import CONFIGS, one_line_errors
 from dit.media.video import write_video
 
@@ -33,7 +34,7 @@ def world(seed: int) -> World:
     slow = "data.train.speeds.plain=0.2"  # in 2 seconds an object crosses no more of the picture than in the demo's 1
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["data=demo", *shape, slow, f"seed={seed}", f"data.train.seed={seed}"])
-    made: World = instantiate(config.data.train, _convert_="all")
+    made: World = build(OmegaConf.to_container(config.data.train, resolve=True), "data.train")
     return made
 
 

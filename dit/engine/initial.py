@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
+from dit.config.build import build
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
 from dit.engine.module import VideoDiffusion
 from dit.interop import diffusers, native, original
@@ -204,7 +204,7 @@ def _first(given: str, about: str, skipped: Mapping[str, list[str]]) -> str:
 
 def _apart(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
     with torch.device("meta"):
-        own = instantiate(ours, _convert_="all")  # of this run, so of the user
+        own = build(ours, "net")
     return difference(describe(own), describe(build_empty(theirs)))
 
 
