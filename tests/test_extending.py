@@ -22,7 +22,10 @@ import dit.net.position
 from dit.engine import run
 from dit.interop.presets import CONFIGS, compose
 from dit.net import blocks, runner
+from dit.sampling import record, schedule
 from tests.net import test_net_position, test_net_runner
+from tests.sampling import test_levels_of_frames
+from tests.sampling.test_pipeline import pipeline
 from tests.test_configs import mismatch, nodes
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
@@ -119,6 +122,51 @@ def trained(
     run.train(OmegaConf.to_container(given, resolve=True))  # type: ignore[arg-type]
     with (tmp_path / "runs" / given.name / "metrics.csv").open() as file:
         return module, list(csv.DictReader(file))
+
+
+def test_the_recipes_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its value builds, solvers keep their order under it, it samples by the page's command, a sample's JSON builds it
+    again; its own test passes, and fails for one that begins with the others."""
+    names = dict(vars(schedule))
+    exec(code("python", "A schedule")[0], names)
+    made = names["KeyFrames"]
+    monkeypatch.setattr(schedule, "KeyFrames", made, raising=False)
+    value = tmp_path / "own" / "schedule" / "key_frames.yaml"
+    value.parent.mkdir(parents=True)
+    value.write_text(code("yaml", "A schedule")[0])
+    asked = re.findall(r"^python sample.py (\S+ \S+ \S+)", under("A schedule"), re.M)[0].split()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        given = compose_config("sample", [*asked, f"hydra.searchpath=[file://{tmp_path}/own]"])
+    node = OmegaConf.to_container(given.schedule)
+    assert not mismatch(node)
+    chosen = instantiate(given.schedule)
+    assert chosen == made(None, 1, 2)
+
+    entry = code("python", "A schedule")[1]
+    (matrix,) = eval(f"{{{entry}}}", {"KeyFrames": made}).values()
+    for solver, order in test_levels_of_frames.SOLVERS.values():
+        between = test_levels_of_frames.Between(0.95, 0.1)
+        found = test_levels_of_frames.order(solver, test_levels_of_frames.PATHS["linear"], matrix, between, 0)
+        assert order - 0.2 < found < order + 0.6
+
+    maker = pipeline(tmp_path, schedule=chosen)
+    wanted = maker.prepare([record.Request("red", "", 3)])
+    assert len(maker(["red"], [3]).latents) == 1 and len(wanted.levels[0]) == 2 * maker.settings.num_steps + 1
+    again = record.build(maker.facts(wanted)[0]["schedule"], record.PARTS["schedule"], "schedule")
+    assert again == maker.settings.schedule == made(schedule.Shifted(3.0), 1, 2)
+
+    class Turned(made):  # type: ignore[misc, valid-type]
+        def begin(self, num_steps: int, groups: int) -> Tensor:
+            return num_steps - super().begin(num_steps, groups)
+
+    for tested in (made, Turned):
+        own = {**vars(test_levels_of_frames), "KeyFrames": tested}
+        exec(code("python", "A schedule")[2], own)
+        if tested is made:
+            own["test_key_frames_come_first"]()
+        else:
+            with pytest.raises(AssertionError):
+                own["test_key_frames_come_first"]()
 
 
 def test_the_recipes_encoder_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,8 +147,9 @@ class Staggered(Schedule):
             raise ValueError(f"schedule.group={self.group} must be at least 1 frame")
 
     @abstractmethod
-    def behind(self, num_steps: int) -> int:
-        """Steps by which a group begins later than the one before it."""
+    def begin(self, num_steps: int, groups: int) -> Tensor:
+        """The row in which each group begins, int64 (groups,). In each row up to the last, some group must be under
+        way: one takes `num_steps`."""
 
     @property
     def of_a_frame(self) -> Schedule:
@@ -164,18 +165,17 @@ class Staggered(Schedule):
 
     def __call__(self, num_steps: int, num_tokens: int, path: Path, frames: int) -> Tensor:
         levels = self.of_a_frame(num_steps, num_tokens, path, frames)  # (S + 1,)
-        lag = min(self.behind(num_steps), num_steps)  # with more, all frames would stand still for a while
-        start = torch.arange(frames) // self.group * lag  # (F,), the row at which a frame begins
-        row = torch.arange(num_steps + 1 + int(start.max()))[:, None]
-        return levels[(row - start).clamp(0, num_steps)]
+        begin = self.begin(num_steps, math.ceil(frames / self.group)).repeat_interleave(self.group)[:frames]  # (F,)
+        row = torch.arange(num_steps + 1 + int(begin.max()))[:, None]
+        return levels[(row - begin).clamp(0, num_steps)]
 
 
 @dataclass(frozen=True)
 class Autoregressive(Staggered):
     """A group of frames is made when those before it are done: `num_steps` steps for each group."""
 
-    def behind(self, num_steps: int) -> int:
-        return num_steps
+    def begin(self, num_steps: int, groups: int) -> Tensor:
+        return torch.arange(groups) * num_steps
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ class Pyramid(Staggered):
         if self.lag < 0:
             raise ValueError(f"schedule.lag={self.lag} must be at least 0 steps; 0 is all frames at once")
 
-    def behind(self, num_steps: int) -> int:
-        return self.lag
+    def begin(self, num_steps: int, groups: int) -> Tensor:
+        return torch.arange(groups) * min(self.lag, num_steps)
 
 
 def over_frames(levels: Tensor, known: Tensor, patch: int) -> Tensor:

@@ -123,6 +123,9 @@ def test_previews_are_tried_before_the_first_step(folder: Path) -> None:
     bad = changed(base, "sampling.num_steps", 0)
     with pytest.raises(ValueError, match=r"no preview could be made: num_steps=0 must be a whole number, at least 1"):
         run.train(bad)
+    pyramid = {"_target_": "dit.sampling.schedule.Pyramid", "schedule": base["schedule"], "group": 1, "lag": 2}
+    with pytest.raises(ValueError, match="this network was trained with one a clip; train with levels=per_frame"):
+        run.train(changed(base, "sampling.schedule", pyramid))
     assert not (folder / "runs").exists()
 
 
