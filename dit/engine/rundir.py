@@ -54,6 +54,7 @@ FREE = (
     *(f"callbacks.{name}" for name in ("checkpoints", "metrics", "progress", "validation", "after_step")),
     "callbacks.guard",  # what these two are told is compared under its own name
     "callbacks.randomness",
+    "net.family",  # where it may be exported to
     "data.root",  # which clips they are, and in which order, the checkpoint knows
     "data.manifest",
     "data.decoder",

@@ -11,7 +11,7 @@ from torch import nn
 from dit.net.backbone import Backbone
 
 # Attributes that change how a network computes or starts, not what it computes: left out of descriptions.
-HOW = {"training", "kernel", "runner", "init", "std"}
+HOW = {"training", "kernel", "runner", "init", "std", "family"}
 
 
 def describe(net: Backbone) -> dict[str, Any]:
@@ -49,11 +49,6 @@ def _value(name: str, value: Any) -> dict[str, Any]:
 def kinds(description: Mapping[str, Any]) -> dict[str, Any]:
     """The classes alone, all blocks as one (the last counts): which parts there are, whatever their sizes."""
     return {re.sub(r"^blocks\.\d+", "blocks", name): v for name, v in description.items() if name.endswith("class")}
-
-
-def apart(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> int:
-    """In how many things two descriptions differ."""
-    return sum(ours.get(name) != theirs.get(name) for name in ours.keys() | theirs.keys())
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dit.interop import files
 from dit.interop.adapter import has_adapters
-from dit.interop.describe import apart, describe, difference, kinds
+from dit.interop.describe import describe, difference, kinds
 from dit.interop.families import FAMILIES
 from dit.interop.family import Family
 from dit.interop.presets import build_empty, compose
@@ -31,7 +31,7 @@ WRONG = (
 )
 BEYOND = 100  # times as many weights as there are: no misfit of a tensor any more
 
-_recognised: weakref.WeakKeyDictionary[Backbone, Family] = weakref.WeakKeyDictionary()
+_equal: weakref.WeakKeyDictionary[Backbone, Family] = weakref.WeakKeyDictionary()  # networks, and what they were last
 
 
 def from_diffusers(source: nn.Module | str | Path) -> Backbone:
@@ -58,7 +58,7 @@ def from_diffusers(source: nn.Module | str | Path) -> Backbone:
         stored = open_folder(source)
         net, family = build_empty(stored.config), stored.family
         net.load_state_dict(dict(stored.tensors()), strict=True, assign=True)
-    _recognised[net] = family
+    _equal[net] = family
     return net.eval()
 
 
@@ -67,11 +67,11 @@ def to_diffusers(
 ) -> None:
     """Writes a network so that diffusers loads it: `<class>.from_pretrained(folder)`.
 
-    class_name: the class, where several compute the same (SkyReels-V2 without a frame rate is Wan); None: the one that
-    the network was read from, or the first that fits.
+    class_name: the class, where several compute the same (SkyReels-V2 without a frame rate is Wan); None: `net.family`,
+    which presets of published models and folders of diffusers bring with them.
 
-    Raises ValueError when no class of diffusers computes what this network computes, naming the first difference to
-    the class that is nearest; FileExistsError when the folder holds anything.
+    Raises ValueError when that class computes anything else, naming the first difference; FileExistsError when the
+    folder holds anything.
     """
     files.check_free(folder)
     if has_adapters(net):
@@ -214,39 +214,31 @@ def family_named(class_name: str | None) -> Family:
 
 
 def recognise(net: Backbone, anew: bool = False, class_name: str | None = None) -> Family:
-    """The class of diffusers that computes exactly what this network computes.
+    """The class of diffusers that this network is one of: `net.family`, or class_name where several compute the same.
 
-    It is remembered; `anew` looks again, since parts of a network may have been exchanged meanwhile. class_name: only
-    this one will do.
-
-    Each candidate is built anew from the settings that it reads off the network, and compared part by part. Raises
-    ValueError when none is equal, with the first difference to the class that it was, or the nearest: the one with the
-    fewest other kinds of parts. Where a class cannot say its settings, since it has no such parts, kinds are all that
-    is compared.
+    The class is built anew from the settings that it reads off the network, and compared part by part: parts may have
+    been exchanged. What was found equal is remembered; `anew` compares again. Raises ValueError where the class
+    computes anything else, with the first difference, and where none is named. Where it cannot say its settings, since
+    it has no such parts, kinds of parts are all that is compared.
     """
     net = getattr(net, "_orig_mod", net)  # of torch.compile
-    known = _recognised.get(net)
-    if known is not None and not anew:
-        return known
-    families = FAMILIES if class_name is None else (family_named(class_name),)
+    named = class_name or net.family
+    if named is None:
+        names = ", ".join(family.class_name for family in FAMILIES)
+        raise ValueError(f"this network names no class of diffusers: say class_name= (--class-name), one of {names}")
+    family = family_named(named)
+    if not anew and _equal.get(net) is family:
+        return family
     mine = describe(net)
-    misses: list[tuple[bool, int, int, str]] = []
-    for family in sorted(families, key=lambda family: family is not known):  # several may compute the same
-        try:
-            theirs = describe(build_empty(net_config({"_class_name": family.class_name, **family.config(net)})))
-            found = difference(mine, theirs)
-            if found is None:
-                _recognised[net] = family
-                return family
-        except Exception:  # parts that this class has not: whatever went wrong, it is not this class
-            theirs = miniature(family.preset)
-            found = difference(kinds(mine), kinds(theirs)) or "a part of it has settings of another kind"
-        far = (family is not known, apart(kinds(mine), kinds(theirs)), apart(mine, theirs))
-        misses.append((*far, f"the nearest is {family.class_name}, but {found}"))
-    known_why = (why for family in families if (why := family.never(net)) is not None)
-    asked = "" if class_name is None else f" that were asked for ({class_name})"
-    why = next(known_why, min(misses, key=lambda miss: miss[:3])[-1])
-    raise ValueError(f"this network is none of diffusers' classes{asked}: {why}")
+    try:
+        theirs = describe(build_empty(net_config({"_class_name": named, **family.config(net)})))
+        found = difference(mine, theirs)
+    except WRONG:  # parts that this class has not, so that it finds no settings in them
+        found = difference(kinds(mine), kinds(miniature(family.preset))) or "a part of it has settings of another kind"
+    if (why := family.never(net) or found) is not None:
+        raise ValueError(f"this network is no {named}: {why}")
+    _equal[net] = family
+    return family
 
 
 @cache

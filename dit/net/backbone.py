@@ -42,7 +42,8 @@ class Backbone(nn.Module):
       embedding of the noise level, final (width, features, modulation). vectors: key of cond -> embedding (level_width)
       that is added to the level's: labels, pooled text, fps.
     Objects: init(net) sets the weights; kernel: attention; checkpointing: the runner of the blocks, `runner` from then
-    on (`dit/net/runner.py`), which decides what activations are kept.
+    on (`dit/net/runner.py`), which decides what activations are kept. family: the class of diffusers that this network
+    is one of, where it is exported to (`dit/interop`); nothing is computed of it.
 
     Noise levels: with t (B, 1) one modulation a sample is broadcast. With t (B, F) each token takes the level of its
     frame; a token that spans several latent frames takes the mean of their level embeddings, exact for equal levels.
@@ -77,6 +78,7 @@ class Backbone(nn.Module):
         init: Callable[[nn.Module], None],
         kernel: Kernel,
         checkpointing: Runner,
+        family: str | None = None,
     ) -> None:
         super().__init__()
         if width % heads:
@@ -85,7 +87,7 @@ class Backbone(nn.Module):
         self.concat_channels = {name: channels for name, channels in concat_channels.items() if channels is not None}
         self.width, self.depth, self.heads = width, depth, heads
         self.patch: Grid = (patch[0], patch[1], patch[2])
-        self.init, self.runner = init, checkpointing
+        self.init, self.runner, self.family = init, checkpointing, family
         volume = patch[0] * patch[1] * patch[2]
 
         self.embed = embed((in_channels + sum(self.concat_channels.values())) * volume, width)

@@ -52,7 +52,7 @@ def test_one_part_exchanged(family: Family, change: str) -> None:
     try:
         assert recognise(net) is family and family.config(net) != family.config(whole)  # the class has that setting
     except ValueError as error:
-        named = r"none of diffusers' classes: (the nearest is \w+, but \S+ is .+, not .+|it embeds time with .+)"
+        named = rf"this network is no {family.class_name}: (\S+ is .+, not .+|it embeds time with .+)"
         assert re.search(named, str(error))
 
 
@@ -72,17 +72,25 @@ def test_a_network_that_is_no_published_one_is_told_the_part(exchanged: tuple[st
     family = next(family for family in FAMILIES if family.preset == preset)
     with pytest.raises(ValueError) as caught:
         recognise(build(family, change))
-    assert str(caught.value).endswith(f": the nearest is {family.class_name}, but {part}")
+    assert str(caught.value) == f"this network is no {family.class_name}: {part}"
 
 
-def test_the_class_that_a_network_was_is_the_nearest() -> None:
-    """Wan without QK-norm has fewer kinds of parts apart from Allegro than from Wan."""
+def test_what_is_exchanged_in_a_built_network_is_seen() -> None:
     net = build(FAMILIES[0])
     assert recognise(net) is FAMILIES[0]
     for attention in (part for block in net.blocks for part in (block.attention, block.cross_attention)):
         attention.norm_q = attention.norm_k = NoQKNorm(4, 24)
-    with pytest.raises(ValueError, match="nearest is WanTransformer3DModel, but blocks.0.attention.norm_q.class is"):
+    with pytest.raises(ValueError, match="is no WanTransformer3DModel: blocks.0.attention.norm_q.class is"):
         recognise(net, anew=True)
+
+
+def test_a_network_of_no_family_must_be_told_one() -> None:
+    """As one whose config is of before there were families; the weights alone do not say."""
+    net = build(FAMILIES[0], "net.family=null")
+    with pytest.raises(ValueError, match=r"names no class of diffusers: say class_name= .*WanTransformer3DModel, "):
+        recognise(net)
+    assert recognise(net, class_name="WanTransformer3DModel") is FAMILIES[0]
+    assert net.family is None
 
 
 INTO_EVERY_BLOCK = {

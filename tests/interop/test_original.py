@@ -199,7 +199,7 @@ def test_heads_must_be_known() -> None:
 )
 def test_diffusers_has_no_class_for_it(preset: str, words: str, tmp_path: Path) -> None:
     """Its DiT embeds time otherwise, which no folder can say."""
-    with pytest.raises(ValueError, match=f"none of diffusers' classes: it embeds {words}") as caught:
+    with pytest.raises(ValueError, match=f"this network is no DiTTransformer2DModel: it embeds {words}") as caught:
         to_diffusers(from_original(checkpoint(reference()), preset, heads=2), tmp_path / "out")
     assert str(caught.value).endswith(
         "write it as ours (--to ours), or for that code by dit.interop.original.to_original"
