@@ -273,6 +273,8 @@ def summary(parts: Parts, start: resume.Start) -> list[str]:
         count = 0 if part is None else sum(p.numel() for p in part.parameters())
         lines += [f"  {name}: {count:,} parameters"] if count else []
     lines.append(f"  a clip: {clip}, {module.net.num_tokens(*shape):,} tokens")
+    told = [f"{name} ({', '.join(each.entries)})" for name, each in module.signals.items()]
+    lines.append(f"  the network is told: {', '.join(told) or 'nothing'}")
     lines.append(f"run directory: {parts.run}")
     if start.checkpoint is None:
         lines.append(f"would start at step 0 of {parts.training.max_steps}")

@@ -79,6 +79,10 @@ def differences(config_name: str, config: DictConfig) -> list[str]:
         for group, choice in HydraConfig.get().runtime.choices.items()
         if not group.startswith("hydra/") and choice is not None
     }
+    for override in HydraConfig.get().overrides.task:  # of a group with several choices Hydra names none
+        group, _, choice = override.partition("=")
+        if choice.startswith("[") and (CONFIGS / group).is_dir():
+            choices[group] = choice
     files = _flat(_of_files(config_name, choices))
     used = {group: choice for group, choice in choices.items() if choice != "none"}
     if OmegaConf.select(config, "preview") is None:

@@ -42,7 +42,8 @@ class Label(Number):
         return torch.full((len(batch),), NO_CLASS, device=batch.pixels.device)
 
     def of_request(self, asked: Asked, clip: Clip) -> int:
-        said = asked.prompt if self.prompts_are_classes and asked.label is None else asked.label
+        label = asked.signals.get("label") if asked.label is None else asked.label
+        said = asked.prompt if self.prompts_are_classes and label is None else label
         number = class_number(said, self.num_classes, self.classes)
         if 0 < len(self.classes) <= number and number not in self.untrained:
             self.untrained.add(number)

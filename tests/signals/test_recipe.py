@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import logging
 import re
 import shlex
@@ -131,6 +132,10 @@ def test_a_computed_signal_from_training_to_samples(folder: Path) -> None:
     torch.testing.assert_close(pipeline(["a red circle moves right"], [0], signals={"motion": 0.2}).latents[0], other)
     away = pipeline.condition(alone.job.batches[0], alone.job.canvas, away=True)
     assert away["motion"].isnan().all(), "guidance leads away from nothing"
+    (folder / "sample.json").write_text(json.dumps(alone.facts[0]))
+    assert torch.equal(latents(asked("again=sample.json"))[0], latents(alone)[0]), (
+        "made again from what stands beside it"
+    )
     for value, message in (("fast", "signals.motion=fast is no finite number"), ("nan", "no finite number")):
         with pytest.raises(ValueError, match=message):
             asked(*by_hand[:-1], f"signals.motion={value}")
