@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -94,6 +95,7 @@ def polynomials(group: dict[str, Any]) -> Sequence[Polynomial]:
     return coefficients if isinstance(coefficients[0], Sequence) else [coefficients] * group["ns_steps"]
 
 
+@cache
 def minimax(steps: int, smallest: float) -> tuple[Polynomial, ...]:
     """For each iteration the odd polynomial a s + b s^3 + c s^5 that is nearest to 1 in the worst case over the
     singular values s of that moment: in [smallest, 1] at first, then within the last one's deviation of 1 (Polar
