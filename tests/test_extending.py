@@ -22,6 +22,7 @@ import dit.net.position
 from dit.engine import run
 from dit.interop.presets import CONFIGS, compose
 from dit.net import blocks, runner
+from dit.net.coordinates import Coordinates
 from dit.sampling import record, schedule
 from tests.net import test_net_position, test_net_runner
 from tests.sampling import test_levels_of_frames
@@ -83,8 +84,8 @@ def test_the_recipes_own_tests_pass(config: dict[str, Any]) -> None:
     right = dit.net.position.fourier.FourierFeatures
 
     class Turned(right):  # type: ignore[misc, valid-type]
-        def add(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-            return super().add(x, (grid[0], grid[2], grid[1]))
+        def add(self, x: Tensor, coordinates: Coordinates) -> Tensor:
+            return super().add(x, Coordinates.of_clip(tuple(coordinates.grids[0][i] for i in (0, 2, 1))))
 
     def own_test(tested: type) -> None:
         names = {**vars(test_net_position), "FourierFeatures": tested}
@@ -239,7 +240,7 @@ def test_the_recipes_positions_keep_their_precision_in_bfloat16(config: dict[str
     """Angles of far places in bfloat16, or by a product that autocast takes there, are off by several percent."""
     torch.manual_seed(0)
     position = instantiate(config["position"])(48, 12)
-    x, grid = torch.zeros(1, 8 * 24 * 24, 48), (8, 24, 24)
+    x, grid = torch.zeros(1, 8 * 24 * 24, 48), Coordinates.of_clip((8, 24, 24))
     wanted = position.add(x, grid)
     with torch.autocast("cpu", torch.bfloat16):
         found = position.add(x.bfloat16(), grid)

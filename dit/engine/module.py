@@ -23,7 +23,7 @@ from dit.engine.lr_schedule import LRSchedule
 from dit.net import runner
 from dit.net.alignment import Alignment
 from dit.net.backbone import Backbone
-from dit.net.embed import token_grid
+from dit.net.patches import token_grid
 from dit.onednn import accelerate
 from dit.signals.base import Signal, cond_of_batch
 from dit.signals.label import brief

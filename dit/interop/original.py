@@ -26,6 +26,7 @@ from dit.interop.files import PICKLES, Weights, writing
 from dit.interop.presets import build_empty, compose
 from dit.interop.weights import Change, Link, Misfit, Same, convolution, linear, to_ours, to_theirs
 from dit.net.backbone import Backbone
+from dit.net.coordinates import Coordinates
 from dit.net.embed import LevelFromNoise
 
 FOREIGN = (".pt", ".pth", ".bin")  # suffixes of pickles that others write
@@ -222,7 +223,8 @@ def is_sit(net: Network) -> bool:
 
 def positions(net: Network, grid: int) -> Tensor:
     """The table that the network adds to a square of tokens, (1, grid * grid, width) in float64."""
-    return net.position.add(torch.zeros(1, grid * grid, net.width, dtype=torch.float64), (1, grid, grid))
+    nothing = torch.zeros(1, grid * grid, net.width, dtype=torch.float64)
+    return net.position.add(nothing, Coordinates.of_clip((1, grid, grid)))
 
 
 def check_positions(net: Network, table: Tensor) -> None:

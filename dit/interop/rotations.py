@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dit.interop.family import Network
-from dit.net.embed import token_grid
+from dit.net.coordinates import Coordinates
+from dit.net.patches import token_grid
 
 NEAR = 1e-3  # of values up to 1; references compute the angles in float32
 
@@ -19,7 +20,7 @@ def check_rotation(net: Network, x: Tensor, given: tuple[Tensor, Tensor] | None)
     given: cos and sin (N, head_dim) of every channel of a head, or None: nothing is turned.
     """
     grid = token_grid(net.patch, *x.shape[2:])
-    rotation = net.position.rotation(grid, x, {})
+    rotation = net.position.rotation(Coordinates.of_clip(grid), x, {})
     if rotation is None or given is None:
         if rotation is not None:
             raise ValueError("image_rotary_emb is missing: the positions of this network are rotary")

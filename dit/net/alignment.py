@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dit.net.embed import Grid
+from dit.net.patches import Grid
 
 
 class Alignment(nn.Module):

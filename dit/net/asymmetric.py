@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from dit.net.attention import Parts
 from dit.net.blocks import Block
-from dit.net.context import Context, Sequence, TextLevel, TextTokens
+from dit.net.context import Context
 from dit.net.dual import text_stream_width
 from dit.net.kernels.door import Kernel
 from dit.net.kernels.masks import KeyPadding
 from dit.net.layers import add_gated
 from dit.net.layout import Layout, attend
 from dit.net.refiner import mean_of_real
+from dit.net.sequence import JointSequence, TextLevel, TextTokens
 from dit.net.text import Text
 
 
@@ -49,8 +50,8 @@ class Sandwich(Block):
 
     def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
         assert text is not None  # the constructor has seen to it
-        scale1, *vectors = self.modulation(context.video_modulation)  # (B, 1 or F, D) each
-        text_scale1, *text_vectors = self.text_modulation(context.text_modulation)  # (B, 1, text D) each
+        scale1, *vectors = context.video_levels.of(self.modulation)  # (B, 1 or F, D) each
+        text_scale1, *text_vectors = context.text_levels.of(self.text_modulation)  # (B, 1, text D) each
         video = context.placed(video)
         video_in, text_in = scaled(self.norms[0](video), scale1), scaled(self.text_norms[0](text), text_scale1)
         video_read, text_read = self.attention(video_in, text_in, context)
@@ -86,7 +87,7 @@ class PooledText(Text):
         *,
         stream_width: int,
         pool: Callable[[int, int], nn.Module],
-        sequence: Sequence,
+        sequence: JointSequence,
         level: TextLevel,
     ) -> None:
         super().__init__(text_width, width)
@@ -96,8 +97,8 @@ class PooledText(Text):
         self.pool = pool(text_width, width)
 
     def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
-        features, keep = self.features(cond), cond.get("text_mask")
-        return TextTokens(stream=self.embed(features), keep=keep, vector=self.pool(features, keep))
+        features, mask = self.features(cond), cond.get("text_mask")
+        return TextTokens(stream=self.embed(features), mask=mask, vector=self.pool(features, mask))
 
 
 class AttentionPool(nn.Module):
@@ -115,11 +116,11 @@ class AttentionPool(nn.Module):
         self.kv = nn.Linear(features, 2 * features)
         self.out = nn.Linear(features, width)
 
-    def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        """Tokens (B, L, features), keep (B, L) bool or None -> (B, width)."""
-        mean = mean_of_real(x, keep).unsqueeze(1)
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens (B, L, features), mask (B, L) bool, True = real, or None -> (B, width)."""
+        mean = mean_of_real(x, mask).unsqueeze(1)
         q = self.q(mean).unflatten(-1, (self.heads, -1))  # (B, 1, heads, head_dim)
         k, v = self.kv(torch.cat([mean, x], dim=1)).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        keep = None if keep is None else torch.cat([keep.new_ones(len(keep), 1), keep], dim=1)
-        mask = None if keep is None else KeyPadding(keep, never_empty=True)  # the mean is there
-        return self.out(attend(self.kernel, q, k, v, mask).flatten(1))
+        real = None if mask is None else torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
+        padding = None if real is None else KeyPadding(real, never_empty=True)  # the mean is there
+        return self.out(attend(self.kernel, q, k, v, padding).flatten(1))

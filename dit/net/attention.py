@@ -17,7 +17,7 @@ class Parts:
     """What the backbone tells each block: sizes, and the parts that the block finishes.
 
     norm(dim), mlp(width), attention(parts, layout), qk_norm(heads, head_dim) and cross_attention(parts) make modules
-    (the last may make None); `modulation` is the backbone's own, of which a block takes a head. context_width: of the
+    (the last may make None); `modulation` is the backbone's own, of which a block takes a head. cross_width: of the
     tokens that cross-attention reads. stream_width: of the text tokens that pass through the blocks with the video;
     None: there are none.
     """
@@ -29,7 +29,7 @@ class Parts:
     attention: Callable[["Parts", Layout], nn.Module]
     qk_norm: Callable[[int, int], nn.Module]
     cross_attention: Callable[["Parts"], nn.Module | None]
-    context_width: int
+    cross_width: int
     stream_width: int | None
     modulation: Modulation
     kernel: Kernel
@@ -99,7 +99,7 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.unbind(2)  # (B, N, heads, head_dim) each
         q, k = self.norm_q(q), self.norm_k(k)
         if context.rotation is not None:
-            q, k = context.rotation.turn(q), context.rotation.turn(k)
+            q, k = context.rotation.rotate(q), context.rotation.rotate(k)
         # Norms and rotation may have computed in fp32 under autocast; the kernel wants one dtype.
         out = self.layout(self.kernel, q.to(v.dtype), k.to(v.dtype), v, context)  # (B, N, heads, head_dim)
         return self.out(out.flatten(2))
@@ -125,7 +125,7 @@ class CrossAttention(nn.Module):
         self.heads, self.head_dim, self.kernel = parts.heads, parts.head_dim, parts.kernel
         self.norm = nn.Identity() if norm is None else norm(parts.width)
         self.q = nn.Linear(parts.width, parts.width, bias=q_bias)
-        self.kv = nn.Linear(parts.context_width, 2 * parts.width, bias=kv_bias)
+        self.kv = nn.Linear(parts.cross_width, 2 * parts.width, bias=kv_bias)
         self.norm_q = parts.qk_norm(parts.heads, parts.head_dim)
         self.norm_k = parts.qk_norm(parts.heads, parts.head_dim)
         self.out = ZeroLinear(parts.width, parts.width, bias=out_bias)
@@ -141,4 +141,4 @@ class CrossAttention(nn.Module):
     def read_text(self, q: Tensor, context: Context) -> Tensor:
         """q (B, N, heads, head_dim) -> the same."""
         k, v = self.kv(context.text).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)  # (B, L, heads, head_dim)
-        return attend(self.kernel, q.to(v.dtype), self.norm_k(k).to(v.dtype), v, context.text_mask)
+        return attend(self.kernel, q.to(v.dtype), self.norm_k(k).to(v.dtype), v, context.cross_mask)

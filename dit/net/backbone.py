@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -12,13 +13,16 @@ from dit.config.limits import Count, Natural
 from dit.net.attention import NoQKNorm, Parts
 from dit.net.blocks import Block
 from dit.net.context import make_context
-from dit.net.embed import ClassEmbedding, Grid, LevelVector, nearest, patchify, token_grid, unpatchify
+from dit.net.coordinates import Coordinates
+from dit.net.embed import ClassEmbedding, LevelVector
 from dit.net.kernels.door import Kernel
 from dit.net.layout import Layout
 from dit.net.modulation import Modulation
+from dit.net.patches import Grid, nearest, patchify, token_grid, unpatchify
 from dit.net.position.base import NoPosition, Position
 from dit.net.reads import Reads, union
 from dit.net.runner import Runner, skipping
+from dit.net.sequence import TextTokens, side_by_side
 from dit.net.text import NoText, Text, required
 
 # cond["padding"] (B, 1, F, H, W) is 1 where a picture is only there to fill the grid; absent, that is nowhere.
@@ -106,7 +110,7 @@ class Backbone(nn.Module):
             attention=attention,
             qk_norm=qk_norm or NoQKNorm,
             cross_attention=self.text.cross_attention,
-            context_width=self.text.context_width,
+            cross_width=self.text.cross_width,
             stream_width=self.text.stream_width,
             modulation=self.modulation,
             kernel=kernel,
@@ -141,24 +145,56 @@ class Backbone(nn.Module):
         f, h, w = token_grid(self.patch, frames, height, width)
         return f * h * w
 
-    def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """x (B, in_channels, F, H, W), t (B, 1) or (B, F), cond -> (B, out_channels, F, H, W)."""
-        grid = token_grid(self.patch, *x.shape[2:])
-        text = self.text(cond, t)  # stream and context (B, L, D)
-        level = self.level_vectors(t, x.shape[2], cond, text.vector)  # (B, G, D), G = 1 or frames of tokens
-        rotation = self.position.rotation(grid, x, cond)  # cos, sin (1 or B, N, 1 or heads, D / heads)
-        offset = self.position.offset(grid, x)  # (1, N, D) or None
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], coordinates: Coordinates | None = None
+    ) -> Tensor:
+        """x (B, in_channels, F, H, W), t (B, 1) or (B, F), cond -> (B, out_channels, F, H, W).
+
+        coordinates: of the tokens, where they are not those of a whole clip from frame 0 on. x may then be tokens of
+        any sequence, (B, N, C f h w) as `patches` cuts them, and the output is (B, N, f h w out), for `unpatchify`. A
+        sequence of K packed clips is one row, and t and cond have K.
+        """
+        is_video = x.dim() == 5
+        if is_video:
+            coordinates = coordinates or Coordinates.of_clip(token_grid(self.patch, *x.shape[2:]))
+            x = self.patches(x, cond)  # (B, N, C f h w)
+        coordinates = fitting(coordinates, x, t)
+        text = self.read_text(t, cond, coordinates)  # (B, L, D): what passes through the blocks, and what they read
+        level = self.level_vectors(t, coordinates, cond, text.vector)  # (B, G, D), G = 1 or frames of tokens
+        rotation = self.position.rotation(coordinates, x, cond)  # cos, sin (1 or B, N, 1 or heads, D / heads)
+        offset = self.position.offset(coordinates, x)  # (1, N, D) or None
         modulation = partial(self.modulation, cond=cond)
-        context = make_context(grid, modulation, level, rotation, offset, text, self.text.sequence, self.text.level)
+        context = make_context(coordinates, modulation, level, rotation, offset, text, self.text)
 
-        x = patchify(self.with_channels(x, cond), self.patch)  # (B, N, C f h w)
-        x = self.position.add(self.embed(x), grid)  # (B, N, D)
-        x, _ = self.runner(dict(enumerate(self.blocks)), (x, text.stream), context)  # (B, N, D), (B, L, D)
-        x = self.final(x, level)  # (B, N, f h w out)
-        return unpatchify(x, self.patch, grid)  # (B, out, F, H, W)
+        x = self.position.add(self.embed(x), coordinates)  # (B, N, D)
+        x, _ = self.runner(dict(enumerate(self.blocks)), (x, context.stream), context)  # (B, N, D), (B, L, D)
+        x = self.final(x, replace(context.video_levels, vectors=level))  # (B, N, f h w out)
+        return unpatchify(x, self.patch, coordinates.grids[0]) if is_video else x  # (B, out, F, H, W)
 
-    def level_vectors(self, t: Tensor, frames: int, cond: Mapping[str, Tensor], vector: Tensor | None) -> Tensor:
-        """t (B, 1) -> (B, 1, width); t (B, F) -> (B, F / f, width). `vector` (B, width) and `vectors` are added."""
+    def patches(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """x (B, in_channels, F, H, W), with the channels that cond brings -> tokens (B, N, C f h w), frame by frame."""
+        return patchify(self.with_channels(x, cond), self.patch)
+
+    def read_text(self, t: Tensor, cond: Mapping[str, Tensor], coordinates: Coordinates) -> TextTokens:
+        """The text as the network reads it. That of packed clips whose frames have levels of their own is read clip by
+        clip, each with the levels of its own frames."""
+        clips = coordinates.num_clips
+        if clips == 1 or t.shape[1] == 1:
+            return self.text(cond, t)
+        keys = [key for key in (*self.text.reads.required, *self.text.reads.optional) if key in cond]
+        own = zip(*(cond[key].chunk(clips) for key in keys), strict=True) if keys else [()] * clips
+        levels = (row[None, : self.patch[0] * grid[0]] for row, grid in zip(t, coordinates.grids, strict=True))
+        told = [dict(zip(keys, values, strict=True)) for values in own]
+        return side_by_side([self.text(each, level) for each, level in zip(told, levels, strict=True)])
+
+    def level_vectors(
+        self, t: Tensor, coordinates: Coordinates, cond: Mapping[str, Tensor], vector: Tensor | None
+    ) -> Tensor:
+        """t (B, 1) -> (B, 1, width); t (B, F) -> (B, F / f, width). `vector` (B, width) and `vectors` are added.
+
+        Of packed clips F is that of the longest; what is said of frames that a clip does not have is not read.
+        """
+        frames = self.patch[0] * max(grid[0] for grid in coordinates.grids)
         if t.dim() != 2 or t.shape[1] not in (1, frames):
             raise ValueError(f"t has shape {tuple(t.shape)}; it must be (batch, 1) or (batch, {frames} latent frames)")
         level = self.level(t)  # (B, 1 or F, D)
@@ -184,6 +220,19 @@ class Backbone(nn.Module):
             if tensor.shape[1] != channels:
                 raise ValueError(f"cond[{name!r}] has {tensor.shape[1]} channels; concat_channels says {channels}")
         return torch.cat([x, *(tensor.to(x.dtype) for tensor in extra)], dim=1)
+
+
+def fitting(coordinates: Coordinates | None, x: Tensor, t: Tensor) -> Coordinates:
+    """The coordinates of tokens x (B, N, any). Raises ValueError where there are none, or of another sequence."""
+    if coordinates is None:
+        raise ValueError(f"x {tuple(x.shape)} is a sequence of tokens: `coordinates` must say where they are")
+    if x.shape[1] != coordinates.num_tokens:
+        raise ValueError(f"x has {x.shape[1]} tokens, and `coordinates` are of {coordinates.num_tokens}")
+    if coordinates.num_clips > 1 and (len(x), len(t)) != (1, coordinates.num_clips):
+        raise ValueError(
+            f"x has {len(x)} rows and t {len(t)}; {coordinates.num_clips} packed clips are 1 row, with a level for each"
+        )
+    return coordinates
 
 
 def spell(pattern: str, depth: int, templates: Mapping[str, object]) -> str:

@@ -53,9 +53,9 @@ class Serial(Block):
         self.mlp = parts.mlp(parts.width)
 
     def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = context.vectors(self.modulation)  # (B, G, D) each
+        shift1, scale1, gate1, shift2, scale2, gate2 = context.levels.of(self.modulation)  # (B, G, D) each
         if self.position is not None:
-            video = self.position.add(video, context.grid)
+            video = self.position.add(video, context.coordinates)
         x = context.sequence.join(context.placed(video), text)  # (B, N + L, D)
         x = add_gated(x, gate1, self.attention(modulate(self.norm1(x), shift1, scale1), context))
         if self.cross_attention is not None:
@@ -81,7 +81,7 @@ class ThreeBranch(Block):
         self.norms = nn.ModuleList(parts.norm(parts.width) for _ in range(branches))
 
     def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
-        vectors = context.vectors(self.modulation)  # (B, G, D) each
+        vectors = context.levels.of(self.modulation)  # (B, G, D) each
         x = context.sequence.join(context.placed(video), text)  # (B, N + L, D)
         shift, scale, gate = vectors[:3]
         x = add_gated(x, gate, self.attention(modulate(self.norms[0](x), shift, scale), context))
@@ -108,7 +108,7 @@ class Parallel(Block):
         self.mlp = parts.mlp(parts.width)
 
     def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
-        shift, scale, gate = context.vectors(self.modulation)  # (B, G, D) each
+        shift, scale, gate = context.levels.of(self.modulation)  # (B, G, D) each
         x = context.sequence.join(context.placed(video), text)  # (B, N + L, D)
         if self.cross_attention is not None:
             x = x + self.cross_attention(x, context)

@@ -1,191 +1,211 @@
-"""What travels through the blocks beside the tokens, and how text tokens join the sequence."""
+"""What all blocks of one forward pass share."""
 
-from abc import ABC, abstractmethod
+from __future__ import annotations
+
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dit.net.embed import Grid
-from dit.net.kernels.masks import KeyPadding
+from dit.net.coordinates import Coordinates
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed
 from dit.net.position.rotary import Rotation
+from dit.net.sequence import JointSequence, TextLevel, TextTokens
 
-
-class Sequence(ABC):
-    """The joint sequence of video and text tokens. Without a text stream (None, 0 tokens) it is the video, uncopied."""
-
-    def join(self, video: Tensor, text: Tensor | None) -> Tensor:
-        """(B, N, ...) and (B, L, ...) -> (B, N + L, ...)."""
-        return video if text is None else self._join(video, text)
-
-    def split(self, tokens: Tensor, num_text: int) -> tuple[Tensor, Tensor | None]:
-        """(B, N + L, ...) with L = num_text -> (B, N, ...) and (B, L, ...)."""
-        return self._split(tokens, num_text) if num_text else (tokens, None)
-
-    @abstractmethod
-    def _join(self, video: Tensor, text: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def _split(self, tokens: Tensor, num_text: int) -> tuple[Tensor, Tensor]: ...
-
-
-class TextFirst(Sequence):
-    """Text in front of the video (CogVideoX)."""
-
-    def _join(self, video: Tensor, text: Tensor) -> Tensor:
-        return torch.cat([text, video], dim=1)
-
-    def _split(self, tokens: Tensor, num_text: int) -> tuple[Tensor, Tensor]:
-        # split, not two slices: its backward is one cat, that of a slice fills the whole with zeros.
-        text, video = tokens.split([num_text, tokens.shape[1] - num_text], dim=1)
-        return video, text
-
-
-class VideoFirst(Sequence):
-    """Text behind the video (HunyuanVideo, Mochi)."""
-
-    def _join(self, video: Tensor, text: Tensor) -> Tensor:
-        return torch.cat([video, text], dim=1)
-
-    def _split(self, tokens: Tensor, num_text: int) -> tuple[Tensor, Tensor]:
-        video, text = tokens.split([tokens.shape[1] - num_text, num_text], dim=1)
-        return video, text
-
-
-class TextLevel(Protocol):
-    """Which noise level the text tokens of a joint sequence take, when each frame has one of its own."""
-
-    def __call__(self, level: Tensor) -> Tensor:
-        """Level vectors of the frames (B, F, D) -> (B, 1, D)."""
-        ...
-
-
-class MeanOfFrames:
-    """The mean over the frames: text belongs to all of them."""
-
-    def __call__(self, level: Tensor) -> Tensor:
-        return level.mean(dim=1, keepdim=True)
-
-
-class LastFrame:
-    """The last frame's, which no image is given for (HunyuanVideo's image-to-video)."""
-
-    def __call__(self, level: Tensor) -> Tensor:
-        return level[:, -1:]
+# Configs, of runs that there are too, name these classes as of this module.
+from dit.net.sequence import LastFrame as LastFrame
+from dit.net.sequence import MeanOfFrames as MeanOfFrames
+from dit.net.sequence import TextFirst as TextFirst
+from dit.net.sequence import VideoFirst as VideoFirst
 
 
 @dataclass(frozen=True, eq=False)
-class TextTokens:
-    """Text as the network reads it.
+class Levels:
+    """Level vectors, or what a modulation made of them, and which one each token takes.
 
-    stream: (B, L, any), tokens that pass through the blocks with the video; context: (B, L, context_width), tokens that
-    cross-attention reads; keep: (B, L) bool, which of them are real (None: all); image: (B, M, any), tokens of an image
-    that cross-attention reads beside; vector: (B, level_width), added to the level vectors.
+    vectors: (B, G, any), or (K, G, any) of packed clips. run_of_token: (N,) int64, counted over all clips; None: the
+    sequence is G equal runs, one after another. frames: of tokens, of each of several packed clips; None: there is one.
     """
 
-    stream: Tensor | None = None
-    context: Tensor | None = None
-    keep: Tensor | None = None
-    image: Tensor | None = None
-    vector: Tensor | None = None
+    vectors: Tensor
+    run_of_token: Tensor | None
+    frames: tuple[int, ...] | None
+
+    def of(self, head: nn.Module) -> tuple[Tensor, ...]:
+        """What a modulation's head makes of the vectors, (B, G, width) for G equal runs or (B, N, width) each."""
+        made = head(self.vectors)
+        if self.frames is not None:
+            made = tuple(vector.flatten(0, 1).unsqueeze(0) for vector in made)
+        if self.run_of_token is None:
+            return made
+        return tuple(vector.index_select(1, self.run_of_token) for vector in made)
+
+    def one(self, choose: TextLevel) -> Levels:
+        """All tokens of a clip take the same vector, which is chosen among those of its frames."""
+        run = None
+        if self.frames is not None and self.run_of_token is not None:
+            run = self.run_of_token // self.vectors.shape[1]  # the clip
+        return replace(self, vectors=one_of_frames(self.vectors, choose, self.frames), run_of_token=run)
+
+
+def one_of_frames(vectors: Tensor, choose: TextLevel, frames: tuple[int, ...] | None) -> Tensor:
+    """(B or K, G, D) -> (B or K, 1, D), each chosen among those of a clip's own frames."""
+    if frames is None or vectors.shape[1] == 1:
+        return choose(vectors)
+    return torch.cat([choose(own[None, :count]) for own, count in zip(vectors, frames, strict=True)])
+
+
+class TextWay(Protocol):
+    """How text tokens join the sequence (`text.Text`): their order, and the noise level that they take."""
+
+    sequence: JointSequence
+    level: TextLevel
+
+
+class MoreKeys(Protocol):
+    """Keys and values that self-attention reads beside the sequence's own: of other ranks, or of frames before.
+
+    coordinates: of all video keys, in the order in which they come back.
+    """
+
+    coordinates: Coordinates
+
+    def __call__(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, rotated, and values of the sequence's own video tokens (B, N, heads, head_dim) -> all of them."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What all blocks of one forward pass share.
+    """What all blocks of one forward pass share. A runner may give blocks another one (`reading`).
 
-    grid: tokens along (f, h, w).
-    modulation: (B, G, any), what the blocks' modulation heads read.
-    run_of_token: (N + L,) int64, which of the G vectors a token takes; None: the sequence is G equal runs.
-    rotation: of the joint sequence. video_rotation: of the video tokens alone.
+    coordinates: of the video tokens.
+    levels, video_levels, text_levels: for the modulation heads of the joint sequence and of either stream.
+    rotation, video_rotation: of the joint sequence, and of the video tokens alone.
     offset: (1, N, width), positions that every block adds to its video tokens (None: there are none).
-    text, text_mask: (B, L, context_width) for cross-attention, and its padding.
-    image: (B, M, any), tokens of an image for cross-attention.
+    text, cross_mask: (B, L, cross_width) for cross-attention, and what may be read of it.
+    image, image_mask: (B, M, any), tokens of an image for cross-attention, likewise.
+    stream: (B, L, any), the text tokens that enter the first block with the video (None: there are none).
     sequence, num_text: the order of the joint sequence and its text tokens (0: there is no text stream).
-    text_keep: (B, L) bool, the real tokens of the text (None: all).
-    mask: the padding of the joint sequence, for attention among all its tokens.
+    text_mask: (B, L) bool, the real tokens of the text (None: all).
+    joint_mask: the padding of the joint sequence, for attention among all its tokens.
+    more_keys: what self-attention reads beside the sequence's own tokens (None: nothing).
     """
 
-    grid: Grid
-    modulation: Tensor
-    run_of_token: Tensor | None
+    coordinates: Coordinates
+    levels: Levels
+    video_levels: Levels
+    text_levels: Levels
     rotation: Rotation | None
+    video_rotation: Rotation | None
     offset: Tensor | None
     text: Tensor | None
-    text_mask: KeyPadding | None
+    cross_mask: Mask | None
     image: Tensor | None
-    sequence: Sequence
+    image_mask: Mask | None
+    stream: Tensor | None
+    sequence: JointSequence
     num_text: int
-    text_keep: Tensor | None
-    mask: KeyPadding | None
-    video_rotation: Rotation | None = None
+    text_mask: Tensor | None
+    joint_mask: KeyPadding | None
+    more_keys: MoreKeys | None = None
+    masks: dict[str, Mask | None] = field(default_factory=dict)  # of layouts, made when first asked for
 
     @property
-    def video_modulation(self) -> Tensor:
-        """(B, 1 or frames of tokens, any), of the video tokens alone: equal runs, one after another."""
-        return self.modulation if self.run_of_token is None else self.modulation[:, 1:]
+    def device(self) -> torch.device:
+        return self.levels.vectors.device
 
-    @property
-    def text_modulation(self) -> Tensor:
-        """(B, 1, any), of the text tokens of the joint sequence."""
-        return self.modulation[:, :1]
+    def reading(self, more_keys: MoreKeys) -> Context:
+        """The same with more keys for self-attention."""
+        return replace(self, more_keys=more_keys, masks={})
 
     def placed(self, video: Tensor) -> Tensor:
         """video (B, N, width) -> the same with the positions that go into every block."""
         return video if self.offset is None else video + self.offset
 
-    def vectors(self, head: nn.Module) -> tuple[Tensor, ...]:
-        """The modulation vectors of a block, each (B, G, width), or (B, N + L, width) where runs are not equal."""
-        vectors = head(self.modulation)
-        if self.run_of_token is None:
-            return vectors
-        return tuple(vector.index_select(1, self.run_of_token) for vector in vectors)
-
 
 def make_context(
-    grid: Grid,
+    coordinates: Coordinates,
     modulation: Callable[[Tensor], Tensor],
     level: Tensor,
     rotation: Rotation | None,
     offset: Tensor | None,
     text: TextTokens,
-    sequence: Sequence,
-    text_level: TextLevel,
+    way: TextWay,
 ) -> Context:
-    """The context of one forward pass. level: (B, G, level_width), G = 1 or frames of tokens.
+    """The context of one forward pass. level: (B or K, G, level_width), G = 1 or frames of tokens.
 
-    Text tokens of a joint sequence are not turned. With a level for each frame they take what `text_level` says.
+    Text tokens of a joint sequence are not rotated. With a level for each frame they take what `way.level` says.
     """
+    sequence = way.sequence
+    packed, device = coordinates.num_clips > 1, level.device
+    frames = tuple(grid[0] for grid in coordinates.grids) if packed else None
+    cross_mask = read_mask(coordinates, text.cross, text.mask)
+    image_mask = read_mask(coordinates, text.image, None)
+    text = flat(text) if packed else text
     num_text = 0 if text.stream is None else text.stream.shape[1]
-    padding = None if text.keep is None else KeyPadding(text.keep)
-    joint, run_of_token, video_rotation = None, None, rotation
+    vectors, others = level.shape[1], 0
+    gathered = coordinates.table is not None and (packed or vectors > 1)
+    run = coordinates.run_of_token(vectors, device) if gathered else None
+    video_rotation, joint_mask, joint_run = rotation, None, run
     if num_text:
-        tokens_per_frame = grid[1] * grid[2]
-        if level.shape[1] > 1:
-            frames = torch.arange(1, grid[0] + 1, device=level.device).repeat_interleave(tokens_per_frame)
-            run_of_token = sequence.join(frames[None], frames.new_zeros(1, num_text))[0]
-            level = torch.cat([text_level(level), level], dim=1)
+        if vectors > 1:
+            level, others = torch.cat([one_of_frames(level, way.level, frames), level], dim=1), 1
+        if vectors > 1 or packed:
+            video = coordinates.run_of_token(vectors, device, others)
+            clip = clip_of_text(coordinates.num_clips, num_text, device)
+            joint_run = sequence.join(video[None], (clip * (others + vectors))[None])[0]
         if rotation is not None:
-            still = rotation.cos.new_ones(rotation.cos.shape[0], num_text, *rotation.cos.shape[2:])
-            cos, sin = sequence.join(rotation.cos, still), sequence.join(rotation.sin, torch.zeros_like(still))
+            ones = rotation.cos.new_ones(rotation.cos.shape[0], num_text, *rotation.cos.shape[2:])
+            cos, sin = sequence.join(rotation.cos, ones), sequence.join(rotation.sin, torch.zeros_like(ones))
             rotation = Rotation(cos, sin, rotation.pairing)
-        if text.keep is not None:
-            video = text.keep.new_ones(text.keep.shape[0], grid[0] * tokens_per_frame)
-            joint = KeyPadding(sequence.join(video, text.keep), never_empty=True)
+        if text.mask is not None:
+            video = text.mask.new_ones(len(text.mask), coordinates.num_tokens)
+            joint_mask = KeyPadding(sequence.join(video, text.mask), never_empty=True)
+    made = modulation(level)
     return Context(
-        grid=grid,
-        modulation=modulation(level),
-        run_of_token=run_of_token,
+        coordinates=coordinates,
+        levels=Levels(made, joint_run, frames),
+        video_levels=Levels(made[:, others:], run, frames),
+        text_levels=Levels(made[:, :1], None, frames),
         rotation=rotation,
+        video_rotation=video_rotation,
         offset=offset,
-        text=text.context,
-        text_mask=padding if text.context is not None else None,
+        text=text.cross,
+        cross_mask=cross_mask,
         image=text.image,
+        image_mask=image_mask,
+        stream=text.stream,
         sequence=sequence,
         num_text=num_text,
-        text_keep=text.keep,
-        mask=joint,
-        video_rotation=video_rotation,
+        text_mask=text.mask,
+        joint_mask=joint_mask,
     )
+
+
+def flat(text: TextTokens) -> TextTokens:
+    """Text of K packed clips as one row, in the clips' order: (K, L, ...) -> (1, K * L, ...)."""
+    parts = {name: getattr(text, name) for name in ("stream", "cross", "mask", "image")}
+    return replace(text, **{name: None if x is None else x.flatten(0, 1)[None] for name, x in parts.items()})
+
+
+def clip_of_text(num_clips: int, num_text: int, device: torch.device) -> Tensor:
+    """(num_text,) int64: the clip of each text token."""
+    return torch.arange(num_clips, device=device).repeat_interleave(num_text // num_clips)
+
+
+def read_mask(coordinates: Coordinates, tokens: Tensor | None, real: Tensor | None) -> Mask | None:
+    """What the video tokens may read of tokens (B or K, L, any). real: (B or K, L) bool, which are no padding."""
+    if tokens is None:
+        return None
+    if coordinates.num_clips == 1:
+        return None if real is None else KeyPadding(real)
+    clips, length = tokens.shape[:2]
+    if real is None and coordinates.lengths is not None:
+        return Packed(coordinates.lengths, (length,) * clips)
+    query = coordinates.rows(tokens.device)[:, 0]
+    key = clip_of_text(clips, clips * length, tokens.device)
+    query, key = (torch.stack([clip, torch.zeros_like(clip), torch.zeros_like(clip)]) for clip in (query, key))
+    return ByCoordinates(query, key, None if real is None else real.flatten()[None])

@@ -63,7 +63,7 @@ class JointAttention(nn.Module):
         """video (B, N, width), text (B, L, stream width) -> the same; None for a text stream that ends here."""
         q, k, v = self.video(video)  # (B, N, heads, head_dim) each
         if context.video_rotation is not None:
-            q, k = context.video_rotation.turn(q).to(v.dtype), context.video_rotation.turn(k).to(v.dtype)
+            q, k = (context.video_rotation.rotate(each).to(v.dtype) for each in (q, k))
         streams = zip((q, k, v), self.text(text), strict=True)
         q, k, v = (context.sequence.join(*pair) for pair in streams)  # (B, N + L, heads, head_dim) each
         out = self.layout(self.kernel, q, k, v, context).flatten(2)  # (B, N + L, heads * head_dim)
@@ -97,8 +97,8 @@ class Dual(Block):
 
     def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
         assert text is not None  # the constructor has seen to it
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(context.video_modulation)  # (B, 1 or F, D) each
-        text_vectors = self.text_modulation(context.text_modulation)  # (B, 1, text D) each
+        shift1, scale1, gate1, shift2, scale2, gate2 = context.video_levels.of(self.modulation)  # (B, 1 or F, D) each
+        text_vectors = context.text_levels.of(self.text_modulation)  # (B, 1, text D) each
         text_shift1, text_scale1, text_gate1, text_shift2, text_scale2, text_gate2 = text_vectors
 
         video = context.placed(video)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from dit.net.context import TextLevel
+from dit.net.context import Levels
 from dit.net.layers import ZeroLinear, modulate
 from dit.net.modulation import Modulation
+from dit.net.sequence import TextLevel
 
 
 class AdaLNFinal(nn.Module):
@@ -23,9 +24,9 @@ class AdaLNFinal(nn.Module):
         self.norm = norm(width)
         self.linear = ZeroLinear(width, features, bias=bias)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """Tokens (B, N, width) and level vectors (B, G, width) -> (B, N, features)."""
-        shift, scale = self.modulation(level)
+    def forward(self, x: Tensor, levels: Levels) -> Tensor:
+        """Tokens (B, N, width) and their level vectors -> (B, N, features)."""
+        shift, scale = levels.of(self.modulation)
         return self.linear(modulate(self.norm(x), shift, scale))
 
 
@@ -47,6 +48,6 @@ class OneLevelFinal(AdaLNFinal):
         super().__init__(width, features, modulation, norm=norm, bias=bias)
         self.level = level
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """Tokens (B, N, width) and level vectors (B, G, width) -> (B, N, features)."""
-        return super().forward(x, self.level(level))
+    def forward(self, x: Tensor, levels: Levels) -> Tensor:
+        """Tokens (B, N, width) and their level vectors -> (B, N, features)."""
+        return super().forward(x, levels.one(self.level))

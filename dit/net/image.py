@@ -71,7 +71,7 @@ class ImageCrossAttention(CrossAttention):
             k, v = self.image_kv(context.image).chunk(2, dim=-1)  # (B, M, width) each
             heads = (self.heads, self.head_dim)
             k, v = self.norm_image(k).to(v.dtype).unflatten(-1, heads), v.unflatten(-1, heads)
-            out = out + attend(self.kernel, q.to(v.dtype), k, v, None)
+            out = out + attend(self.kernel, q.to(v.dtype), k, v, context.image_mask)
         return self.out(out.flatten(2))
 
 
@@ -103,5 +103,5 @@ class TwoQueryCrossAttention(CrossAttention):
         if context.image is not None:
             q = self.image_norm_q(self.image_q(x).unflatten(-1, (self.heads, self.head_dim)))
             k, v = self.image_kv(context.image).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)
-            out = out + attend(self.kernel, q.to(v.dtype), self.image_norm_k(k).to(v.dtype), v, None)
+            out = out + attend(self.kernel, q.to(v.dtype), self.image_norm_k(k).to(v.dtype), v, context.image_mask)
         return self.out(out.flatten(2))

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from dit.net.attention import Parts
 from dit.net.blocks import Block
-from dit.net.context import Context, TextTokens
+from dit.net.context import Context
 from dit.net.layers import add_gated, modulate
 from dit.net.layout import Layout
 from dit.net.reads import Reads
+from dit.net.sequence import TextTokens
 from dit.net.text import JointText
 
 
@@ -36,8 +37,8 @@ class Joint(Block):
     def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
         if text is None:
             raise ValueError("blocks J need text tokens in the sequence: choose net/text=joint, or net.pattern=F")
-        vectors = self.modulation(context.video_modulation)  # 6 x (B, G, D)
-        text_vectors = self.text_modulation(context.text_modulation)  # 6 x (B, 1, D)
+        vectors = context.video_levels.of(self.modulation)  # 6 x (B, G, D)
+        text_vectors = context.text_levels.of(self.text_modulation)  # 6 x (B, 1, D)
         attend = partial(self.attention, context=context)
         video, text = branch(attend, self.norm1, context.placed(video), text, vectors[:3], text_vectors[:3], context)
         return branch(self.mlp, self.norm2, video, text, vectors[3:], text_vectors[3:], context)

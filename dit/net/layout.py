@@ -1,41 +1,115 @@
 """Which tokens attend to one another: all, those of a frame, a place or a window, or all that came before.
 
-A layout regroups queries, keys and values, each (B, N, heads, head_dim), calls the kernel and puts the result back.
-Text tokens of a joint sequence attend to everything, and are keys for every group.
+Of one whole clip, a layout regroups queries, keys and values, each (B, N, heads, head_dim), calls the kernel and puts
+the result back. Of any other sequence (`Coordinates`) it says which tokens belong together, and the kernel gets a mask.
+Text tokens of a joint sequence attend to everything in their clip, and are keys for every group of it.
 """
 
 from abc import ABC, abstractmethod
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dit.net.context import Context
-from dit.net.embed import Grid
+from dit.net.context import Context, clip_of_text
+from dit.net.coordinates import Coordinates
 from dit.net.kernels import masks
 from dit.net.kernels.door import Kernel
-from dit.net.kernels.masks import KeyPadding, Mask
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed
+from dit.net.patches import Grid
+
+MOST = 2**20  # numbers along an axis
 
 MOST_BLOCKS, MOST_NUMBERS = 2**16 - 1, 2**31 - 1  # of a CUDA grid's second axis; of an index
 
 
 class Layout(ABC):
-    """Base of the layouts."""
+    """Base of the layouts. reads_all: every token attends to all others of its clip."""
+
+    reads_all = False
+
+    def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """q, k, v (B, N, heads, head_dim) -> (B, N, heads, head_dim)."""
+        coordinates = context.coordinates
+        if coordinates.grid is not None and context.more_keys is None and coordinates.first[0] % self.period == 0:
+            return self.of_grid(kernel, q, k, v, context)
+        if context.more_keys is not None:
+            (k, text_k), (v, text_v) = (context.sequence.split(each, context.num_text) for each in (k, v))
+            k, v = context.more_keys(k, v)
+            k, v = context.sequence.join(k, text_k), context.sequence.join(v, text_v)
+        return attend(kernel, q, k, v, self.mask(context))
+
+    @abstractmethod
+    def of_grid(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """As the call, for one whole clip whose first frame is a multiple of `period`."""
+
+    @property
+    def period(self) -> int:
+        """Frames of tokens after which the layout repeats."""
+        return 1
+
+    def mask(self, context: Context) -> Mask | None:
+        """Which keys the tokens of the joint sequence may attend to, by their coordinates.
+
+        Made once: blocks of the same layout share it, and with it what a kernel makes of it.
+        """
+        name = repr(self)
+        if name not in context.masks:
+            context.masks[name] = self._mask(context)
+        return context.masks[name]
+
+    def _mask(self, context: Context) -> Mask | None:
+        keys = context.coordinates if context.more_keys is None else context.more_keys.coordinates
+        real = None
+        if context.num_text and context.text_mask is not None:
+            video = context.text_mask.new_ones(len(context.text_mask), keys.num_tokens)
+            real = context.sequence.join(video, context.text_mask)
+        if self.reads_all and keys.num_clips == 1:
+            return None if real is None else KeyPadding(real, never_empty=True)
+        if self.reads_all and keys.lengths is not None and not context.num_text and context.more_keys is None:
+            return Packed(keys.lengths)
+        query, key = (self._joint_members(each, context) for each in (context.coordinates, keys))
+        return ByCoordinates(query, key, real)
+
+    def _joint_members(self, coordinates: Coordinates, context: Context) -> Tensor:
+        """(3, N + L): `members`, and the text tokens, which belong to all groups of their clip."""
+        video = self.members(coordinates, context.device)
+        if not context.num_text:
+            return video
+        clip = clip_of_text(coordinates.num_clips, context.num_text, context.device)
+        text = torch.stack([clip, torch.full_like(clip, ByCoordinates.ANY), torch.zeros_like(clip)])
+        return context.sequence.join(video, text)
+
+    def members(self, coordinates: Coordinates, device: torch.device) -> Tensor:
+        """Clip, group and step of each token, (3, N) int64: see `masks.ByCoordinates`."""
+        rows = coordinates.rows(device)
+        return torch.stack([rows[:, 0], self.group_of(coordinates, rows), self.step_of(rows)])
+
+    def group_of(self, coordinates: Coordinates, rows: Tensor) -> Tensor:
+        """(N,) int64, for rows (N, 4) of a table: tokens with equal numbers attend to one another."""
+        return torch.zeros_like(rows[:, 0])
+
+    def step_of(self, rows: Tensor) -> Tensor:
+        """(N,) int64: tokens attend to those of their own number and of smaller ones."""
+        return torch.zeros_like(rows[:, 0])
+
+    def __repr__(self) -> str:
+        """The same for layouts that are the same."""
+        return f"{type(self).__name__}{sorted(vars(self).items())}"
 
     def at(self, occurrence: int) -> "Layout":
         """The layout of the block that is the `occurrence`-th of its letter in the pattern, from 0."""
         return self
 
-    @abstractmethod
-    def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """q, k, v (B, N, heads, head_dim) -> (B, N, heads, head_dim)."""
-
 
 class Full(Layout):
     """Every token attends to every token."""
 
-    def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        return attend(kernel, q, k, v, context.mask)
+    reads_all = True
+
+    def of_grid(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        return attend(kernel, q, k, v, context.joint_mask)
 
 
 class BlockCausal(Layout):
@@ -49,6 +123,13 @@ class BlockCausal(Layout):
             raise ValueError(f"block={block} frames of a block-causal layout must be at least 1")
         self.block = block
 
+    @property
+    def period(self) -> int:
+        return self.block
+
+    def step_of(self, rows: Tensor) -> Tensor:
+        return rows[:, 1] // self.block
+
     def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Raises ValueError when text shares the sequence: it would carry later frames into earlier ones."""
         if context.num_text:
@@ -56,7 +137,10 @@ class BlockCausal(Layout):
                 "block-causal attention cannot have text tokens in its sequence, which would carry later frames into"
                 " earlier ones; choose net/text=cross, or a pattern without block-causal blocks"
             )
-        frames, height, width = context.grid
+        return super().__call__(kernel, q, k, v, context)
+
+    def of_grid(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        frames, height, width = context.coordinates.grids[0]
         mask = masks.BlockCausal(frames, height * width, self.block) if self.block < frames else None
         return attend(kernel, q, k, v, mask)
 
@@ -72,34 +156,38 @@ class Grouped(Layout):
     def ungroup(self, x: Tensor, grid: Grid) -> Tensor:
         """(B * groups, n, heads, head_dim) -> (B, N, heads, head_dim)."""
 
-    def keep(self, grid: Grid, device: torch.device) -> Tensor | None:
+    def held(self, grid: Grid, device: torch.device) -> Tensor | None:
         """(groups, n) bool, which places of the groups hold a token; None: all."""
         return None
 
-    def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+    def of_grid(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         video_q, text_q = context.sequence.split(q, context.num_text)
         video_k, text_k = context.sequence.split(k, context.num_text)
         video_v, text_v = context.sequence.split(v, context.num_text)
-        keys, values = self.group(video_k, context.grid), self.group(video_v, context.grid)
-        keep = self.keep(context.grid, q.device)
+        grid = context.coordinates.grids[0]
+        keys, values = self.group(video_k, grid), self.group(video_v, grid)
+        real = self.held(grid, q.device)
         groups = keys.shape[0] // q.shape[0]
-        keep = None if keep is None else keep.repeat(q.shape[0], 1)  # (B * groups, n)
+        real = None if real is None else real.repeat(q.shape[0], 1)  # (B * groups, n)
         text = None
         if text_q is not None and text_k is not None and text_v is not None:
-            text = attend(kernel, text_q, k, v, context.mask)  # (B, L, heads, head_dim)
-            if keep is not None or context.text_keep is not None:
-                keep = torch.cat(
-                    [or_all(keep, keys), or_all(context.text_keep, text_k).repeat_interleave(groups, 0)], 1
+            text = attend(kernel, text_q, k, v, context.joint_mask)  # (B, L, heads, head_dim)
+            if real is not None or context.text_mask is not None:
+                real = torch.cat(
+                    [or_all(real, keys), or_all(context.text_mask, text_k).repeat_interleave(groups, 0)], 1
                 )
             keys = torch.cat([keys, text_k.repeat_interleave(groups, 0)], dim=1)
             values = torch.cat([values, text_v.repeat_interleave(groups, 0)], dim=1)
-        mask = None if keep is None else KeyPadding(keep)
-        video = attend(kernel, self.group(video_q, context.grid), keys, values, mask)
-        return context.sequence.join(self.ungroup(video, context.grid), text)
+        mask = None if real is None else KeyPadding(real)
+        video = attend(kernel, self.group(video_q, grid), keys, values, mask)
+        return context.sequence.join(self.ungroup(video, grid), text)
 
 
 class Spatial(Grouped):
     """A token attends to those of its own frame."""
+
+    def group_of(self, coordinates: Coordinates, rows: Tensor) -> Tensor:
+        return rows[:, 1]
 
     def group(self, x: Tensor, grid: Grid) -> Tensor:
         return x.unflatten(1, (grid[0], -1)).flatten(0, 1)  # (B F, H W, heads, head_dim), a view
@@ -110,6 +198,9 @@ class Spatial(Grouped):
 
 class Temporal(Grouped):
     """A token attends to those at its own place in all frames."""
+
+    def group_of(self, coordinates: Coordinates, rows: Tensor) -> Tensor:
+        return rows[:, 2] * MOST + rows[:, 3]
 
     def group(self, x: Tensor, grid: Grid) -> Tensor:
         return x.unflatten(1, (grid[0], -1)).transpose(1, 2).flatten(0, 1)  # (B H W, F, heads, head_dim)
@@ -136,6 +227,24 @@ class Windowed(Grouped):
         layout.shifted = occurrence % 2 == 1
         return layout
 
+    @property
+    def period(self) -> int:
+        return self.window[0]
+
+    def group_of(self, coordinates: Coordinates, rows: Tensor) -> Tensor:
+        windows = torch.zeros_like(rows[:, 0])
+        for i in range(3):
+            size, shift = (coordinates.by_clip(partial(of, i), rows) for of in (self._size, self._shift))
+            windows = windows * MOST + (rows[:, 1 + i] + shift) // size
+        return windows
+
+    def _size(self, i: int, grid: Grid) -> int:
+        """Of a window along the i-th axis: one that is longer than the axis holds all of it, wherever it begins."""
+        return self.window[i] if self.window[i] < grid[i] else MOST
+
+    def _shift(self, i: int, grid: Grid) -> int:
+        return self.window[i] // 2 if self.shifted and self.window[i] < grid[i] else 0
+
     def group(self, x: Tensor, grid: Grid) -> Tensor:
         return self._cut(x.unflatten(1, grid), grid).flatten(0, 1)
 
@@ -148,7 +257,7 @@ class Windowed(Grouped):
             x = x.narrow(axis, start, length)
         return x.flatten(1, 3)
 
-    def keep(self, grid: Grid, device: torch.device) -> Tensor | None:
+    def held(self, grid: Grid, device: torch.device) -> Tensor | None:
         _, before, after = self._borders(grid)
         if not any(before + after):
             return None
@@ -168,7 +277,7 @@ class Windowed(Grouped):
     def _borders(self, grid: Grid) -> tuple[Grid, Grid, Grid]:
         """Sizes of a window, and places without a token before and after the grid, along (f, h, w)."""
         window = tuple(min(w, n) for w, n in zip(self.window, grid, strict=True))
-        before = tuple(w // 2 if self.shifted and w < n else 0 for w, n in zip(window, grid, strict=True))
+        before = tuple(self._shift(i, grid) for i in range(3))
         after = tuple(-(b + n) % w for b, n, w in zip(before, grid, window, strict=True))
         return window, before, after  # type: ignore[return-value]
 
@@ -190,6 +299,6 @@ def most_sequences(tokens: int, heads: int, head_dim: int) -> int:
     return max(1, min(MOST_BLOCKS, MOST_NUMBERS // (heads * padded)))
 
 
-def or_all(keep: Tensor | None, keys: Tensor) -> Tensor:
-    """`keep`, or True for every key of keys (B, n, ...)."""
-    return keys.new_ones(keys.shape[:2], dtype=torch.bool) if keep is None else keep
+def or_all(mask: Tensor | None, keys: Tensor) -> Tensor:
+    """`mask`, or True for every key of keys (B, n, ...)."""
+    return keys.new_ones(keys.shape[:2], dtype=torch.bool) if mask is None else mask

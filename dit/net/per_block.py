@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dit.net.embed import nearest, sinusoids
+from dit.net.embed import sinusoids
 from dit.net.modulation import FINAL_VECTORS, AdaLNZero, Projection
+from dit.net.patches import nearest
 
 
 class PerBlockEmbedding(nn.Module):

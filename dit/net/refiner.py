@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from dit.config.limits import Count, Natural
 from dit.net.attention import NoQKNorm
-from dit.net.context import Sequence, TextLevel, TextTokens
 from dit.net.dual import StreamHeads
 from dit.net.embed import FeatureEmbedding
 from dit.net.kernels.door import Kernel
@@ -16,6 +15,7 @@ from dit.net.kernels.masks import KeyPadding
 from dit.net.layers import add_gated
 from dit.net.layout import attend
 from dit.net.modulation import Projection
+from dit.net.sequence import JointSequence, TextLevel, TextTokens
 from dit.net.text import Text
 
 
@@ -43,7 +43,7 @@ class RefinedText(Text):
         mlp: Callable[[int], nn.Module],
         noise: Callable[[int], nn.Module],
         kernel: Kernel,
-        sequence: Sequence,
+        sequence: JointSequence,
         level: TextLevel,
     ) -> None:
         super().__init__(text_width, width)
@@ -55,14 +55,14 @@ class RefinedText(Text):
         self.blocks = nn.ModuleList(RefinerBlock(width, heads, norm, mlp, kernel) for _ in range(depth))
 
     def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
-        features, keep = self.features(cond), cond.get("text_mask")
-        vector = self.level(self.noise(t)) + self.mean(mean_of_real(features, keep)).unsqueeze(1)  # (B, 1, D)
+        features, mask = self.features(cond), cond.get("text_mask")
+        vector = self.level(self.noise(t)) + self.mean(mean_of_real(features, mask)).unsqueeze(1)  # (B, 1, D)
         vector = functional.silu(vector)
-        padding = None if keep is None else KeyPadding(keep)
+        padding = None if mask is None else KeyPadding(mask)
         x = self.embed(features)  # (B, L, D)
         for block in self.blocks:
             x = block(x, vector, padding)
-        return TextTokens(stream=x, keep=keep)
+        return TextTokens(stream=x, mask=mask)
 
 
 class RefinerBlock(nn.Module):
@@ -93,10 +93,10 @@ class RefinerBlock(nn.Module):
         return add_gated(x, gate2, self.mlp(self.norm2(x)))
 
 
-def mean_of_real(features: Tensor, keep: Tensor | None) -> Tensor:
+def mean_of_real(features: Tensor, mask: Tensor | None) -> Tensor:
     """(B, L, D) -> (B, D): the mean over the tokens that are real; zero for a text that has none."""
-    if keep is None:
+    if mask is None:
         return features.mean(dim=1)
-    weights = keep.to(features.dtype)
+    weights = mask.to(features.dtype)
     weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.einsum("bl,bld->bd", weights, features)

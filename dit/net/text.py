@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from dit.net.attention import Parts
-from dit.net.context import MeanOfFrames, Sequence, TextFirst, TextLevel, TextTokens
 from dit.net.embed import GELUProjection
 from dit.net.reads import Reads
+from dit.net.sequence import JointSequence, MeanOfFrames, TextFirst, TextLevel, TextTokens
 
 
 class Text(nn.Module):
     """Base class of the ways in which text enters, built with (text_width, width). A way fills some of `TextTokens`:
 
-    context: tokens that the blocks' cross-attention reads; context_width is their width.
+    cross: tokens that the blocks' cross-attention reads; cross_width is their width.
     stream: tokens that pass through the blocks with the video; stream_width is their width, None: there are none.
       sequence: whether they stand in front of the video or behind it. level: the noise level by which they are
       modulated, where frames have levels of their own.
@@ -25,7 +25,7 @@ class Text(nn.Module):
 
     reads = Reads(("text",), ("text_mask",))
 
-    sequence: Sequence = TextFirst()
+    sequence: JointSequence = TextFirst()
     level: TextLevel = MeanOfFrames()
     stream_width: int | None = None
     vector_width: int | None = None
@@ -33,7 +33,7 @@ class Text(nn.Module):
     def __init__(self, text_width: int, width: int) -> None:
         super().__init__()
         self.text_width = text_width
-        self.context_width = width
+        self.cross_width = width
 
     @abstractmethod
     def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
@@ -81,7 +81,7 @@ class CrossText(Text):
         attention: Callable[[Parts], nn.Module],
     ) -> None:
         super().__init__(text_width, width)
-        self.context_width = text_width if embed is None else width
+        self.cross_width = text_width if embed is None else width
         self.embed = nn.Identity() if embed is None else embed(text_width, width)
         self.image = None if image is None else image(width)
         if image is not None:
@@ -90,7 +90,7 @@ class CrossText(Text):
 
     def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
         image = None if self.image is None or "image" not in cond else self.image(cond["image"])
-        return TextTokens(context=self.embed(self.features(cond)), keep=cond.get("text_mask"), image=image)
+        return TextTokens(cross=self.embed(self.features(cond)), mask=cond.get("text_mask"), image=image)
 
     def cross_attention(self, parts: Parts) -> nn.Module:
         return self.attention(parts)
@@ -112,7 +112,7 @@ class NarrowCrossText(CrossText):
         attention: Callable[[Parts], nn.Module],
     ) -> None:
         super().__init__(text_width, width, embed=None, image=image, attention=attention)
-        self.context_width = context_width
+        self.cross_width = context_width
         self.embed = GELUProjection(context_width, features=text_width)
 
 
@@ -128,7 +128,7 @@ class JointText(Text):
         width: int,
         *,
         embed: Callable[[int, int], nn.Module],
-        sequence: Sequence,
+        sequence: JointSequence,
         level: TextLevel,
     ) -> None:
         super().__init__(text_width, width)
@@ -137,7 +137,7 @@ class JointText(Text):
         self.sequence, self.level = sequence, level
 
     def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
-        return TextTokens(stream=self.embed(self.features(cond)), keep=cond.get("text_mask"))
+        return TextTokens(stream=self.embed(self.features(cond)), mask=cond.get("text_mask"))
 
 
 def required(cond: Mapping[str, Tensor], key: str, instead: str = "") -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn.attention import flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dit.net.kernels import flex
-from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed
+from dit.net.kernels.masks import BlockCausal, ByCoordinates, KeyPadding, Mask, Packed
 
 CPU = torch.device("cpu")
 LENGTHS = (1, 9, 127, 128, 129, 256, 300, 500)  # around multiples of a block
@@ -62,6 +62,32 @@ def test_block_masks_are_those_that_torch_makes(kind: type[Mask]) -> None:
                 assert mine == other
 
 
+def by_coordinates() -> tuple[ByCoordinates, int, int]:
+    """Runs of equal numbers, as clips and frames are, with some tokens of all groups."""
+
+    def numbers(count: int) -> Tensor:
+        runs = [draw.choice([1, 40, 128, 300]) for _ in range(count)]
+        rows = [[draw.randint(0, 1), draw.choice([0, 1, ByCoordinates.ANY]), draw.randint(0, 2)] for _ in runs]
+        return torch.tensor(rows).repeat_interleave(torch.tensor(runs), dim=0).T.contiguous()
+
+    query, key = numbers(draw.randint(1, 5)), numbers(draw.randint(1, 5))
+    real = draw.choice([None, padding(3, key.shape[1]).keep])
+    return ByCoordinates(query, key, real), query.shape[1], key.shape[1]
+
+
+def test_blocks_by_coordinates_leave_nothing_out_and_let_nothing_in() -> None:
+    seen = torch.zeros(3, dtype=torch.int64)
+    for _ in range(60):
+        mask, queries, keys = by_coordinates()
+        some, every = flex._blocks(mask, 3, queries, keys, CPU)
+        pairs = torch.nn.functional.pad(mask.dense(CPU).expand(3, -1, -1, -1), (0, -keys % 128, 0, -queries % 128))
+        blocks = pairs.unflatten(3, (-1, 128)).unflatten(2, (-1, 128))
+        any_pair, all_pairs = blocks.any(5).any(3), blocks.all(5).all(3)
+        assert not (any_pair & ~some).any() and not (every & ~all_pairs).any()
+        seen += torch.tensor([(~some).sum(), (some & ~every).sum(), every.sum()])
+    assert seen.min() > 20  # blocks of each kind
+
+
 class Largest(TorchDispatchMode):
     """The number of elements of the largest tensor that an operator made."""
 
@@ -77,6 +103,7 @@ class Largest(TorchDispatchMode):
 
 
 LONG = [KeyPadding(torch.arange(9000)[None] < 8000), BlockCausal(90, 100, 5), Packed((4000, 5000))]
+LONG += [ByCoordinates(*[torch.arange(9000).expand(3, -1) // 100] * 2, None)]
 
 
 @pytest.mark.parametrize("mask", LONG, ids=lambda mask: type(mask).__name__)

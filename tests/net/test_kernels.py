@@ -21,7 +21,7 @@ from dit.net.kernels import auto
 from dit.net.kernels.auto import Auto, probe
 from dit.net.kernels.door import KernelError
 from dit.net.kernels.flex import Flex
-from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed
+from dit.net.kernels.masks import BlockCausal, ByCoordinates, KeyPadding, Mask, Packed
 from dit.net.kernels.sdpa import SDPA
 from dit.net.kernels.xformers import XFormers
 
@@ -34,6 +34,14 @@ def padding() -> KeyPadding:
     return KeyPadding(keep)
 
 
+def by_coordinates() -> ByCoordinates:
+    """Two clips, in which groups, steps and padding hide keys; a query and a key of all groups of their clip."""
+    query, key = (torch.arange(n) for n in (QUERIES, 9))
+    numbers = [torch.stack([n % 2, n % 3, n // 4]) for n in (query, key)]
+    numbers[0][1, 3] = numbers[1][1, 4] = ByCoordinates.ANY
+    return ByCoordinates(numbers[0], numbers[1], padding().keep)
+
+
 # name -> (mask, number of keys)
 CASES: dict[str, tuple[Mask | None, int]] = {
     "none": (None, 9),
@@ -43,6 +51,7 @@ CASES: dict[str, tuple[Mask | None, int]] = {
     "frame_causal": (BlockCausal(frames=7, tokens_per_frame=2, block=1), QUERIES),
     "packed": (Packed((3, 10, 1)), QUERIES),
     "packed_cross": (Packed((3, 4, 7), (5, 0, 2)), 7),  # the second sample has no text
+    "by_coordinates": (by_coordinates(), 9),
 }
 each_case = pytest.mark.parametrize("case", CASES)
 
@@ -113,6 +122,10 @@ def test_flex_equals_the_definition(case: str) -> None:
 
 @each_case
 def test_xformers_layout_and_masks_equal_the_definition(case: str, xformers_on_cpu: None) -> None:
+    if case == "by_coordinates":
+        with pytest.raises(KernelError, match="no form of masks by coordinates.*choose net/kernel=auto"):
+            distance(XFormers(), case, torch.float32)
+        return
     assert distance(XFormers(), case, torch.float32) < 1e-5
 
 
@@ -137,6 +150,17 @@ SPOILED: dict[str, Mask] = {
     "packed": Packed((3, 9, 2)),
     "packed_cross": Packed((3, 4, 7), (5, 1, 1)),
 }
+
+
+@pytest.mark.parametrize("kernel", [SDPA(), Flex()], ids=lambda kernel: type(kernel).__name__)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_spoiled_number_is_noticed(kernel, number: int) -> None:
+    """One key's clip, group or step is another."""
+    right = by_coordinates()
+    key = right.key.clone()
+    key[number, 0] += 1 if number < 2 else 9
+    wrong = ByCoordinates(right.query, key, right.real)
+    assert distance(kernel, "by_coordinates", torch.float32, against=wrong) > 1e-2
 
 
 @pytest.mark.parametrize("kernel", [SDPA(), Flex(), XFormers()], ids=lambda kernel: type(kernel).__name__)

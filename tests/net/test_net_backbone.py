@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dit.net.backbone import Backbone
+from dit.net.coordinates import Coordinates
 from dit.net.embed import LevelVector
 
 SIZE = (4, 6, 5)  # latent frames, height, width: all different; (2, 3, 5) tokens under the tiny patch [2, 2, 1]
@@ -66,7 +67,9 @@ def test_a_frames_level_reaches_its_own_tokens_alone(randomised) -> None:
 def test_a_token_of_several_frames_takes_the_mean_of_their_embeddings(randomised) -> None:
     net, (_, cond), t = randomised(), inputs(), levels()
     embedded = net.level(t)
-    torch.testing.assert_close(net.level_vectors(t, 4, cond, None), (embedded[:, ::2] + embedded[:, 1::2]) / 2)
+    torch.testing.assert_close(
+        net.level_vectors(t, Coordinates.of_clip((2, 3, 5)), cond, None), (embedded[:, ::2] + embedded[:, 1::2]) / 2
+    )
 
 
 class PerFrame(LevelVector):

@@ -4,15 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit.net.context import Context, TextFirst
 from dit.net.kernels.sdpa import SDPA
 from dit.net.layout import BlockCausal
+from tests.net.contexts import context_of
 
 GRID = (5, 2, 3)
-
-
-def context(num_text: int = 0) -> Context:
-    return Context(GRID, torch.zeros(0), None, None, None, None, None, None, TextFirst(), num_text, None, None)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 4, 5, 9])
@@ -23,7 +19,7 @@ def test_is_full_attention_under_its_mask(block: int) -> None:
     allowed = frame[:, None] // block >= frame[None, :] // block
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / 8**0.5
     wanted = torch.einsum("bhqk,bkhd->bqhd", scores.masked_fill(~allowed, -torch.inf).softmax(-1), v)
-    torch.testing.assert_close(BlockCausal(block)(SDPA(), q, k, v, context()), wanted, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(BlockCausal(block)(SDPA(), q, k, v, context_of(GRID)), wanted, rtol=1e-10, atol=1e-10)
 
 
 def outputs(net: torch.nn.Module, spoil: int) -> Tensor:

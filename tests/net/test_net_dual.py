@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from dit.net.attention import NoQKNorm, Parts
-from dit.net.context import MeanOfFrames, TextTokens, VideoFirst, make_context
 from dit.net.dual import Dual, JointAttention
 from dit.net.embed import NoisyFramesScalar, ScalarEmbedding
 from dit.net.kernels.sdpa import SDPA
 from dit.net.layers import GELUMLP, LayerNorm
 from dit.net.layout import Full
 from dit.net.modulation import AdaLNSingle, AdaLNZero, Modulation
+from dit.net.sequence import VideoFirst
+from tests.net.contexts import context_of
 
 TINY = ["net.width=32", "net.depth=4", "net.heads=2", "net.text_width=10", "net.in_channels=3", "net.out_channels=3"]
 GRID = (3, 2, 4)
@@ -100,7 +101,7 @@ def parts(modulation: Modulation, stream_width: int) -> Parts:
         attention=lambda parts, layout: torch.nn.Identity(),
         qk_norm=NoQKNorm,
         cross_attention=lambda parts: None,
-        context_width=16,
+        cross_width=16,
         stream_width=stream_width,
         modulation=modulation,
         kernel=SDPA(),
@@ -116,9 +117,8 @@ def test_streams_of_two_widths() -> None:
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.manual_seed(0))
     video, text, level = torch.randn(2, 24, 16), torch.randn(2, 5, 12), torch.randn(2, 3, 16)
-    tokens = TextTokens(stream=text)
     steer = partial(modulation, cond={})
-    context = make_context(GRID, steer, level, None, None, tokens, VideoFirst(), MeanOfFrames())
+    context = context_of(GRID, text=text, sequence=VideoFirst(), level=level, modulation=steer)
     video_out, text_out = block(video, text, context)
     assert video_out.shape == video.shape and text_out is not None and text_out.shape == text.shape
     # Each stream reads the other.
@@ -134,16 +134,7 @@ def test_a_text_stream_may_end() -> None:
     attention = ATTENTION(parts(AdaLNZero(16, 16), 12), Full(), False)
     assert attention.text_out is None
     text = torch.randn(2, 5, 12)
-    context = make_context(
-        GRID,
-        lambda level: level,
-        torch.randn(2, 1, 16),
-        None,
-        None,
-        TextTokens(stream=text),
-        VideoFirst(),
-        MeanOfFrames(),
-    )
+    context = context_of(GRID, text=text, sequence=VideoFirst(), level=torch.randn(2, 1, 16))
     video, ended = attention(torch.randn(2, 24, 16), text, context)
     assert video.shape == (2, 24, 16) and ended is None
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit.net.context import TextFirst, TextTokens, make_context
+from dit.net.coordinates import Coordinates
 from dit.net.position.fractional import FractionalRoPE
 from dit.net.position.rotary import HalfSplit, Interleaved
+from tests.net.contexts import context_of
 
 GRID = (3, 2, 4)
+WHOLE = Coordinates.of_clip(GRID)
 LIKE = torch.zeros(2, 5, 3, 2, 4, dtype=torch.float64)
 
 
@@ -39,7 +41,7 @@ def coordinates(first: float, fps: float) -> Tensor:
 
 
 def same(one: FractionalRoPE, cond: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    a, b = one.rotation(GRID, LIKE, cond), one.rotation(GRID, LIKE, other)
+    a, b = one.rotation(WHOLE, LIKE, cond), one.rotation(WHOLE, LIKE, other)
     return bool(torch.allclose(a.cos, b.cos, atol=1e-12) and torch.allclose(a.sin, b.sin, atol=1e-12))
 
 
@@ -61,11 +63,11 @@ def test_a_scale_of_tokens() -> None:
 @pytest.mark.parametrize("pairing", [Interleaved(), HalfSplit()])
 def test_each_pair_of_each_head_turns_by_its_own_angle(pairing: object) -> None:
     rope = position(pairing=pairing)
-    rotation = rope.rotation(GRID, LIKE, {})
+    rotation = rope.rotation(WHOLE, LIKE, {})
     assert rotation.cos.shape == (1, 24, 4, 10)
     share = coordinates(1.0, 25.0) / torch.tensor([[20.0], [2048.0], [1024.0]], dtype=torch.float64)
     x = torch.randn(1, 24, 4, 10, dtype=torch.float64, generator=torch.manual_seed(0))
-    turned = rotation.turn(x)
+    rotated = rotation.rotate(x)
     pairs = 40 // 6
     for n in (0, 11, 23):
         for pair in range(20):
@@ -76,19 +78,17 @@ def test_each_pair_of_each_head_turns_by_its_own_angle(pairing: object) -> None:
             i, j = (2 * within, 2 * within + 1) if isinstance(pairing, Interleaved) else (within, within + 5)
             a, b = x[0, n, head, i].item(), x[0, n, head, j].item()
             wanted = (a * math.cos(angle) - b * math.sin(angle), b * math.cos(angle) + a * math.sin(angle))
-            assert turned[0, n, head, [i, j]].tolist() == pytest.approx(wanted, abs=1e-12)
+            assert rotated[0, n, head, [i, j]].tolist() == pytest.approx(wanted, abs=1e-12)
 
 
-def test_text_of_a_joint_sequence_is_not_turned() -> None:
+def test_text_of_a_joint_sequence_is_not_rotated() -> None:
     cond = {"fps": torch.tensor([16.0, 30.0])}
-    rotation = position().rotation(GRID, LIKE, cond)
-    text = TextTokens(stream=torch.zeros(2, 3, 40))
-    level = torch.zeros(2, 1, 40)
-    context = make_context(GRID, lambda x: x, level, rotation, None, text, TextFirst(), lambda x: x)
+    rotation = position().rotation(WHOLE, LIKE, cond)
+    context = context_of(WHOLE, text=torch.zeros(2, 3, 40), rotation=rotation)
     x = torch.randn(2, 27, 4, 10, dtype=torch.float64)
-    turned = context.rotation.turn(x)
-    torch.testing.assert_close(turned[:, :3], x[:, :3], rtol=0, atol=0)
-    torch.testing.assert_close(turned[:, 3:], rotation.turn(x[:, 3:]), rtol=0, atol=0)
+    rotated = context.rotation.rotate(x)
+    torch.testing.assert_close(rotated[:, :3], x[:, :3], rtol=0, atol=0)
+    torch.testing.assert_close(rotated[:, 3:], rotation.rotate(x[:, 3:]), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_text_of_a_joint_sequence_is_not_turned() -> None:
 )
 def test_shapes_that_do_not_fit(cond: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        position().rotation(GRID, LIKE, cond)
+        position().rotation(WHOLE, LIKE, cond)
 
 
 def test_odd_heads_are_refused() -> None:

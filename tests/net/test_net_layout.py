@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit.net.context import Context, Sequence, TextFirst, VideoFirst
-from dit.net.embed import Grid
-from dit.net.kernels.masks import KeyPadding
 from dit.net.kernels.sdpa import SDPA
 from dit.net.layout import Full, Layout, Spatial, Temporal, Windowed
+from dit.net.patches import Grid
+from dit.net.sequence import JointSequence, TextFirst, VideoFirst
+from tests.net.contexts import context_of
 
 GRID = (3, 4, 5)
 
@@ -33,12 +33,6 @@ CASES = {
 }
 
 
-def context(text: int, keep: Tensor | None, sequence: Sequence) -> Context:
-    video = torch.ones(2, 60, dtype=torch.bool)
-    mask = None if keep is None else KeyPadding(sequence.join(video, keep))
-    return Context(GRID, torch.zeros(0), None, None, None, None, None, None, sequence, text, keep, mask)
-
-
 def reference(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
     """q, k, v (B, N, heads, d), allowed (B, N, N) bool."""
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
@@ -54,18 +48,19 @@ def allowed_among_video(group_of: Any) -> Tensor:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("sequence", [TextFirst(), VideoFirst()], ids=["text first", "video first"])
 @pytest.mark.parametrize("text", ["none", "all real", "padded"])
-def test_layout_is_full_attention_under_its_mask(case: str, sequence: Sequence, text: str) -> None:
+def test_layout_is_full_attention_under_its_mask(case: str, sequence: JointSequence, text: str) -> None:
     layout, group_of = CASES[case]
     length = 0 if text == "none" else 4
-    keep = torch.tensor([[True, True, False, False], [False] * 4]) if text == "padded" else None
+    mask = torch.tensor([[True, True, False, False], [False] * 4]) if text == "padded" else None
     q, k, v = torch.randn(3, 2, 60 + length, 2, 8, dtype=torch.float64)
     allowed = torch.ones(60 + length, 60 + length, dtype=torch.bool)
     first = length if isinstance(sequence, TextFirst) else 0
     allowed[first : first + 60, first : first + 60] = allowed_among_video(group_of)
     allowed = allowed.repeat(2, 1, 1)
-    if keep is not None:
-        allowed &= sequence.join(torch.ones(2, 60, dtype=torch.bool), keep)[:, None, :]
-    out = layout(SDPA(), q, k, v, context(length, keep, sequence))
+    if mask is not None:
+        allowed &= sequence.join(torch.ones(2, 60, dtype=torch.bool), mask)[:, None, :]
+    stream = torch.zeros(2, length, 1) if length else None
+    out = layout(SDPA(), q, k, v, context_of(GRID, text=stream, mask=mask, sequence=sequence))
     torch.testing.assert_close(out, reference(q, k, v, allowed), rtol=1e-10, atol=1e-10)
     if case != "full":
         assert not torch.allclose(out, reference(q, k, v, allowed | True)), "the mask must matter"

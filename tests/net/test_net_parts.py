@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from dit.net.embed import ClassEmbedding, ScalarEmbedding, patchify, unpatchify
+from dit.net.embed import ClassEmbedding, ScalarEmbedding
 from dit.net.layers import GELUMLP, LayerNorm, RMSNorm, SwiGLU, ZeroLinear, add_gated, modulate
 from dit.net.modulation import AdaLNSingle, AdaLNZero
+from dit.net.patches import patchify, unpatchify
 
 
 def random(module: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from dit.interop.families.basic import attention_links, embedding_links, mlp_lin
 from dit.interop.family import Call, Draw, Family, Network, Overrides, kept, levels, take
 from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, convolution, linear
-from dit.net.embed import token_grid
+from dit.net.patches import token_grid
 
 ACTIVATIONS = {"gelu-approximate": "gelu_tanh", "gelu": "gelu"}
 AXES = {"f": "t", "h": "h", "w": "w"}  # ours: theirs

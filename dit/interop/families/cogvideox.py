@@ -13,7 +13,7 @@ from dit.interop.families.basic import attention_links, embedding_links, mlp_lin
 from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, channels_first, convolution, kinds, linear, reordered_linear
-from dit.net.embed import Grid, token_grid
+from dit.net.patches import Grid, token_grid
 from dit.net.position.base import Several
 from dit.net.position.places import Counted
 from dit.net.position.rope import RoPE3D

@@ -11,9 +11,10 @@ from torch.nn import functional
 from dit.interop.families.basic import attention_links, mlp_links
 from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, Reordered, joined_linear, linear
-from dit.net.embed import Grid, token_grid
+from dit.net.coordinates import AXES
 from dit.net.image import TwoQueryCrossAttention
-from dit.net.position.base import AXES, Several
+from dit.net.patches import Grid, token_grid
+from dit.net.position.base import Several
 from dit.net.position.tables import AxisTables
 from dit.net.text import NarrowCrossText
 
@@ -103,7 +104,7 @@ class Cosmos(Family):
             if tables is not None
             else self.defaults["max_size"],
             "crossattn_proj_in_channels": net.text.text_width if narrow else 1024,
-            "encoder_hidden_states_channels": net.text.context_width if narrow else 1024,
+            "encoder_hidden_states_channels": net.text.cross_width if narrow else 1024,
             "img_context_dim_in": net.text.image.linear.in_features if image else None,
             "img_context_dim_out": net.width if image else 2048,
         }
@@ -116,7 +117,7 @@ class Cosmos(Family):
             "attention_head_dim": net.width // net.heads,
             "num_layers": net.depth,
             "mlp_ratio": ratio_of(net.blocks[0].mlp.up.out_features, net.width),
-            "text_embed_dim": net.text.context_width,
+            "text_embed_dim": net.text.cross_width,
             "adaln_lora_dim": net.modulation.rank,
             "patch_size": list(net.patch),
             "rope_scale": [rotary.scale[axis] for axis in AXES],

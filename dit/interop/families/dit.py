@@ -16,7 +16,8 @@ from torch import Tensor
 from dit.interop.families.basic import activation, attention_links, mlp_links, mlp_overrides, renamed
 from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.weights import Change, Copies, Joined, Link, convolution, linear
-from dit.net.embed import LevelFromNoise, ScalarEmbedding, token_grid
+from dit.net.embed import LevelFromNoise, ScalarEmbedding
+from dit.net.patches import token_grid
 from dit.net.per_block import PerBlockAdaLNZero
 from dit.net.position.sincos import SinCos3D
 

@@ -22,11 +22,11 @@ from dit.interop.weights import (
 )
 from dit.net.attention import NoQKNorm
 from dit.net.blocks import Parallel
+from dit.net.coordinates import AXES
 from dit.net.dual import Dual
-from dit.net.embed import token_grid
 from dit.net.final import OneLevelFinal
 from dit.net.layers import RMSNorm
-from dit.net.position.base import AXES
+from dit.net.patches import token_grid
 
 QK_NORMS = {"rms_norm": "rms", "layer_norm": "layernorm", None: "none"}
 TOKEN_REPLACE, LATENT_CONCAT = "token_replace", "latent_concat"

@@ -18,7 +18,7 @@ from dit.interop.families.basic import (
 )
 from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, Same, convolution, linear
-from dit.net.embed import token_grid
+from dit.net.patches import token_grid
 
 
 class Latte(Family):

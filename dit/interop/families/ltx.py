@@ -14,8 +14,8 @@ from dit.interop.families.basic import attention_links, embedding_links, mlp_lin
 from dit.interop.family import Call, Draw, Family, Network, Overrides, kept, levels, take
 from dit.interop.weights import Link, channels_first, linear, reordered_linear
 from dit.net.attention import AcrossHeads
-from dit.net.embed import Grid, patchify
-from dit.net.position.base import AXES
+from dit.net.coordinates import AXES
+from dit.net.patches import Grid, patchify
 
 ACTIVATIONS = {"gelu-approximate": "tanh", "gelu": "none"}
 

@@ -8,7 +8,7 @@ from typing import Any
 from dit.interop.families.basic import embedding_links, mlp_links, qk_norm_links
 from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, convolution, joined_linear, linear, reordered_linear, swapped_halves
-from dit.net.embed import token_grid
+from dit.net.patches import token_grid
 
 POOL = "time_embed.pooler"
 

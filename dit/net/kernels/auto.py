@@ -11,13 +11,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import _disable_current_modes
 
 from dit.net.kernels.door import Kernel, KernelError, short
-from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed
+from dit.net.kernels.masks import BlockCausal, ByCoordinates, KeyPadding, Mask, Packed
 from dit.net.kernels.sdpa import SDPA
 
 log = logging.getLogger(__name__)
 
 FALLBACK = SDPA()
-MASK_TYPES: tuple[type[Mask] | None, ...] = (None, KeyPadding, BlockCausal, Packed)
+MASK_TYPES: tuple[type[Mask] | None, ...] = (None, KeyPadding, BlockCausal, Packed, ByCoordinates)
 
 # The answers, for the life of the process: candidates, device type, dtype, head size, kind of mask -> kernel.
 _choices: dict[tuple[Any, ...], Kernel] = {}
@@ -154,6 +154,10 @@ def _run(
         mask = BlockCausal(frames=4, tokens_per_frame=tokens // 4, block=2)
     elif mask_type is Packed:
         mask = Packed((tokens // 4, tokens - tokens // 4))
+    elif mask_type is ByCoordinates:
+        number = torch.arange(tokens, device=device)
+        numbers = torch.stack([number % 2, number % 3, number // 8])
+        mask = ByCoordinates(numbers, numbers, None)
     q, k, v = (x.requires_grad_() for x in (q, k, v))
     out = kernel(q, k, v, mask)
     return [x.detach().float() for x in (out, *torch.autograd.grad(out, (q, k, v), grad))]

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from dit.net.graphs import allow_many_graphs
 from dit.net.kernels.door import KernelError, Stateless
-from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask
+from dit.net.kernels.masks import BlockCausal, ByCoordinates, KeyPadding, Mask
 from dit.net.kernels.sdpa import SDPA
 
 BLOCK = 128  # queries, and keys, that FlexAttention takes or skips together
@@ -107,6 +107,8 @@ def _blocks(mask: Mask, batch: int, num_queries: int, num_keys: int, device: tor
         some = (last_query // size)[:, None] >= first_key // size
         every = (first_query // size)[:, None] >= last_key // size
         return some[None, None], (every & whole)[None, None]
+    if isinstance(mask, ByCoordinates):
+        return _blocks_by_coordinates(mask, device, whole)
     query_samples, key_samples = mask.query_samples(device), mask.key_samples(device)
     sample = torch.arange(len(mask.lengths), device=device)
     has_keys = (key_samples[:, None] == sample).any(0)
@@ -115,6 +117,30 @@ def _blocks(mask: Mask, batch: int, num_queries: int, num_keys: int, device: tor
     some = (of_query[:, None] & of_key).any(-1)
     alone = (of_query.sum(-1) == 1)[:, None] & (of_key.sum(-1) == 1)
     return some[None, None], (some & alone & whole)[None, None]
+
+
+def _blocks_by_coordinates(mask: ByCoordinates, device: torch.device, whole: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_blocks`, from the least and largest numbers of each block: none too few, perhaps some too many; a block that
+    is said to be whole, is."""
+    (q_low, q_high), (k_low, k_high) = (_range(numbers.to(device)) for numbers in (mask.query, mask.key))
+    q_low, q_high, k_low, k_high = q_low[:, :, None], q_high[:, :, None], k_low[:, None], k_high[:, None]
+    overlap, equal = (q_low <= k_high) & (k_low <= q_high), (q_low == k_high) & (k_low == q_high)
+    some_any = (q_low[1] == mask.ANY) | (k_low[1] == mask.ANY)  # the least number of all
+    every_any = (q_high[1] == mask.ANY) | (k_high[1] == mask.ANY)
+    some = overlap[0] & (overlap[1] | some_any) & (q_high[2] >= k_low[2])
+    every = equal[0] & (equal[1] | every_any) & (q_low[2] >= k_high[2]) & whole
+    if mask.real is None:
+        return some[None, None], every[None, None]
+    real = functional.pad(mask.real.to(device), (0, -mask.real.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    some_real, every_real = (found[:, None, None] for found in (real.any(-1), real.all(-1)))
+    return some & some_real, every & every_real
+
+
+def _range(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """(3, n) -> the least and the largest of each block, (3, blocks) each."""
+    last = numbers[:, -1:].expand(-1, -numbers.shape[1] % BLOCK)
+    blocks = torch.cat([numbers, last], dim=1).unflatten(1, (-1, BLOCK))
+    return blocks.amin(-1), blocks.amax(-1)
 
 
 def _ends(num_tokens: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,5 +162,19 @@ def _predicate(mask: Mask, batch: int, device: torch.device) -> Callable[[Tensor
     if isinstance(mask, BlockCausal):
         size = mask.block_tokens
         return lambda sample, head, query, key: query // size >= key // size
+    if isinstance(mask, ByCoordinates):
+        return _predicate_by_coordinates(mask, batch, device)
     query_sample, key_sample = mask.query_samples(device), mask.key_samples(device)
     return lambda sample, head, query, key: query_sample[query] == key_sample[key]
+
+
+def _predicate_by_coordinates(mask: ByCoordinates, batch: int, device: torch.device) -> Callable[..., Tensor]:
+    queries, keys = (tuple(numbers.to(device).contiguous().unbind(0)) for numbers in (mask.query, mask.key))
+
+    def may_attend(sample: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return mask.allowed([numbers[query] for numbers in queries], [numbers[key] for numbers in keys])
+
+    if mask.real is None:
+        return may_attend
+    real = mask.real.to(device).expand(batch, -1).contiguous()
+    return lambda sample, head, query, key: may_attend(sample, head, query, key) & real[sample, key]

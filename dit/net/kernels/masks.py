@@ -6,8 +6,8 @@ against it. In every kernel a query that may attend to nothing gets zeros, and s
 fit q and k is an error (`check`), for it would broadcast or cut silently.
 """
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -141,9 +141,47 @@ class Packed:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class ByCoordinates:
+    """Tokens anywhere in a sequence, told apart by three numbers: clip, group and step.
+
+    A query attends to the keys of its own clip and group (ANY: of all groups; such a key is read by all groups) whose
+    step is not later than its own. query, key: (3, Nq) and (3, Nk) int64. real: (B, Nk) bool, which keys are real and
+    not padding; None: all.
+    """
+
+    ANY: ClassVar[int] = -(2**62)
+
+    query: Tensor
+    key: Tensor
+    real: Tensor | None
+
+    def allowed(self, query: Tensor | list[Tensor], key: Tensor | list[Tensor]) -> Tensor:
+        """Three numbers of queries and of keys, which broadcast -> bool (...), padding left aside."""
+        same_group = (query[1] == key[1]) | (query[1] == self.ANY) | (key[1] == self.ANY)
+        return (query[0] == key[0]) & same_group & (query[2] >= key[2])
+
+    def dense(self, device: torch.device | str) -> Tensor:
+        """(1 or B, 1, Nq, Nk) bool, True = may attend."""
+        allowed = self.allowed(self.query.to(device)[:, :, None], self.key.to(device)[:, None, :])[None, None]
+        return allowed if self.real is None else allowed & self.real.to(device)[:, None, None, :]
+
+    def rows(self, part: slice) -> "ByCoordinates":
+        """The mask of some of the samples."""
+        return self if self.real is None or len(self.real) == 1 else replace(self, real=self.real[part])
+
+    def check(self, q: Tensor, k: Tensor) -> None:
+        """Raise ValueError when the mask is for other shapes than these q and k."""
+        if (self.query.shape[1], self.key.shape[1]) != (q.shape[2], k.shape[2]):
+            raise ValueError(
+                f"ByCoordinates is for {self.query.shape[1]} tokens on {self.key.shape[1]}, not for {q.shape[2]} on"
+                f" {k.shape[2]}"
+            )
+
+
 def _repeat_index(lengths: tuple[int, ...], device: torch.device | str) -> Tensor:
     index = torch.arange(len(lengths), device=device)
     return index.repeat_interleave(torch.tensor(lengths, dtype=torch.long, device=device))
 
 
-Mask: TypeAlias = KeyPadding | BlockCausal | Packed
+Mask: TypeAlias = KeyPadding | BlockCausal | Packed | ByCoordinates

@@ -5,14 +5,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from dit.net.kernels.door import Stateless
-from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed
+from dit.net.kernels.masks import BlockCausal, ByCoordinates, KeyPadding, Mask, Packed
 
 
 class SDPA(Stateless):
     """softmax(q k^T / sqrt(head_dim)) v with torch's fused kernels.
 
     Packed and block-causal masks become one call a block without any mask: exact, no work on forbidden keys, and the
-    flash kernels, which take no mask, stay available.
+    flash kernels, which take no mask, stay available. A mask by coordinates is written out, Nq * Nk bytes.
     """
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
@@ -26,6 +26,8 @@ class SDPA(Stateless):
             return _padded(q, k, v, mask)
         if isinstance(mask, BlockCausal):
             return _block_causal(q, k, v, mask)
+        if isinstance(mask, ByCoordinates):
+            return _by_coordinates(q, k, v, mask)
         return _packed(q, k, v, mask)
 
     def unfit(self, device_type: str, mask_type: type[Mask] | None) -> str | None:
@@ -50,6 +52,13 @@ def _block_causal(q: Tensor, k: Tensor, v: Tensor, mask: BlockCausal) -> Tensor:
         for start, stop in mask.spans()
     ]
     return torch.cat(outputs, dim=2)
+
+
+def _by_coordinates(q: Tensor, k: Tensor, v: Tensor, mask: ByCoordinates) -> Tensor:
+    allowed = mask.dense(q.device)  # (1 or B, 1, Nq, Nk)
+    empty = ~allowed.any(dim=-1, keepdim=True)
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed | empty)
+    return out.masked_fill(empty, 0.0)
 
 
 def _packed(q: Tensor, k: Tensor, v: Tensor, mask: Packed) -> Tensor:

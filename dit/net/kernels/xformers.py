@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from dit.net.kernels.door import KernelError, Stateless
-from dit.net.kernels.masks import BlockCausal, KeyPadding, Mask, Packed
+from dit.net.kernels.masks import BlockCausal, ByCoordinates, KeyPadding, Mask, Packed
 from dit.net.kernels.sdpa import SDPA
+
+NO_TABLES = "it has no form of masks by coordinates"
 
 
 class XFormers(Stateless):
@@ -29,6 +31,8 @@ class XFormers(Stateless):
             mask.check(q, k)
         if q.device.type == "meta":  # nothing to compute, only shapes and FLOPs to count
             return SDPA()(q, k, v, mask)
+        if isinstance(mask, ByCoordinates):
+            raise KernelError("xformers", q, NO_TABLES)
         # xformers' order is (B, N, heads, head_dim).
         tokens = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         try:
@@ -42,12 +46,14 @@ class XFormers(Stateless):
         """Not for the CPU, and not without a mask while torch.compile traces, since it would cut the graph."""
         if device_type == "cpu":
             return "xformers has no operator for the CPU"
+        if mask_type is ByCoordinates:
+            return NO_TABLES
         if mask_type is None and torch.compiler.is_compiling():
             return "without a mask torch's flash kernels do the same, and stay in the compiled graph"
         return None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: KeyPadding | BlockCausal | Packed | None) -> Tensor:
     """As XFormers.__call__, with q, k, v and the result (B, N, heads, head_dim)."""
     from xformers.ops import memory_efficient_attention
 

@@ -1,4 +1,4 @@
-"""Where a token is, in frames, rows and columns. Every kind works on any grid; nothing is cached or stored but weights.
+"""What tokens are told of their coordinates. Every kind works on any grid; nothing is cached or stored but weights.
 
 A position adds a table to the tokens (`add`), or gives the rotation that attention applies to queries and keys
 (`rotation`). Positions have unit scale from the first step: tokens whose positions start small are told apart too late.
@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from dit.net.embed import Grid
+from dit.net.coordinates import AXES, Coordinates
 from dit.net.position.rotary import Rotation
 from dit.net.reads import Reads, union
 
-AXES = ("f", "h", "w")
 MOST_PAIRS = 4096  # of channels in a head that anybody would make
 
 
@@ -25,15 +24,15 @@ class Position(nn.Module):
 
     reads = Reads()
 
-    def add(self, x: Tensor, grid: Grid) -> Tensor:
-        """Tokens (B, N, width) of a grid -> tokens with their absolute positions."""
+    def add(self, x: Tensor, coordinates: Coordinates) -> Tensor:
+        """Tokens (B, N, width) -> tokens with their absolute positions."""
         return x
 
-    def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation | None:
-        """What turns the queries and keys of a grid, on the device and for the dtype of `like`, or None."""
+    def rotation(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation | None:
+        """What rotates the queries and keys of the tokens, on the device and for the dtype of `like`, or None."""
         return None
 
-    def offset(self, grid: Grid, like: Tensor) -> Tensor | None:
+    def offset(self, coordinates: Coordinates, like: Tensor) -> Tensor | None:
         """(1, N, width) that every block adds to its video tokens, or None."""
         return None
 
@@ -46,7 +45,7 @@ class NoPosition(Position):
 
 
 class Several(Position):
-    """Positions of several kinds together: what they add is added up; at most one of them turns.
+    """Positions of several kinds together: what they add is added up; at most one of them rotates.
 
     parts: name -> position.
     """
@@ -56,22 +55,22 @@ class Several(Position):
         self.parts = nn.ModuleDict({name: part(width, head_dim) for name, part in parts.items()})
         self.reads = union(self.parts.values())
 
-    def add(self, x: Tensor, grid: Grid) -> Tensor:
+    def add(self, x: Tensor, coordinates: Coordinates) -> Tensor:
         """x (B, N, width) -> the same with all that is added."""
         for part in self._parts():
-            x = part.add(x, grid)
+            x = part.add(x, coordinates)
         return x
 
-    def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation | None:
+    def rotation(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation | None:
         """That of the part that has one. Raises ValueError when two have."""
-        found = [turn for part in self._parts() if (turn := part.rotation(grid, like, cond)) is not None]
+        found = [own for part in self._parts() if (own := part.rotation(coordinates, like, cond)) is not None]
         if len(found) > 1:
             raise ValueError(f"position.parts={list(self.parts)} holds {len(found)} rotations; one is the most")
         return found[0] if found else None
 
-    def offset(self, grid: Grid, like: Tensor) -> Tensor | None:
+    def offset(self, coordinates: Coordinates, like: Tensor) -> Tensor | None:
         """(1, N, width), the sum, or None."""
-        found = [offset for part in self._parts() if (offset := part.offset(grid, like)) is not None]
+        found = [own for part in self._parts() if (own := part.offset(coordinates, like)) is not None]
         return sum(found[1:], start=found[0]) if found else None
 
     def _parts(self) -> list[Position]:
@@ -113,17 +112,7 @@ def split_pairs(pairs: int, split: dict[str, float], what: str) -> dict[str, int
     return share_out(pairs)
 
 
-def frequencies(pairs: int, theta: float, like: Tensor) -> Tensor:
-    """theta^(-i / pairs) for i < pairs: (pairs,)."""
+def frequencies(pairs: int, theta: float | Tensor, like: Tensor) -> Tensor:
+    """theta^(-i / pairs) for i < pairs: (pairs,), or (N, pairs) for theta (N,)."""
+    theta = theta.unsqueeze(-1) if isinstance(theta, Tensor) else theta
     return theta ** -(torch.arange(pairs, device=like.device, dtype=like.dtype) / max(pairs, 1))
-
-
-def spread(tables: dict[str, Tensor], order: dict[str, int], grid: Grid) -> Tensor:
-    """Tables of the axes (length, channels) -> one table of the grid (N, all channels), frame-major.
-
-    With tables (B, length, channels) among them: (B, N, all channels).
-    """
-    views = {"f": (-1, 1, 1), "h": (1, -1, 1), "w": (1, 1, -1)}
-    parts = [tables[axis].unflatten(-2, views[axis]) for axis in order]
-    batch = next((part.shape[:-4] for part in parts if part.dim() > 4), ())
-    return torch.cat([part.expand(*batch, *grid, -1) for part in parts], dim=-1).flatten(-4, -2)

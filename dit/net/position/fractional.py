@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dit.net.embed import Grid
-from dit.net.position.base import AXES, Position
+from dit.net.coordinates import AXES, Coordinates
+from dit.net.position.base import Position
 from dit.net.position.rotary import Pairing, Rotation
 from dit.net.reads import Reads
 
@@ -21,7 +21,7 @@ class FractionalRoPE(Position):
 
     theta: the frequencies of an axis rise from pi / 2 to theta * pi / 2. Each axis gets a third, rounded down, of the
       width / 2 pairs of channels; pairs of time, height and width alternate. Those that are left over, two at most,
-      stand in front of all others and are not turned.
+      stand in front of all others and are not rotated.
     extent: axis -> seconds or pixels that make up 1.
     stride, first, fps: where tokens are when cond does not say it. stride: axis -> frames or pixels of the video from
       one token to the next, the codec's stride times the patch. first: frames of the video that the first token
@@ -59,10 +59,10 @@ class FractionalRoPE(Position):
         # Only where a caller does not say where tokens are: not part of what the network computes (dit.interop).
         self._stride, self._first, self._fps = stride, first, fps
 
-    def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
+    def rotation(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
         """cos and sin (1 or B, N, heads, head_dim), computed in float32 at least."""
         precise = torch.promote_types(like.dtype, torch.float32)
-        where = torch.stack(self.places(grid, like, cond, precise), dim=-1)  # (B, N, 3)
+        where = torch.stack(self.places(coordinates, like, cond, precise), dim=-1)  # (B, N, 3)
         pairs = self.width // 6
         exponents = torch.linspace(0, 1, pairs, device=like.device, dtype=precise)
         frequencies = self.theta**exponents * (math.pi / 2)
@@ -71,25 +71,27 @@ class FractionalRoPE(Position):
         cos, sin = self.pairing.tables(angles.unflatten(2, (-1, self.head_dim // 2)))
         return Rotation(cos, sin, self.pairing)
 
-    def places(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor], dtype: torch.dtype) -> list[Tensor]:
+    def places(
+        self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor], dtype: torch.dtype
+    ) -> list[Tensor]:
         """Where the tokens are along time, height and width, as fractions of the extent, (1 or B, N) each."""
+        count = coordinates.num_tokens
         if "coordinates" in cond:
-            coordinates = cond["coordinates"]
-            count = math.prod(grid)
-            if coordinates.dim() != 3 or coordinates.shape[1:] != (3, count):
-                shape = tuple(coordinates.shape)
-                raise ValueError(f"cond['coordinates'] has shape {shape}; it must be (batch, 3, {count} tokens)")
-            return [coordinates[:, i].to(dtype) / self.extent[axis] for i, axis in enumerate(AXES)]
-        tokens = [torch.arange(n, device=like.device, dtype=dtype) for n in grid]
+            given = cond["coordinates"]
+            if given.dim() != 3 or given.shape[1:] != (3, count):
+                raise ValueError(
+                    f"cond['coordinates'] has shape {tuple(given.shape)}; it must be (batch, 3, {count} tokens)"
+                )
+            return [given[:, i].to(dtype) / self.extent[axis] for i, axis in enumerate(AXES)]
+        axes = coordinates.axes(like.device, dtype)
         if "rope_scale" in cond:
             scale = cond["rope_scale"].to(dtype)
             if scale.dim() != 2 or scale.shape[1] != 3:
                 raise ValueError(f"cond['rope_scale'] has shape {tuple(scale.shape)}; it must be (batch, 3)")
-            axes = [n * scale[:, i : i + 1] for i, n in enumerate(tokens)]
+            axes = [numbers * coordinates.of_clips(scale[:, i]) for i, numbers in enumerate(axes)]
         else:
-            axes = [self._stride[axis] * n[None] for axis, n in zip(AXES, tokens, strict=True)]
-            fps = cond["fps"].to(dtype)[:, None] if "fps" in cond else self._fps
+            axes = [self._stride[axis] * numbers for axis, numbers in zip(AXES, axes, strict=True)]
+            fps = coordinates.of_clips(cond["fps"].to(dtype)) if "fps" in cond else self._fps
             axes[0] = (axes[0] + self._first - self._stride["f"]).clamp(min=0) / fps
-        views = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))
-        axes = [(n / self.extent[axis]).unflatten(1, view) for n, axis, view in zip(axes, AXES, views, strict=True)]
-        return [n.flatten(1) for n in torch.broadcast_tensors(*axes)]
+        axes = [numbers / self.extent[axis] for numbers, axis in zip(axes, AXES, strict=True)]
+        return [numbers.reshape(-1, count) for numbers in torch.broadcast_tensors(*axes)]

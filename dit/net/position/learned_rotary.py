@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dit.net.embed import Grid
+from dit.net.coordinates import Coordinates
 from dit.net.position.base import Position, half
 from dit.net.position.rotary import Pairing, Rotation
 
@@ -35,19 +35,15 @@ class LearnedRoPE3D(Position):
         """Normal with a std of their own; called by the network's init part, whose std is for embeddings."""
         nn.init.normal_(self.frequencies, std=self.std)
 
-    def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
+    def rotation(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
         """cos and sin (1, N, heads, head_dim), computed in float32 at least."""
-        frames, height, width = grid
         precise = torch.promote_types(like.dtype, torch.float32)
-        unit = math.sqrt(self.area / (height * width))
-        f, h, w = (torch.arange(n, device=like.device, dtype=precise) for n in grid)
-        rows, columns = unit * (h - (height - 1) / 2), unit * (w - (width - 1) / 2)
-        # Axis by axis, then added up over the grid: (F, 1, 1, ...) + (1, H, 1, ...) + (1, 1, W, ...).
+        f, h, w = coordinates.axes(like.device, precise)
+        unit = coordinates.by_clip(lambda grid: math.sqrt(self.area / (grid[1] * grid[2])), f)
+        rows = unit * (h - coordinates.by_clip(lambda grid: (grid[1] - 1) / 2, h))
+        columns = unit * (w - coordinates.by_clip(lambda grid: (grid[2] - 1) / 2, w))
         by_frame, by_row, by_column = self.frequencies.to(precise)  # (heads, head_dim / 2) each
-        angles = (
-            f[:, None, None, None, None] * by_frame
-            + rows[None, :, None, None, None] * by_row
-            + columns[None, None, :, None, None] * by_column
-        )
-        cos, sin = self.pairing.tables(angles.flatten(0, 2))  # (N, heads, head_dim)
+        # Axis by axis, then added up over the tokens.
+        angles = f[..., None, None] * by_frame + rows[..., None, None] * by_row + columns[..., None, None] * by_column
+        cos, sin = self.pairing.tables(angles.flatten(0, -3))  # (N, heads, head_dim)
         return Rotation(cos[None], sin[None], self.pairing)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dit.net.embed import Grid
-from dit.net.position.base import AXES
+from dit.net.coordinates import AXES, Coordinates
+from dit.net.patches import Grid
 from dit.net.reads import Reads
 
 
@@ -22,10 +23,9 @@ class Places(Protocol):
     reads: Reads
 
     def __call__(
-        self, grid: Grid, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
+        self, coordinates: Coordinates, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
     ) -> list[Tensor]:
-        """Grid (f, h, w) -> the coordinates along time, height and width: (length,) each, (B, length) where each sample
-        has its own."""
+        """Three axes (`Coordinates`), with a batch in front where each sample has places of its own."""
         ...
 
 
@@ -35,9 +35,9 @@ class Counted:
     reads = Reads()
 
     def __call__(
-        self, grid: Grid, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
+        self, coordinates: Coordinates, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
     ) -> list[Tensor]:
-        return [torch.arange(length, device=device, dtype=dtype) for length in grid]
+        return coordinates.axes(device, dtype)
 
 
 class Timed(Counted):
@@ -52,11 +52,11 @@ class Timed(Counted):
         self.base_fps = base_fps
 
     def __call__(
-        self, grid: Grid, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
+        self, coordinates: Coordinates, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
     ) -> list[Tensor]:
-        frames, rows, columns = super().__call__(grid, device, dtype, cond)
+        frames, rows, columns = super().__call__(coordinates, device, dtype, cond)
         if "fps" in cond:
-            frames = self.base_fps * (frames / cond["fps"].to(dtype)[:, None])  # (B, length)
+            frames = self.base_fps * (frames / coordinates.of_clips(cond["fps"].to(dtype)))
         return [frames, rows, columns]
 
 
@@ -71,9 +71,9 @@ class Divided(Counted):
         self.divide = divide
 
     def __call__(
-        self, grid: Grid, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
+        self, coordinates: Coordinates, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
     ) -> list[Tensor]:
-        counted = super().__call__(grid, device, dtype, cond)
+        counted = super().__call__(coordinates, device, dtype, cond)
         return [places / self.divide[axis] for axis, places in zip(AXES, counted, strict=True)]
 
 
@@ -90,19 +90,33 @@ class Fitted:
         self.picture = picture
 
     def __call__(
-        self, grid: Grid, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
+        self, coordinates: Coordinates, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
     ) -> list[Tensor]:
         """Rows and columns may lie between those of the training."""
-        f, h, w = grid
+        frames, *axes = coordinates.axes(device, dtype)
+        placed = [frames]
+        for i, numbers in enumerate(axes):
+            first = coordinates.by_clip(partial(self.first, i), numbers)
+            step = coordinates.by_clip(partial(self.step, i), numbers)
+            placed.append(first + step * numbers)
+        return placed
+
+    def first(self, i: int, grid: Grid) -> float:
+        """Where the first row (i=0) or column (1) stands."""
+        return round((self.picture[i] - self.extent(i, grid)) / 2)
+
+    def step(self, i: int, grid: Grid) -> float:
+        """From one row or column to the next.
+
+        n of them stand evenly from the first to (first + extent) (n - 1) / n; only for first = 0 is that extent / n.
+        """
+        n, first = grid[1 + i], self.first(i, grid)
+        return ((first + self.extent(i, grid)) * (n - 1) / n - first) / max(n - 1, 1)
+
+    def extent(self, i: int, grid: Grid) -> int:
+        """Rows or columns of the training's picture that this one fills."""
+        _, h, w = grid
         height, width = self.picture
         if h / w > height / width:  # fits by its height
-            rows, columns = height, round(height / h * w)
-        else:
-            rows, columns = round(width / w * h), width
-        top, left = round((height - rows) / 2), round((width - columns) / 2)
-        # n rows stand evenly from the top to (top + rows) (n - 1) / n; only for top = 0 is that rows / n apart.
-        return [
-            torch.arange(f, device=device, dtype=dtype),
-            torch.linspace(top, (top + rows) * (h - 1) / h, h, device=device, dtype=dtype),
-            torch.linspace(left, (left + columns) * (w - 1) / w, w, device=device, dtype=dtype),
-        ]
+            return (height, round(height / h * w))[i]
+        return (round(width / w * h), width)[i]

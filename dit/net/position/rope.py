@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dit.config.limits import Count, Positive
-from dit.net.embed import Grid
-from dit.net.position.base import AXES, Position, each_axis, frequencies, half, split_pairs, spread
+from dit.net.coordinates import AXES, Coordinates
+from dit.net.patches import Grid
+from dit.net.position.base import Position, each_axis, frequencies, half, split_pairs
 from dit.net.position.places import Places
 from dit.net.position.rotary import Pairing, Rotation
 
@@ -50,16 +52,24 @@ class RoPE3D(Position):
         self.pairing, self.places = pairing, places
         self.reads = places.reads
 
-    def rotation(self, grid: Grid, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
-        """Angles are computed in float32 at least, axis by axis, and only then spread over the grid."""
-        axes = self.places(grid, like.device, torch.promote_types(like.dtype, torch.float32), cond)
+    def rotation(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
+        """Angles are computed in float32 at least, axis by axis, and only then spread over the tokens."""
+        axes = self.places(coordinates, like.device, torch.promote_types(like.dtype, torch.float32), cond)
         angles = {}
-        for axis, length, places in zip(AXES, grid, axes, strict=True):
-            pairs = self.pairs.get(axis, 0)
-            stretch = self.scale[axis] * (max(1.0, length / self.reference[axis]) if self.reference else 1.0)
-            # theta' = theta * s^(d / (d - 2)) turns the slowest of d / 2 pairs s times slower and leaves the fastest.
-            theta = self.theta * stretch ** (pairs / (pairs - 1)) if pairs > 1 else self.theta
-            angles[axis] = places[..., None] * frequencies(pairs, theta, places)  # (length, pairs)
-        tables = self.pairing.tables(spread(angles, self.pairs, grid))  # (N, head_dim) or (B, N, head_dim)
+        for i, (axis, places) in enumerate(zip(AXES, axes, strict=True)):
+            theta = coordinates.by_clip(partial(self.base, i), places)
+            angles[axis] = places.unsqueeze(-1) * frequencies(self.pairs.get(axis, 0), theta, places)
+        joined = coordinates.spread([angles[axis] for axis in self.pairs])
+        tables = self.pairing.tables(joined)  # (N, head_dim) or (B, N, head_dim)
         cos, sin = (table.reshape(-1, *table.shape[-2:]).unsqueeze(2) for table in tables)
         return Rotation(cos, sin, self.pairing)
+
+    def base(self, i: int, grid: Grid) -> float:
+        """Base of the frequencies on the i-th axis of a grid.
+
+        theta * s^(d / (d - 2)) rotates the slowest of d / 2 pairs s times slower and leaves the fastest.
+        """
+        axis, length = AXES[i], grid[i]
+        pairs = self.pairs.get(axis, 0)
+        stretch = self.scale[axis] * (max(1.0, length / self.reference[axis]) if self.reference else 1.0)
+        return self.theta * stretch ** (pairs / (pairs - 1)) if pairs > 1 else self.theta

@@ -1,4 +1,4 @@
-"""Rotary position embedding (RoFormer, arXiv 2104.09864): pairs of channels turned by an angle that position sets."""
+"""Rotary position embedding (RoFormer, arXiv 2104.09864): pairs of channels, rotated by angles of the position."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,11 +6,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dit.net.embed import nearest
+from dit.net.patches import nearest
 
 
 class Pairing(Protocol):
-    """Which channels of a head form the pairs that are turned."""
+    """Which channels of a head form the pairs that are rotated."""
 
     def tables(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Angles (N, d / 2) of the pairs -> cos and signed sin of the channels, (N, d) each."""
@@ -81,6 +81,6 @@ class Rotation:
     sin: Tensor
     pairing: Pairing
 
-    def turn(self, x: Tensor) -> Tensor:
-        """q or k (B, N, heads, head_dim) -> the same, turned: (a, b) -> (a cos - b sin, b cos + a sin)."""
+    def rotate(self, x: Tensor) -> Tensor:
+        """q or k (B, N, heads, head_dim) -> the same, rotated: (a, b) -> (a cos - b sin, b cos + a sin)."""
         return torch.addcmul(x * self.cos, self.pairing.partner(x), self.sin)

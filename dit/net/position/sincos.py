@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from dit.config.limits import Count, Positive
-from dit.net.embed import Grid
-from dit.net.position.base import AXES, Position, each_axis, frequencies, half, split_pairs, spread
+from dit.net.coordinates import AXES, Coordinates
+from dit.net.patches import Grid
+from dit.net.position.base import Position, each_axis, frequencies, half, split_pairs
 
 
 class SinCos3D(Position):
@@ -40,18 +43,23 @@ class SinCos3D(Position):
         self.scale = each_axis(scale)
         self.reference = reference
 
-    def add(self, x: Tensor, grid: Grid) -> Tensor:
+    def add(self, x: Tensor, coordinates: Coordinates) -> Tensor:
         """x (B, N, width) -> x + table (N, width), computed in float32 at least."""
-        precise = torch.promote_types(x.dtype, torch.float32)
-        waves = {}
-        for axis, length in zip(AXES, grid, strict=True):
-            places = torch.arange(length, device=x.device, dtype=precise) / self.unit(axis, length)
-            angles = places[:, None] * frequencies(self.pairs.get(axis, 0), self.theta, places)
-            waves[axis] = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (length, 2 * pairs)
-        return x + spread(waves, self.pairs, grid).to(x.dtype)
+        return x + self.table(coordinates, x).to(x.dtype)
 
-    def unit(self, axis: str, length: int) -> float:
-        """Tokens from one whole position to the next along an axis of `length` tokens."""
+    def table(self, coordinates: Coordinates, like: Tensor) -> Tensor:
+        """(N, width), in float32 at least."""
+        waves = {}
+        axes = coordinates.axes(like.device, torch.promote_types(like.dtype, torch.float32))
+        for i, (axis, numbers) in enumerate(zip(AXES, axes, strict=True)):
+            places = numbers / coordinates.by_clip(partial(self.unit, i), numbers)
+            angles = places.unsqueeze(-1) * frequencies(self.pairs.get(axis, 0), self.theta, places)
+            waves[axis] = torch.cat([angles.sin(), angles.cos()], dim=-1)  # an axis, with 2 * pairs channels
+        return coordinates.spread([waves[axis] for axis in self.pairs])
+
+    def unit(self, i: int, grid: Grid) -> float:
+        """Tokens from one whole position to the next along the i-th axis of a grid."""
+        axis, length = AXES[i], grid[i]
         return self.scale[axis] * max(1.0, length / (self.reference or {}).get(axis, length))
 
 
@@ -63,14 +71,17 @@ class FittedSinCos(SinCos3D):
     axis that is not named, and null, as in `SinCos3D`. The other arguments are those of `SinCos3D`.
     """
 
-    def unit(self, axis: str, length: int) -> float:
+    def unit(self, i: int, grid: Grid) -> float:
         """Tokens from one whole position to the next."""
+        axis, length = AXES[i], grid[i]
         return self.scale[axis] * length / (self.reference or {}).get(axis, length)
 
 
 class ClipSinCos(SinCos3D):
     """Positions for clips alone: a single frame, an image, gets none (diffusers' Latte)."""
 
-    def add(self, x: Tensor, grid: Grid) -> Tensor:
-        """x (B, N, width) -> x + table (N, width), or x itself where the grid has one frame."""
-        return x if grid[0] == 1 else super().add(x, grid)
+    def table(self, coordinates: Coordinates, like: Tensor) -> Tensor:
+        """(N, width), zero where the clip has one frame."""
+        table = super().table(coordinates, like)
+        moves = coordinates.by_clip(lambda grid: float(grid[0] > 1), table)
+        return table * (moves.unsqueeze(-1) if isinstance(moves, Tensor) else moves)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dit.net.embed import Grid
-from dit.net.position.base import AXES, Position
+from dit.net.coordinates import AXES, Coordinates
+from dit.net.patches import Grid
+from dit.net.position.base import Position
 
 
 class Learned(Position):
@@ -28,12 +29,28 @@ class Learned(Position):
         """Normal with the table's own std; called by the network's init part, whose std is for embeddings."""
         nn.init.normal_(self.table, std=self.std)
 
-    def add(self, x: Tensor, grid: Grid) -> Tensor:
-        """x (B, N, width) -> x + table (N, width)."""
+    def add(self, x: Tensor, coordinates: Coordinates) -> Tensor:
+        """x (B, N, width) -> x + table (N, width). Raises ValueError for clips that do not begin at frame 0."""
+        if any(coordinates.first):
+            raise ValueError(
+                f"a learned table is of whole clips, not of one that begins at frame {max(coordinates.first)};"
+                " choose net/position=rope3d or sincos"
+            )
+        if coordinates.grid is not None:
+            return x + self.fitted(coordinates.grid)
+        clip, *axes = coordinates.rows(x.device).unbind(1)
+        tables = [self.fitted(grid) for grid in coordinates.grids]  # (1, tokens of the clip, width) each
+        starts = torch.tensor([0, *(table.shape[1] for table in tables[:-1])], device=x.device).cumsum(0)
+        sizes = torch.tensor(coordinates.grids, device=x.device)[clip]  # (N, 3)
+        inside = (axes[0] * sizes[:, 1] + axes[1]) * sizes[:, 2] + axes[2]
+        return x + torch.cat(tables, dim=1).index_select(1, starts[clip] + inside)
+
+    def fitted(self, grid: Grid) -> Tensor:
+        """The table of a whole grid, (1, N, width)."""
         table: Tensor = self.table
         if tuple(table.shape[2:]) != tuple(grid):
             table = functional.interpolate(table, size=grid, mode="trilinear", align_corners=False)
-        return x + table.flatten(2).transpose(1, 2)
+        return table.flatten(2).transpose(1, 2)
 
 
 class AxisTables(Position):
@@ -55,13 +72,16 @@ class AxisTables(Position):
         for table in self.tables.values():
             nn.init.normal_(table)
 
-    def offset(self, grid: Grid, like: Tensor) -> Tensor:
-        """(1, N, width). Raises ValueError for a grid that is larger than the tables."""
-        for axis, length in zip(AXES, grid, strict=True):
+    def offset(self, coordinates: Coordinates, like: Tensor) -> Tensor:
+        """(1, N, width). Raises ValueError for a clip that reaches over the tables."""
+        ends = [(first + f, h, w) for (f, h, w), first in zip(coordinates.grids, coordinates.first, strict=True)]
+        for axis, lengths in zip(AXES, zip(*ends, strict=True), strict=True):
             most = len(self.tables[axis])
-            if length > most:
-                raise ValueError(f"{length} tokens along {axis}; the learned positions of this network end at {most}")
-        f, h, w = (self.tables[axis][:length] for axis, length in zip(AXES, grid, strict=True))
-        total = (f[:, None, None] + h[:, None] + w).flatten(0, 2)  # (N, width)
+            if max(lengths) > most:
+                raise ValueError(
+                    f"{max(lengths)} tokens along {axis}; the learned positions of this network end at {most}"
+                )
+        f, h, w = (coordinates.look_up(i, self.tables[axis]) for i, axis in enumerate(AXES))
+        total = (f + h + w).flatten(0, -2)  # (N, width)
         size = torch.linalg.vector_norm(total, dim=-1, keepdim=True) / math.sqrt(total.shape[-1])
         return (total / (size + self.eps)).to(like.dtype)[None]
