@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("net", "diffusion", "signals", "sampling", "codec", "text", "engine", "evaluation", "interop", "media")
+PACKAGES = (
+    "net", "diffusion", "signals", "recipes", "sampling", "codec", "text", "engine", "evaluation", "interop", "media",
+)  # fmt: skip
 MAY_IMPORT = {name: {name} for name in PACKAGES} | {
     "sampling": {"sampling", "diffusion", "signals"},
     "engine": set(PACKAGES),
     "interop": {"interop", "net"},
+    "recipes": {"recipes", "diffusion", "net"},
     "config": set(),  # limits, kinds and `build`: everybody may import it
     "entry": set(),
 }

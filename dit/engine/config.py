@@ -27,6 +27,7 @@ from dit.engine.writers import Writer
 from dit.interop.adapter import LoRA
 from dit.net.alignment import Alignment
 from dit.net.backbone import Backbone
+from dit.recipes.base import Recipe
 from dit.sampling.guidance import Guidance
 from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
@@ -58,6 +59,7 @@ class Config(TypedDict):
     weighting: Weighting
     conditioning: Conditioning
     space: Space
+    recipe: Callable[[Objective], Recipe]
     alignment: Callable[[int], Alignment] | None
     lora: LoRA | None
     optim: Callable[[nn.Module], Optimizer]

@@ -2,7 +2,8 @@
 
 Lightning's `EMAWeightAveraging` keeps the average as the checkpoint's weights, in the model's dtype (bfloat16 weights
 stand still at decay 0.9999), over frozen parts too, without shards, and an exception in validation leaves it in there.
-This one keeps fp32 averages of the trainable parameters, any number of profiles at once, each rank its own shard.
+This one keeps fp32 averages of the trainable parameters of what the recipe averages, any number of profiles at once,
+each rank its own shard.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from dit.engine import finite, parallel
 from dit.engine.callbacks.checkpoint import write_whole
 from dit.engine.callbacks.place import Place
+from dit.engine.module import VideoDiffusion
 from dit.engine.profiles import PowerProfile, Profile, Snapshot
 from dit.sampling import archive
 
@@ -170,6 +172,7 @@ def _snapshot(file: Path) -> Snapshot:
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Trainable parameters under their canonical names; shards where the module is sharded."""
+    """Trainable parameters that are averaged, under their canonical names; shards where the module is sharded."""
     parallel.reshard(module)
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    averages = module.is_averaged if isinstance(module, VideoDiffusion) else lambda name: True
+    return {name: each for name, each in module.named_parameters() if each.requires_grad and averages(name)}

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from dit.engine import parallel
+from dit.engine.module import VideoDiffusion
+from dit.recipes.base import NET
 
 
 class NonFinite(ValueError):
@@ -30,9 +32,17 @@ def check(named: Mapping[str, Iterable[Tensor]], step: int, device: torch.device
         raise NonFinite(f"{' and '.join(wrong)} are not finite after step {step}")
 
 
-def trained(module: nn.Module) -> list[Tensor]:
-    """The weights that are trained, each rank's part of them."""
-    return [parallel.local(p) for p in module.parameters() if p.requires_grad]
+def weights(module: VideoDiffusion) -> dict[str, list[Tensor]]:
+    """What `check` asks of the weights that are trained, by optimizer; each rank's part of them."""
+    return {
+        f"the weights{of(name)}": [parallel.local(p) for p in module.parameters_of(name) if p.requires_grad]
+        for name in module.optimizers_by_name
+    }
+
+
+def of(optimizer: str) -> str:
+    """What stands behind "the loss" and the like: nothing for the network that is sampled."""
+    return "" if optimizer == NET else f" of {optimizer}"
 
 
 def moments(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:

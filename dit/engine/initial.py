@@ -44,10 +44,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Report:
-    """What was loaded, and the keys that were not, under what keeps them out."""
+    """What was loaded, the keys that were not, under what keeps them out, and the parts that it was for."""
 
     about: str
     skipped: Mapping[str, list[str]]
+    parts: frozenset[str]
 
     def write(self, run: Path) -> None:
         """Leaves every key in the run directory."""
@@ -93,10 +94,11 @@ def load(module: VideoDiffusion, given: str, weights: str, strict: bool) -> Repo
         if keys:
             log.warning("init_strict=false skipped %d, %s: %s", len(keys), why, grouped(keys))
     for part in sorted(_parts(own) - _parts(source.shapes)):
-        log.info("%s begins with weights of its own", part)
+        copied = part in module.parts and module.parts[part].copies_net
+        log.info("%s begins with %s", part, "those of net" if copied else "weights of its own")
     if source.network is not None and (apart := _apart(module.config["net"], source.network)):
         log.warning("this network computes something else than the one of these weights: %s", apart)
-    return Report(f"{len(taken)} tensors of {source.about}", skipped)
+    return Report(f"{len(taken)} tensors of {source.about}", skipped, frozenset(_parts(taken)))
 
 
 def load_adapters(module: VideoDiffusion, given: str) -> None:

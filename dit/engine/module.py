@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import random
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import reduce
+from typing import Any, NamedTuple, Self
 
 import torch
 from lightning import LightningModule
@@ -20,11 +22,10 @@ from dit.diffusion.errors import errors
 from dit.diffusion.loss import LossOutput, Objective
 from dit.engine import parallel, rng
 from dit.engine.lr_schedule import LRSchedule
-from dit.net import runner
-from dit.net.alignment import Alignment
+from dit.engine.optim import joined
 from dit.net.backbone import Backbone
-from dit.net.patches import token_grid
 from dit.onednn import accelerate
+from dit.recipes.base import NET, Clips, Loss, Recipe
 from dit.signals.base import Signal, cond_of_batch
 from dit.signals.label import brief
 from dit.text.base import TextEncoder
@@ -33,9 +34,7 @@ from dit.text.base import TextEncoder
 class StepOutput(NamedTuple):
     """What the callbacks see of a training step beside Lightning's own loss."""
 
-    loss: Tensor  # 0-dim
-    per_sample: Tensor  # (B,)
-    alignment: Tensor | None  # 0-dim, where there is one
+    losses: dict[str, Loss]  # by optimizer, without graphs
     tokens: int
 
 
@@ -47,15 +46,15 @@ class Validated(NamedTuple):
 
 
 class VideoDiffusion(LightningModule):
-    """Network, codec and text encoder under one objective.
+    """Network, codec, text encoder and what a recipe brings, each under its name.
 
     Args:
         net, codec, text: the parts; `text` is None for a network that reads none. The codec, and whatever has no
             trainable parameter, stays out of checkpoints.
-        signals: what the network is told of clips, by name.
-        objective: loss of the network on clean latents.
-        alignment: `alignment(width)`, a loss on a middle layer that is added with its weight; None: there is none.
-        optimizer: `optimizer(model) -> Optimizer`.
+        signals: what the networks are told of clips, by name.
+        objective: loss of the network on clean latents, for validation; its path and prediction are the sampler's.
+        recipe: what a training step is.
+        optimizer: `optimizer(model) -> Optimizer`, of the network and what is trained with it.
         lr_schedule: factor on the learning rate by step.
         max_steps: optimizer steps of the whole run, for the schedule.
         caption_dropout: probability that all that can be left unsaid of a clip (caption, class, ...) is, in training,
@@ -75,7 +74,7 @@ class VideoDiffusion(LightningModule):
         text: TextEncoder | None,
         signals: Mapping[str, Signal],
         objective: Objective,
-        alignment: Callable[[int], Alignment] | None,
+        recipe: Recipe,
         optimizer: Callable[[nn.Module], Optimizer],
         lr_schedule: LRSchedule,
         max_steps: int,
@@ -93,17 +92,23 @@ class VideoDiffusion(LightningModule):
         self.signals = signals
         self.classes = None if classes is None else list(classes)
         self.objective = objective
-        self.alignment = None if alignment is None else alignment(net.width)
-        if self.alignment is not None:
-            runner.check(net, [self.alignment.block])
-        self.optimizer = optimizer
+        self.recipe = recipe
+        self.parts = recipe.parts(net)
+        for name, part in self.parts.items():
+            self.add_module(name, part.module if part.optimizer is not None else part.module.requires_grad_(False))
+        if text is not None and not recipe.trains_text:
+            text.requires_grad_(False)
+        self.optimizers_by_name = {NET: optimizer, **recipe.optimizers}
         self.lr_schedule = lr_schedule
         self.max_steps = max_steps
         self.caption_dropout = caption_dropout
         self.compile_mode = compile_mode
         self.config = config
         self.trained = {name for name, part in self.named_children() if any(p.requires_grad for p in part.parameters())}
-        self.frozen: set[str] = set()  # weights of trained parts that stand still, beside adapters
+        self.frozen: set[str] = set()  # weights that stand still: kept once for the run
+        if not recipe.trains_text:
+            self._freeze(["text"])
+        self._freeze([name for name, part in self.parts.items() if part.optimizer is None])
         self.frozen_mark: str | None = None  # of the file that holds them (`frozen.py`)
         self.held_lr_factor: float | None = None  # stands in for the schedule
         self.last_step: StepOutput | None = None
@@ -114,19 +119,42 @@ class VideoDiffusion(LightningModule):
         x0 = self.encode(batch.pixels)  # (B, C, F, H, W)
         left_out = [random.random() < self.caption_dropout for _ in batch.ids]
         cond = cond_of_batch(self.signals, batch, left_out)
-        out, aligned = self.losses(x0, cond, batch.pixels)
-        tokens = self.count_tokens(x0)
-        self.last_step = StepOutput(out.loss.detach(), out.per_sample.detach(), detached(aligned), tokens)
-        return out.loss if aligned is None or self.alignment is None else out.loss + self.alignment.weight * aligned
+        clips = Clips(x0, batch.pixels, cond, lambda: cond_of_batch(self.signals, batch, [True] * len(batch.ids)))
+        losses = self.recipe.losses(self.networks, clips, self.global_step)
+        self._check_reached(losses)
+        detached = {name: loss.detached() for name, loss in losses.items()}
+        self.last_step = StepOutput(detached, self.count_tokens(x0))
+        return reduce(operator.add, (loss.total for loss in losses.values()))
 
-    def losses(self, x0: Tensor, cond: dict[str, Tensor], pixels: Tensor) -> tuple[LossOutput, Tensor | None]:
-        """The denoising loss, and the alignment of a middle layer with an encoder's features of the pixels, if any."""
-        if self.alignment is None:
-            return self.objective(self.net, x0, cond), None
-        with runner.tapped(self.net, self.alignment.block) as tap:
-            out = self.objective(self.net, x0, cond)
-        grid = token_grid(self.net.patch, *x0.shape[2:])
-        return out, self.alignment(tap.tokens, grid, pixels).mean()
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What the recipe works with, by name."""
+        return {NET: self.net, **{name: part.module for name, part in self.parts.items()}}
+
+    @property
+    def trained_by(self) -> dict[str, list[str]]:
+        """Which parts each optimizer trains, by their names."""
+        own = {name: part.optimizer for name, part in self.parts.items()}
+        owners = {NET: NET, "text": NET, **own}
+        names = {name: [part for part, owner in owners.items() if owner == name] for name in self.optimizers_by_name}
+        return {name: [part for part in parts if getattr(self, part) is not None] for name, parts in names.items()}
+
+    def parameters_of(self, optimizer: str) -> list[nn.Parameter]:
+        """All parameters of the parts that an optimizer trains, each once, in the order of the parts."""
+        return list(self._model_of(optimizer).parameters())
+
+    def _model_of(self, optimizer: str) -> nn.ModuleDict:
+        return nn.ModuleDict({name: getattr(self, name) for name in self.trained_by[optimizer]})
+
+    def _check_reached(self, losses: Mapping[str, Loss]) -> None:
+        """Raises ValueError where copies of the model would wait for gradients of an optimizer that has no loss."""
+        missing = [name for name in self.optimizers_by_name if name not in losses]
+        strategy = self.trainer.strategy if self._trainer is not None else None
+        if missing and isinstance(strategy, parallel.DDP) and not strategy.finds_unused:
+            raise ValueError(
+                f"this recipe leaves out the optimizer of {missing[0]} at step {self.global_step + 1}:"
+                " trainer.strategy.find_unused_parameters=true static_graph=false lets it"
+            )
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -159,15 +187,19 @@ class VideoDiffusion(LightningModule):
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
+        alike = [self.net, *(part.module for part in self.parts.values() if part.copies_net)]
         if self.compile_mode is not None:
-            parallel.compile_blocks(self.net, self.compile_mode)
+            for net in alike:
+                parallel.compile_blocks(net, self.compile_mode)
         else:
-            accelerate(self.net)
+            for net in alike:
+                accelerate(net)
         if isinstance(strategy, parallel.FSDP2):
-            strategy.shard([part for part in (self.net, self.text, self.alignment) if part is not None])
+            strategy.shard([getattr(self, name) for parts in self.trained_by.values() for name in parts])
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self)
+        made = {name: build(self._model_of(name)) for name, build in self.optimizers_by_name.items()}
+        optimizer = made[NET] if len(made) == 1 else joined(made)
         scheduler = LambdaLR(optimizer, lambda step: self.lr_factor(step))
         # As the config has them: a checkpoint puts its own in their place.
         self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
@@ -192,10 +224,31 @@ class VideoDiffusion(LightningModule):
     def adapt(self, lora: Callable[[nn.Module], None]) -> None:
         """Puts adapters into the network, beside which nothing else of network and text encoder trains. What stands
         still is kept once for the run, not with each checkpoint."""
+        if copies := [name for name, part in self.parts.items() if part.copies_net]:
+            raise ValueError(f"lora adapts one network, and this recipe has {', '.join(copies)} beside it; lora=none")
         lora(self.net)
         if self.text is not None:
             self.text.requires_grad_(False)
         self.frozen = {key for key, p in self.named_parameters() if self.is_trained(key) and not p.requires_grad}
+
+    @torch.no_grad()
+    def begin(self, held: Collection[str]) -> None:
+        """Gives copies of the network its weights as they are now, but for those whose names are `held`: they have some
+        of their own already."""
+        for name, part in self.parts.items():
+            if part.copies_net and name not in held:
+                part.module.load_state_dict(self.net.state_dict())
+
+    def train(self, mode: bool = True) -> Self:
+        """What stands still stays in evaluation mode."""
+        super().train(mode)
+        for part in self.parts.values():
+            if part.optimizer is None:
+                part.module.eval()
+        return self
+
+    def _freeze(self, names: Collection[str]) -> None:
+        self.frozen |= {key for key in self.state_dict() if key.split(".")[0] in names}
 
     # -- checkpoints: raw weights of what is trained, and the config
 
@@ -240,7 +293,7 @@ class VideoDiffusion(LightningModule):
         """Whether checkpoints hold a key of the state dict."""
         return self.is_trained(key) and key not in self.frozen
 
-
-def detached(loss: Tensor | None) -> Tensor | None:
-    """The loss without its graph."""
-    return None if loss is None else loss.detach()
+    def is_averaged(self, key: str) -> bool:
+        """Whether the averages hold a parameter of that name, if it is trained."""
+        name = key.split(".")[0]
+        return name not in self.parts or self.parts[name].averaged

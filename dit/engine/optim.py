@@ -7,7 +7,7 @@ modulation keep their scale.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -151,6 +151,16 @@ class Together(Optimizer):
         for part in self.parts:
             part.step()
         return loss
+
+
+def joined(named: Mapping[str, Optimizer]) -> Together:
+    """Optimizers of several names as one: each of their groups says in `optimizer` whose it is. A parameter without a
+    gradient is left alone with its state, as always, so one whose loss is left out in a step does nothing there."""
+    for name, optimizer in named.items():
+        for group in optimizer.param_groups:
+            group["optimizer"] = name
+    flat = [(each.parts if isinstance(each, Together) else (each,)) for each in named.values()]
+    return Together(*(part for parts in flat for part in parts))
 
 
 def _check_adamw(prefix: str, lr: float, betas: Sequence[float], eps: float, weight_decay: float) -> None:

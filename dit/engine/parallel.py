@@ -45,6 +45,9 @@ class DDP(DDPStrategy):
             timeout=timedelta(minutes=timeout_minutes),
         )
         self.allows_unused, self.is_checked = find_unused_parameters or static_graph, False
+        self.finds_unused = (
+            find_unused_parameters and not static_graph
+        )  # also those of a step that differs from the first
 
     def post_backward(self, closure_loss: Tensor) -> None:
         """Refuses parameters that the first loss does not reach; torch would at the second step, and name none."""

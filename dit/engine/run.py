@@ -17,6 +17,7 @@ from dit.codec.base import Codec
 from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
 from dit.diffusion.given import KEYS, with_given
+from dit.diffusion.loss import Objective
 from dit.engine import captions, frozen, history, initial, memory, resume, rng, rundir
 from dit.engine.callbacks.after_step import AfterStep, owed
 from dit.engine.callbacks.assemble import assemble
@@ -29,6 +30,8 @@ from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
 from dit.net.backbone import Backbone
 from dit.net.flops import STATED, count_flops, reference_rate
+from dit.recipes.aligned import Aligned
+from dit.recipes.base import Recipe
 from dit.sampling.origin import Origin
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.settings import Settings, Shape
@@ -38,6 +41,7 @@ from dit.streams import steady
 from dit.text.base import TextEncoder
 
 log = logging.getLogger(__name__)
+ONCE_THE_ONLY_RECIPE = {"_target_": "dit.recipes.denoising.Denoising", "_partial_": True}
 MAY_BE_ABSENT = ("text", "signals", "alignment", "lora", "preview")  # text=null takes the whole key away
 
 
@@ -73,10 +77,12 @@ def _train(config: dict[str, Any]) -> None:
     parts = build(config)
     everyone = callbacks(parts)
     module, data, schedule = parts.module, parts.data, parts.module.lr_schedule
-    meant = {"signals": implied(module.net, module.text)}
+    meant = {"signals": implied(module.net, module.text), "recipe": ONCE_THE_ONLY_RECIPE}
     start = resume.find_start(parts.run, parts.config, parts.training.world_size, schedule, data, meant)  # type: ignore[arg-type]
     for note in (*start.notes, *filter(None, [parts.training.slow_precision()])):
         log.warning(note)
+    if start.checkpoint is None and config["init_from"] is None and (why := module.recipe.needs_weights) is not None:
+        raise ValueError(why)
     if show:
         flops_per_token(parts)  # for what it checks
         print("\n".join(summary(parts, start)))
@@ -95,6 +101,7 @@ def _train(config: dict[str, Any]) -> None:
         frozen.restore(module, start.checkpoint)
     elif config["init_from"] is not None:
         first = initial.load(module, *(config[key] for key in ("init_from", "init_weights", "init_strict")))
+        module.begin(first.parts)
     if start.checkpoint is None and config["lora_from"] is not None:
         if first is None:
             raise ValueError(f"lora_from={config['lora_from']} adapts weights: give those as init_from=...")
@@ -145,13 +152,17 @@ def build(config: dict[str, Any]) -> Parts:
     signals = build_signals(config["signals"], net, text, data)
     if not (run / rundir.CONFIG).is_file():  # runs of before may go on as they were begun
         check_encoder(text, signals)
+    objective: Objective = _make(config["objective"])
+    recipe: Recipe = _make(config["recipe"])(objective)
+    if config["alignment"] is not None:
+        recipe = Aligned(recipe, _make(config["alignment"]))
     module = VideoDiffusion(
         net=net,
         codec=codec,
         text=text,
         signals=signals,
-        objective=_make(config["objective"]),
-        alignment=_make(config["alignment"]),
+        objective=objective,
+        recipe=recipe,
         optimizer=_make(config["optim"]),
         lr_schedule=_make(config["lr_schedule"]),
         max_steps=training.max_steps,
@@ -254,7 +265,7 @@ def describe(parts: Parts) -> None:
     for group, node in parts.config.items():
         others = {name: known for name, known in groups.items() if name != group}
         log.info("%s: %s", group, _brief(node, others))
-    for name in ("net", "text", "codec"):
+    for name in ("net", "text", "codec", *parts.module.parts):
         part = getattr(parts.module, name)
         parameters = [] if part is None else list(part.parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
@@ -268,7 +279,7 @@ def summary(parts: Parts, start: resume.Start) -> list[str]:
     shape = module.codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
     clip = f"{data.num_frames} frames of {data.height}x{data.width}"  # type: ignore[attr-defined]
     lines = ["sizes:"]
-    for name in ("net", "text", "codec"):
+    for name in ("net", "text", "codec", *module.parts):
         part = getattr(module, name)
         count = 0 if part is None else sum(p.numel() for p in part.parameters())
         lines += [f"  {name}: {count:,} parameters"] if count else []
@@ -294,8 +305,8 @@ def flops_per_token(parts: Parts) -> float:
         cond = cond_of_example(module.signals)
     latents = torch.empty(1, module.codec.channels, *shape, device="meta")
     cond = with_given(cond, module.net, latents, torch.empty(1, 1, *shape, dtype=torch.bool, device="meta"))
-    total = count_flops(module.net, latents.shape, (1, 1), cond, backward=True)
-    return total / module.net.num_tokens(*shape)
+    total = count_flops(module.net, latents.shape, (1, 1), cond, backward=True)  # three passes
+    return total / module.net.num_tokens(*shape) * (module.recipe.passes / 3)
 
 
 def first_rank() -> bool:

@@ -39,6 +39,8 @@ from dit.engine.signals import Signals
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
 from dit.interop.adapter import LoRA
+from dit.recipes.denoising import Denoising
+from dit.recipes.distribution_matching import DistributionMatching
 from dit.sampling import schedule
 from dit.sampling.guidance import NoGuidance
 from dit.sampling.pipeline import Pipeline
@@ -123,14 +125,15 @@ def model(max_steps: int = 10, seed: int = 0, lr: float = 1e-2, **changes: Any) 
     torch.manual_seed(seed)
     settings: dict[str, Any] = {
         "net": TinyNet(), "codec": PixelCodec(scale=1.0), "text": ByteEncoder(8, 0, 2, 31, [], 1),
-        "objective": objective(), "alignment": None,
+        "objective": objective(),
         "optimizer": lambda m: adamw(m, lr=lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, fused=True),
         "lr_schedule": Constant(1), "max_steps": max_steps, "caption_dropout": 0.3, "compile_mode": None,
         "config": {"name": "tiny"},
     }  # fmt: skip
     settings |= changes
-    signals = {"text": Text(Around(settings["net"], settings["text"]))}
-    return VideoDiffusion(**{"signals": signals, **settings})
+    text = settings["text"]
+    signals = {} if text is None else {"text": Text(Around(settings["net"], text))}
+    return VideoDiffusion(**{"signals": signals, "recipe": Denoising(settings["objective"]), **settings})
 
 
 def adapted(**changes: Any) -> VideoDiffusion:
@@ -139,6 +142,17 @@ def adapted(**changes: Any) -> VideoDiffusion:
     torch.manual_seed(5)
     module.adapt(LoRA(rank=2, alpha=3.0, dropout=0.0, rslora=False, targets=["blocks.*"]))
     return module
+
+
+def distilled(student_every: int = 1, kind: type[DistributionMatching] = DistributionMatching, **changes: Any) -> Any:
+    """A student and a critic, each with an optimizer of its own, beside a frozen teacher."""
+
+    def critic_optim(module: nn.Module) -> torch.optim.Optimizer:
+        return adamw(module, lr=5e-3, betas=(0.0, 0.99), eps=1e-8, weight_decay=0.0, fused=True)
+
+    given = changes.get("objective") or objective()
+    recipe = kind(given, critic_optim=critic_optim, student_every=student_every, teacher_guidance=2.0)
+    return model(recipe=recipe, **changes)
 
 
 def idle(**changes: Any) -> VideoDiffusion:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from data.batch import Batch
 from dit.engine import run
 from dit.engine.module import VideoDiffusion
+from dit.recipes.base import Clips
 from dit.signals.base import cond_of_batch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -62,12 +63,12 @@ def batch() -> Batch:
 
 
 def test_the_step_adds_the_weighted_alignment(module: VideoDiffusion) -> None:
-    assert module.alignment is not None
     loss = module.training_step(batch(), 0)
-    step = module.last_step
-    assert step is not None and step.alignment is not None
-    assert 0 < step.alignment < 2
-    torch.testing.assert_close(loss.detach(), step.loss + 0.5 * step.alignment)
+    assert module.last_step is not None
+    own = module.last_step.losses["net"]
+    aligned = own.columns["alignment"]
+    assert 0 < aligned < 2 and own.shown == own.per_sample.mean()  # train/loss is without it
+    torch.testing.assert_close(loss.detach(), own.shown + 0.5 * aligned)
     loss.backward()
     assert all(p.grad.abs().sum() > 0 for p in module.alignment.parameters() if p.grad is not None)
     assert module.alignment.projector[0].weight.grad is not None
@@ -75,11 +76,10 @@ def test_the_step_adds_the_weighted_alignment(module: VideoDiffusion) -> None:
 
 
 def test_only_the_blocks_up_to_the_aligned_one_learn_from_it(module: VideoDiffusion) -> None:
-    assert module.alignment is not None
     given = batch()
-    _, aligned = module.losses(module.encode(given.pixels), cond_of_batch(module.signals, given), given.pixels)
-    assert aligned is not None
-    aligned.backward()
+    cond = cond_of_batch(module.signals, given)
+    clips = Clips(module.encode(given.pixels), given.pixels, cond, lambda: cond)
+    module.recipe.losses(module.networks, clips, 0)["net"].columns["alignment"].backward()
     reached = [block.mlp.down.weight.grad is not None for block in module.net.blocks]  # type: ignore[union-attr]
     assert reached == [True, True, False]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def test_clips_and_measures(tmp_path: Path, max_norm: float | None) -> None:
     guard, norms = GradientGuard(max_norm), Norms()
     trainer = small.training(3).trainer([norms_before := Norms(), guard, norms], tmp_path)
     trainer.fit(small.model(max_steps=3), datamodule=small.video_data())
-    assert guard.norm is not None and float(guard.norm) == pytest.approx(norms_before.norms[-1], rel=1e-5)
+    assert float(guard.norms["net"]) == pytest.approx(norms_before.norms[-1], rel=1e-5)
     assert min(norms_before.norms) > 0.05
     wanted = norms_before.norms if max_norm is None else [0.05] * 3
     assert norms.norms == pytest.approx(wanted, rel=1e-4)
@@ -64,7 +65,7 @@ def test_stops_before_a_bad_update(tmp_path: Path, where: str, monkeypatch: pyte
         assert message.count("id") == 1 + "optim.lr, or set trainer.gradient_clip_norm".count("id")
         assert "sample id" in message
     else:
-        assert message.count("id") >= 8  # both micro-batches are suspects
+        assert len(set(re.findall(r"id\d+", message))) > 4  # both micro-batches are suspects
     for key, value in record.weights[-1].items():
         assert torch.equal(value, small.weights(module)[key])
     assert len(record.weights) == 2 and not (tmp_path / "checkpoints").exists()

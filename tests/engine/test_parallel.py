@@ -43,7 +43,7 @@ class Gradients(small.Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         grads = {n: p.grad.clone() for n, p in pl_module.named_parameters()}
-        self.steps.append({"loss": pl_module.last_step.loss, "grads": grads})
+        self.steps.append({"loss": pl_module.last_step.losses["net"].shown, "grads": grads})
 
 
 @pytest.mark.slow
@@ -154,6 +154,39 @@ def test_adapters_on_two_ranks(ranks: Path) -> None:
     assert first.frozen and small.same({key: kept[key] for key in first.frozen}, {
         key: first.state_dict()[key] for key in first.frozen
     }) == []  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_several_networks_resume_exactly(ranks: Path, name: str) -> None:
+    straight, broken = (small.load(ranks / name / where) for where in ("distilled", "distilled_broken"))
+    assert [where for key in (*small.EXACT, "frozen") for where in small.same(straight[key], broken[key], key)] == []
+    tables = [small.table(ranks / name / where) for where in ("distilled", "distilled_broken")]
+    assert tables[0] == tables[1] and float(tables[0][-1]["train/loss_critic"]) > 0
+    torch.manual_seed(0)
+    first = small.distilled(2, seed=0).state_dict()
+    assert {key.split(".")[0] for key in straight["state_dict"]} == {"net", "critic"}
+    assert all(not torch.equal(tensor, first[key]) for key, tensor in straight["state_dict"].items())
+    assert {key.split(".")[0] for key in straight["ema"]["fast"]} == {"net"}
+    kept = Checkpoint.load(ranks / name / "distilled").weights  # with what stands beside it
+    assert small.same({k: v for k, v in first.items() if k.startswith(("teacher", "text"))}, {
+        k: v for k, v in kept.items() if k.startswith(("teacher", "text"))
+    }) == []  # fmt: skip
+    assert len(list((ranks / name / "distilled/samples/step-00000006").glob("*.mp4"))) == 2
+
+
+@pytest.mark.slow
+def test_several_networks_agree_over_strategies(ranks: Path) -> None:
+    """Each parameter of each optimizer finds its own moments again, whoever saved them."""
+    straight = small.load(ranks / "ddp/distilled")
+    for other in (small.load(ranks / "fsdp2/distilled"), small.load(ranks / "crossed_distilled")):
+        assert other["global_step"] == 6
+        torch.testing.assert_close(other["state_dict"], straight["state_dict"], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(other["ema"], straight["ema"], rtol=1e-3, atol=1e-4)
+        steps = [
+            {s["step"].item() for s in each["optimizer_states"][0]["state"].values()} for each in (straight, other)
+        ]
+        assert steps == [{3.0, 6.0}] * 2  # of the student and of the critic
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ class Gradients(Callback):
         self.steps: list[dict[str, Any]] = []
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        loss = pl_module.last_step.loss.clone()
+        loss = pl_module.last_step.losses["net"].shown.clone()
         dist.all_reduce(loss)
         grads = {n: parallel.whole(parallel.local(p.grad), p) for n, p in pl_module.named_parameters()}
         self.steps.append({"loss": loss / 2, "grads": grads})
@@ -123,7 +123,26 @@ def main(out: Path) -> None:
         small.train(module, out / "crossed", small.video_data(batch_size=2), strategy=strategy(name), devices=2)
     if find_spec("peft") is not None:
         adapters(out)
+    several_networks(out)
     idle_parameter(out)
+
+
+def several_networks(out: Path) -> None:
+    """Student, critic and teacher, the student in every second step: six steps beside three and three, with copies,
+    with shards, and first the one and then the other."""
+    for where, parts in {
+        "ddp/distilled": [(6, "ddp")],
+        "fsdp2/distilled": [(6, "fsdp2")],
+        "ddp/distilled_broken": [(3, "ddp"), (6, "ddp")],
+        "fsdp2/distilled_broken": [(3, "fsdp2"), (6, "fsdp2")],
+        "crossed_distilled": [(2, "ddp"), (4, "fsdp2"), (6, "ddp")],
+    }.items():
+        for seed, (steps, name) in enumerate(parts):
+            module = small.distilled(2, max_steps=steps, seed=seed)
+            small.train(
+                module, out / where, small.video_data(batch_size=2), callbacks={"preview_every": 6},
+                strategy=strategy(name, find_unused_parameters=True), devices=2,
+            )  # fmt: skip
 
 
 def adapters(out: Path) -> None:

@@ -14,6 +14,7 @@ from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from dit.engine import finite
+from dit.engine.module import VideoDiffusion
 from dit.engine.signals import writing
 
 FOLDER = "checkpoints"
@@ -57,7 +58,8 @@ class Checkpoints:
         """
         self.failed = True
         module = trainer.lightning_module
-        spoilt = {"the weights": finite.trained(module), "the optimizer's moments": finite.moments(trainer.optimizers)}
+        assert isinstance(module, VideoDiffusion)
+        spoilt = {**finite.weights(module), "the optimizer's moments": finite.moments(trainer.optimizers)}
         finite.check(spoilt, step, module.device)
         folder = _folder(trainer)
         target = folder / f"step-{step:08d}.ckpt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dit.engine import parallel
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.module import StepOutput, VideoDiffusion
 from dit.engine.writers import Writers
+from dit.recipes.base import NET
 
 
 class Speed:
@@ -70,8 +72,8 @@ class Metrics(Callback):
         self._seconds = 0.0  # that earlier processes of this run took
         self._began = time.perf_counter()
         self.last_loss = float("nan")
-        self._losses: list[Tensor] = []
-        self._saved: list[list[float]] = []
+        self._losses: dict[str, list[Tensor]] = {}  # by optimizer, of the micro-batches since the last row
+        self._saved: dict[str, list[list[float]]] = {}  # the same of all ranks
         self._unwritten: list[dict[str, Any]] = []
         self._tokens = 0
         self._last_step = 0
@@ -98,8 +100,10 @@ class Metrics(Callback):
         assert isinstance(pl_module, VideoDiffusion)
         self._last_step = trainer.global_step
         self._began = time.perf_counter()
-        if len(self._saved) == trainer.world_size:
-            self._losses = [torch.tensor(x, device=pl_module.device) for x in self._saved[trainer.global_rank]]
+        for name, saved in self._saved.items():
+            if len(saved) == trainer.world_size:
+                mine = saved[trainer.global_rank]
+                self._losses[name] = [torch.tensor(x, device=pl_module.device) for x in mine]
         if trainer.is_global_zero:
             self.writers.start(Path(trainer.default_root_dir), pl_module.config, trainer.global_step)
             self.writers.restore(self._unwritten)
@@ -109,7 +113,8 @@ class Metrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, VideoDiffusion) and pl_module.last_step is not None
-        self._losses.append(pl_module.last_step.loss.float())
+        for name, loss in pl_module.last_step.losses.items():
+            self._losses.setdefault(name, []).append(loss.shown.float())
         self._tokens += pl_module.last_step.tokens
         step = trainer.global_step
         if step == self._last_step:
@@ -118,18 +123,16 @@ class Metrics(Callback):
         self.speed.stop(self._tokens * trainer.world_size)
         self._tokens = 0
         if step % self.every == 0:
-            losses = torch.stack(self._losses).double()
-            total = sum_over_ranks(torch.stack([losses.sum(), torch.tensor(float(len(losses))).to(losses)]))
-            self.last_loss = float(total[0] / total[1])
-            self._losses = []
-            assert self.guard.norm is not None
+            named = {name: mean_over_ranks(losses) for name, losses in self._losses.items() if losses}
+            self.last_loss, self._losses = named.get(NET, self.last_loss), {}
+            rates = {group.get("optimizer", NET): group["lr"] for group in reversed(trainer.optimizers[0].param_groups)}
             self.write(
                 step,
                 {
-                    "train/loss": self.last_loss,
-                    **alignment_of(pl_module.last_step, trainer.world_size),
-                    "train/grad_norm": float(self.guard.norm),
-                    "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+                    **of_each("train/loss", named),
+                    **columns_of(pl_module.last_step, trainer.world_size),
+                    **of_each("train/grad_norm", {name: float(norm) for name, norm in self.guard.norms.items()}),
+                    **of_each("train/lr", rates),
                     "speed/steps_per_second": self.speed.steps_per_second,
                     "speed/tokens_per_second": self.speed.tokens_per_second,
                     "speed/mfu": self.mfu,
@@ -158,10 +161,14 @@ class Metrics(Callback):
         self.writers.flush()  # a checkpoint never knows of steps that the table does not
         checkpoint["seconds"] = self.seconds
         checkpoint["unwritten_metrics"] = self.writers.unwritten()  # for want of space
-        checkpoint["running_losses"] = parallel.gather_objects([float(loss) for loss in self._losses])
+        running = parallel.gather_objects({name: [float(x) for x in each] for name, each in self._losses.items()})
+        checkpoint["running_losses"] = [named.pop(NET, []) for named in running]
+        if others := {name: [named[name] for named in running] for name in running[0]}:
+            checkpoint["running_losses_of"] = others
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._saved = checkpoint["running_losses"]
+        others = checkpoint.get("running_losses_of", {})  # with one optimizer there are none
+        self._saved = {NET: checkpoint["running_losses"], **others}
         self._seconds = float(checkpoint.get("seconds", 0.0))  # older files do not say
         self._unwritten = checkpoint.get("unwritten_metrics", [])  # older files have none
 
@@ -172,11 +179,30 @@ class Metrics(Callback):
         self.writers.close()
 
 
-def alignment_of(step: StepOutput, world_size: int) -> dict[str, float]:
-    """`train/alignment` of this step, the mean over the ranks; nothing where no layer is aligned."""
-    if step.alignment is None:
-        return {}
-    return {"train/alignment": float(sum_over_ranks(step.alignment.double())) / world_size}
+def of_each(column: str, values: Mapping[str, float]) -> dict[str, float]:
+    """A column for each optimizer: `column` for the network that is sampled, `column_<name>` for the others."""
+    return {column if name == NET else f"{column}_{name}": value for name, value in sorted(values.items(), key=not_net)}
+
+
+def not_net(item: tuple[str, Any]) -> bool:
+    """Sorts the network that is sampled to the front."""
+    return item[0] != NET
+
+
+def mean_over_ranks(losses: Sequence[Tensor]) -> float:
+    """The mean of 0-dim losses, all those of all ranks."""
+    stacked = torch.stack(list(losses)).double()
+    total = sum_over_ranks(torch.stack([stacked.sum(), torch.tensor(float(len(stacked))).to(stacked)]))
+    return float(total[0] / total[1])
+
+
+def columns_of(step: StepOutput, world_size: int) -> dict[str, float]:
+    """`train/<name>` of what the losses of this step show beside themselves, the mean over the ranks."""
+    return {
+        f"train/{name}": float(sum_over_ranks(value.double())) / world_size
+        for loss in step.losses.values()
+        for name, value in loss.columns.items()
+    }
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

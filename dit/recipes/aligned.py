@@ -1,0 +1,47 @@
+"""REPA (Yu et al. 2024, arXiv 2410.06940) around another recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dit.net import runner
+from dit.net.alignment import Alignment
+from dit.net.patches import token_grid
+from dit.recipes.base import NET, Clips, Loss, Part, Recipe
+
+
+class Aligned(Recipe):
+    """The losses of `recipe`, and with that of `net` the alignment of one of its middle layers, times its weight.
+
+    Args:
+        recipe: in which `net` is shown noised clips; ValueError for another one.
+        alignment: `alignment(width)`.
+    """
+
+    def __init__(self, recipe: Recipe, alignment: Callable[[int], Alignment]) -> None:
+        if not recipe.sees_clips:
+            raise ValueError(
+                f"alignment compares what the network sees of a clip, and {type(recipe).__name__} shows it none;"
+                " alignment=none"
+            )
+        self.recipe = recipe
+        self.alignment = alignment
+        self.optimizers, self.trains_text = recipe.optimizers, recipe.trains_text
+        self.needs_weights, self.passes = recipe.needs_weights, recipe.passes
+
+    def parts(self, net: Any) -> dict[str, Part]:
+        projector = self.alignment(net.width)
+        runner.check(net, [projector.block])
+        own = Part(projector, optimizer=NET, averaged=True, copies_net=False)
+        return {**self.recipe.parts(net), "alignment": own}
+
+    def losses(self, nets: Mapping[str, Any], clips: Clips, step: int) -> dict[str, Loss]:
+        net, alignment = nets[NET], nets["alignment"]
+        with runner.tapped(net, alignment.block) as tap:
+            losses = self.recipe.losses(nets, clips, step)
+        grid = token_grid(net.patch, *clips.x0.shape[2:])
+        aligned = alignment(tap.tokens, grid, clips.pixels).mean()
+        own = losses[NET]
+        columns = {**own.columns, "alignment": aligned}
+        return {**losses, NET: own._replace(total=own.total + alignment.weight * aligned, columns=columns)}

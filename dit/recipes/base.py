@@ -1,0 +1,103 @@
+"""What a training step is: which networks it has beside `net`, who trains them, what each optimizer makes smaller.
+
+`net` is the network that is sampled. A recipe adds others under names of their own; checkpoints, averages, clipping,
+metrics and resuming go by these names.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+NET = "net"  # the network that is sampled, and the optimizer that trains it and the text encoder
+
+
+class Part(NamedTuple):
+    """A network beside `net`.
+
+    Attributes:
+        module: the network.
+        optimizer: the one that trains it: `net`, or one of the recipe's; None: it stands still.
+        averaged: whether the averages of the weights (EMA) hold it.
+        copies_net: it is built as `net` is, and begins with the same weights (those of `init_from`).
+    """
+
+    module: nn.Module
+    optimizer: str | None
+    averaged: bool
+    copies_net: bool
+
+
+class Clips(NamedTuple):
+    """What a step learns from.
+
+    Attributes:
+        x0: clean latents (B, C, F, H, W).
+        pixels: what they were encoded from, (B, 3, num_frames, height, width) in [-1, 1].
+        cond: what the networks are told, some captions and classes left out.
+        untold: gives what they are told where all captions and classes are left out.
+    """
+
+    x0: Tensor
+    pixels: Tensor
+    cond: dict[str, Tensor]
+    untold: Callable[[], dict[str, Tensor]]
+
+
+class Loss(NamedTuple):
+    """What one optimizer makes smaller in a step.
+
+    Attributes:
+        total: 0-dim, with its graph, which reaches the parameters of this optimizer and no others.
+        per_sample: (B,), to name the clips whose loss is not finite.
+        shown: 0-dim, the column `train/loss`: `total` without what other columns show.
+        columns: further columns of metrics.csv, name -> 0-dim.
+    """
+
+    total: Tensor
+    per_sample: Tensor
+    shown: Tensor
+    columns: Mapping[str, Tensor]
+
+    def detached(self) -> Loss:
+        """The same without graphs."""
+        columns = {name: value.detach() for name, value in self.columns.items()}
+        return Loss(self.total.detach(), self.per_sample.detach(), self.shown.detach(), columns)
+
+
+class Recipe(ABC):
+    """One training step.
+
+    Attributes:
+        optimizers: name -> `optimizer(model)`, those beside the config's `optim`, which is `net`.
+        trains_text: whether the text encoder is trained with `net`; otherwise it stands still.
+        sees_clips: whether `net` is shown noised clips of the batch, which is what alignment needs.
+        needs_weights: why a run cannot begin with random weights, for the message; None: it can.
+        passes: forward passes of networks of `net`'s size that a step takes, a backward pass counting as two.
+    """
+
+    optimizers: Mapping[str, Callable[[nn.Module], Optimizer]] = {}
+    trains_text = True
+    sees_clips = True
+    needs_weights: str | None = None
+    passes = 3.0
+
+    def parts(self, net: Any) -> dict[str, Part]:
+        """The networks beside `net`, by name. Called once; ValueError where `net` is not what the recipe needs."""
+        return {}
+
+    @abstractmethod
+    def losses(self, nets: Mapping[str, Any], clips: Clips, step: int) -> dict[str, Loss]:
+        """What each optimizer makes smaller, by name. One that is left out does nothing in this step.
+
+        All losses go through one backward pass. What a loss must not reach is computed without gradient or detached.
+
+        Args:
+            nets: `net` and the parts, by name.
+            clips: of this micro-batch.
+            step: optimizer steps that are done. All micro-batches of a step, and all ranks, name the same optimizers.
+        """
