@@ -183,6 +183,21 @@ def test_the_recipes_encoder_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert h[2:, 0].min() == 0.5 and h[:2].max() == 0 and h[:, 1].max() == 0 and w.max() == 0
 
 
+def test_the_training_recipe_trains_near_its_anchor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        first = compose_config("train", ["experiment=demo", "name=demo", *LESS])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))
+    run.train(OmegaConf.to_container(first, resolve=True))  # type: ignore[arg-type]
+    _, rows = trained("A training recipe", "dit.recipes.anchored", "recipe", tmp_path, monkeypatch)
+    away = [float(row["train/away"]) for row in rows]
+    assert away[0] == 0 and away[1] > 0  # it begins there, and moves
+    began = torch.load("runs/demo/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    beside = torch.load("runs/tuned/checkpoints/frozen.pt", weights_only=True)["state_dict"]
+    assert {key.split(".")[0] for key in beside} == {"anchor"}
+    assert all(torch.equal(tensor, began[f"net.{key.removeprefix('anchor.')}"]) for key, tensor in beside.items())
+
+
 def test_the_recipes_callback_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, more = "dit.engine.callbacks.part_norms", ("callbacks.part_norms.every=1", "trainer.gradient_clip_norm=0.01")
     _, rows = trained("A callback", name, "callbacks", tmp_path, monkeypatch, *more)
@@ -228,6 +243,7 @@ def test_every_file_that_the_page_names_is_there() -> None:
         "dit/net/position/fourier.py", "configs/net/position/fourier.yaml",
         "dit/net/host_memory.py", "configs/net/checkpointing/host_memory.yaml",
         "dit/net/edges.py", "configs/alignment/encoder/edges.yaml",
+        "dit/recipes/anchored.py", "configs/recipe/anchored.yaml",
         "dit/engine/callbacks/part_norms.py", "configs/callbacks/part_norms.yaml",
         "dit/signals/motion.py", "dit/net/strength.py", "configs/signals/motion.yaml",
         "configs/schedule/key_frames.yaml",
