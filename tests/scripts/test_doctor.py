@@ -63,6 +63,7 @@ def test_attention_names_the_choice_and_the_refusals() -> None:
         "KeyPadding",
         "BlockCausal",
         "Packed",
+        "ByCoordinates",
     }
     assert all("," in finding.name and finding.detail in ("SDPA", "XFormers", "Flex") for finding in choices)
     if not torch.cuda.is_available():
