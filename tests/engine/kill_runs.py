@@ -209,7 +209,7 @@ def differences(where: Path, folder: Path) -> list[str]:
     found = [each for key in small.EXACT for each in small.same(a[key], b[key], key)]
     found += small.same(small.table(straight), small.table(where), "metrics")
     found += small.same(_samples(straight), _samples(where), "samples")
-    left = [path.name for path in where.rglob("*.part")] + [path.name for path in where.rglob("due.json")]
+    left = [path.name for kind in ("*.part", "due.json") for path in where.rglob(kind) if path.exists()]
     return found + [f"{name} is left" for name in left]
 
 
