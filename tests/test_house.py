@@ -141,3 +141,9 @@ def test_every_test_that_the_log_names_is_there() -> None:
     shortened = {name for name in named if name.endswith("_")}  # test_a_resumed_optimizer_...
     absent = (named - shortened - there) | {name for name in shortened if not any(x.startswith(name) for x in there)}
     assert len(named) > 80 and not absent, sorted(absent)
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Their folders are no packages, so pytest would read one of the two and refuse the other."""
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}

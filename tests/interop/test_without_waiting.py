@@ -26,6 +26,7 @@ from dit.interop.families import FAMILIES
 from dit.interop.family import Draw
 from dit.interop.presets import build_empty, compose
 from dit.net.layers import LayerNorm, RMSNorm
+from dit.recipes.base import NET
 from dit.sampling import solvers
 from dit.sampling.given import Given, hold
 from dit.sampling.guidance import ClassifierFree
@@ -202,7 +203,7 @@ def test_a_training_step(dropped: float, tmp_path: Path, monkeypatch: pytest.Mon
             grads = backward(loss, torch.ones_like(loss))
         for parameter, grad in grads.items():
             parameter.grad = grad
-        optimizer = module.optimizer(module)
+        optimizer = module.optimizers_by_name[NET](module)
         for _ in range(2):  # the first one makes the moments
             with Watch():
                 optimizer.step()

@@ -26,9 +26,10 @@ from torch import Tensor
 from dit.config.build import build
 from dit.config.kinds import fitted
 from dit.engine import run
-from dit.engine.module import VideoDiffusion
 from dit.entry.literal import literal
 from dit.interop.presets import CONFIGS
+from dit.recipes.base import Clips
+from dit.recipes.denoising import Denoising
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.config import Config
 from dit.sampling.pipeline import Pipeline
@@ -60,13 +61,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     value.parent.mkdir(parents=True)
     value.write_text(code("yaml", SECTION)[0])
     TOLD.clear()
-    losses = VideoDiffusion.losses
+    losses = Denoising.losses
 
-    def noted(self: VideoDiffusion, x0: Tensor, cond: dict[str, Tensor], *rest: Any) -> Any:
-        TOLD.append(cond)
-        return losses(self, x0, cond, *rest)
+    def noted(self: Denoising, nets: Any, clips: Clips, step: int) -> Any:
+        TOLD.append(clips.cond)
+        return losses(self, nets, clips, step)
 
-    monkeypatch.setattr(VideoDiffusion, "losses", noted)
+    monkeypatch.setattr(Denoising, "losses", noted)
     return tmp_path
 
 
