@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -92,7 +92,10 @@ def listed(prompts: str | int | Sequence[str | int], seeds: int | Sequence[int])
     """A prompt and a seed for each sample. One prompt is for all seeds; one seed is the first of as many as there are
     prompts. ValueError for none, or for lists of other lengths."""
     said = None if isinstance(prompts, (str, int)) else list(prompts)
-    numbers = [seeds + i for i in range(len(said or [0]))] if isinstance(seeds, int) else list(seeds)
+    if isinstance(seeds, Iterable):
+        numbers = [int(seed) for seed in seeds]
+    else:
+        numbers = [int(seeds) + i for i in range(1 if said is None else len(said))]
     texts: list[str | int] = [prompts] * len(numbers) if isinstance(prompts, (str, int)) else said or []
     if not texts or len(texts) != len(numbers):
         raise ValueError(f"{len(texts)} prompts and {len(numbers)} seeds: each sample, one or more, needs both")

@@ -147,7 +147,8 @@ def _same(known: Mapping[str, Any], beside: Path) -> str:
         known.get("step"), int
     ):  # last.ckpt may have moved on: the step's own checkpoint; and that of the run
         steps = path.with_name(f"step-{known['step']:08d}.ckpt")
-        folder = beside.resolve().parents[2] / "checkpoints"
+        above = list(beside.resolve().parents)
+        folder = above[min(2, len(above) - 1)] / "checkpoints"
         places += [steps, folder / path.name, folder / steps.name]
     there = [place for place in places if place.is_file()]
     if not there:

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from dit.sampling import record
 from dit.sampling.guidance import AsTrained, ClassifierFree, Guidance, NoGuidance
-from dit.sampling.job import draw
+from dit.sampling.job import draw, for_each
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Autoregressive, Linear, Pyramid, Shifted
 from dit.sampling.solvers import DDIM, Euler, Heun
@@ -35,6 +36,24 @@ def test_one_prompt_and_one_seed(made: Pipeline) -> None:
         assert found.info["prompts"] == ["red", "red"]
     assert torch.equal(made("red", seeds=[3]).latents, whole.latents[:1])
     assert torch.equal(made("red", 3).latents, whole.latents[:1])
+    numbers = made("red", np.arange(3, 5))
+    assert torch.equal(numbers.latents, whole.latents) and json.dumps(numbers.info["seeds"]) == "[3, 4]"
+    for prompts, seeds in (([], 3), ([], []), (["x"], [0, 1]), ("x", [])):
+        with pytest.raises(ValueError, match="each sample, one or more, needs both"):
+            made(prompts, seeds)
+
+
+def test_one_value_is_for_all_samples() -> None:
+    assert for_each(0.5, 2, "motion") == [0.5, 0.5] and for_each(None, 1, "labels") == [None]
+    assert for_each("abc", 2, "labels") == ["abc", "abc"] and for_each((1, 2), 2, "labels") == [1, 2]
+
+
+def test_a_json_beside_the_root_finds_its_checkpoint(tmp_path: Path) -> None:
+    """Above it are fewer folders than above one in runs/NAME/samples/001."""
+    file = tmp_path / "last.ckpt"
+    file.write_bytes(b"x")
+    known = {"path": str(file), "step": 7, "sha256": record.fingerprint(file)}
+    assert record._same(known, Path("/x.json")) == str(file)
 
 
 def test_settings_for_one_call_are_those_of_a_pipeline(made: Pipeline, tmp_path: Path) -> None:
