@@ -163,8 +163,11 @@ def about_divergence(run: Path, config: Mapping[str, Any]) -> str:
     last = run / FOLDER / LAST
     if not last.is_file():
         return f"No checkpoint was saved, so the name is free; with half the rate: {_again(lower)}"
-    step = int(archive.load(last)["global_step"])
     again = _again([*lower, "resume_changes=[optim]"])
+    try:
+        step = int(archive.load(last)["global_step"])
+    except archive.Damaged as error:  # that the run diverged is what must be said
+        return f"The last checkpoint, {last}, is damaged ({error}); the command to go on with half the rate: {again}"
     return f"The last checkpoint, of step {step}, is whole; to go on from it with half the rate: {again}"
 
 

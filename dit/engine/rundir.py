@@ -133,7 +133,7 @@ def check_name(name: str) -> Path:
 def as_begun(run: Path, config: dict[str, Any]) -> dict[str, Any]:
     """`config`, with the values of `KEPT` that `run` began with, whatever is asked for now; says where they differ."""
     file = run / CONFIG
-    before = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
+    before = read_yaml(file) if file.is_file() else {}
     for group, key in KEPT.items():
         old, new = before.get(group), config.get(group)
         if not (isinstance(old, dict) and isinstance(new, dict) and key in old and key in new) or old[key] == new[key]:

@@ -66,6 +66,9 @@ def test_a_run_keeps_the_length_of_prompts_that_it_began_with(tmp_path: Path, ca
     assert rundir.differences(rundir.config_of(tmp_path) or {}, kept) == []
     assert "keeps text.max_bytes=127" in caplog.text
     assert rundir.as_begun(tmp_path, {"text": None})["text"] is None
+    (tmp_path / rundir.CONFIG).write_text("- no\n- mapping\n")
+    with pytest.raises(ValueError, match="config.yaml holds no mapping"):
+        rundir.as_begun(tmp_path, now)
 
 
 def test_a_longer_table_of_positions_reads_short_prompts_as_before(encoder: ByteEncoder) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from dit.engine import resume
 from dit.engine.callbacks.guard import GradientGuard, NonFinite
 from dit.engine.ema import EMA
 from tests.engine import small
@@ -132,3 +133,10 @@ def test_a_resumed_optimizer_has_the_rates_of_the_config_and_the_moments_of_the_
     again = Look()
     small.train(held, tmp_path, small.video_data(), before=[again])
     assert again.rates == [2.5e-3, 2.5e-3] and small.load(tmp_path)["lr_factor"] == 0.5
+
+
+def test_divergence_is_said_beside_a_damaged_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").write_bytes(b"half")
+    said = resume.about_divergence(tmp_path, {"optim": {"lr": 0.5}})
+    assert "is damaged" in said and "optim.lr=0.25" in said

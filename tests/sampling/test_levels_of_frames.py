@@ -17,21 +17,15 @@ import torch
 from torch import Tensor
 
 from dit.diffusion import levels as training
-from dit.diffusion.path import VE, VP, Cosine, Linear, Path
+from dit.diffusion.path import Linear, Path
 from dit.diffusion.prediction import Estimate
 from dit.sampling import schedule
 from dit.sampling.given import Given, hold
 from dit.sampling.schedule import Autoregressive, Pyramid, Schedule, over_frames, start_at
 from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver, State, choose, end, on
+from tests.sampling.test_solvers import PATHS, SOLVERS
 
 FRAMES = 3
-PATHS: dict[str, Path] = {"linear": Linear(), "cosine": Cosine(), "vp": VP(0.1, 20.0), "ve": VE(0.01, 20.0)}
-SOLVERS: dict[str, tuple[Solver, int]] = {
-    "euler": (Euler(), 1),
-    "ddim": (DDIM(0.0), 1),
-    "heun": (Heun(), 2),
-    "dpmpp_2m": (DPMSolverPP2M(), 2),
-}
 MATRICES: dict[str, Callable[[Schedule, int], Schedule]] = {
     "one level": lambda each, steps: each,
     "all at once": lambda each, steps: Pyramid(each, 1, 0),
