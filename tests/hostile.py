@@ -90,7 +90,7 @@ def attacks(sentinel: Path) -> dict[str, Any]:
         "function that saves": {"_target_": "torch.save", "obj": 1, "f": str(sentinel)},
         "function of the project that reads": {"_target_": "dit.net.alignment.pretrained", "model": str(sentinel)},
         "class that writes": {"_target_": "dit.engine.writers.TensorBoard"},
-        "class that opens": {"_target_": "dit.interop.files.Weights", "folder": "/"},
+        "class that opens": {"_target_": "dit.folders.Weights", "folder": "/"},
         "class elsewhere": {"_target_": "subprocess.Popen", "args": ["touch", str(sentinel)]},
         "through a module": {"_target_": "dit.sampling.checkpoint.torch.utils.collect_env.run", "command": touch},
         "through a module of the network": {"_target_": "dit.net.layers.torch.utils.collect_env.run", "command": touch},

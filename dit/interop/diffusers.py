@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
+from dit import folders
 from dit.interop import files
 from dit.interop.adapter import has_adapters
 from dit.interop.describe import describe, difference, kinds
@@ -105,7 +106,7 @@ class Stored:
     family: Family
     config: dict[str, Any]
     links: list[Link]
-    weights: files.Weights
+    weights: folders.Weights
     shapes: dict[str, torch.Size]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -116,7 +117,7 @@ class Stored:
 
 def is_folder(folder: Path) -> bool:
     """Whether a folder looks like one of diffusers, whole or not."""
-    traces = (files.CONFIG, f"*/{files.CONFIG}", "*.safetensors", "*.bin", f"*{files.INDEX_SUFFIX}")
+    traces = (folders.CONFIG, f"*/{folders.CONFIG}", "*.safetensors", "*.bin", f"*{folders.INDEX_SUFFIX}")
     return folder.is_dir() and any(True for trace in traces for _ in folder.glob(trace))
 
 
@@ -125,8 +126,8 @@ def open_folder(folder: str | Path) -> Stored:
 
     But those few that `Family.infer` must see are.
     """
-    config, weights = adopted(files.read_config(folder)), files.Weights(folder)
-    with one_line(f"{Path(folder) / files.CONFIG}: "):
+    config, weights = adopted(folders.read_config(folder)), folders.Weights(folder)
+    with one_line(f"{Path(folder) / folders.CONFIG}: "):
         family = family_named(config.get("_class_name"))
         check_depth(family, config, weights)
         ours = net_config({**config, **family.infer(weights)})
@@ -177,7 +178,7 @@ def shapes_of(net: nn.Module) -> dict[str, torch.Size]:
 
 
 @contextmanager
-def naming(weights: files.Weights) -> Iterator[None]:
+def naming(weights: folders.Weights) -> Iterator[None]:
     """Puts the file of a misfitting tensor in front of what is said of it."""
     try:
         yield

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit import folders
 from dit.foreign import shown
 from dit.interop import files
 from dit.interop.adapter import Adapter, adapters, bare, inject, pattern
@@ -124,7 +125,7 @@ def read_lora(file: Path) -> dict[str, Adapter]:
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there: adapters as diffusers saves them are wanted")
-    held, metadata = files.read_file(file)
+    held, metadata = folders.read_file(file)
     about = _about(file, metadata.get(METADATA, "{}"))
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in held.items():

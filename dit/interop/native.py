@@ -11,6 +11,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from torch import Tensor
 
+from dit import folders
 from dit.foreign import read_yaml
 from dit.interop import files
 
@@ -25,7 +26,7 @@ class Native:
 
     folder: Path
     config: dict[str, Any]
-    weights: files.Weights
+    weights: folders.Weights
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -41,7 +42,7 @@ def open_folder(folder: Path) -> Native:
     config = read_yaml(folder / CONFIG)
     if "_target_" not in config:
         raise ValueError(f"{folder / CONFIG} is no network's config")
-    return Native(folder, config, files.Weights(folder, WEIGHTS))
+    return Native(folder, config, folders.Weights(folder, WEIGHTS))
 
 
 def write(

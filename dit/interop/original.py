@@ -19,10 +19,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dit.folders import PICKLES, Weights
 from dit.interop.describe import describe, difference
 from dit.interop.diffusers import WRONG, reason
 from dit.interop.family import Network, Overrides
-from dit.interop.files import PICKLES, Weights, writing
+from dit.interop.files import writing
 from dit.interop.presets import build_empty, compose
 from dit.interop.weights import Change, Link, Misfit, Same, convolution, linear, to_ours, to_theirs
 from dit.net.backbone import Backbone

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dit import entry
+from dit.folders import INDEX_SUFFIX, WEIGHTS
 from dit.interop import call_like_diffusers, from_diffusers, to_diffusers
-from dit.interop.files import INDEX_SUFFIX, WEIGHTS
 from tests.interop.equality import example
 from tests.interop.reference import randomise, relative
 from tests.interop.test_finetune import WAN

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dit.interop import files
+from dit import folders
 from dit.interop.diffusers import net_config, open_folder
 from dit.interop.families import FAMILIES
 from dit.interop.family import Family, Overrides
@@ -83,7 +83,7 @@ def test_hostile_values_under_every_key(name: str, tmp_path: Path) -> None:
     family, draw, sentinel = family_of(name), random.Random(name), tmp_path / "sentinel"
     folder = tmp_path / "folder"
     folder.mkdir()
-    save_file({"x": torch.zeros(1)}, folder / files.WEIGHTS)
+    save_file({"x": torch.zeros(1)}, folder / folders.WEIGHTS)
     everything = values(sentinel)
     trials = [(key, value) for key in (*family.defaults, "_class_name") for value in draw.sample(everything, 2)]
     trials += [(draw.choice([*family.defaults]), value) for value in everything]
@@ -91,7 +91,7 @@ def test_hostile_values_under_every_key(name: str, tmp_path: Path) -> None:
     small = dict.fromkeys(family.depths, 1)
     for key, value in trials:
         config = {"_class_name": name, **small, key: value}
-        (folder / files.CONFIG).write_text(json.dumps(config))
+        (folder / folders.CONFIG).write_text(json.dumps(config))
         opened(folder)  # weights of another network at the latest
     assert not sentinel.exists() and sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
 
