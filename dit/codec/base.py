@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from dit.codec.compression import Compression
+
 
 class Codec(nn.Module, ABC):
     """Maps pixels `(B, 3, num_frames, height, width)` in [-1, 1] to latents `(B, C, F, H, W)` of unit scale, and back.
@@ -26,18 +28,11 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor: ...
 
+    @property
+    def compression(self) -> Compression:
+        """Which pixels each latent stands for."""
+        return Compression(self.stride, self.causal)
+
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """(F, H, W) of a clip's latents; ValueError with the nearest legal values when the codec cannot take it."""
-        lone = 1 if self.causal else 0
-        for name, size, stride, offset in (
-            ("num_frames", num_frames, self.stride[0], lone),
-            ("height", height, self.stride[1], 0),
-            ("width", width, self.stride[2], 0),
-        ):
-            if size < 1 or (size - offset) % stride:
-                rule = f"{stride}k+1" if offset else f"{stride}k"
-                below = (size - offset) // stride * stride + offset
-                legal = [n for n in (below, below + stride) if n >= 1]
-                nearest = ", ".join(map(str, legal))
-                raise ValueError(f"{name}={size} is not {rule} for {type(self).__name__}; nearest: {nearest}")
-        return (num_frames - lone) // self.stride[0] + lone, height // self.stride[1], width // self.stride[2]
+        return self.compression.latent_shape(num_frames, height, width, type(self).__name__)

@@ -143,7 +143,8 @@ def build(config: dict[str, Any]) -> Parts:
     codec: Codec = _make(config["codec"])
     net: Backbone = _make(config["net"])
     # Before the data, which may take long to open: both raise with the nearest sizes that fit.
-    net.num_tokens(*codec.latent_shape(*(config["data"][key] for key in ("num_frames", "height", "width"))))
+    shape = codec.latent_shape(*(config["data"][key] for key in ("num_frames", "height", "width")))
+    net.on_latents(codec.compression).num_tokens(*shape)
     text: TextEncoder | None = _make(config["text"])
     check_channels(config["net"], codec, text)
     data: LightningDataModule = _make(config["data"])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from dit.net.kernels.door import Kernel
 from dit.net.layout import Layout
 from dit.net.modulation import Modulation
 from dit.net.patches import Grid, nearest, patchify, token_grid, unpatchify
-from dit.net.position.base import NoPosition, Position
+from dit.net.position.base import Compression, NoPosition, Position
 from dit.net.reads import Reads, union
 from dit.net.runner import Runner, skipping
 from dit.net.sequence import TextTokens, side_by_side
@@ -119,6 +119,11 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(templates[x](parts, letters[:i].count(x)) for i, x in enumerate(letters))
         self.final = final(width, out_channels * volume, self.modulation)
         self.init_weights()
+
+    def on_latents(self, compression: Compression) -> Self:
+        """Says which pixels the latents stand for, to the part that may need it: positions in seconds."""
+        self.position.on_latents(compression, self.patch)
+        return self
 
     def init_weights(self) -> None:
         """Sets all weights anew; needed once more after building on the meta device and `to_empty`."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit.codec.compression import Compression
 from dit.net.coordinates import Coordinates
 from dit.net.position.fractional import FractionalRoPE
 from dit.net.position.rotary import HalfSplit, Interleaved
@@ -16,13 +17,22 @@ WHOLE = Coordinates.of_clip(GRID)
 LIKE = torch.zeros(2, 5, 3, 2, 4, dtype=torch.float64)
 
 
-def position(first: float = 1.0, width: int = 40, heads: int = 4, pairing: object = None) -> FractionalRoPE:
+STRIDE = {"f": 8.0, "h": 32.0, "w": 16.0}
+
+
+def position(
+    first: float | None = 1.0,
+    width: int = 40,
+    heads: int = 4,
+    pairing: object = None,
+    stride: dict[str, float] | None = STRIDE,
+) -> FractionalRoPE:
     return FractionalRoPE(
         width,
         width // heads,
         theta=100.0,
         extent={"f": 20.0, "h": 2048.0, "w": 1024.0},
-        stride={"f": 8.0, "h": 32.0, "w": 16.0},
+        stride=stride,
         first=first,
         fps=25.0,
         pairing=pairing or Interleaved(),
@@ -52,6 +62,42 @@ def test_where_tokens_are_when_cond_does_not_say_it(first: float) -> None:
     rates = torch.stack([coordinates(first, 16.0), coordinates(first, 30.0)])
     assert same(rope, {"fps": torch.tensor([16.0, 30.0])}, {"coordinates": rates})
     assert not same(rope, {}, {"fps": torch.tensor([24.0])})
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_codec_says_where_tokens_are(causal: bool) -> None:
+    """Its stride, and how many frames the first latent frame stands for; `first` alone is the model's own word."""
+    told = position(first=None, stride=None)
+    told.on_latents(Compression((8, 32, 16), causal), (1, 1, 1))
+    assert same(told, {}, {"coordinates": coordinates(1.0 if causal else 8.0, 25.0)[None]})
+    patched = position(first=None, stride=None)
+    patched.on_latents(Compression((4, 16, 16), causal), (2, 2, 1))
+    assert same(patched, {}, {"coordinates": coordinates(5.0 if causal else 8.0, 25.0)[None]})
+    whole = position(first=8.0, stride=None)
+    whole.on_latents(Compression((8, 32, 16), causal), (1, 1, 1))
+    assert same(whole, {}, {"coordinates": coordinates(8.0, 25.0)[None]})
+    own = position()
+    own.on_latents(Compression((2, 3, 4), causal), (1, 1, 1))
+    assert same(own, {}, {"coordinates": coordinates(1.0, 25.0)[None]})
+
+
+def test_before_a_codec_is_known_latents_are_pixels() -> None:
+    counted = coordinates(8.0, 8 * 25.0) / torch.tensor([[1.0], [32.0], [16.0]], dtype=torch.float64)
+    assert same(position(first=None, stride=None), {}, {"coordinates": counted[None]})
+    with pytest.raises(ValueError, match="wants position.first"):
+        position(first=None)
+
+
+def test_a_network_tells_its_positions(randomised) -> None:
+    net = randomised(preset="ltx_video_tiny", tiny=False)
+    x = torch.randn(1, 16, 3, 2, 4, dtype=torch.float64)
+    cond = {"text": torch.randn(1, 5, 128, dtype=torch.float64)}
+    t = torch.full((1, 1), 0.3, dtype=torch.float64)
+    counted = net(x, t, cond)
+    told = net.on_latents(Compression((8, 32, 32), causal=True))(x, t, cond)
+    assert not torch.allclose(told, counted)
+    where = coordinates(1.0, 25.0) * torch.tensor([[1.0], [1.0], [2.0]], dtype=torch.float64)
+    torch.testing.assert_close(told, net(x, t, {**cond, "coordinates": where[None]}))
 
 
 def test_a_scale_of_tokens() -> None:

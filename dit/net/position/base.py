@@ -8,15 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dit.net.coordinates import AXES, Coordinates
+from dit.net.patches import Grid
 from dit.net.position.rotary import Rotation
 from dit.net.reads import Reads, union
 
 MOST_PAIRS = 4096  # of channels in a head that anybody would make
+
+
+class Compression(Protocol):
+    """Which pixels the latents of a codec stand for: `dit.codec.compression`, as far as positions ask it."""
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """(f, h, w), pixels per latent."""
+        ...
+
+    def first_frames(self, latents: Tensor) -> Tensor:
+        """Numbers of the pixel frames with which latent frames begin."""
+        ...
 
 
 class Position(nn.Module):
@@ -35,6 +50,9 @@ class Position(nn.Module):
     def offset(self, coordinates: Coordinates, like: Tensor) -> Tensor | None:
         """(1, N, width) that every block adds to its video tokens, or None."""
         return None
+
+    def on_latents(self, compression: Compression, patch: Grid) -> None:
+        """Hears which pixels the latents stand for, and how many of them a token takes along (f, h, w)."""
 
 
 class NoPosition(Position):
@@ -72,6 +90,11 @@ class Several(Position):
         """(1, N, width), the sum, or None."""
         found = [own for part in self._parts() if (own := part.offset(coordinates, like)) is not None]
         return sum(found[1:], start=found[0]) if found else None
+
+    def on_latents(self, compression: Compression, patch: Grid) -> None:
+        """All parts hear it."""
+        for part in self._parts():
+            part.on_latents(compression, patch)
 
     def _parts(self) -> list[Position]:
         return list(self.parts.values())  # type: ignore[arg-type]

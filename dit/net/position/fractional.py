@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dit.net.coordinates import AXES, Coordinates
-from dit.net.position.base import Position
+from dit.net.patches import Grid
+from dit.net.position.base import Compression, Position
 from dit.net.position.rotary import Pairing, Rotation
 from dit.net.reads import Reads
 
@@ -24,15 +25,17 @@ class FractionalRoPE(Position):
       stand in front of all others and are not rotated.
     extent: axis -> seconds or pixels that make up 1.
     stride, first, fps: where tokens are when cond does not say it. stride: axis -> frames or pixels of the video from
-      one token to the next, the codec's stride times the patch. first: frames of the video that the first token
-      covers, 1 with a causal codec (LTX-Video 0.9.5 and later; 0.9.0 and 0.9.1 had 8, the stride, and so has
-      diffusers' LTXPipeline). fps: frames a second where cond["fps"] (B,) is absent.
+      one token to the next; null: as the codec has it (`on_latents`; before that, latents are pixels). first: frames of
+      the video that the first token covers; null: as the codec has it, one where the first frame is coded alone
+      (LTX-Video 0.9.5 and later; 0.9.0 and 0.9.1 had 8, the stride, and so has diffusers' LTXPipeline). fps: frames a
+      second where cond["fps"] (B,) is absent.
     pairing: which channels of a head form pairs.
 
     cond may hold `coordinates` (B, 3, N), seconds, rows and columns of pixels of each token, or `rope_scale` (B, 3),
     seconds and pixels from one token to the next; a batch of 1 is for all samples.
 
-    Raises ValueError when the head size is odd, the width below 6, or a tensor of cond has another shape.
+    Raises ValueError when the head size is odd, the width below 6, a stride has no first, or a tensor of cond has
+    another shape.
     """
 
     reads = Reads(optional=("coordinates", "rope_scale", "fps"))
@@ -44,20 +47,27 @@ class FractionalRoPE(Position):
         *,
         theta: float,
         extent: dict[str, float],
-        stride: dict[str, float],
-        first: float,
+        stride: dict[str, float] | None,
+        first: float | None,
         fps: float,
         pairing: Pairing,
     ) -> None:
         super().__init__()
         if head_dim % 2 or width < 6:
             raise ValueError(f"RoPE needs an even head size and a width of 6 or more, not {head_dim} and {width}")
+        if stride is not None and first is None:
+            raise ValueError(f"position.stride={stride} wants position.first, the frames that the first token covers")
         self.width, self.head_dim = width, head_dim
         self.theta = theta
         self.extent = extent
         self.pairing = pairing
         # Only where a caller does not say where tokens are: not part of what the network computes (dit.interop).
         self._stride, self._first, self._fps = stride, first, fps
+        self._latents: tuple[Compression, Grid] | None = None
+
+    def on_latents(self, compression: Compression, patch: Grid) -> None:
+        """Hears which pixels the latents stand for, and how many of them a token takes along (f, h, w)."""
+        self._latents = compression, patch
 
     def rotation(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
         """cos and sin (1 or B, N, heads, head_dim), computed in float32 at least."""
@@ -90,8 +100,21 @@ class FractionalRoPE(Position):
                 raise ValueError(f"cond['rope_scale'] has shape {tuple(scale.shape)}; it must be (batch, 3)")
             axes = [numbers * coordinates.of_clips(scale[:, i]) for i, numbers in enumerate(axes)]
         else:
-            axes = [self._stride[axis] * numbers for axis, numbers in zip(AXES, axes, strict=True)]
-            fps = coordinates.of_clips(cond["fps"].to(dtype)) if "fps" in cond else self._fps
-            axes[0] = (axes[0] + self._first - self._stride["f"]).clamp(min=0) / fps
+            axes = self._in_pixels(axes)
+            axes[0] = axes[0] / (coordinates.of_clips(cond["fps"].to(dtype)) if "fps" in cond else self._fps)
         axes = [numbers / self.extent[axis] for numbers, axis in zip(axes, AXES, strict=True)]
         return [numbers.reshape(-1, count) for numbers in torch.broadcast_tensors(*axes)]
+
+    def _in_pixels(self, tokens: list[Tensor]) -> list[Tensor]:
+        """Numbers of tokens along each axis -> of the frames, rows and columns of pixels with which they begin."""
+        compression, patch = self._latents or (None, (1, 1, 1))
+        if self._stride is not None:
+            strides = [self._stride[axis] for axis in AXES]
+        else:
+            strides = [s * p for s, p in zip(compression.stride if compression else (1, 1, 1), patch, strict=True)]
+        pixels = [stride * numbers for stride, numbers in zip(strides, tokens, strict=True)]
+        if self._first is not None:
+            pixels[0] = (pixels[0] + self._first - strides[0]).clamp(min=0)
+        elif compression is not None:
+            pixels[0] = compression.first_frames(patch[0] * tokens[0])
+        return pixels

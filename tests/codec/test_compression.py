@@ -1,0 +1,52 @@
+"""Which pixels latents stand for: the frame rule, and everything that follows from it."""
+
+import pytest
+import torch
+
+from dit.codec.compression import PIXELS, Compression
+
+RULES = [
+    Compression((4, 8, 8), causal=True),
+    Compression((6, 8, 8), causal=True),
+    Compression((4, 8, 8), causal=False),
+    Compression((1, 2, 2), causal=True),
+    PIXELS,
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_pixel_frame_belongs_to_one_latent_frame(rule: Compression) -> None:
+    frames, _, _ = rule.pixel_shape(5, 1, 1)
+    stands_for = [rule.frames_of(latent) for latent in range(5)]
+    assert [frame for each in stands_for for frame in each] == list(range(frames))
+    for latent, each in enumerate(stands_for):
+        assert each.start == rule.first_frame(latent)
+        assert {rule.latent_of(frame) for frame in each} == {latent}
+    lengths = {len(each) for each in stands_for[1:]}
+    assert lengths == {rule.stride[0]}
+    assert len(stands_for[0]) == (1 if rule.causal else rule.stride[0])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_shapes_go_there_and_back(rule: Compression) -> None:
+    for shape in ((1, 1, 1), (2, 3, 4), (9, 1, 5)):
+        pixels = rule.pixel_shape(*shape)
+        assert rule.latent_shape(*pixels) == shape
+    numbers = torch.arange(6, dtype=torch.float64)
+    assert rule.first_frames(numbers).tolist() == [rule.first_frame(latent) for latent in range(6)]
+
+
+@pytest.mark.parametrize(
+    "shape, said",
+    [
+        ((30, 8, 8), r"num_frames=30 is not 4k\+1 for this codec; nearest: 29, 33"),
+        ((2, 8, 8), r"num_frames=2 is not 4k\+1 for this codec; nearest: 1, 5"),
+        ((0, 8, 8), r"num_frames=0 is not 4k\+1 for this codec; nearest: 1"),
+        ((-7, 8, 8), r"num_frames=-7 is not 4k\+1 for this codec; nearest: 1"),
+        ((5, 4, 8), r"height=4 is not 8k for this codec; nearest: 8"),
+        ((5, 8, 20), r"width=20 is not 8k for this codec; nearest: 16, 24"),
+    ],
+)
+def test_other_clips_are_refused_with_the_nearest_ones(shape: tuple[int, int, int], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        RULES[0].latent_shape(*shape)
