@@ -23,9 +23,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dit.net.flops import count_flops_by_op, peak_rate
+from dit.flops import count_flops_by_op
 from dit.net.kernels import auto
 from dit.onednn import accelerate
+from dit.rates import peak_rate
 from dit.signals.builtin import BUILT_IN
 from scripts.clock import Subject, machine, make_subject, measure, spread, turn
 from scripts.memory import Memory, estimate_memory, measured_peak, reset_peak, resident

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dit.net.flops import measured_matmul_rate, synchronize
+from dit.rates import measured_matmul_rate, synchronize
 from scripts.settings import PRECISIONS, Settings, optimizer
 
 

@@ -91,7 +91,7 @@ def installed(name: str) -> str | None:
 def devices() -> Iterator[Finding]:
     """CPU, GPUs, and the ways in which several processes can talk."""
     from dit.machine import bfloat16_slowdown
-    from dit.net.flops import measured_matmul_rate
+    from dit.rates import measured_matmul_rate
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     rate = measured_matmul_rate("cpu", torch.float32) / 1e9

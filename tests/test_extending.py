@@ -172,7 +172,7 @@ def test_the_recipes_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_recipes_encoder_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the page's own command, with its file in a folder of its own."""
-    module, rows = trained("An encoder to align with", "dit.net.edges", "alignment/encoder", tmp_path, monkeypatch)
+    module, rows = trained("An encoder to align with", "dit.recipes.edges", "alignment/encoder", tmp_path, monkeypatch)
     losses = [float(row["train/alignment"]) for row in rows]
     assert len(losses) == 2 and all(0 < loss < 2 for loss in losses)
 
@@ -242,7 +242,7 @@ def test_every_file_that_the_page_names_is_there() -> None:
     written_by_the_reader = {
         "dit/net/position/fourier.py", "configs/net/position/fourier.yaml",
         "dit/net/host_memory.py", "configs/net/checkpointing/host_memory.yaml",
-        "dit/net/edges.py", "configs/alignment/encoder/edges.yaml",
+        "dit/recipes/edges.py", "configs/alignment/encoder/edges.yaml",
         "dit/recipes/anchored.py", "configs/recipe/anchored.yaml",
         "dit/engine/callbacks/part_norms.py", "configs/callbacks/part_norms.yaml",
         "dit/signals/motion.py", "dit/net/strength.py", "configs/signals/motion.yaml",

@@ -130,7 +130,7 @@ def test_the_watch_sees_what_it_must(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "node, said",
     [
-        ({"_target_": "dit.net.alignment.pretrained", "model": "x"}, "is no class: it is not run"),
+        ({"_target_": "dit.net.layers.hidden_width", "width": 4, "ratio": 1.0}, "is no class: it is not run"),
         ({"_target_": "dit.engine.run._make"}, "no dotted name"),
         ({"_target_": "dit.engine.writers.Wandb"}, "only classes of dit.net or torch.nn belong there"),
         ({"_target_": "mine.nets.Own"}, r"If you trust the file, and have that package: trusted=\[mine\]"),

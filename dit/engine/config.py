@@ -25,8 +25,8 @@ from dit.engine.lr_schedule import LRSchedule
 from dit.engine.training import Training
 from dit.engine.writers import Writer
 from dit.interop.adapter import LoRA
-from dit.net.alignment import Alignment
 from dit.net.backbone import Backbone
+from dit.recipes.alignment import Alignment
 from dit.recipes.base import Recipe
 from dit.sampling.guidance import Guidance
 from dit.sampling.schedule import Schedule

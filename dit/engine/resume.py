@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dit.config.renamed import current
 from dit.engine import rundir
 from dit.engine.callbacks.checkpoint import FOLDER, LAST, numbered, point
 from dit.engine.lr_schedule import LRSchedule
@@ -111,6 +112,7 @@ def find_start(
 
 
 def _as_meant(config: Mapping[str, Any], meant: Mapping[str, Any] | None) -> dict[str, Any]:
+    config = current(config)
     return {**config, **{key: value for key, value in (meant or {}).items() if not config.get(key)}}
 
 

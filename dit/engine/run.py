@@ -28,8 +28,9 @@ from dit.engine.module import VideoDiffusion
 from dit.engine.signals import Signals
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
+from dit.flops import count_flops
 from dit.net.backbone import Backbone
-from dit.net.flops import STATED, count_flops, reference_rate
+from dit.rates import STATED, reference_rate
 from dit.recipes.aligned import Aligned
 from dit.recipes.base import Recipe
 from dit.sampling.origin import Origin

@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from torch import Tensor
 
 from dit import folders
+from dit.config.renamed import current
 from dit.foreign import read_yaml
 from dit.interop import files
 
@@ -39,7 +40,7 @@ def is_folder(folder: Path) -> bool:
 
 def open_folder(folder: Path) -> Native:
     """Opens a folder of ours. Raises ValueError or FileNotFoundError, naming the file, when it is damaged."""
-    config = read_yaml(folder / CONFIG)
+    config = current(read_yaml(folder / CONFIG))
     if "_target_" not in config:
         raise ValueError(f"{folder / CONFIG} is no network's config")
     return Native(folder, config, folders.Weights(folder, WEIGHTS))

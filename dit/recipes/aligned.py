@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dit.net import runner
-from dit.net.alignment import Alignment
 from dit.net.patches import token_grid
+from dit.recipes.alignment import Alignment
 from dit.recipes.base import NET, Clips, Loss, Part, Recipe
 
 

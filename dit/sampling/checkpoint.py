@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dit.config.renamed import current
 from dit.diffusion.levels import Levels
 from dit.diffusion.path import Path as NoisePath
 from dit.diffusion.prediction import Prediction
@@ -111,7 +112,7 @@ class Checkpoint:
             node = node[key]
         with self._naming():
             check_plain(node, ".".join(path))
-        return node
+        return current(node)
 
     def clip(self) -> dict[str, Any]:
         """`num_frames`, `height`, `width` and `fps` of the clips that it was trained on. ValueError where the config

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from dit import rates
 from dit.engine.callbacks.after_step import AfterStep, duration, to_come
 from dit.engine.callbacks.checkpoint import Checkpoints
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.callbacks.progress import Progress
 from dit.engine.signals import Signals
 from dit.engine.writers import Writers
-from dit.net import flops
 from tests.engine.small import FRAMES, SIZE, model, table, train, video_data
 
 
@@ -109,8 +109,8 @@ def test_mfu_says_what_it_is_a_share_of() -> None:
 def test_a_gpu_of_the_table_is_held_against_its_data_sheet(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, matmul: str, name: str, expected: Any
 ) -> None:
-    monkeypatch.setattr(flops.torch.cuda, "get_device_name", lambda _: name)
-    monkeypatch.setattr(flops.torch, "get_float32_matmul_precision", lambda: matmul)
-    monkeypatch.setattr(flops, "measured_matmul_rate", lambda *_: 1.0)
-    assert flops.reference_rate("cuda", dtype) == expected
-    assert flops.reference_rate("cpu", dtype) == (1.0, "measured")
+    monkeypatch.setattr(rates.torch.cuda, "get_device_name", lambda _: name)
+    monkeypatch.setattr(rates.torch, "get_float32_matmul_precision", lambda: matmul)
+    monkeypatch.setattr(rates, "measured_matmul_rate", lambda *_: 1.0)
+    assert rates.reference_rate("cuda", dtype) == expected
+    assert rates.reference_rate("cpu", dtype) == (1.0, "measured")

@@ -15,7 +15,7 @@ def by_name(findings) -> dict[str, Finding]:
 
 @pytest.fixture(autouse=True)
 def quick_matmul(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dit.net.flops.measured_matmul_rate", lambda device, dtype: 123e9)
+    monkeypatch.setattr("dit.rates.measured_matmul_rate", lambda device, dtype: 123e9)
 
 
 def test_whole_report_here(capsys: pytest.CaptureFixture[str]) -> None:

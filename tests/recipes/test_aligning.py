@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dit.net.alignment import Alignment, FrameFeatures, pretrained
+from dit.recipes.alignment import Alignment
+from dit.recipes.encoders import FrameFeatures, pretrained
 
 
 class Means(nn.Module):

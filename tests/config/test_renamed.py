@@ -1,0 +1,57 @@
+"""Configs with names of before: they build, and are the configs of today."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from dit.config.kinds import TARGET, arguments, resolve
+from dit.config.renamed import ARGUMENTS, CLASSES, current
+from dit.engine import resume, rundir
+from dit.interop.presets import CONFIGS
+
+CLASSES_BEFORE = {now: before for before, now in CLASSES.items()}
+
+
+def as_before(node: Any) -> Any:
+    """A config of today with the names of before."""
+    if isinstance(node, list):
+        return [as_before(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    target = node.get(TARGET)
+    names = {now: before for before, now in ARGUMENTS.get(target, {}).items()}
+    renamed = {names.get(key, key): as_before(value) for key, value in node.items()}
+    return {**renamed, TARGET: CLASSES_BEFORE.get(target, target)} if TARGET in node else renamed
+
+
+def config(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        made = compose("train", ["experiment=demo", "name=x", "alignment=repa", *overrides])
+    return OmegaConf.to_container(made, resolve=True)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("before", CLASSES)
+def test_each_name_of_today_is_there_and_none_of_before(before: str) -> None:
+    resolve(CLASSES[before])
+    with pytest.raises(ValueError, match="not there to be built"):
+        resolve(before)
+
+
+@pytest.mark.parametrize("target", ARGUMENTS)
+def test_each_argument_of_today_is_there_and_none_of_before(target: str) -> None:
+    there = arguments(target, partial=False)
+    assert there is not None
+    for before, now in ARGUMENTS[target].items():
+        assert now in there and before not in there
+
+
+def test_a_run_of_before_is_the_same_run_today() -> None:
+    today = config()
+    before = as_before(today)
+    assert rundir.differences(before, today), "nothing in this config was renamed"
+    assert current(before) == today
+    assert not rundir.differences(resume._as_meant(before, None), today)
