@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from omegaconf import DictConfig, OmegaConf
 
-from dit.entry import CONFIGS, ROOT
+from dit.entry import CONFIGS, ROOT, options
 from dit.interop.presets import build_empty, compose
 
 PAGE = ROOT / "docs" / "backbone.md"
@@ -65,19 +65,27 @@ Each value is a file, `configs/net/<column>/<value>.yaml`, which lists every set
 
 def presets() -> list[str]:
     """Names of configs/net, those of one model beside each other."""
-    return sorted(path.stem for path in (CONFIGS / "net").glob("*.yaml"))
+    return options("net")
 
 
 def source(name: str) -> DictConfig:
-    """The YAML of a preset as it is written."""
+    """The YAML of a preset as it is written, over that of its base; `defaults` holds the choices of both."""
     config = OmegaConf.load(CONFIGS / "net" / f"{name}.yaml")
     assert isinstance(config, DictConfig)
-    return config
+    bases = [entry for entry in config.defaults if isinstance(entry, str) and entry != "_self_"]
+    if not bases:
+        return config
+    base = source(bases[0])
+    both = OmegaConf.merge(base, config)
+    both.defaults = [{group: option} for group, option in {**choices(base), **choices(config)}.items()]
+    assert isinstance(both, DictConfig)
+    return both
 
 
 def choices(config: DictConfig) -> dict[str, str]:
     """Group -> option of a preset, in the order in which it lists them."""
-    return {str(key): str(value) for entry in config.defaults if entry != "_self_" for key, value in entry.items()}
+    named = [entry for entry in config.defaults if not isinstance(entry, str)]
+    return {str(key).removeprefix("override "): str(value) for entry in named for key, value in entry.items()}
 
 
 def own_settings(config: DictConfig) -> str:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dit.config.build import build as built
-from dit.entry import CONFIGS, one_line_errors
+from dit.entry import CONFIGS, one_line_errors, options
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-true": torch.bfloat16}
 
@@ -74,10 +74,9 @@ def parse(arguments: list[str]) -> tuple[Settings, list[str]]:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={settings.device}: torch sees no GPU here; device=cpu measures the CPU")
     for group, names in (("net", [settings.net]), ("optim", settings.optim.split(","))):
-        known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
         for name in names:
-            if name not in known:
-                raise ValueError(f"{group}={name} is not in configs/{group}; there are {', '.join(known)}")
+            if name not in options(group):
+                raise ValueError(f"{group}={name} is not in configs/{group}; there are {', '.join(options(group))}")
     return settings, overrides
 
 

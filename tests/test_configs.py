@@ -24,7 +24,8 @@ from tests.same import same
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
-FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("[!_]*.yaml"))
+BASES = sorted((CONFIGS / "net").glob("_*.yaml"))  # what presets of a family share; no networks
 EXPERIMENTS = [name.split("/", 1)[1] for name in FILES if name.startswith("experiment/")]
 ROOTS = [name for name in FILES if "/" not in name]
 
@@ -171,13 +172,26 @@ def test_a_misspelt_key_is_seen() -> None:
         check(config)
 
 
-def test_presets_do_not_inherit_from_siblings() -> None:
-    """Hydra merges mappings, so a preset built on a sibling keeps the sibling's leftovers."""
+def test_presets_inherit_from_bases_alone() -> None:
+    """Hydra merges mappings, so a preset built on a sibling would keep what the sibling's hold."""
     for name in FILES:
         group = name.rpartition("/")[0]
         siblings = {f.rpartition("/")[2] for f in FILES if f.rpartition("/")[0] == group} if group else set()
         for entry in OmegaConf.load(CONFIGS / f"{name}.yaml").get("defaults", []):
             assert not (isinstance(entry, str) and entry in siblings), f"{name} inherits from its sibling {entry}"
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base.stem)
+def test_a_base_holds_what_two_presets_share(base: Path) -> None:
+    """By itself it is no network; and no preset adds to a mapping that it holds, since it could take nothing away."""
+    body, *presets = (
+        OmegaConf.to_container(OmegaConf.load(file)) for file in (base, *(CONFIGS / "net").glob("[!_]*.yaml"))
+    )
+    heirs = [preset for preset in presets if base.stem in preset["defaults"]]
+    assert len(heirs) > 1 and all(body[size] == "???" for size in ("width", "depth", "heads"))
+    for key, value in body.items():
+        if isinstance(value, dict) and value:
+            assert not any(key in preset for preset in heirs), key
 
 
 def test_every_experiment_says_its_question_and_command() -> None:

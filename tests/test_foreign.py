@@ -29,7 +29,7 @@ from tests.same import same
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ANY = Kind(Any, "dit")
 NET = KINDS["net"]
-NETS = sorted(file.stem for file in (CONFIGS / "net").glob("*.yaml"))
+NETS = sorted(file.stem for file in (CONFIGS / "net").glob("[!_]*.yaml"))
 FULL = {"_target_": "dit.net.layout.Full"}
 NORM = {"_target_": "dit.net.layers.LayerNorm", "_partial_": True, "eps": 1e-6, "affine": False}
 TWO = {"_target_": "dit.net.layers.TwoNorms", "dim": 4, "second": NORM}

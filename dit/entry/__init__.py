@@ -2,6 +2,6 @@
 
 from dit.entry.command import main
 from dit.entry.errors import explain, one_line_errors
-from dit.entry.paths import CONFIGS, ROOT
+from dit.entry.paths import CONFIGS, ROOT, options
 
-__all__ = ["CONFIGS", "ROOT", "explain", "main", "one_line_errors"]
+__all__ = ["CONFIGS", "ROOT", "explain", "main", "one_line_errors", "options"]

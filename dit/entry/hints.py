@@ -14,7 +14,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from dit.entry.paths import CONFIGS
+from dit.entry.paths import CONFIGS, options
 
 MANY = 20  # options that one line can list
 
@@ -50,24 +50,25 @@ def no_option(arguments: Sequence[str]) -> str:
     """`text=null`, `solver=3`: Hydra takes names of a group's configs only, and does not say which argument it was."""
     for argument in arguments:
         group, _, value = argument.lstrip("+").partition("=")
-        options = sorted(file.stem for file in (CONFIGS / group.partition("@")[0]).glob("*.yaml"))
+        known = options(group.partition("@")[0])
         if (
-            options
-            and value not in options
+            known
+            and value not in known
             and re.fullmatch(r"null|true|false|[-+.\d_e]+|nan|[-+]?inf|\[.*\]|\{.*\}", value, re.I)
         ):
-            leave_out = "" if "none" in options else f"; ~{group} leaves it out"
-            return f"{group}={value} is no config of that group; {group} can be: {', '.join(options)}{leave_out}"
+            leave_out = "" if "none" in known else f"; ~{group} leaves it out"
+            return f"{group}={value} is no config of that group; {group} can be: {', '.join(known)}{leave_out}"
     return "a group of configs takes the name of one of them; `--help` lists the groups"
 
 
 def _missing_config(error: MissingConfigException) -> str:
-    asked, options = error.missing_cfg_file or "?", list(error.options or ())
+    asked = error.missing_cfg_file or "?"
+    known = [name for name in error.options or () if not name.startswith("_")]
     group, _, name = asked.rpartition("/")
-    near = difflib.get_close_matches(name, options, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(near)}" if near else ""
-    listed = f"; {group} can be: {', '.join(options)}" if options else f"; look for it under configs/{group}"
-    return f"there is no config '{asked}'{hint}{listed if len(options) <= MANY or not near else ''}"
+    listed = f"; {group} can be: {', '.join(known)}" if known else f"; look for it under configs/{group}"
+    return f"there is no config '{asked}'{hint}{listed if len(known) <= MANY or not near else ''}"
 
 
 def _unreadable(error: OverrideParseException) -> str:

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from dit.entry.paths import CONFIGS
+from dit.entry.paths import CONFIGS, options
 
 WIDTH = 120  # characters of a line
 SHOWN = 60  # of a value
@@ -147,7 +147,7 @@ def _groups(config_name: str) -> Iterator[tuple[str, str]]:
 
 def _choices(group: str, default: str) -> str:
     """`group: a b c`, the default first; as many as fit into a line."""
-    names = sorted((file.stem for file in (CONFIGS / group).glob("*.yaml")), key=lambda name: (name != default, name))
+    names = sorted(options(group), key=lambda name: (name != default, name))
     line = f"  {group}: {'' if default else '(nothing) '}{' '.join(names)}"
     if len(line) <= WIDTH:
         return line
