@@ -183,6 +183,7 @@ def _keys(file: Path) -> list[str]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """The mapping that a JSON file holds. Raises ValueError, naming the file, when it holds none."""
     """A mapping from a JSON file. Raises ValueError, naming the file, when it is none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

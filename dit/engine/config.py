@@ -50,6 +50,7 @@ class Config(TypedDict):
     net: Backbone
     codec: Codec
     text: TextEncoder | None
+    text_cache: str | None
     signals: dict[str, Callable[[Around], Signal] | None] | None
     data: LightningDataModule
     objective: Objective

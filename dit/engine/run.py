@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Collection, Mapping
@@ -35,15 +36,17 @@ from dit.recipes.aligned import Aligned
 from dit.recipes.base import Recipe
 from dit.sampling.origin import Origin
 from dit.sampling.pipeline import Pipeline
+from dit.sampling.runtime import pick_device
 from dit.sampling.settings import Settings, Shape
 from dit.signals.base import Around, Signal, cond_of_example
 from dit.signals.builtin import check_reads, completed, implied
 from dit.streams import steady
 from dit.text.base import TextEncoder
+from dit.text.pretrained import Pretrained
 
 log = logging.getLogger(__name__)
 ONCE_THE_ONLY_RECIPE = {"_target_": "dit.recipes.denoising.Denoising", "_partial_": True}
-MAY_BE_ABSENT = ("text", "signals", "alignment", "lora", "preview")  # text=null takes the whole key away
+MAY_BE_ABSENT = ("text", "text_cache", "signals", "alignment", "lora", "preview")  # text=null takes the whole key away
 
 
 class Parts(NamedTuple):
@@ -123,6 +126,7 @@ def _train(config: dict[str, Any]) -> None:
         }
         with history.recorded(parts.run, about, lambda: trainer.global_step, first_rank()):
             describe(parts)
+            encode_captions(parts)
             try:
                 _fit(parts, trainer, start, flops)
             except NonFinite as error:
@@ -147,11 +151,19 @@ def build(config: dict[str, Any]) -> Parts:
     shape = codec.latent_shape(*(config["data"][key] for key in ("num_frames", "height", "width")))
     net.on_latents(codec.compression).num_tokens(*shape)
     text: TextEncoder | None = _make(config["text"])
+    config["text"] = identified(config["text"], text)
+    if config["text_cache"] is not None:
+        if not isinstance(text, Pretrained):
+            raise ValueError(
+                f"text_cache={config['text_cache']} is for text encoders of published models: leave it out"
+            )
+        text.keep_in(config["text_cache"])
     check_channels(config["net"], codec, text)
     data: LightningDataModule = _make(config["data"])
     captions.report_long(data.train, text)  # type: ignore[attr-defined]
     config["signals"] = completed(config["signals"], net, text)
     signals = build_signals(config["signals"], net, text, data)
+    config["signals"] = {name: identified(node, signals[name]) for name, node in config["signals"].items()}
     if not (run / rundir.CONFIG).is_file():  # runs of before may go on as they were begun
         check_encoder(text, signals)
     objective: Objective = _make(config["objective"])
@@ -177,6 +189,11 @@ def build(config: dict[str, Any]) -> Parts:
         module.adapt(_make(config["lora"]))
     module.configure_optimizers()  # to hear what is wrong with it; the one that trains is built on the devices
     return Parts(module, data, training, run, config)
+
+
+def identified(node: Any, part: Any) -> Any:
+    """The config of a part that is named by a folder and not kept with the run, with the fingerprint of its files."""
+    return {**node, "fingerprint": part.identified()} if hasattr(part, "identified") else node
 
 
 def check_channels(net: Mapping[str, Any], codec: Codec, text: TextEncoder | None) -> None:
@@ -234,6 +251,14 @@ def callbacks(parts: Parts) -> list[Callback]:
     if not any(isinstance(each, AfterStep) for each in made.values()):
         raise ValueError("callbacks.after_step is not there: without it nothing would be saved")
     return [each for each in made.values() if isinstance(each, Callback)]  # the others are parts of these
+
+
+def encode_captions(parts: Parts) -> None:
+    """Has all captions encoded, where what is said of them is kept, before the network comes to the device."""
+    rank = int(os.environ.get("RANK", "0"))
+    device = torch.device("cpu") if parts.training.device_type == "cpu" else pick_device("auto")
+    clips = [parts.data.train, parts.data.val]  # type: ignore[attr-defined]
+    captions.encode_ahead(parts.module.text, clips, device, rank, max(parts.training.world_size, rank + 1))
 
 
 def some_prompts(parts: Parts) -> list[str]:

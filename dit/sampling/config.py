@@ -39,6 +39,7 @@ class Config(TypedDict):
     context_level: Share
     precision: str | None
     offload_text: bool
+    text_cache: str | None
     trusted: list[str]
     out: str | None
     sheet_clips: Count

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path as FilePath
 from typing import Any
@@ -91,7 +93,7 @@ class Pipeline:
         file.fill(parts, averaged)
         accelerate(parts["net"])
         own = {name: file.part("sampling", name, trusted=trusted) for name in ("schedule", "solver", "guidance")}
-        settings = Settings(**own, num_steps=file.number("sampling", "num_steps"))
+        settings = Settings(**own, num_steps=file.number("sampling", "num_steps"), offload_text=True)
         shape = Shape(**file.clip())
         trained = Trained(shape, own["schedule"], file.saw_given())
         checkpoint = {"path": str(file.file), "step": file.step}
@@ -195,6 +197,7 @@ class Pipeline:
 
     def make(self, job: Job, which: Sequence[int], progress: Progress | None = None) -> Iterator[Samples]:
         """The samples of the batches `which` (positions in `job.batches`), one batch after another."""
+        self._encode_ahead([each for index in which for each in job.batches[index]], job.canvas)
         timer = Timer(len(which) * job.steps, progress, self.device)
         for index in which:
             if self.device.type == "cuda":
@@ -247,6 +250,29 @@ class Pipeline:
         if self.text is not None:
             self.text.to(self.device)
         return cond_of_requests(self.signals, wanted, canvas, self.device, away)
+
+    def _encode_ahead(self, wanted: Sequence[Request], canvas: Canvas) -> None:
+        """Lets large encoders say what they will be asked of all samples, and lets go of them, before any is made."""
+        if self.settings.offload_text:
+            with evaluating(self.text), torch.no_grad():
+                for signal in self.signals.values():
+                    signal.ahead(wanted, canvas, self._without_network)
+
+    @contextmanager
+    def _without_network(self) -> Iterator[torch.device]:
+        """The device, without the network; says how much memory was taken there."""
+        device = self.device
+        if device.type != "cpu":
+            self.net.cpu()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+        started = time.perf_counter()
+        try:
+            yield device
+        finally:
+            took, peak = time.perf_counter() - started, peak_memory(device) / 1e9
+            self.net.to(device)
+        log.info("encoded what was asked in %.1f s, peak memory %.2f GB; the encoder has left the device", took, peak)
 
     def _round(self, job: Job, index: int, timer: Timer) -> Round:
         wanted = job.batches[index]

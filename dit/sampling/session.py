@@ -66,8 +66,19 @@ def session(ask: Mapping[str, Any]) -> Session:
         raise ValueError("ckpt is missing; give it on the command line: ckpt=runs/...")
     wanted = requests(*(ask[key] for key in REQUEST))
     pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in (*MODEL, *NAMES)})
+    if ask["text_cache"] is not None:
+        _keep_in(pipeline.text, ask["text_cache"])
     job = pipeline.prepare(heard(wanted, known(pipeline.signals)), task=ask["task"])
     return Session(pipeline, job, pipeline.facts(job))
+
+
+def _keep_in(text: Any, folder: str) -> None:
+    if not hasattr(text, "keep_in"):
+        raise ValueError(
+            f"text_cache={folder} is for text encoders of published models, and this network has its own, or none:"
+            " leave it out"
+        )
+    text.keep_in(folder)
 
 
 def _again(ask: Mapping[str, Any]) -> Session:

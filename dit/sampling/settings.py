@@ -35,7 +35,8 @@ class Settings:
         context_level: noise level at which given frames are shown to the network (they are returned clean).
         precision: dtype for the network's matrix products, or its name; None computes in the weights' own.
         batch_size: samples that are denoised at once; None takes all.
-        offload_text: move the text encoder to the CPU before denoising.
+        offload_text: keep text encoder and network from being on the device together: a large encoder encodes all
+            prompts before the first sample, while the network is on the CPU, and is freed; a small one moves.
     """
 
     schedule: Schedule

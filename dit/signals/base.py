@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -22,12 +23,13 @@ from torch import Tensor, nn
 from data.batch import Batch, Values
 
 Cond = dict[str, Tensor]
+Alone = Callable[[], AbstractContextManager[torch.device]]
 
 
 class Entry(NamedTuple):
     """An entry of `cond`.
 
-    shape: of one clip; a name stands for a size that the run decides (`text_tokens`, `text_width`).
+    shape: of one clip; a name stands for a size that the run decides (`text_tokens`, `text_width`, `pooled_width`).
     """
 
     shape: tuple[int | str, ...]
@@ -131,6 +133,19 @@ class Signal(ABC):
     def encode(self, values: Values) -> Cond:
         """The entries of `cond` that say the values of B clips."""
 
+    def ahead(self, wanted: Sequence[Asked], clip: Clip, alone: Alone) -> None:
+        """Told of all samples before the first is made. A signal with a large encoder lets it say now what it will be
+        asked, and lets go of it.
+
+        alone: within this context the device, which it gives, is without the network.
+        """
+        return
+
+    def of_example(self) -> Cond:
+        """The entries of one clip of usual size, on the CPU or where an encoder is; of right shapes, their values need
+        not be."""
+        return self.encode(self.gather([self.example], torch.device("cpu")))
+
     def check(self, data: Data, name: str) -> None:
         """Raises ValueError where the data lacks what this signal, `signals.<name>` of the config, is made from."""
         lacking = [column for column in self.columns if column not in data.columns]
@@ -197,9 +212,8 @@ def cond_of_requests(
 
 
 def cond_of_example(signals: Mapping[str, Signal]) -> Cond:
-    """What the network is told of one clip of usual size, on the CPU or where the text encoder is."""
-    cpu = torch.device("cpu")
-    return {k: v for signal in signals.values() for k, v in signal.encode(signal.gather([signal.example], cpu)).items()}
+    """What the network is told of one clip of usual size, on the CPU or where an encoder is."""
+    return {key: value for signal in signals.values() for key, value in signal.of_example().items()}
 
 
 def known(signals: Mapping[str, Signal]) -> list[str]:

@@ -47,7 +47,7 @@ class ByteEncoder(TextEncoder):
         if width % heads:
             fitting = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
             raise ValueError(f"heads={heads} does not divide width={width}; these do: {fitting}")
-        self.width = width
+        self.width = self.pooled_width = width
         self.max_bytes = max_bytes
         self.has_cut = False
         self.lengths = tuple(ngrams)
@@ -69,6 +69,10 @@ class ByteEncoder(TextEncoder):
         if len(content) <= self.max_bytes:
             return prompt
         return content[: self.max_bytes].decode("utf-8", errors="ignore")  # not half a character at the end
+
+    @property
+    def longer(self) -> str:
+        return "put what matters first, or raise text.max_bytes in a new run"
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids `(B, L)` int64 and mask `(B, L)` bool, L the longest prompt of the batch plus one."""

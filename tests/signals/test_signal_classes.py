@@ -81,7 +81,7 @@ def test_a_request_says_what_a_batch_says_and_leads_away_from_nothing() -> None:
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_entries_are_as_declared(name: str) -> None:
     signal = BUILT_IN[name](Around(Net(), encoder()))
-    sizes = {"text_tokens": 1 + len(Text.example.encode()), "text_width": 8}
+    sizes = {"text_tokens": 1 + len(Text.example.encode()), "text_width": 8, "pooled_width": 8}
     made = cond_of_example({name: signal})
     assert {key: (tuple(each.shape), each.dtype) for key, each in made.items()} == {
         key: (entry.of(1, sizes), entry.dtype) for key, entry in signal.entries.items()

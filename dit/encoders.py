@@ -1,0 +1,194 @@
+"""Encoders of texts and images as transformers saves them, out of the folder of a published model.
+
+They are classes of transformers, used as they are, and loaded here alone. Nothing in a folder runs: weights are
+safetensors, a class must stand in a table below, settings and tokenizers are data, and no connection is opened. Weights
+are read when they are needed and no earlier: a large encoder comes and goes (`dit/text/pretrained.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dit.folders import CONFIG, Weights, located, needed, read_config, read_json
+
+WEIGHTS = "model.safetensors"
+HUB = "hub:"
+CLASSES = {  # `model_type` of a config.json -> class of transformers
+    "t5": "T5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+    "clip_text_model": "CLIPTextModel",
+    "clip_vision_model": "CLIPVisionModel",
+    "llama": "LlamaModel",
+    "llava": "LlavaModel",
+    "qwen2": "Qwen2Model",
+    "qwen2_5_vl": "Qwen2_5_VLModel",
+    "qwen2_5_vl_text": "Qwen2_5_VLTextModel",
+}
+TOKENIZERS = ("T5Tokenizer", "CLIPTokenizer", "LlamaTokenizer", "Qwen2Tokenizer")  # read without a tokenizer.json
+SENTENCEPIECE = ("spiece.model", "tokenizer.model")
+IMAGE_PROCESSORS = ("CLIPImageProcessor",)
+WHOLE = 2**24  # bytes of a file that a fingerprint reads whole; of a larger one it reads samples
+SAMPLES, SAMPLE = 64, 2**16
+
+
+def parts(folder: str | None, key: str, first: str, *others: str) -> list[Path]:
+    """The folders of those names (`text_encoder`, `tokenizer`; `.` is itself) in that of a published model.
+
+    folder: a path, or `hub:ORG/NAME[@REVISION]`, as `dit.folders.located` has it. key: of the setting, for messages.
+    first: the one that holds a config.json.
+
+    Raises FileNotFoundError or ValueError, in one line, when none is named or one is not there.
+    """
+    if folder is None:
+        raise ValueError(f"{key} is missing: the folder of a published model (diffusers' layout), {key}=DIR")
+    if folder.startswith(HUB):
+        repository, at, revision = folder.partition("@")
+        root = located("/".join([repository, *Path(first).parts]) + at + revision, key)
+        for _ in Path(first).parts:
+            root = root.parent
+    else:
+        root = located(folder, key)
+    for name in (first, *others):
+        if not (root / name).is_dir():
+            there = ", ".join(sorted(entry.name for entry in root.iterdir())[:12]) or "nothing"
+            raise FileNotFoundError(f"{key}={folder} has no folder {name}, which is needed; it holds {there}")
+    return [root / name for name in (first, *others)]
+
+
+def config_of(folder: Path, key: str) -> Any:
+    """The config of an encoder, as transformers' own object. Raises FileNotFoundError or ValueError, in one line: no
+    config.json, or a class that is not among `CLASSES`."""
+    said = read_config(folder, "encoder", folder.name)
+    kind = said.get("model_type")
+    if kind not in CLASSES:
+        known = ", ".join(CLASSES)
+        raise ValueError(f"{folder / CONFIG}: model_type {str(kind)[:60]!r} is not among those that are read: {known}")
+    if "auto_map" in said:
+        raise ValueError(f"{folder / CONFIG} names code of its own (auto_map), which is not run")
+    transformers = needed("transformers", key)
+    with _quiet(), _in_one_line(folder):
+        return transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def load_encoder(folder: Path, dtype: torch.dtype | None, key: str) -> nn.Module:
+    """The encoder of a folder, on the CPU, in evaluation mode, its weights in `dtype` (None: as they were saved).
+
+    Raises FileNotFoundError or ValueError, in one line: as `config_of`, pickles, or weights that are missing.
+    """
+    config = config_of(folder, key)
+    Weights(folder, WEIGHTS)  # what is wrong with the files is said as it is of any other folder
+    kind = getattr(needed("transformers", key), CLASSES[config.model_type])
+    with _quiet(), _in_one_line(folder):
+        model, info = kind.from_pretrained(
+            str(folder), config=config, dtype=dtype or "auto", use_safetensors=True, local_files_only=True,
+            trust_remote_code=False, output_loading_info=True,
+        )  # fmt: skip
+    absent = sorted([*info["missing_keys"], *(str(wrong) for wrong in info["mismatched_keys"])])
+    if absent:
+        raise ValueError(f"{folder} lacks {len(absent)} of the weights that its config names, such as {absent[0]}")
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(folder: Path, key: str) -> Any:
+    """The tokenizer of a folder: its tokenizer.json as it stands, or what an older folder is turned into.
+
+    Raises FileNotFoundError or ValueError, in one line: files that are missing, or a class that is not known.
+    """
+    said = _settings_of(folder, "tokenizer_config.json")
+    name = str(said.get("tokenizer_class", "")).removesuffix("Fast")
+    transformers = needed("transformers", key)
+    if (folder / "tokenizer.json").is_file():
+        kind = transformers.PreTrainedTokenizerFast
+    elif name in TOKENIZERS:
+        if any((folder / file).is_file() for file in SENTENCEPIECE):
+            needed("sentencepiece", key)
+        kind = getattr(transformers, name)
+    else:
+        known = ", ".join(TOKENIZERS)
+        raise FileNotFoundError(f"{folder} has no tokenizer.json, and {name[:60]!r} is not read without: {known} are")
+    with _quiet(), _in_one_line(folder):
+        return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def load_image_processor(folder: Path, key: str) -> Any:
+    """What makes an encoder's input of a picture. Raises FileNotFoundError or ValueError, in one line."""
+    said = _settings_of(folder, "preprocessor_config.json")
+    name = str(said.get("image_processor_type", said.get("feature_extractor_type", ""))).removesuffix("Fast")
+    if name not in IMAGE_PROCESSORS:
+        raise ValueError(f"{folder} is of the class {name[:60]!r}; those that are read: {', '.join(IMAGE_PROCESSORS)}")
+    with _quiet(), _in_one_line(folder):
+        return getattr(needed("transformers", key), name).from_pretrained(str(folder), local_files_only=True)
+
+
+def files(*parts: Path) -> list[Path]:
+    """The files of folders that decide what these do: settings, tokenizers and weights, sorted."""
+    kinds = (".json", ".txt", ".model", ".jinja", ".safetensors")
+    return [file for folder in parts for file in sorted(folder.iterdir()) if file.suffix in kinds and file.is_file()]
+
+
+def picture_name(picture: Tensor) -> str:
+    """The same for pictures of the same shape and bytes, uint8 (3, h, w)."""
+    return f"{tuple(picture.shape)} {hashlib.sha256(picture.cpu().contiguous().numpy().data).hexdigest()}"
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Pixels in [-1, 1] as uint8."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """The same for files of the same folders' names, names and content. Of a file beyond `WHOLE` bytes its size and
+    `SAMPLES` pieces are read, spread evenly from its head to its end: other weights differ there too."""
+    mark = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        mark.update(f"{file.parent.name}/{file.name} {size}\n".encode())
+        with file.open("rb") as opened:
+            if size <= WHOLE:
+                mark.update(opened.read())
+                continue
+            for piece in range(SAMPLES):
+                opened.seek((size - SAMPLE) * piece // (SAMPLES - 1))
+                mark.update(opened.read(SAMPLE))
+    return mark.hexdigest()[:16]
+
+
+def _settings_of(folder: Path, name: str) -> dict[str, Any]:
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"{folder} has no {name}: fetch the model whole")
+    return read_json(folder / name)
+
+
+@contextlib.contextmanager
+def _in_one_line(folder: Path) -> Iterator[None]:
+    """Whatever the library says of a folder's content, which may be anything, as a ValueError of one line."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{folder} cannot be read: {lines[0][:200]}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's own notes and bars."""
+    log = logging.getLogger("transformers")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    said: Any = needed("transformers.utils.logging", "")
+    shown = said.is_progress_bar_enabled()
+    said.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        if shown:
+            said.enable_progress_bar()

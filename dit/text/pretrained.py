@@ -1,0 +1,210 @@
+"""Text encoders of published models: from prompts to what their networks were trained to read."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from dit.encoders import fingerprint as fingerprint_of
+from dit.encoders import load_encoder
+from dit.feature_store import FeatureStore
+from dit.text.base import TextEncoder
+from dit.text.parts import KEY, Part, Pooled, Row, Tokens
+
+log = logging.getLogger(__name__)
+Rows = dict[str, Row]  # of one prompt, by part
+
+
+class Pretrained(TextEncoder):
+    """The text encoder of a published model, or several together, out of its folder. It is not trained.
+
+    It holds no weights of its own: a model of transformers is loaded when a prompt is to be encoded, stays beside this
+    module on its device, and goes with `release`. So no checkpoint holds it; the config names its folder and the
+    fingerprint of the files. What it says of a prompt can be kept: for this process (`remember`), or on disk
+    (`keep_in`). Prompts are encoded one by one, so that their features do not depend on the company.
+
+    Args:
+        folder: of the published model, in diffusers' layout: a path, or `hub:ORG/NAME[@REVISION]` in the hub's cache.
+        fingerprint: that the files must have, which a run writes into its config; None: any.
+        dtype: of the weights while it computes; None: as they were saved. What comes out is float32 at least.
+        parts: what it says of a prompt, by name: `Tokens`, and `Pooled` where the network reads a vector too.
+
+    Raises:
+        FileNotFoundError, ValueError: in one line; no such folder, no known class, other files than the fingerprint's.
+    """
+
+    place: Tensor
+
+    def __init__(
+        self,
+        folder: str | None,
+        fingerprint: str | None,
+        dtype: Literal["bfloat16", "float16", "float32", "float64"] | None,
+        parts: Mapping[str, Callable[[str | None], Part]],
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.dtype: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
+        self.parts = {name: part(folder) for name, part in parts.items()}
+        self.width = self._only(Tokens).width
+        self.pooled_width = self._only(Pooled).width if self._several(Pooled) else None
+        self.register_buffer("place", torch.empty(0), persistent=False)  # says where to compute
+        self.models: dict[str, nn.Module] = {}  # no modules of this one: they are in no state dict
+        self.remembered: dict[str, Rows] = {}
+        self.store: FeatureStore | None = None
+        self.has_cut = False
+        self.fingerprint = fingerprint or ""
+        if fingerprint is not None and (found := self._fingerprint()) != fingerprint:
+            raise ValueError(
+                f"{KEY}={folder} is not the text encoder that this was trained with: its files have the fingerprint"
+                f" {found}, needed {fingerprint}"
+            )
+
+    def _several(self, kind: type[Part]) -> list[Any]:
+        return [part for part in self.parts.values() if isinstance(part, kind)]
+
+    def _only(self, kind: type[Part]) -> Any:
+        found = self._several(kind)
+        if len(found) != 1:
+            raise ValueError(f"text.parts holds {len(found)} of {kind.__name__}, and there is to be one")
+        return found[0]
+
+    def _fingerprint(self) -> str:
+        return fingerprint_of(list(dict.fromkeys(file for part in self.parts.values() for file in part.files())))
+
+    def identified(self) -> str:
+        """The fingerprint of its files, for the config."""
+        self.fingerprint = self.fingerprint or self._fingerprint()
+        return self.fingerprint
+
+    def keep_in(self, folder: str | Path) -> None:
+        """Keeps what it says of prompts on disk from here on, and takes from there what it has said before."""
+        said = [self.identified(), str(self.dtype), *(f"{name}: {described(p)}" for name, p in self.parts.items())]
+        self.store = FeatureStore(Path(folder), hashlib.sha256("\n".join(said).encode()).hexdigest()[:16])
+
+    # -- prompts
+
+    def forward(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        found = self._found(prompts)
+        return self._joined([found[prompt] for prompt in prompts])
+
+    def remember(self, prompts: Sequence[str]) -> None:
+        """Encodes prompts that are asked for later, keeps what it says of them in this machine's memory until others
+        are named, and lets go of the models, one after another: the device holds one at a time."""
+        self.remembered = {prompt: rows for prompt, rows in self.remembered.items() if prompt in set(prompts)}
+        self.remembered = self._found(prompts, ahead=True)
+        self.release()
+
+    def fill(self, prompts: Sequence[str]) -> int:
+        """Encodes prompts that are not on disk yet (`keep_in`), and keeps them there alone; returns how many."""
+        assert self.store is not None, "keep_in says where"
+        new = [prompt for prompt in dict.fromkeys(prompts) if not self.store.file(prompt).is_file()]
+        self._found(new)
+        return len(new)
+
+    def knows(self, prompts: Sequence[str]) -> bool:
+        """Whether all of these are remembered."""
+        return all(prompt in self.remembered for prompt in prompts)
+
+    def release(self) -> None:
+        """Lets go of the models: the next prompt that is not known loads them again."""
+        self.models.clear()
+        if self.place.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def shapes(self, prompt: str) -> dict[str, Tensor]:
+        return self._joined([{name: part.shapes() for name, part in self.parts.items()}])
+
+    def _joined(self, rows: Sequence[Rows]) -> dict[str, Tensor]:
+        device = self.place.device
+        cond: dict[str, Tensor] = {}
+        for name, part in self.parts.items():
+            own = [row[name] for row in rows]
+            floats = (tensor.dtype for row in own for tensor in row.values() if tensor.is_floating_point())
+            cond |= part.joined(own, device, reduce(torch.promote_types, floats, torch.float32))
+        return cond
+
+    def _found(self, prompts: Sequence[str], ahead: bool = False) -> dict[str, Rows]:
+        """What is said of each prompt: remembered, on disk, or by the models.
+
+        ahead: whether it is for later: then it comes to the CPU, and each model goes when it is done.
+        """
+        found: dict[str, Rows] = {prompt: self.remembered.get(prompt, {}) for prompt in prompts}
+        if self.store is not None:
+            found |= {prompt: _by_part(self.store.read(prompt)) for prompt, rows in found.items() if not rows}
+        new = [prompt for prompt, rows in found.items() if not rows]
+        self._say_cut(new)
+        for name in self.parts if new else ():
+            for prompt in new:
+                row = self._row(name, prompt)
+                found[prompt][name] = {key: tensor.cpu() for key, tensor in row.items()} if ahead else row
+            if ahead:
+                del self.models[name]
+        if self.store is not None:
+            for prompt in new:
+                rows = found[prompt].items()
+                self.store.write(prompt, {f"{name}.{key}": each for name, row in rows for key, each in row.items()})
+        return found
+
+    @torch.no_grad()
+    def _row(self, name: str, prompt: str) -> Row:
+        part = self.parts[name]
+        if name not in self.models:
+            self.models[name] = load_encoder(part.encoder, self.dtype, KEY).to(self.place.device)
+        with torch.autocast(self.place.device.type, enabled=False):  # the precision is that of `dtype`
+            return part.row(self.models[name], prompt, None)
+
+    # -- lengths
+
+    def readable(self, prompt: str) -> str:
+        return min((part.read(prompt) for part in self._several(Tokens)), key=len)
+
+    @property
+    def longer(self) -> str:
+        return f"put what matters first: it reads {self._only(Tokens).length} tokens"
+
+    def _say_cut(self, prompts: Sequence[str]) -> None:
+        if self.has_cut:
+            return
+        cut = [(prompt, read) for prompt in prompts if (read := self.readable(prompt)) != prompt]
+        if cut:
+            self.has_cut = True
+            log.warning(
+                "%d of %d prompts are longer than the %d tokens that the text encoder reads: %r is read up to %r, and"
+                " of any other that is too long the first tokens are",
+                len(cut), len(prompts), self._only(Tokens).length, f"{cut[0][0][:30]}...", f"...{cut[0][1][-30:]}",
+            )  # fmt: skip
+
+    # -- devices
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Models that are loaded go where this module goes."""
+        super()._apply(fn, recurse)
+        for model in self.models.values():
+            model._apply(fn)
+        return self
+
+
+def described(thing: Any) -> str:
+    """A part, or what it was built of, as a text that is equal for equal settings."""
+    if isinstance(thing, Path):
+        return repr(thing.name)  # the fingerprint is of what is in it
+    if isinstance(thing, (str, int, float, bool, type(None))):
+        return repr(thing)
+    said = {key: described(value) for key, value in sorted(vars(thing).items()) if key not in ("config", "tokenizer")}
+    return f"{type(thing).__name__}({', '.join(f'{key}={value}' for key, value in said.items())})"
+
+
+def _by_part(tensors: Mapping[str, Tensor] | None) -> Rows:
+    rows: Rows = {}
+    for key, tensor in (tensors or {}).items():
+        name, _, entry = key.rpartition(".")
+        rows.setdefault(name, {})[entry] = tensor
+    return rows

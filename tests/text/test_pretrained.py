@@ -1,0 +1,373 @@
+"""Published text encoders: when their models are loaded and let go, what is kept of prompts, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import multiprocessing
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from dit import encoders, foreign
+from dit.config.build import build
+from dit.feature_store import FeatureStore
+from dit.sampling.checkpoint import KINDS
+from dit.text import pretrained
+from dit.text.pretrained import Pretrained
+from tests.hostile import attacks, places, replaced, watched
+from tests.text import tiny
+from tests.text.tiny import CAT, LONG, ODD, PROMPTS
+
+pytest.importorskip("transformers")
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/text"
+
+
+def node(folder: Path | str | None, name: str = "wan", **changes: Any) -> dict[str, Any]:
+    said = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    said["parts"]["tokens"] |= {"length": 128, **changes}
+    return said | {"folder": None if folder is None else str(folder)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("wan"), tokenizer=tiny.unigram(), text_encoder=tiny.t5("UMT5"))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    parts = {"tokenizer": tiny.words("{}", ends=False), "text_encoder": tiny.llama()}
+    return tiny.save(tmp_path_factory.mktemp("two"), **parts, tokenizer_2=tiny.words(), text_encoder_2=tiny.clip())
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The folders of models that were loaded."""
+    calls: list[Any] = []
+    monkeypatch.setattr(pretrained, "load_encoder", tiny.counted(encoders.load_encoder, calls))
+    return calls
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_it_holds_no_weights_and_loads_them_when_a_prompt_asks(folder: Path, loads: list[Any]) -> None:
+    encoder: Pretrained = build(node(folder))
+    assert not loads and not list(encoder.parameters()) and not encoder.state_dict()
+    assert encoder.makes == ("text", "text_mask") and encoder.pooled_width is None
+    shapes = encoder.shapes(CAT)
+    assert not loads, "shapes need no weights"
+    said = encoder([CAT, CAT, ""])
+    assert len(loads) == 1 and torch.equal(said["text"][0], said["text"][1])
+    assert {key: tensor.shape[1:] for key, tensor in shapes.items()} == {k: t.shape[1:] for k, t in said.items()}
+    encoder([ODD])
+    assert len(loads) == 1
+    assert not encoder.state_dict() and not list(encoder.parameters()), "nor when it is loaded"
+    encoder.release()
+    encoder([CAT])
+    assert len(loads) == 2
+
+
+def test_a_prompts_features_are_the_same_bits_in_any_company(folder: Path) -> None:
+    encoder = build(node(folder))
+    together, alone = encoder(PROMPTS), [encoder([prompt]) for prompt in PROMPTS]
+    for row, one in enumerate(alone):
+        assert torch.equal(together["text"][row], one["text"][0])
+
+
+def test_what_is_remembered_asks_no_model_and_models_come_one_after_another(two: Path, loads: list[Any]) -> None:
+    encoder: Pretrained = build(node(two, "hunyuan_video", template=None))
+    fresh = build(node(two, "hunyuan_video", template=None))(PROMPTS)
+    loads.clear()
+    held: list[int] = []
+    once = encoder._row
+    encoder._row = lambda *args: (once(*args), held.append(len(encoder.models)))[0]  # type: ignore[method-assign, func-returns-value]
+    assert not encoder.knows(PROMPTS)
+    encoder.remember([*PROMPTS, CAT])
+    assert len(loads) == 2 and held == [1] * 2 * len(PROMPTS) and not encoder.models
+    assert encoder.knows(PROMPTS) and equal(encoder(PROMPTS), fresh) and len(loads) == 2
+    encoder.remember([CAT])
+    assert encoder.knows([CAT]) and not encoder.knows([ODD]), "what is not named again is forgotten"
+    assert len(loads) == 2
+
+
+def test_it_says_of_prompts_what_is_on_disk_across_processes(folder: Path, tmp_path: Path, loads: list[Any]) -> None:
+    first, second = build(node(folder)), build(node(folder))
+    fresh = build(node(folder))(PROMPTS)
+    loads.clear()
+    first.keep_in(tmp_path / "cache")
+    assert not (tmp_path / "cache").exists(), "nothing is written before there is something to keep"
+    assert equal(first(PROMPTS), fresh)
+    second.keep_in(tmp_path / "cache")
+    assert equal(second(PROMPTS), fresh) and len(loads) == 1
+    assert second.fill(PROMPTS) == 0 and second.fill(["a new one"]) == 1 and len(loads) == 2
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(files) == len(PROMPTS) + 1 and {path.suffix for path in files} == {".safetensors"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"length": 32}, {"clean": None}, {"states": {"_target_": "dit.text.states.AllNormed"}}]
+)
+def test_other_settings_share_nothing_on_disk(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    first, second = build(node(folder)), build(node(folder, **changes))
+    for each in (first, second):
+        each.keep_in(tmp_path)
+    assert first.store.folder != second.store.folder
+    first([CAT])
+    assert second.store.read(CAT) is None
+    half = build({**node(folder), "dtype": "bfloat16"})
+    half.keep_in(tmp_path)
+    assert half.store.folder not in (first.store.folder, second.store.folder)
+
+
+def test_another_model_shares_nothing_on_disk_and_is_refused_by_fingerprint(folder: Path, tmp_path: Path) -> None:
+    mark = build(node(folder)).identified()
+    other = shutil.copytree(folder, tmp_path / "other")
+    assert build({**node(other), "fingerprint": mark}).identified() == mark, "wherever the files lie"
+    model = tiny.t5("UMT5")
+    next(iter(model.parameters())).data[5, 3] += 1
+    model.save_pretrained(other / "text_encoder")
+    assert build(node(other)).identified() != mark
+    with pytest.raises(ValueError, match=f"is not the text encoder that this was trained with.*needed {mark}"):
+        build({**node(other), "fingerprint": mark})
+
+
+def test_a_fingerprint_sees_any_of_many_places_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "WHOLE", 100)
+    monkeypatch.setattr(encoders, "SAMPLE", 16)
+    file = tmp_path / "model.safetensors"
+    content = bytearray(range(256)) * 64
+    file.write_bytes(content)
+    before = encoders.fingerprint([file])
+    for place in (0, len(content) - 1):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        file.write_bytes(changed)
+        assert encoders.fingerprint([file]) != before
+    file.write_bytes(content + b"0")
+    assert encoders.fingerprint([file]) != before
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text"])
+def test_a_damaged_file_is_a_warning_and_is_encoded_anew(
+    folder: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture, loads: list[Any]
+) -> None:
+    encoder = build(node(folder))
+    encoder.keep_in(tmp_path)
+    before = encoder([CAT])
+    file = encoder.store.file(CAT)
+    whole = file.read_bytes()
+    flipped = whole[:-5] + bytes([whole[-5] ^ 16]) + whole[-4:]
+    file.write_bytes({"cut": whole[:-9], "flipped": flipped, "empty": b"", "text": b"not a tensor"}[damage])
+    assert equal(encoder([CAT]), before)
+    (said,) = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
+    assert str(file) in said and "\n" not in said
+    assert file.read_bytes() == whole, "it is mended"
+    caplog.clear()
+    assert equal(encoder([CAT]), before) and not caplog.records
+
+
+def test_a_folder_that_cannot_be_written_is_one_warning(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    encoder = build(node(folder))
+    encoder.keep_in(tmp_path / "cache")
+    encoder([CAT, ODD])
+    assert len([record for record in caplog.records if "cannot be written" in record.getMessage()]) == 1
+
+
+def write_often(folder: str, mark: str) -> None:
+    store = FeatureStore(Path(folder), mark)
+    for turn in range(40):
+        prompt = f"prompt {turn % 4}"
+        kept = store.read(prompt)
+        assert kept is None or torch.equal(kept["a.b"], torch.full((300,), float(turn % 4)))
+        store.write(prompt, {"a.b": torch.full((300,), float(turn % 4))})
+
+
+def test_processes_at_once_do_one_another_no_harm(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=write_often, args=(str(tmp_path), "mark")) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4, "no part of a file is left"
+
+
+def test_of_a_long_prompt_the_first_tokens_are_read_which_is_said_once(
+    folder: Path, two: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder: Pretrained = build(node(folder))
+    assert [encoder.readable(prompt) for prompt in (CAT, "", ODD)] == [CAT, "", ODD]
+    read = encoder.readable(LONG)
+    assert LONG.startswith(read) and 0 < len(read) < len(LONG) / 2
+    with torch.no_grad():
+        assert torch.equal(encoder([LONG])["text"], encoder([read])["text"])
+        encoder([LONG + "x"])
+    said = [record.getMessage() for record in caplog.records]
+    assert (
+        len(said) == 1 and said[0].startswith("1 of 1 prompts are longer than the 128 tokens") and "\n" not in said[0]
+    )
+    template = {"_target_": "dit.text.template.Fixed", "text": "the red ball {} ends", "crop": 4}
+    around: Pretrained = build(node(two, "hunyuan_video", template=template))
+    read = around.readable(LONG)
+    assert around.readable(CAT) == CAT and LONG.startswith(read)
+    assert read.count(" ") + 1 == 128, "whole words, 128 of them: those of the template do not count"
+
+
+def test_a_batch_is_as_long_as_its_longest_prompt_if_asked(folder: Path) -> None:
+    encoder = build(node(folder, to_length=False, masked=True))
+    whole = build(node(folder, masked=True))([CAT, ODD])
+    said = encoder([CAT, ODD])
+    length = int(whole["text_mask"].sum(1).max())
+    assert said["text"].shape[1] == length < 128
+    assert torch.equal(said["text"], whole["text"][:, :length]) and whole["text"][:, length:].abs().max() == 0
+    assert torch.equal(said["text_mask"], whole["text_mask"][:, :length])
+
+
+def test_dtypes(folder: Path) -> None:
+    assert build({**node(folder), "dtype": "bfloat16"})([CAT])["text"].dtype == torch.float32
+    exact = build({**node(folder), "dtype": "float64"})([CAT])["text"]
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(build(node(folder))([CAT])["text"].double(), exact, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="dtype=int8"):
+        build({**node(folder), "dtype": "int8"})
+
+
+def test_half_a_character_is_no_crash(folder: Path) -> None:
+    build(node(folder))(["a \ud83d cat"])
+
+
+# -- what is refused
+
+
+def spoiled(folder: Path, tmp_path: Path, how: str) -> Path:
+    made = shutil.copytree(folder, tmp_path / how)
+    config = made / "text_encoder/config.json"
+    said = json.loads(config.read_text())
+    match how:
+        case "no_folder":
+            shutil.rmtree(made)
+        case "a_file":
+            shutil.rmtree(made)
+            made.write_text("")
+        case "no_encoder":
+            shutil.rmtree(made / "text_encoder")
+        case "no_tokenizer":
+            shutil.rmtree(made / "tokenizer")
+        case "no_tokenizer_json":
+            (made / "tokenizer/tokenizer.json").unlink()
+        case "no_config":
+            config.unlink()
+        case "no_json":
+            config.write_text("{")
+        case "unknown_class":
+            config.write_text(json.dumps({**said, "model_type": "bert"}))
+        case "own_code":
+            config.write_text(json.dumps({**said, "auto_map": {"AutoModel": "evil.Model"}}))
+        case "odd_value":
+            config.write_text(json.dumps({**said, "d_model": "many"}))
+        case "pickle":
+            (made / "text_encoder/model.safetensors").rename(made / "text_encoder/pytorch_model.bin")
+        case "no_weights":
+            (made / "text_encoder/model.safetensors").unlink()
+        case "cut_weights":
+            file = made / "text_encoder/model.safetensors"
+            file.write_bytes(file.read_bytes()[:-40])
+        case "other_sizes":
+            config.write_text(json.dumps({**said, "d_ff": 48}))
+        case "more_layers":
+            config.write_text(json.dumps({**said, "num_layers": 3}))
+        case "bad_tokenizer":
+            (made / "tokenizer/tokenizer.json").write_text('{"version": "1.0"}')
+    return made
+
+
+@pytest.mark.parametrize(
+    "how, match",
+    [
+        ("no_folder", "text.folder=.* is not there"),
+        ("a_file", "text.folder=.* is a file"),
+        ("no_encoder", "no folder text_encoder, which is needed; it holds tokenizer"),
+        ("no_tokenizer", "no folder tokenizer, which is needed"),
+        ("no_tokenizer_json", "has no tokenizer.json"),
+        ("no_config", "config.json is not there"),
+        ("no_json", "is not JSON"),
+        ("unknown_class", "model_type 'bert' is not among those that are read: t5, umt5"),
+        ("own_code", "names code of its own"),
+        ("odd_value", "text_encoder"),
+        ("pickle", "pickle"),
+        ("no_weights", "model.safetensors is not there"),
+        ("cut_weights", "is no whole safetensors file"),
+        ("other_sizes", "text_encoder"),
+        ("more_layers", "lacks .* of the weights that its config names"),
+        ("bad_tokenizer", "cannot be read"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_one_line(folder: Path, tmp_path: Path, how: str, match: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=match) as said:
+        build(node(spoiled(folder, tmp_path, how)))([CAT])
+    assert "\n" not in str(said.value)
+
+
+def test_settings_that_cannot_be_are_one_line(folder: Path) -> None:
+    with pytest.raises(ValueError, match="text.folder is missing"):
+        build(node(None))
+    with pytest.raises(ValueError, match="hides_empty=true"):
+        build(node(folder, hides_empty=True))
+    with pytest.raises(ValueError, match="states.layers=9, but the encoder has 2 layers"):
+        build(node(folder, states={"_target_": "dit.text.states.Skipping", "layers": 9}))
+    with pytest.raises(ValueError, match="a template has one {}"):
+        build(node(folder, template={"_target_": "dit.text.template.Fixed", "text": "none", "crop": 0}))
+    none = node(folder)
+    none["parts"] = {}
+    with pytest.raises(ValueError, match="text.parts holds 0 of Tokens"):
+        build(none)
+
+
+def test_a_missing_package_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(ValueError, match="pip install -r requirements-pretrained.txt") as said:
+        build(node(folder))
+    assert "\n" not in str(said.value)
+
+
+def test_a_checkpoint_may_name_one_and_nothing_else(folder: Path) -> None:
+    made = foreign.build(node(folder), KINDS["text"], "text")
+    assert equal(made([CAT]), build(node(folder))([CAT]))
+    hostile = copy.deepcopy(node(folder))
+    hostile["parts"]["tokens"]["clean"] = {"_target_": "dit.feature_store.FeatureStore", "folder": "x", "mark": "y"}
+    with pytest.raises(foreign.Refused):
+        foreign.build(hostile, KINDS["text"], "text")
+
+
+def test_attacks_at_every_place_run_and_write_nothing(folder: Path, tmp_path: Path) -> None:
+    config = node(folder, template={"_target_": "dit.text.template.Fixed", "text": "{}", "crop": 0})
+    foreign.build(config, KINDS["text"], "text")  # and all is imported
+    sentinel = tmp_path / "sentinel"
+    for place in places(config):
+        for name, attack in attacks(sentinel).items():
+            with watched() as seen:
+                try:
+                    foreign.build(replaced(config, place, attack), KINDS["text"], "text")
+                except foreign.Refused as refused:
+                    assert "\n" not in str(refused), (place, name)
+            assert not seen and not sentinel.exists(), (place, name, seen)
+
+
+def test_loading_says_nothing(
+    folder: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        build(node(folder))([CAT])
+    out = capfd.readouterr()
+    assert not out.out and not out.err and not caplog.records
