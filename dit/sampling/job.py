@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dit.sampling.canvas import Canvas
+from dit.sampling.plan import Plan
 from dit.sampling.request import Request
 from dit.sampling.runtime import Timer
-from dit.sampling.tasks import Canvas, Plan, Task
+from dit.sampling.tasks import Task
 
 
 class Samples(NamedTuple):

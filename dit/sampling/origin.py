@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dit.sampling.canvas import Canvas
+from dit.sampling.plan import Plan
 from dit.sampling.schedule import Schedule
 from dit.sampling.settings import SHAPE, Shape
-from dit.sampling.tasks import Canvas, Plan
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,19 @@ from dit.diffusion.given import with_given
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.onednn import accelerate
+from dit.sampling.canvas import Canvas
 from dit.sampling.checkpoint import TRUSTED, Checkpoint
 from dit.sampling.given import Given, hold
 from dit.sampling.job import Job, Round, Samples, cost, draw, for_each, listed, own_noise
 from dit.sampling.origin import Origin, Trained
+from dit.sampling.plan import Plan
 from dit.sampling.record import as_config, facts, files_of, fingerprint
 from dit.sampling.request import Request
 from dit.sampling.rollout import roll_out, stitch
 from dit.sampling.runtime import Progress, Timer, device_name, evaluating, peak_memory, pick_device, warn_of_precision
 from dit.sampling.schedule import over_frames, start_at, to_make
 from dit.sampling.settings import Settings, Shape, changed
-from dit.sampling.tasks import Canvas, Plan, Task, TextToVideo
+from dit.sampling.tasks import Task, TextToVideo
 from dit.signals.base import Signal, check_asked, cond_of_requests
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from dit.sampling.canvas import Canvas
 from dit.sampling.given import Given
-from dit.sampling.tasks import Canvas
 
 
 def roll_out(

@@ -68,7 +68,7 @@ class Asked(Protocol):
 
 
 class Clip(Protocol):
-    """The clip that a sample will be (`dit.sampling.tasks.Canvas`), in pixels."""
+    """The clip that a sample will be (`dit.sampling.canvas.Canvas`), in pixels."""
 
     @property
     def num_frames(self) -> int: ...

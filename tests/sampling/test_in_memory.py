@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from dit.sampling.fit import Pad
+from dit.sampling.plan import Plan
 from dit.sampling.record import as_config
-from dit.sampling.tasks import Extend, FirstLast, ImageToVideo, Inpaint, Plan, Task, VideoToVideo
+from dit.sampling.tasks import Extend, FirstLast, ImageToVideo, Inpaint, Task, VideoToVideo
 from tests.sampling.fakes import as_pixels, random_frames, write_lossless
 from tests.sampling.test_tasks import canvas
 

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dit.sampling.canvas import Canvas
 from dit.sampling.fit import Cut, Fit, Pad, Stretch
+from dit.sampling.plan import Plan
 from dit.sampling.tasks import (
-    Canvas,
     Extend,
     FirstLast,
     ImageToVideo,
@@ -20,7 +21,6 @@ from dit.sampling.tasks import (
     Interpolate,
     LongTextToVideo,
     Loop,
-    Plan,
     TextToVideo,
     VideoToVideo,
 )

@@ -1,0 +1,64 @@
+"""What a task asks of the sampler: what is known of each clip, where sampling starts, how many clips are chained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dit.sampling.canvas import Canvas
+from dit.sampling.given import Given
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a task asks of the sampler.
+
+    Attributes:
+        given: what is known of the (first) clip.
+        start: latents (B or 1, C, F, H, W) to start from, noised to `strength`; None starts from pure noise.
+        strength: noise level at which sampling starts, in (0, 1].
+        chunks: clips that are chained, each beginning with the last `num_context` frames of the one before.
+        num_context: pixel frames that chained clips share.
+    """
+
+    given: Given | None = None
+    start: Tensor | None = None
+    strength: float = 1.0
+    chunks: int = 1
+    num_context: int = 0
+
+    @property
+    def uses_given(self) -> bool:
+        """Whether the network is shown given frames, in the first clip or in those that are chained to it."""
+        return self.given is not None or self.chunks > 1
+
+    def shared(self, canvas: Canvas) -> int:
+        """Latent frames that chained clips share."""
+        return canvas.latent_of_frame()[self.num_context - 1] + 1 if self.num_context else 0
+
+    def known(self, canvas: Canvas) -> list[Tensor]:
+        """Which latent frames are given in all samples, bool (F,) on the CPU, in each of the chained clips."""
+        frames = torch.arange(canvas.latent_shape[0])
+        first = frames < 0 if self.given is None else self.given.frames.all(0).cpu()
+        return [first] + [frames < self.shared(canvas)] * (self.chunks - 1)
+
+    def check(self, batch: int) -> None:
+        """ValueError unless what is known is for `batch` samples or the same for all, and leaves something to make."""
+        if self.given is not None and bool(self.given.places.all()):
+            frames = self.given.latents.shape[2]
+            raise ValueError(
+                f"this task gives all {frames} latent frames and leaves nothing to make; use more num_frames"
+            )
+        for latents in (self.given.latents if self.given else None, self.start):
+            if latents is not None and len(latents) not in (1, batch):
+                raise ValueError(
+                    f"the task gives frames for {len(latents)} samples, but {batch} are made; give 1 or {batch}"
+                )
+
+    def rows(self, rows: slice) -> Plan:
+        """The part of the plan that is about the samples `rows`."""
+        given = self.given and self.given.rows(rows, self.given.latents)
+        start = self.start[rows] if self.start is not None and len(self.start) > 1 else self.start
+        return replace(self, given=given, start=start)
