@@ -5,7 +5,7 @@ run and says nothing between runs. Here every run meets the same noise at the sa
 and velocity are plain means. Two networks that are the same function have the same errors, whether they put out eps, x0
 or v, and whichever path they noise clips along:
 
-- A level is told by its share of noise, sigma / (alpha + sigma): on the linear path that is t itself. Other paths take
+- A level is named by its share of noise, sigma / (alpha + sigma): on the linear path that is t itself. Other paths take
   the t at which their signal-to-noise ratio is the same.
 - The velocity is that of the linear path, eps - x0.
 
@@ -50,7 +50,7 @@ def errors(
 
     Args:
         x0: the clean latents of one clip, (1, C, F, H, W).
-        cond: what the network is told of that clip, entries of batch 1.
+        cond: the conditioning of that clip, entries of batch 1.
         generator: draws the noise, (L, C, F, H, W); seed it by the clip.
     """
     count = len(noise_shares)
@@ -60,8 +60,8 @@ def errors(
         torch.promote_types(x0.dtype, torch.float32)
     )
     x_t = denoiser.path.mix(x0, eps, t)
-    told = {key: value.expand(count, *value.shape[1:]) for key, value in cond.items()}
+    repeated = {key: value.expand(count, *value.shape[1:]) for key, value in cond.items()}
     nothing = torch.zeros(1, 1, 1, 1, 1, dtype=torch.bool, device=x0.device)
-    believed = denoiser(x_t, t, with_given(told, denoiser.net, x0, nothing))
+    believed = denoiser(x_t, t, with_given(repeated, denoiser.net, x0, nothing))
     away_x0, away_eps = (believed.x0 - x0).double(), (believed.eps - eps).double()
     return torch.stack([away.square().mean(dim=(1, 3, 4)) for away in (away_x0, away_eps, away_eps - away_x0)])

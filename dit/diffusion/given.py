@@ -22,20 +22,20 @@ from torch import Tensor
 KEYS = ("given", "given_latents", "given_frames")
 
 
-def with_given(cond: Mapping[str, Tensor], net: Any, latents: Tensor, places: Tensor) -> dict[str, Tensor]:
+def with_given(cond: Mapping[str, Tensor], net: Any, latents: Tensor, known: Tensor) -> dict[str, Tensor]:
     """`cond` with what `net` reads of given frames (the dict itself is left alone).
 
     Args:
         net: says what it reads beside the mask by `concat_channels`, name -> channels; without it, nothing.
         latents: clean (B, C, F, H, W); unknown entries are not read.
-        places: bool, True where known, (B, 1, F, H, W) or what broadcasts to it.
+        known: bool, True where the latents are given, (B, 1, F, H, W) or what broadcasts to it.
     """
     batch, _, *grid = latents.shape
-    mask = places.to(latents.dtype).expand(batch, 1, *grid)
-    told = {**cond, "given": mask}
+    mask = known.to(latents.dtype).expand(batch, 1, *grid)
+    more = {**cond, "given": mask}
     wanted: Mapping[str, int] = getattr(net, "concat_channels", {})
     if "given_latents" in wanted:
-        told["given_latents"] = torch.where(places, latents, 0)
+        more["given_latents"] = torch.where(known, latents, 0)
     if "given_frames" in wanted:
-        told["given_frames"] = mask.expand(-1, wanted["given_frames"], *grid)
-    return told
+        more["given_frames"] = mask.expand(-1, wanted["given_frames"], *grid)
+    return more

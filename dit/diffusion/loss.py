@@ -47,7 +47,7 @@ class LossOutput(NamedTuple):
     Attributes:
         loss: mean of `per_sample`, 0-dim.
         per_sample: mean of `per_frame` over the frames that are not given, (B,); 0 where all are.
-        per_frame: weighted squared error, mean over channels and places, (B, F); 0 where given.
+        per_frame: weighted squared error, mean over channels, height and width, (B, F); 0 where given.
         t: noise level of each frame, (B, F).
         given: which frames were given, bool (B, F).
     """
@@ -104,9 +104,9 @@ class Objective:
         return Noised(x0, self.path.mix(x0, eps, t), t, eps, given)
 
     def output(self, net: Network, noised: Noised, cond: dict[str, Tensor]) -> Tensor:
-        """The raw output (B, C, F, H, W) of a network for noised latents, told which frames are given beside `cond`."""
-        told = with_given(cond, net, noised.x0, noised.given[:, None, :, None, None])
-        return Denoiser(net, self.path, self.prediction).output(noised.x_t, noised.t, told)
+        """The raw output (B, C, F, H, W) of a network for noised latents, its conditioning `cond` and the given frames."""
+        cond = with_given(cond, net, noised.x0, noised.given[:, None, :, None, None])
+        return Denoiser(net, self.path, self.prediction).output(noised.x_t, noised.t, cond)
 
     def compare(self, noised: Noised, out: Tensor) -> LossOutput:
         """The loss of a raw output (B, C, F, H, W)."""

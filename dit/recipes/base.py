@@ -38,14 +38,14 @@ class Clips(NamedTuple):
     Attributes:
         x0: clean latents (B, C, F, H, W).
         pixels: what they were encoded from, (B, 3, num_frames, height, width) in [-1, 1].
-        cond: what the networks are told, some captions and classes left out.
-        untold: gives what they are told where all captions and classes are left out.
+        cond: the networks' conditioning, some captions and classes left out.
+        uncond: makes the conditioning in which all captions and classes are left out.
     """
 
     x0: Tensor
     pixels: Tensor
     cond: dict[str, Tensor]
-    untold: Callable[[], dict[str, Tensor]]
+    uncond: Callable[[], dict[str, Tensor]]
 
 
 class Loss(NamedTuple):

@@ -114,8 +114,8 @@ class DistributionMatching(Recipe):
         fake = self.denoised(nets[CRITIC], x_t, t, clips.cond)
         real = self.denoised(nets[TEACHER], x_t, t, clips.cond)
         if self.teacher_guidance != 1:
-            untold = self.denoised(nets[TEACHER], x_t, t, clips.untold())
-            real = untold + self.teacher_guidance * (real - untold)
+            uncond = self.denoised(nets[TEACHER], x_t, t, clips.uncond())
+            real = uncond + self.teacher_guidance * (real - uncond)
         path = self.objective.path
         apart = (real - x).abs().mean(dim=(1, 2, 3, 4), keepdim=True).clamp(min=torch.finfo(x.dtype).eps)
         return path.alpha(path.expand(t)) * (fake - real) / apart

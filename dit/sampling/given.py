@@ -1,7 +1,7 @@
-"""Given latents: known frames and places stay what they are while the rest is sampled around them.
+"""Given latents: what is known stays as it is while the rest is sampled around it.
 
-One mask covers image-to-video (first frame), first-and-last, interpolation, extension (a prefix) and inpainting
-(places). Solvers know nothing of it: all their evaluations go through `hold`, and `Given.put_back` ends the sampling.
+One mask covers image-to-video (first frame), first-and-last, interpolation, extension (a prefix) and inpainting (parts
+of frames). Solvers know nothing of it: all their evaluations go through `hold`, and `Given.put_back` ends the sampling.
 """
 
 from __future__ import annotations
@@ -23,31 +23,27 @@ class Given:
 
     Attributes:
         latents: (B, C, F, H, W), B = 1 for the same ones in every sample; unknown entries are not read.
-        mask: True where known, bool (B, F) or (B, 1, F, H, W).
+        mask: bool (B, 1, F, H, W), True where known; whole frames may be passed as (B, F).
     """
 
     latents: Tensor
     mask: Tensor
 
     def __post_init__(self) -> None:
-        batch, _, frames, height, width = self.latents.shape
-        if self.mask.dtype != torch.bool or self.mask.shape not in ((batch, frames), (batch, 1, frames, height, width)):
+        batch, _, *grid = self.latents.shape
+        frames, full = (batch, grid[0]), (batch, 1, *grid)
+        if self.mask.dtype != torch.bool or self.mask.shape not in (frames, full):
             raise ValueError(
                 f"given mask is {self.mask.dtype} {tuple(self.mask.shape)}; latents {tuple(self.latents.shape)}"
-                f" take bool {(batch, frames)} or {(batch, 1, frames, height, width)}"
+                f" take bool {frames} or {full}"
             )
-
-    @property
-    def places(self) -> Tensor:
-        """bool (B, 1, F, H, W): True where known."""
-        mask = self.mask if self.mask.ndim == 5 else self.mask[:, None, :, None, None]
-        batch, _, *grid = self.latents.shape
-        return mask.expand(batch, 1, *grid)
+        if self.mask.ndim == 2:
+            object.__setattr__(self, "mask", self.mask[:, None, :, None, None].expand(full))
 
     @property
     def frames(self) -> Tensor:
         """bool (B, F): True where a whole frame is known."""
-        return self.mask if self.mask.ndim == 2 else self.mask.flatten(3).all(-1)[:, 0]
+        return self.mask.flatten(3).all(-1)[:, 0]
 
     def rows(self, rows: slice, like: Tensor) -> Given:
         """The samples `rows` on the device and in the dtype of `like`; what is the same for all stands for each."""
@@ -55,17 +51,18 @@ class Given:
         return Given(latents.to(like), mask.to(like.device))
 
     def put_back(self, x: Tensor) -> Tensor:
-        """x with the known latents in their places, bit for bit."""
-        return torch.where(self.places, self.latents, x)
+        """x with the known latents in it, bit for bit."""
+        return torch.where(self.mask, self.latents, x)
 
 
 def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path, context_level: float = 0.0) -> Denoise:
     """`denoise(x, t)` for a solver, t one 0-dim level or (1, F), from one that takes a level for each frame.
 
-    Known frames enter clean at level 0, so the network gets t (B, F). Known places in a frame that is partly unknown
-    enter at the frame's level, noised with `noise`, the sample's own (B, C, F, H, W); if there are only such, or
-    nothing is given, a 0-dim t becomes (B, 1). The estimate at known places is the truth: the solver stays finite, on
-    their path.
+    - Frames that are known as a whole enter clean at level 0, so the network gets t (B, F).
+    - Of a frame that is known in part, the known part enters at the frame's level, noised with `noise`, the sample's
+      own (B, C, F, H, W).
+    - Where no whole frame is known, a 0-dim t becomes (B, 1).
+    The estimate of what is known is the truth, so the solver stays finite there and on its path.
 
     Args:
         context_level: the level at which known frames enter while the sample is noisier than that; a little noise keeps
@@ -73,7 +70,7 @@ def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path,
     """
     if given is None:
         return lambda x, t: denoise(x, _on(x, t).expand(len(x), t.shape[1] if t.ndim else 1))
-    places, frames, latents = given.places, given.frames, given.latents
+    mask, frames, latents = given.mask, given.frames, given.latents
     any_frame = bool(frames.any())
 
     def solve(x: Tensor, t: Tensor) -> Estimate:
@@ -81,11 +78,11 @@ def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path,
         # (B, F): known frames at their own level, the others at the solver's
         levels = torch.where(frames, level.clamp(max=context_level), level).expand(len(x), -1)
         known = torch.where(path.expand(levels) > 0, path.mix(latents, noise, levels), latents)
-        x = torch.where(places, known, x)
+        x = torch.where(mask, known, x)
         estimate = denoise(x, levels if any_frame or t.ndim else levels[:, :1])
         level = path.expand(level)
         truth = Estimate(latents, noise, path.alpha_dot(level) * latents + path.sigma_dot(level) * noise)
-        return Estimate(*(torch.where(places, told, own) for told, own in zip(truth, estimate, strict=True)))
+        return Estimate(*(torch.where(mask, true, own) for true, own in zip(truth, estimate, strict=True)))
 
     return solve
 

@@ -87,18 +87,18 @@ class ClassifierFree(Guidance):
                 return denoiser(x, t, cond)
             doubled = denoiser(torch.cat([x, x]), torch.cat([t, t]), both)
             pairs = [part.chunk(2) for part in doubled]
-            guided = Estimate(*(without + self.scale * (told - without) for told, without in pairs))
+            guided = Estimate(*(uncond + self.scale * (cond - uncond) for cond, uncond in pairs))
             if self.rescale:
                 guided = self._rescaled(denoiser, x, t, pairs[0][0], guided)
-            return acting.choose(guided, Estimate(*(told for told, _ in pairs)))
+            return acting.choose(guided, Estimate(*(cond for cond, _ in pairs)))
 
         return denoise
 
-    def _rescaled(self, denoiser: Denoiser, x: Tensor, t: Tensor, told: Tensor, guided: Estimate) -> Estimate:
-        """`guided` with x0 brought towards the spread that `told`, the conditioned x0, has; eps and velocity follow."""
+    def _rescaled(self, denoiser: Denoiser, x: Tensor, t: Tensor, x0: Tensor, guided: Estimate) -> Estimate:
+        """`guided` with its x0 scaled towards the spread of `x0`, the conditioned one; eps and velocity follow."""
         path, t = denoiser.path, denoiser.path.expand(t)
         unknown = (t > 0).expand(x.shape[0], 1, x.shape[2], 1, 1)
-        factor = _std(told, unknown) / _std(guided.x0, unknown).clamp(min=torch.finfo(x.dtype).tiny)
+        factor = _std(x0, unknown) / _std(guided.x0, unknown).clamp(min=torch.finfo(x.dtype).tiny)
         change = self.rescale * (factor - 1) * guided.x0  # of x0
         # x stays what it is, so eps moves against x0; a level of exactly 0 has no eps to speak of
         sigma = path.sigma(t)
@@ -222,12 +222,12 @@ def join(cond: Cond, uncond: Cond) -> Cond:
     if cond.keys() != uncond.keys():
         raise ValueError(f"cond has {sorted(cond)}, uncond has {sorted(uncond)}: both need the same keys")
     both: Cond = {}
-    for key, told in cond.items():
-        without = uncond[key]
+    for key, value in cond.items():
+        other = uncond[key]
         if key in ("text", "text_mask"):
-            length = max(told.shape[1], without.shape[1])
-            told, without = _lengthen(told, length), _lengthen(without, length)
-        both[key] = torch.cat([told, without])
+            length = max(value.shape[1], other.shape[1])
+            value, other = _lengthen(value, length), _lengthen(other, length)
+        both[key] = torch.cat([value, other])
     return both
 
 

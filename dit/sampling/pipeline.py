@@ -278,13 +278,13 @@ class Pipeline:
 
     def _round(self, job: Job, index: int, timer: Timer) -> Round:
         wanted = job.batches[index]
-        told, untold = (self.condition(wanted, job.canvas, away) for away in (False, True))
+        cond, uncond = (self.condition(wanted, job.canvas, away) for away in (False, True))
         if self.settings.offload_text and self.text is not None:
             self.text.cpu()
         generators = [torch.Generator().manual_seed(each.seed) for each in wanted]
         rows = job.rows(index)
         noise = job.noise[rows] if job.noise is not None and len(job.noise) > 1 else job.noise
-        return Round(told, untold, generators, job.plan.rows(rows), noise, job, timer)
+        return Round(cond, uncond, generators, job.plan.rows(rows), noise, job, timer)
 
     def _make(self, now: Round) -> tuple[Tensor, Tensor]:
         """(pixels, latents) of one batch, on the CPU."""
@@ -311,13 +311,13 @@ class Pipeline:
         noise = fresh()  # drawn in any case, so that own noise changes none that comes later
         if own is not None:
             noise = own.to(noise).expand_as(noise)
-        known, places = noise, torch.zeros_like(noise[:, :1], dtype=torch.bool)  # nothing
+        latents, known = noise, torch.zeros_like(noise[:, :1], dtype=torch.bool)  # nothing
         if given is not None:
             given = given.rows(slice(0, len(noise)), noise)
-            known, places = given.latents.expand_as(noise), given.places
+            latents, known = given.latents.expand_as(noise), given.mask
         denoiser = Denoiser(self.net, self.path, self.prediction)
-        told, untold = (with_given(cond, self.net, known, places) for cond in (now.cond, now.uncond))
-        guided = self.settings.guidance(denoiser, told, untold)
+        cond, uncond = (with_given(each, self.net, latents, known) for each in (now.cond, now.uncond))
+        guided = self.settings.guidance(denoiser, cond, uncond)
         denoise = hold(guided, given, noise, self.path, self.settings.context_level)
         if now.plan.start is None:
             x = self.path.prior_std * noise

@@ -46,7 +46,7 @@ class Plan:
 
     def check(self, batch: int) -> None:
         """ValueError unless what is known is for `batch` samples or the same for all, and leaves something to make."""
-        if self.given is not None and bool(self.given.places.all()):
+        if self.given is not None and bool(self.given.mask.all()):
             frames = self.given.latents.shape[2]
             raise ValueError(
                 f"this task gives all {frames} latent frames and leaves nothing to make; use more num_frames"

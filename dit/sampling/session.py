@@ -1,4 +1,4 @@
-"""One command of `sample.py`: what it was told, as samples to be made."""
+"""One command of `sample.py`: its config as samples to be made."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ def _keep_in(text: Any, folder: str) -> None:
 
 
 def _again(ask: Mapping[str, Any]) -> Session:
-    told = record.read(ask["again"], ask["trusted"])
-    parts = {name: part for name, part in told.parts.items() if name != "task"}
+    before = record.read(ask["again"], ask["trusted"])
+    parts = {name: part for name, part in before.parts.items() if name != "task"}
     kept = {key: ask[key] for key in ("device", "offload_text", "trusted")}
-    pipeline = Pipeline.from_checkpoint(told.checkpoint, **kept, **parts, **told.settings)
-    job = pipeline.prepare(told.batch, task=told.parts["task"])
-    facts = {key: value for key, value in told.facts.items() if key != "versions"}
+    pipeline = Pipeline.from_checkpoint(before.checkpoint, **kept, **parts, **before.settings)
+    job = pipeline.prepare(before.batch, task=before.parts["task"])
+    facts = {key: value for key, value in before.facts.items() if key != "versions"}
     facts["device"] = pipeline.info(job, [])["device"]
-    return Session(pipeline, job, [facts], told.position)
+    return Session(pipeline, job, [facts], before.position)

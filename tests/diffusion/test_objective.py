@@ -194,9 +194,9 @@ def test_given_frames_enter_clean_and_marked(path: Path, net: TinyNet) -> None:
     whole = objective(path=path, levels=Fixed(torch.rand(3, 1) * 0.5 + 0.5), conditioning=Given(given))
     output = whole(net, x0, cond, generator())
     (x, t, seen) = net.seen[0]
-    places = given[:, None, :, None, None].expand(SHAPE)
-    assert torch.equal(x[places], x0[places])
-    assert not (x[~places] == x0[~places]).any(), "a frame that is not given came in clean"
+    mask = given[:, None, :, None, None].expand(SHAPE)
+    assert torch.equal(x[mask], x0[mask])
+    assert not (x[~mask] == x0[~mask]).any(), "a frame that is not given came in clean"
     assert (t[given] == 0).all() and (t[~given] >= 0.5).all() and torch.equal(output.t, t)
     assert seen["given"].shape == (3, 1, 4, 5, 6) and seen["given"].dtype == x0.dtype
     assert torch.equal(seen["given"][:, 0, :, 2, 3].bool(), given)
@@ -209,8 +209,8 @@ def test_context_noise_reaches_the_state_and_the_level(net: TinyNet) -> None:
     output = whole(net, x0, {}, generator(2))
     (x, t, _) = net.seen[0]
     eps = torch.randn(SHAPE, dtype=torch.float64, generator=generator(2))
-    places = given[:, None, :, None, None].expand(SHAPE)
-    torch.testing.assert_close(x[places], (0.9 * x0 + 0.1 * eps)[places], rtol=1e-6, atol=1e-6)
+    mask = given[:, None, :, None, None].expand(SHAPE)
+    torch.testing.assert_close(x[mask], (0.9 * x0 + 0.1 * eps)[mask], rtol=1e-6, atol=1e-6)
     assert (t[given] == 0.1).all() and (output.per_frame[given] == 0).all() and (output.per_frame[~given] > 0).all()
 
 
@@ -235,8 +235,8 @@ def test_given_frames_have_no_loss_and_no_gradient(path: Path, prediction: Predi
         output.loss.backward()
         losses.append(output.loss.item())
         assert (output.per_frame[given] == 0).all() and (output.per_frame[~given] > 0).all()
-        places = given[:, None, :, None, None].expand(SHAPE)
-        assert (net.out.grad[places] == 0).all() and (net.out.grad[~places] != 0).all()
+        mask = given[:, None, :, None, None].expand(SHAPE)
+        assert (net.out.grad[mask] == 0).all() and (net.out.grad[~mask] != 0).all()
     assert losses[0] == losses[1]
     unmarked = replace(whole, conditioning=Unconditional(), levels=Fixed(output.t))
     assert (unmarked(net, x0, {}, generator()).per_frame[given] > 0).all(), "without `given` these frames do count"

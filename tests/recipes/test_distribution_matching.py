@@ -102,8 +102,8 @@ def recipe(path: Path, prediction: Prediction, kind: type[DistributionMatching] 
 
 def clips(shift: float = 0.0) -> Clips:
     told = {"shift": torch.full((SHAPE[0],), shift, dtype=torch.float64)}
-    untold = {"shift": torch.zeros(SHAPE[0], dtype=torch.float64)}
-    return Clips(torch.zeros(SHAPE, dtype=torch.float64), torch.zeros(1), told, lambda: untold)
+    uncond = {"shift": torch.zeros(SHAPE[0], dtype=torch.float64)}
+    return Clips(torch.zeros(SHAPE, dtype=torch.float64), torch.zeros(1), told, lambda: uncond)
 
 
 def networks(path: Path, prediction: Prediction, critic: tuple[float, float], teacher: tuple[float, float]) -> Any:
@@ -181,7 +181,7 @@ def test_the_student_may_wait_for_its_critic() -> None:
 
 
 def test_the_teacher_may_be_guided() -> None:
-    """A Gaussian of another mean: guidance moves it from the untold one through the told one and beyond."""
+    """A Gaussian of another mean: guidance moves it from the unconditional one through the conditional one and beyond."""
     path, prediction = PARTS[0]
     nets = networks(path, prediction, critic=(0.3, 0.8), teacher=(-0.5, 1.1))
     given = clips(shift=0.4)

@@ -35,14 +35,14 @@ class Spy:
 
 
 def masks(generator: torch.Generator) -> dict[str, Tensor]:
-    """Frames, places, and places that fill some frames but not others; never everything."""
+    """Frames, parts of frames, and parts that fill some frames but not others; never everything."""
     frames = torch.rand(SHAPE[0], SHAPE[2], generator=generator) < 0.5
     frames[:, 1], frames[:, 2] = True, False
-    places = torch.rand(SHAPE[0], 1, *SHAPE[2:], generator=generator) < 0.4
-    places[:, :, 0, 0, 0] = False
-    both = places.clone()
+    known = torch.rand(SHAPE[0], 1, *SHAPE[2:], generator=generator) < 0.4
+    known[:, :, 0, 0, 0] = False
+    both = known.clone()
     both[:, :, 3], both[:, :, 4, 0, 0] = True, False
-    return {"frames": frames, "places": places, "both": both}
+    return {"frames": frames, "parts": known, "both": both}
 
 
 def run(
@@ -58,21 +58,21 @@ def run(
     return (x if given is None else given.put_back(x)), spy, noise
 
 
-@pytest.mark.parametrize("kind", ["frames", "places", "both"])
+@pytest.mark.parametrize("kind", ["frames", "parts", "both"])
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 def test_given_latents_come_back_bit_for_bit(solver: Solver, path: Path, kind: str) -> None:
     generator = torch.Generator().manual_seed(zlib.crc32(f"{solver}{kind}".encode()))
     given = Given(torch.randn(SHAPE, generator=generator), masks(generator)[kind])
     x, spy, noise = run(solver, path, given)
-    places = given.places.expand(SHAPE)
-    assert torch.equal(x[places], given.latents[places])
-    assert bool(x.isfinite().all()) and not torch.equal(x[~places], given.latents[~places])
+    known = given.mask.expand(SHAPE)
+    assert torch.equal(x[known], given.latents[known])
+    assert bool(x.isfinite().all()) and not torch.equal(x[~known], given.latents[~known])
     assert len(spy.asked) == (11 if solver == Heun() else 6)
 
     frames = given.frames
     for seen, t in spy.asked:
-        if kind == "places":  # no whole frame is known: one level for all
+        if kind == "parts":  # no whole frame is known: one level for all
             assert t.shape == (2, 1)
             level = t[:, :, None, None, None]
         else:
@@ -81,18 +81,18 @@ def test_given_latents_come_back_bit_for_bit(solver: Solver, path: Path, kind: s
             level = t[:, None, :, None, None]
         whole = frames[:, None, :, None, None].expand(SHAPE)
         assert torch.equal(seen[whole], given.latents[whole]), "known frames enter clean"
-        partly = places & ~whole
+        partly = known & ~whole
         noised = path.alpha(level) * given.latents + path.sigma(level) * noise
-        assert torch.equal(seen[partly], noised[partly]), "known places enter with the sample's own noise"
+        assert torch.equal(seen[partly], noised[partly]), "known parts enter with the sample's own noise"
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 def test_the_check_sees_a_solver_that_forgets_what_is_given(solver: Solver) -> None:
     generator = torch.Generator().manual_seed(1)
     given = Given(torch.randn(SHAPE, generator=generator), masks(generator)["frames"])
-    places = given.places.expand(SHAPE)
+    known = given.mask.expand(SHAPE)
     forgetful, spy, _ = run(solver, Linear(), None)
-    assert not torch.equal(forgetful[places], given.latents[places])
+    assert not torch.equal(forgetful[known], given.latents[known])
     assert all(t.shape == (2, 1) for _, t in spy.asked), "nothing given: one level for all frames"
 
 
@@ -100,8 +100,8 @@ def test_unknown_frames_depend_on_the_given_ones() -> None:
     generator = torch.Generator().manual_seed(2)
     mask = masks(generator)["frames"]
     a, b = (Given(torch.randn(SHAPE, generator=generator), mask) for _ in range(2))
-    places = a.places.expand(SHAPE)
-    assert not torch.equal(run(Euler(), Linear(), a)[0][~places], run(Euler(), Linear(), b)[0][~places])
+    known = a.mask.expand(SHAPE)
+    assert not torch.equal(run(Euler(), Linear(), a)[0][~known], run(Euler(), Linear(), b)[0][~known])
 
 
 def test_unknown_entries_of_the_given_latents_are_not_read() -> None:
@@ -109,7 +109,7 @@ def test_unknown_entries_of_the_given_latents_are_not_read() -> None:
     for mask in masks(generator).values():
         latents = torch.randn(SHAPE, generator=generator)
         clean, poisoned = Given(latents, mask), Given(latents.clone(), mask)
-        poisoned.latents[~clean.places.expand(SHAPE)] = torch.nan
+        poisoned.latents[~clean.mask.expand(SHAPE)] = torch.nan
         assert torch.equal(run(DPMSolverPP2M(), Cosine(), clean)[0], run(DPMSolverPP2M(), Cosine(), poisoned)[0])
 
 
@@ -117,14 +117,14 @@ def test_context_noise_is_seen_by_the_network_and_not_returned() -> None:
     generator = torch.Generator().manual_seed(4)
     given = Given(torch.randn(SHAPE, generator=generator), masks(generator)["frames"])
     x, spy, noise = run(Heun(), Linear(), given, context_level=0.3)
-    places, frames = given.places.expand(SHAPE), given.frames
-    assert torch.equal(x[places], given.latents[places])
+    known, frames = given.mask.expand(SHAPE), given.frames
+    assert torch.equal(x[known], given.latents[known])
     lowest = min(t.max().item() for _, t in spy.asked)
     assert lowest < 0.3, "or the last assertion shows nothing"
     for seen, t in spy.asked:
         level = min(0.3, t.max().item())
         torch.testing.assert_close(t[frames], torch.full_like(t[frames], level))
-        torch.testing.assert_close(seen[places], ((1 - level) * given.latents + level * noise)[places])
+        torch.testing.assert_close(seen[known], ((1 - level) * given.latents + level * noise)[known])
 
 
 def test_one_set_of_given_latents_serves_all_samples() -> None:

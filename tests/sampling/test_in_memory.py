@@ -25,7 +25,7 @@ PICTURES = [Image.fromarray(frame) for frame in FRAMES]
 
 def given(task: Task) -> Tensor:
     plan: Plan = task(BOARD)
-    return plan.start if plan.given is None else plan.given.latents * plan.given.places
+    return plan.start if plan.given is None else plan.given.latents * plan.given.mask
 
 
 def assert_same(*tasks: Task) -> None:

@@ -118,15 +118,15 @@ def test_given_latents_come_back_bit_for_bit(tmp_path: Path, task: int, solver: 
     plan = asked(maker.canvas())
     samples = maker(PROMPTS[:3], SEEDS[:3], task=asked)
     given = plan.given
-    places = given.places.expand(3, -1, -1, -1, -1).expand_as(samples.latents[:, :, : given.latents.shape[2]])
+    mask = given.mask.expand(3, -1, -1, -1, -1).expand_as(samples.latents[:, :, : given.latents.shape[2]])
     first = samples.latents[:, :, : given.latents.shape[2]]
-    assert torch.equal(first[places], given.latents.expand_as(first)[places])
-    assert not torch.equal(first[~places], given.latents.expand_as(first)[~places])
+    assert torch.equal(first[mask], given.latents.expand_as(first)[mask])
+    assert not torch.equal(first[~mask], given.latents.expand_as(first)[~mask])
     assert bool(samples.latents.isfinite().all())
     net: Any = maker.net
     for _, _, cond in net.asked[: 2 if asked.__class__ is Extend else None]:
         mask = cond["given"]
-        assert mask.dtype == torch.float32 and torch.equal(mask[:1] > 0, given.places[:1])
+        assert mask.dtype == torch.float32 and torch.equal(mask[:1] > 0, given.mask[:1])
     if plan.chunks > 1:
         assert samples.pixels.shape[2] == maker.shape.num_frames + (plan.chunks - 1) * (
             maker.shape.num_frames - plan.num_context
