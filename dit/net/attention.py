@@ -132,13 +132,14 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, N, width) -> what it reads, (B, N, width)."""
-        return self.out(self.read_text(self.query(x), context).flatten(2))
+        k, v = context.cross_keys or self.keys(context)
+        return self.out(attend(self.kernel, self.query(x).to(v.dtype), k, v, context.cross_mask).flatten(2))
 
     def query(self, x: Tensor) -> Tensor:
         """x (B, N, width) -> (B, N, heads, head_dim)."""
         return self.norm_q(self.q(self.norm(x)).unflatten(-1, (self.heads, self.head_dim)))
 
-    def read_text(self, q: Tensor, context: Context) -> Tensor:
-        """q (B, N, heads, head_dim) -> the same."""
-        k, v = self.kv(context.text).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)  # (B, L, heads, head_dim)
-        return attend(self.kernel, q.to(v.dtype), self.norm_k(k).to(v.dtype), v, context.cross_mask)
+    def keys(self, context: Context) -> tuple[Tensor, ...]:
+        """Keys and values of the text, (B, L, heads, head_dim) each: the same at every noise level."""
+        k, v = self.kv(context.text).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)
+        return self.norm_k(k).to(v.dtype), v

@@ -92,6 +92,7 @@ class Context:
     text_mask: (B, L) bool, the real tokens of the text (None: all).
     joint_mask: the padding of the joint sequence, for attention among all its tokens.
     more_keys: what self-attention reads beside the sequence's own tokens (None: nothing).
+    cross_keys: keys and values that cross-attention reads, where they were made before (`text_cache.py`).
     """
 
     coordinates: Coordinates
@@ -111,6 +112,7 @@ class Context:
     text_mask: Tensor | None
     joint_mask: KeyPadding | None
     more_keys: MoreKeys | None = None
+    cross_keys: tuple[Tensor, ...] | None = None
     masks: dict[str, Mask | None] = field(default_factory=dict)  # of layouts, made when first asked for
 
     @property

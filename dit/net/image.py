@@ -66,13 +66,20 @@ class ImageCrossAttention(CrossAttention):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, N, width) -> what it reads, (B, N, width)."""
         q = self.query(x)
-        out = self.read_text(q, context)
-        if context.image is not None:
-            k, v = self.image_kv(context.image).chunk(2, dim=-1)  # (B, M, width) each
-            heads = (self.heads, self.head_dim)
-            k, v = self.norm_image(k).to(v.dtype).unflatten(-1, heads), v.unflatten(-1, heads)
+        k, v, *image = context.cross_keys or self.keys(context)
+        out = attend(self.kernel, q.to(v.dtype), k, v, context.cross_mask)
+        if image:
+            k, v = image
             out = out + attend(self.kernel, q.to(v.dtype), k, v, context.image_mask)
         return self.out(out.flatten(2))
+
+    def keys(self, context: Context) -> tuple[Tensor, ...]:
+        """Keys and values of the text, and those of the image if there is one, (B, M, heads, head_dim) each."""
+        if context.image is None:
+            return super().keys(context)
+        k, v = self.image_kv(context.image).chunk(2, dim=-1)  # (B, M, width) each
+        heads = (self.heads, self.head_dim)
+        return *super().keys(context), self.norm_image(k).to(v.dtype).unflatten(-1, heads), v.unflatten(-1, heads)
 
 
 class TwoQueryCrossAttention(CrossAttention):
@@ -98,10 +105,18 @@ class TwoQueryCrossAttention(CrossAttention):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, N, width) -> what it reads, (B, N, width)."""
-        x = self.norm(x)
-        out = self.read_text(self.norm_q(self.q(x).unflatten(-1, (self.heads, self.head_dim))), context)
-        if context.image is not None:
-            q = self.image_norm_q(self.image_q(x).unflatten(-1, (self.heads, self.head_dim)))
-            k, v = self.image_kv(context.image).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)
-            out = out + attend(self.kernel, q.to(v.dtype), self.image_norm_k(k).to(v.dtype), v, context.image_mask)
+        x, heads = self.norm(x), (self.heads, self.head_dim)
+        k, v, *image = context.cross_keys or self.keys(context)
+        out = attend(self.kernel, self.norm_q(self.q(x).unflatten(-1, heads)).to(v.dtype), k, v, context.cross_mask)
+        if image:
+            k, v = image
+            q = self.image_norm_q(self.image_q(x).unflatten(-1, heads))
+            out = out + attend(self.kernel, q.to(v.dtype), k, v, context.image_mask)
         return self.out(out.flatten(2))
+
+    def keys(self, context: Context) -> tuple[Tensor, ...]:
+        """Keys and values of the text, and those of the image if there is one, (B, M, heads, head_dim) each."""
+        if context.image is None:
+            return super().keys(context)
+        k, v = self.image_kv(context.image).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)
+        return *super().keys(context), self.image_norm_k(k).to(v.dtype), v

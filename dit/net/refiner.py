@@ -32,6 +32,8 @@ class RefinedText(Text):
     says which frame's noise the refiner is told.
     """
 
+    reads_level = True
+
     def __init__(
         self,
         text_width: int,

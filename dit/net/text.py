@@ -20,10 +20,11 @@ class Text(nn.Module):
       modulated, where frames have levels of their own.
     vector: one vector of the whole text, added to that of the noise level; vector_width is its width, or None.
 
-    reads: the keys of cond that this way reads.
+    reads: the keys of cond that this way reads. reads_level: whether it also reads the noise level t.
     """
 
     reads = Reads(("text",), ("text_mask",))
+    reads_level = False
 
     sequence: JointSequence = TextFirst()
     level: TextLevel = MeanOfFrames()
