@@ -78,7 +78,7 @@ class RandomSubset(Pattern):
 
 
 class Conditioning(ABC):
-    """Draws the given frames of a batch and sets their level."""
+    """Draws the given frames of a batch and sets their noise level."""
 
     @abstractmethod
     def __call__(
@@ -87,7 +87,7 @@ class Conditioning(ABC):
         """Which frames are given: bool (batch, frames), at least one False in each row."""
 
     @abstractmethod
-    def levels(self, t: Tensor, given: Tensor, generator: torch.Generator | None) -> Tensor:
+    def frame_levels(self, t: Tensor, given: Tensor, generator: torch.Generator | None) -> Tensor:
         """Levels t (B, 1) or (B, F), with those of given frames set: (B, F), or t itself if none are ever given."""
 
 
@@ -99,7 +99,7 @@ class Unconditional(Conditioning):
     ) -> Tensor:
         return torch.zeros(batch, frames, dtype=torch.bool, device=device)
 
-    def levels(self, t: Tensor, given: Tensor, generator: torch.Generator | None) -> Tensor:
+    def frame_levels(self, t: Tensor, given: Tensor, generator: torch.Generator | None) -> Tensor:
         return t
 
 
@@ -108,8 +108,8 @@ class RandomTasks(Conditioning):
 
     With `context_noise` c the given frames of a clip carry a level drawn from U(0, c), and t says which: the network
     learns not to trust its context to the last detail, so that long roll-outs, whose context is its own output, drift
-    less (Valevski et al. 2024, arXiv:2408.14837, section 3.2.1; Chen et al. 2024, arXiv:2407.01392).
-    Clean context, level 0, stays among what it has seen.
+    less (Valevski et al. 2024, arXiv:2408.14837, section 3.2.1; Chen et al. 2024, arXiv:2407.01392). Level 0 is drawn
+    too, so clean context may be given in sampling.
 
     Args:
         tasks: name -> pattern of given frames.
@@ -134,6 +134,6 @@ class RandomTasks(Conditioning):
         given = patterns[task, torch.arange(batch, device=u.device)]
         return moved(given & ~given.all(dim=1, keepdim=True), device)
 
-    def levels(self, t: Tensor, given: Tensor, generator: torch.Generator | None) -> Tensor:
+    def frame_levels(self, t: Tensor, given: Tensor, generator: torch.Generator | None) -> Tensor:
         context = self.context_noise * uniform((len(given), 1), generator)
         return torch.where(given, moved(context.to(t.dtype), t.device), t)

@@ -99,25 +99,25 @@ class Objective:
         batch, _, frames, _, _ = x0.shape
         given = self.conditioning(batch, frames, generator, x0.device)
         t = self.levels(batch, frames, num_tokens, generator, x0.device)
-        t = self.conditioning.levels(t, given, generator)
+        t = self.conditioning.frame_levels(t, given, generator)
         eps = noise_like(x0, generator)
         return Noised(x0, self.path.mix(x0, eps, t), t, eps, given)
 
     def output(self, net: Network, noised: Noised, cond: dict[str, Tensor]) -> Tensor:
-        """The raw output (B, C, F, H, W) of a network for noised latents, its conditioning `cond` and the given frames."""
+        """The raw output (B, C, F, H, W) of a network for noised latents, `cond` and the given frames."""
         cond = with_given(cond, net, noised.x0, noised.given[:, None, :, None, None])
         return Denoiser(net, self.path, self.prediction).output(noised.x_t, noised.t, cond)
 
     def compare(self, noised: Noised, out: Tensor) -> LossOutput:
         """The loss of a raw output (B, C, F, H, W)."""
         x0, x_t, t, eps, given = noised
-        # The truth goes through the same arithmetic as the output, floors included: errors stay proportional to it.
+        # The target goes through the same arithmetic as the output, floors included, so errors stay proportional.
         target = self.prediction.target(self.path, x0, eps, t)
         believed, truth = (self.space.value(self.path, self.prediction, y, x_t, t) for y in (out, target))
         weight = self.weighting.in_space(self.space, self.path, self.prediction, t)
 
-        # Given frames leave before anything is multiplied: their level is 0, where a weight may be infinite, and
-        # infinity times the zero that a mask behind the product sends back is NaN in every gradient.
+        # Given frames are masked before the product: the weight may be infinite at their level 0, and its product with
+        # a zero gradient, from a mask after it, would be NaN.
         away = torch.where(given[:, None, :, None, None], 0, believed - truth)
         per_frame = torch.where(given, 0, weight) * away.square().mean(dim=(1, 3, 4))
         per_sample = per_frame.sum(dim=1) / (~given).sum(dim=1).clamp(min=1)

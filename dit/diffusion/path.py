@@ -7,7 +7,7 @@ negligible beside sigma(1), so a sampler draws x_1 = path.prior_std * noise with
 
 All functions of t work elementwise on tensors of any shape, on any device, in the dtype of t; none writes in place.
 `log_snr` is l = log(alpha^2 / sigma^2) and is exactly +inf where sigma = 0 and -inf where alpha = 0, so that
-exp(-l) and sigmoid(l) of the ends come out exact; whoever multiplies it must bound it first.
+exp(-l) and sigmoid(l) are exact at both ends; clamp it before multiplying it.
 """
 
 import math

@@ -42,7 +42,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Around:
-    """What a signal may need of the run that it belongs to.
+    """The parts of a run that a signal may need.
 
     net: the network that reads it. encoder: of texts, None where there is none. classes: names of the data's classes,
     in the order of their numbers.
@@ -184,7 +184,7 @@ class Number(Signal):
 
 
 def cond_of_batch(signals: Mapping[str, Signal], batch: Batch, left_out: Sequence[bool] = ()) -> Cond:
-    """What the network is told of training clips; nothing of those that are `left_out`, one bool a clip if any."""
+    """The conditioning of training clips. left_out: bool a clip, True where all signals say nothing."""
     cond: Cond = {}
     mask = None
     for signal in signals.values():
@@ -203,7 +203,7 @@ def cond_of_batch(signals: Mapping[str, Signal], batch: Batch, left_out: Sequenc
 def cond_of_requests(
     signals: Mapping[str, Signal], wanted: Sequence[Asked], clip: Clip, device: torch.device, away: bool = False
 ) -> Cond:
-    """What the network is told of samples that are asked for; `away`: what guidance leads them away from."""
+    """The conditioning of samples that are asked for; `away`: what guidance leads them away from."""
     cond: Cond = {}
     for signal in signals.values():
         one = signal.away_from if away else signal.of_request
@@ -212,7 +212,7 @@ def cond_of_requests(
 
 
 def cond_of_example(signals: Mapping[str, Signal]) -> Cond:
-    """What the network is told of one clip of usual size, on the CPU or where an encoder is."""
+    """The conditioning of one clip of usual size, on the CPU or where an encoder is."""
     return {key: value for signal in signals.values() for key, value in signal.of_example().items()}
 
 

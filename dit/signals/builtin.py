@@ -18,8 +18,8 @@ BUILT_IN: Mapping[str, type[Signal]] = {"text": Text, "label": Label, "fps": FPS
 def implied(net: nn.Module, encoder: nn.Module | None) -> dict[str, dict[str, Any]]:
     """Name -> config node of each built-in signal of which the network reads an entry, text only with an encoder.
 
-    That is what a config without `signals` means. A network of somebody else that does not declare what it reads is
-    told everything that there is.
+    That is what a config without `signals` means. A network of another package that does not declare what it reads gets
+    all of them.
     """
     reads: Any = getattr(net, "reads", None)
     there = {"text": encoder is not None}

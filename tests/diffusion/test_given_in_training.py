@@ -83,7 +83,7 @@ def test_tasks_come_as_often_as_their_weights() -> None:
 
 def levels(conditioning: RandomTasks, t: Tensor, batch: int = 64, frames: int = 4) -> tuple[Tensor, Tensor]:
     given = conditioning(batch, frames, generator(), "cpu")
-    return given, conditioning.levels(t, given, generator(1))
+    return given, conditioning.frame_levels(t, given, generator(1))
 
 
 @pytest.mark.parametrize("width", [1, 4])
@@ -109,7 +109,7 @@ def test_unconditional_keeps_shared_levels_shared() -> None:
     t = torch.rand(6, 1)
     given = Unconditional()(6, 4, generator(), "cpu")
     assert given.shape == (6, 4) and given.dtype == torch.bool and not given.any()
-    assert Unconditional().levels(t, given, None) is t
+    assert Unconditional().frame_levels(t, given, None) is t
 
 
 def test_draws_come_from_the_generator_alone() -> None:
@@ -119,7 +119,8 @@ def test_draws_come_from_the_generator_alone() -> None:
     assert torch.equal(first, conditioning(32, 6, generator(3), "cpu"))
     assert not torch.equal(first, conditioning(32, 6, generator(4), "cpu"))
     t = torch.ones(32, 1)
-    assert torch.equal(conditioning.levels(t, first, generator(3)), conditioning.levels(t, first, generator(3)))
+    a, b = (conditioning.frame_levels(t, first, generator(3)) for _ in range(2))
+    assert torch.equal(a, b)
     assert torch.equal(state, torch.get_rng_state()), "the global generator was touched"
 
 

@@ -37,7 +37,7 @@ class Given(Conditioning):
     def __call__(self, batch, frames, generator, device) -> Tensor:
         return self.given
 
-    def levels(self, t, given, generator) -> Tensor:
+    def frame_levels(self, t, given, generator) -> Tensor:
         return torch.where(given, self.context, t)
 
 
@@ -136,7 +136,7 @@ def test_the_halves_are_the_whole_bit_for_bit(
     batch, _, frames, height, width = x0.shape
     given = conditioning(batch, frames, draw, x0.device)
     t = levels(batch, frames, net.num_tokens(frames, height, width), draw, x0.device)
-    t = conditioning.levels(t, given, draw)
+    t = conditioning.frame_levels(t, given, draw)
     eps = torch.randn(x0.shape, generator=draw)
     x_t = path.mix(x0, eps, t)
     mask = given[:, None, :, None, None]
