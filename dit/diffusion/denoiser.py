@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dit.diffusion.experts import ByLevel
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Estimate, Prediction
 
@@ -13,7 +14,10 @@ Network = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class Denoiser:
-    """What a network believes of a noisy video: `denoiser(x_t, t, cond) -> Estimate(x0, eps, velocity)`."""
+    """A network's estimate of a noisy video: `denoiser(x_t, t, cond) -> Estimate(x0, eps, velocity)`.
+
+    Of two networks that share the levels (`experts.ByLevel`) the one for level t is taken.
+    """
 
     net: Network
     path: Path
@@ -21,8 +25,9 @@ class Denoiser:
 
     def output(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """The network's raw output (B, C, F, H, W) for x_t (B, C, F, H, W) at levels t (B, F) or (B, 1)."""
+        net = self.net.choose(t, cond) if isinstance(self.net, ByLevel) else self.net
         x_in, t_in = self.prediction.network_input(self.path, x_t, t)
-        return self.net(x_in, t_in, cond)
+        return net(x_in, t_in, cond)
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Estimate:
         """Raw output turned into (x0, eps, velocity), each (B, C, F, H, W)."""

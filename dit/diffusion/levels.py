@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from dit.config.limits import Count, NonNegative, Positive
+from dit.config.limits import Count, NonNegative, Positive, Share
+
+SMALLEST_SHARE = 1e-6  # of a distribution, between two bounds; less is drawn from the grain of float64
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -30,13 +32,20 @@ def moved(values: Tensor, device: torch.device | str) -> Tensor:
 class Levels(ABC):
     """Draws the noise levels of a batch.
 
-    per_frame: whether frames of a clip may get levels of their own, (batch, frames), which sampling with a level for
-    each frame asks of what was trained.
+    Sampling looks at two attributes to know what a network was trained for.
+
+    Attributes:
+        per_frame: whether frames of a clip may get levels of their own, (batch, frames).
+        interval: (lowest, highest) level that is drawn.
     """
 
     @property
     def per_frame(self) -> bool:
         return False
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return 0.0, 1.0
 
     @abstractmethod
     def __call__(
@@ -136,6 +145,8 @@ class Shifted(Distribution):
     """
 
     def __init__(self, levels: Distribution, shift: Shift) -> None:
+        if levels.interval != (0, 1):
+            raise ValueError("levels=shifted of levels between two bounds would move the bounds: put Between around it")
         self.levels = levels
         self.shift = shift
 
@@ -152,6 +163,61 @@ class Shifted(Distribution):
         return s * t / (1 + (s - 1) * t)
 
 
+class Between(Distribution):
+    """The part of a distribution between two levels: levels outside are not drawn, the others as often as before
+    relative to one another. Trains one of two networks that share the levels (`experts.ByLevel`, Wan 2.2).
+
+    With quantile function Q and probabilities P(low), P(high): t = Q(P(low) + u (P(high) - P(low))).
+
+    Args:
+        levels: the distribution; its `from_uniform` rises with u.
+        low, high: the bounds, 0 <= low < high <= 1.
+
+    Raises ValueError where they are not, and, at the first draw, where `levels` has next to nothing between them.
+    """
+
+    def __init__(self, levels: Distribution, low: Share, high: Share) -> None:
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"levels.low={low} and levels.high={high} must be in order within [0, 1]")
+        self.levels = levels
+        self.low, self.high = low, high
+        self._shares: dict[int, tuple[float, float]] = {}  # number of tokens -> P(low), P(high)
+
+    @property
+    def per_frame(self) -> bool:
+        return self.levels.per_frame
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
+        return self.levels.draw(batch, frames, generator)
+
+    def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
+        if num_tokens not in self._shares:
+            self._shares[num_tokens] = self._probabilities(num_tokens)
+        below, upto = self._shares[num_tokens]
+        return self.levels.from_uniform(below + u * (upto - below), num_tokens).clamp(self.low, self.high)
+
+    def _probabilities(self, num_tokens: int) -> tuple[float, float]:
+        """P(t < low) and P(t < high), by bisection of the quantile function."""
+        bounds = torch.tensor([self.low, self.high], dtype=torch.float64)
+        left, right = torch.zeros_like(bounds), torch.ones_like(bounds)
+        for _ in range(60):
+            middle = (left + right) / 2
+            below = self.levels.from_uniform(middle, num_tokens) < bounds
+            left, right = torch.where(below, middle, left), torch.where(below, right, middle)
+        lower = 0.0 if self.low == 0 else left[0].item()
+        upper = 1.0 if self.high == 1 else right[1].item()
+        if upper - lower < SMALLEST_SHARE:
+            raise ValueError(
+                f"next to no levels lie between levels.low={self.low} and levels.high={self.high} in the distribution"
+                " of levels.levels: widen the bounds, or take another distribution"
+            )
+        return lower, upper
+
+
 class PerFrame(Distribution):
     """An independent level for each latent frame: diffusion forcing (Chen et al. 2024, arXiv:2407.01392, alg. 1).
 
@@ -165,6 +231,10 @@ class PerFrame(Distribution):
     @property
     def per_frame(self) -> bool:
         return True
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.levels.interval
 
     def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
         return uniform((batch, frames), generator)
@@ -190,6 +260,10 @@ class Stratified(Distribution):
     def per_frame(self) -> bool:
         return self.levels.per_frame
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.levels.interval
+
     def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
         within = self.levels.draw(batch, frames, generator)
         interval = uniform(tuple(within.shape), generator).argsort(dim=0)
@@ -214,6 +288,11 @@ class Mixture(Levels):
     @property
     def per_frame(self) -> bool:
         return any(part.per_frame for part in self.parts)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        lows, highs = zip(*(part.interval for part in self.parts), strict=True)
+        return min(lows), max(highs)
 
     def __call__(
         self, batch: int, frames: int, num_tokens: int, generator: torch.Generator | None, device: torch.device | str

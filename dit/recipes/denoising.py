@@ -22,3 +22,10 @@ class Denoising(Recipe):
     def losses(self, nets: Mapping[str, Any], clips: Clips, step: int) -> dict[str, Loss]:
         out = self.objective(nets[NET], clips.x0, clips.cond)
         return {NET: Loss(out.loss, out.per_sample, out.loss, {})}
+
+
+class FrozenText(Denoising):
+    """The same with a text encoder that keeps the weights that it begins with. Two networks that are trained one at a
+    time and sampled together (`levels=high_noise`, `levels=low_noise`) need one encoder for both."""
+
+    trains_text = False

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dit.diffusion.levels import (
+    Between,
     ConstantShift,
     Distribution,
     Levels,
@@ -164,3 +165,49 @@ def test_mistakes_are_one_line(wrong) -> None:
     with pytest.raises(ValueError) as error:
         wrong()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        Uniform(),
+        LogitNormal(1.8, 1.0),
+        Shifted(LogitNormal(0.0, 1.0), ConstantShift(5.0)),
+        Shifted(Uniform(), TokenShift(64)),
+    ],
+    ids=["uniform", "logit-normal", "shifted", "by tokens"],
+)
+@pytest.mark.parametrize("low, high", [(0.875, 1.0), (0.0, 0.875), (0.2, 0.6)])
+def test_between_two_bounds_a_distribution_is_what_it_was(levels: Distribution, low: float, high: float) -> None:
+    """Its levels are those of the whole distribution that lie between them."""
+    for num_tokens in (256, 1024):
+        t = draw(Between(levels, low, high), num_tokens=num_tokens)
+        assert low <= t.min() and t.max() <= high and Between(levels, low, high).interval == (low, high)
+        whole = draw(levels, batch=20 * MANY, num_tokens=num_tokens, seed=1)
+        part = whole[(whole >= low) & (whole <= high)].sort().values
+        quantiles = [part[int(p * len(part))].item() for p in PROBABILITIES]
+        assert largest_gap(t, quantiles) < 0.012
+        assert largest_gap(t * 0.97 + 0.03 * low, quantiles) > 0.012 or num_tokens == 1024, "or the bound shows nothing"
+
+
+def test_between_keeps_frames_and_strata() -> None:
+    inner = LogitNormal(0.0, 1.0)
+    frames = Between(PerFrame(inner), 0.5, 0.75)
+    assert frames.per_frame and draw(frames, batch=3, frames=5).shape == (3, 5)
+    spread = draw(Stratified(Between(inner, 0.5, 0.75)), batch=400).sort(dim=0).values
+    u = (torch.arange(400) + 0.5)[:, None] / 400
+    middles = Between(inner, 0.5, 0.75).from_uniform(u.double(), 1).float()
+    assert (spread - middles).abs().max() < 0.002
+    half = Mixture({"a": Between(inner, 0.25, 0.5), "b": Between(inner, 0.5, 0.75)}, {"a": 1.0, "b": 1.0})
+    assert half.interval == (0.25, 0.75) and Stratified(frames).interval == (0.5, 0.75) == PerFrame(frames).interval
+    assert inner.interval == (0, 1)
+
+
+def test_between_mistakes() -> None:
+    for low, high in ((0.5, 0.5), (0.6, 0.4), (-0.1, 0.5), (0.5, 1.1)):
+        with pytest.raises(ValueError, match="must be in order within"):
+            Between(Uniform(), low, high)
+    with pytest.raises(ValueError, match="next to no levels lie between"):
+        draw(Between(LogitNormal(0.0, 0.1), 0.9, 1.0))
+    with pytest.raises(ValueError, match="put Between around it"):
+        Shifted(Between(Uniform(), 0.0, 0.5), ConstantShift(2.0))
