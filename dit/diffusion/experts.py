@@ -140,9 +140,9 @@ class ByLevel(nn.Module):
         with networks[0].skipping(blocks), networks[1].skipping(blocks):
             yield
 
-    def text_cache(self) -> AbstractContextManager[None]:
+    def text_reuse(self) -> AbstractContextManager[None]:
         """Those of both networks, of which each makes only what it needs."""
-        return Together([network.text_cache() for network in (self.high, self.low) if hasattr(network, "text_cache")])
+        return Together([network.text_reuse() for network in (self.high, self.low) if hasattr(network, "text_reuse")])
 
 
 class Together(AbstractContextManager[None]):

@@ -24,7 +24,7 @@ from dit.net.reads import Reads, union
 from dit.net.runner import Runner, skipping
 from dit.net.sequence import TextTokens, side_by_side
 from dit.net.text import NoText, Text, required
-from dit.net.text_cache import TextCache
+from dit.net.text_reuse import TextReuse
 
 # cond["padding"] (B, 1, F, H, W) is 1 where a picture is only there to fill the grid; absent, that is nowhere.
 PADDING = "padding"
@@ -146,9 +146,9 @@ class Backbone(nn.Module):
         """Within: the network is without these blocks, counted from 0."""
         return skipping(self, blocks)
 
-    def text_cache(self) -> TextCache:
+    def text_reuse(self) -> TextReuse:
         """Within it: what depends on the text alone is made once, for a sampler that keeps its text."""
-        return TextCache(self)
+        return TextReuse(self)
 
     def num_tokens(self, frames: int, height: int, width: int) -> int:
         """Video tokens of latents (frames, height, width). Raises ValueError when the patch does not divide them."""

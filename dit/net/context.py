@@ -92,7 +92,7 @@ class Context:
     text_mask: (B, L) bool, the real tokens of the text (None: all).
     joint_mask: the padding of the joint sequence, for attention among all its tokens.
     more_keys: what self-attention reads beside the sequence's own tokens (None: nothing).
-    cross_keys: keys and values that cross-attention reads, where they were made before (`text_cache.py`).
+    cross_keys: keys and values that cross-attention reads, where they were made before (`text_reuse.py`).
     """
 
     coordinates: Coordinates

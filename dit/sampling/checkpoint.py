@@ -147,6 +147,17 @@ class Checkpoint:
         except ValueError:
             return True
 
+    def interval(self, trusted: Sequence[str] = TRUSTED) -> tuple[float, float]:
+        """The lowest and the highest noise level that the run was trained for; all where the config does not say, or
+        says it by a class that is not built."""
+        if self.config.get("levels") is None:
+            return 0.0, 1.0
+        try:
+            low, high = self.part("levels", trusted=trusted).interval
+            return float(low), float(high)
+        except (ValueError, AttributeError):  # a class of somebody else's need not say
+            return 0.0, 1.0
+
     def part(self, *path: str, trusted: Sequence[str] = TRUSTED) -> Any:
         """The object that the config holds at `path`, built; None where it holds null. `KINDS` says which may be.
 

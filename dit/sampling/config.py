@@ -16,6 +16,8 @@ class Config(TypedDict):
     """The whole config, as plain containers: a type stands for the node that builds one."""
 
     ckpt: str | None
+    low_noise_ckpt: str | None
+    boundary: Share | None
     weights: str
     device: str
     prompt: str | None
@@ -40,6 +42,8 @@ class Config(TypedDict):
     precision: str | None
     offload_text: bool
     text_cache: str | None
+    offload_experts: bool
+    reuse_text: bool
     trusted: list[str]
     out: str | None
     sheet_clips: Count

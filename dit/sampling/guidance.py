@@ -54,7 +54,7 @@ class NoGuidance(Guidance):
 @dataclass(frozen=True)
 class ClassifierFree(Guidance):
     """Classifier-free guidance, `uncond + scale (cond - uncond)` (Ho & Salimans 2022, arXiv 2207.12598, equation 6 with
-    scale = 1 + w), both halves in one call of the network.
+    scale = 1 + w).
 
     Args:
         scale: 1 is the conditioned network alone (and then costs one pass), above 1 follows the prompt more closely.
@@ -62,11 +62,14 @@ class ClassifierFree(Guidance):
             (Lin et al. 2023, arXiv 2305.08891, section 3.4, equations 15 and 16).
         interval: (low, high) levels between which guidance acts, both included; a frame outside is the conditioned
             network's alone, and if all are it costs one pass (Kynkaanniemi et al. 2024, arXiv 2404.07724).
+        together: both passes in one call of the network, the shorter text padded. False: one after the other, which
+            needs half the memory for activations and pads nothing.
     """
 
     scale: float
     rescale: Share
     interval: tuple[Share, Share]
+    together: bool = True  # configs of before do not say
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interval", checked_interval(self.interval))
@@ -79,18 +82,21 @@ class ClassifierFree(Guidance):
         return self.scale != 1
 
     def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
-        both = join(cond, uncond)
+        both = join(cond, uncond) if self.together else {}
 
         def denoise(x: Tensor, t: Tensor) -> Estimate:
             acting = Acting(self.interval, t)
             if self.scale == 1 or not acting:
                 return denoiser(x, t, cond)
-            doubled = denoiser(torch.cat([x, x]), torch.cat([t, t]), both)
-            pairs = [part.chunk(2) for part in doubled]
-            guided = Estimate(*(uncond + self.scale * (cond - uncond) for cond, uncond in pairs))
+            if self.together:
+                halves = [part.chunk(2) for part in denoiser(torch.cat([x, x]), torch.cat([t, t]), both)]
+                plain, away = (Estimate(*parts) for parts in zip(*halves, strict=True))
+            else:
+                plain, away = denoiser(x, t, cond), denoiser(x, t, uncond)
+            guided = Estimate(*(u + self.scale * (c - u) for c, u in zip(plain, away, strict=True)))
             if self.rescale:
-                guided = self._rescaled(denoiser, x, t, pairs[0][0], guided)
-            return acting.choose(guided, Estimate(*(cond for cond, _ in pairs)))
+                guided = self._rescaled(denoiser, x, t, plain.x0, guided)
+            return acting.choose(guided, plain)
 
         return denoise
 
@@ -162,16 +168,55 @@ class SkipLayer(Guidance):
 
 
 @dataclass(frozen=True)
+class ByLevel(Guidance):
+    """One guidance at high noise levels and another at low ones (Wan 2.2: `guidance_scale` and `guidance_scale_2`).
+
+    The level is that of the noisiest frame. Asking for it makes the host wait for the device once a step.
+
+    Args:
+        high, low: at levels of at least the boundary, and below it.
+        boundary: noise level; None is the one at which the two networks of a model meet (`experts.ByLevel`).
+    """
+
+    high: Guidance
+    low: Guidance
+    boundary: Share | None
+
+    @property
+    def reads_negative(self) -> bool:
+        return self.high.reads_negative or self.low.reads_negative
+
+    def check(self, network: Any) -> None:
+        """Raises ValueError for a network that one of the two cannot guide, or that has no boundary where one is
+        needed."""
+        self.high.check(network)
+        self.low.check(network)
+        if self.boundary is None and not hasattr(network, "boundary"):
+            raise ValueError(
+                "guidance.boundary=null is where two networks meet, and this model has one; give it:"
+                " guidance.boundary=0.875"
+            )
+
+    def __call__(self, denoiser: Denoiser, cond: Cond, uncond: Cond) -> DenoiseFrames:
+        network: Any = denoiser.net
+        self.check(network)
+        boundary = network.boundary if self.boundary is None else self.boundary
+        high, low = (each(denoiser, cond, uncond) for each in (self.high, self.low))
+        return lambda x, t: (high if bool(t.max() >= boundary) else low)(x, t)
+
+
+@dataclass(frozen=True)
 class AsTrained(Guidance):
     """The guidance that a checkpoint's own config holds, with single values changed; sample.py's default.
 
     Args:
-        scale, rescale, interval: as in `ClassifierFree`; None keeps the checkpoint's.
+        scale, rescale, interval, together: as in `ClassifierFree`; None keeps the checkpoint's.
     """
 
     scale: float | None
     rescale: Share | None
     interval: tuple[Share, Share] | None
+    together: bool | None = None
 
     def change(self, own: Guidance) -> Guidance:
         """`own` with the values that are set; ValueError when it has no such value."""
@@ -195,9 +240,9 @@ def checked_interval(interval: Sequence[float]) -> tuple[float, float]:
 
 
 class Acting:
-    """Which frames have a level that lies in an interval: those are guided, clean ones never. False where none has.
+    """Which frames are guided: those whose level is above 0 and lies in an interval. False if there are none.
 
-    All levels lie in the whole range: then the device is not asked, for which the host would have to wait.
+    The interval [0, 1] holds every level. Then the levels are not read, for which the host would wait for the device.
     """
 
     def __init__(self, interval: tuple[float, float], t: Tensor) -> None:

@@ -66,7 +66,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Round:
-    """One batch while it is made: what the network is told, its sources of noise, and its part of the plan."""
+    """One batch while it is made: its conditioning, its sources of noise, and its part of the plan."""
 
     cond: dict[str, Tensor]
     uncond: dict[str, Tensor]

@@ -18,16 +18,24 @@ class Trained:
 
     Attributes:
         schedule: that of its previews. given: whether it has seen given frames.
+        interval: the lowest and the highest noise level that it has seen.
     """
 
     shape: Shape
     schedule: Schedule
     given: bool
+    interval: tuple[float, float] = (0.0, 1.0)
 
     def warnings(self, canvas: Canvas, plan: Plan, schedule: Schedule) -> Iterator[str]:
-        """Where a sample leaves that."""
+        """One line for each way in which a sample is not what the checkpoint was trained for."""
         if plan.uses_given and not self.given:
             yield "frames are given, but this checkpoint was trained without given frames (conditioning=tasks)"
+        if self.interval != (0, 1):
+            low, high = self.interval
+            yield (
+                f"this checkpoint was trained for noise levels {low:g} to {high:g} alone; sample with the run for the"
+                " others too: ckpt= names the one of the high levels, low_noise_ckpt= that of the low ones"
+            )
         for name in SHAPE:
             trained, asked = getattr(self.shape, name), getattr(canvas, name)
             if trained != asked:
@@ -43,11 +51,13 @@ class Origin:
     Attributes:
         weights: which they are (`raw`, `ema:<profile>`).
         checkpoint: path and step of the file that they are from; empty where there is none.
+        low_noise: likewise, of the network of the low noise levels where that is another one.
         trained: what to warn about; None warns of nothing.
         per_frame: whether the network was trained with a noise level for each frame.
     """
 
     weights: str = "as passed"
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    low_noise: Mapping[str, Any] = field(default_factory=dict)
     trained: Trained | None = None
     per_frame: bool = True

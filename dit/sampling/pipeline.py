@@ -13,21 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dit.diffusion.denoiser import Denoiser
-from dit.diffusion.given import with_given
+from dit.diffusion.experts import ByLevel
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
-from dit.onednn import accelerate
 from dit.sampling.canvas import Canvas
-from dit.sampling.checkpoint import TRUSTED, Checkpoint
-from dit.sampling.given import Given, hold
-from dit.sampling.job import Job, Round, Samples, cost, draw, for_each, listed, own_noise
-from dit.sampling.origin import Origin, Trained
+from dit.sampling.checkpoint import TRUSTED
+from dit.sampling.from_checkpoint import parts_of_checkpoint
+from dit.sampling.job import Job, Round, Samples, cost, for_each, listed, own_noise
+from dit.sampling.maker import Intermediate, Maker
+from dit.sampling.origin import Origin
 from dit.sampling.plan import Plan
 from dit.sampling.record import as_config, facts, files_of, fingerprint
 from dit.sampling.request import Request
-from dit.sampling.rollout import roll_out, stitch
-from dit.sampling.runtime import Progress, Timer, device_name, evaluating, peak_memory, pick_device, warn_of_precision
+from dit.sampling.runtime import (
+    Progress,
+    Timer,
+    device_name,
+    evaluating,
+    exhausted,
+    peak_memory,
+    stepwise,
+    warn_of_precision,
+)
 from dit.sampling.schedule import over_frames, start_at, to_make
 from dit.sampling.settings import Settings, Shape, changed
 from dit.sampling.tasks import Task, TextToVideo
@@ -40,7 +47,8 @@ class Pipeline:
     """Network, codec, text encoder and sampler as one callable. The modules stay on the device they are on.
 
     Args:
-        net, codec, text: as in docs/architecture.md; `text` is None for networks that read none.
+        net, codec, text: as in docs/architecture.md; `net` may be two networks that share the noise levels
+            (`experts.ByLevel`), and `text` is None for networks that read none.
         path, prediction: as in training.
         signals: what the network is told, by name (`dit.signals`).
         settings, shape: of samples, unless a call says otherwise.
@@ -73,6 +81,8 @@ class Pipeline:
         weights: str = "ema",
         device: str = "auto",
         *,
+        low_noise_ckpt: str | FilePath | None = None,
+        boundary: float | None = None,
         trusted: Sequence[str] = TRUSTED,
         **changes: Any,
     ) -> Pipeline:
@@ -81,6 +91,8 @@ class Pipeline:
         Args:
             weights: `ema` (the profile that previews used), `raw`, or a profile's name.
             device: `auto` takes a GPU where there is one.
+            low_noise_ckpt: another run or file, whose network is used at noise levels below `boundary` (Wan 2.2).
+            boundary: None is where the levels end for which the two were trained.
             trusted: packages of yours whose classes the checkpoint's config may build, beside this project's.
             changes: of `Settings` and `Shape` by name (`num_steps=30`, `guidance=ClassifierFree(...)`). What is None or
                 not named stays what the checkpoint was trained and previewed with.
@@ -88,28 +100,9 @@ class Pipeline:
         Raises:
             FileNotFoundError, ValueError: in one line, for a path, weights or a device that is not there.
         """
-        file = Checkpoint.load(run_or_file)
-        label, averaged = file.choose(weights)
-        where = pick_device(device)
-        parts = {"net": file.network(trusted), **{name: file.part(name, trusted=trusted) for name in ("codec", "text")}}
-        file.fill(parts, averaged)
-        accelerate(parts["net"])
-        own = {name: file.part("sampling", name, trusted=trusted) for name in ("schedule", "solver", "guidance")}
-        settings = Settings(**own, num_steps=file.number("sampling", "num_steps"), offload_text=True)
-        shape = Shape(**file.clip())
-        trained = Trained(shape, own["schedule"], file.saw_given())
-        checkpoint = {"path": str(file.file), "step": file.step}
-        log.info("%s weights of %s on %s", label, file.file, where)
-        pipeline = cls(
-            **{name: module and module.requires_grad_(False).to(where) for name, module in parts.items()},
-            path=file.part("path", trusted=trusted),
-            prediction=file.part("prediction", trusted=trusted),
-            signals=file.signals(parts["net"], parts["text"], trusted),
-            settings=settings,
-            shape=shape,
-            origin=Origin(label, checkpoint, trained, file.per_frame(trusted)),
-        ).changed(**changes)
-        warn_of_precision(pipeline.settings.precision, where)
+        parts = parts_of_checkpoint(run_or_file, weights, device, low_noise_ckpt, boundary, trusted, changes)
+        pipeline = cls(**parts)
+        warn_of_precision(pipeline.settings.precision, pipeline.device)
         return pipeline
 
     def changed(self, **changes: Any) -> Pipeline:
@@ -121,6 +114,9 @@ class Pipeline:
 
     @property
     def device(self) -> torch.device:
+        """Where the network computes."""
+        if isinstance(self.net, ByLevel):
+            return self.net.device
         return next((parameter.device for parameter in self.net.parameters()), torch.device("cpu"))
 
     def __call__(
@@ -159,16 +155,59 @@ class Pipeline:
                 prompts, seeds, task, negative_prompt=negative_prompt, labels=labels, signals=signals, noise=noise,
                 progress=progress,
             )  # fmt: skip
+        job = self.job(prompts, seeds, task, negative_prompt, labels, signals, noise)
+        made = list(self.make(job, range(len(job.batches)), progress))
+        pixels, latents = (torch.cat([getattr(each, name) for each in made]) for name in ("pixels", "latents"))
+        every, took = [each for batch in job.batches for each in batch], cost(made)
+        return Samples(pixels, latents, {**self.info(job, every), **took})
+
+    def watch(
+        self,
+        prompts: str | int | Sequence[str | int],
+        seeds: int | Sequence[int],
+        task: Task | None = None,
+        **asked: Any,
+    ) -> Iterator[tuple[int, Intermediate]]:
+        """Samples step by step: yields (solver steps done, the samples as they are now).
+
+            for step, estimate in pipeline.watch("a red circle moves right", seeds=[3]):
+                show(estimate.pixels())
+
+        The last estimate is the sample itself. Intermediate ones are decoded only by `pixels()`. Leaving the loop stops
+        the sampling. With `batch_size` one batch comes after another, and clips of a chain likewise.
+
+        Args: those of `__call__`, without `progress`. Errors are raised here, not when the loop begins.
+        """
+        said = {name: asked.pop(name) for name in ("negative_prompt", "labels", "signals", "noise") if name in asked}
+        pipeline = self.changed(**asked)
+        job = pipeline.job(prompts, seeds, task, **said)
+        return enumerate(pipeline._watch(job), 1)
+
+    def _watch(self, job: Job) -> Iterator[Intermediate]:
+        self._encode_ahead([each for batch in job.batches for each in batch], job.canvas)
+        timer = Timer(len(job.batches) * job.steps, None, self.device)
+        for index in range(len(job.batches)):
+            with self._computing():
+                now = self._round(job, index, timer)
+            yield from stepwise(self._maker.steps(now), self._computing)
+
+    def job(
+        self,
+        prompts: str | int | Sequence[str | int],
+        seeds: int | Sequence[int],
+        task: Task | None = None,
+        negative_prompt: str | Sequence[str] = "",
+        labels: str | int | None | Sequence[str | int | None] = None,
+        signals: Mapping[str, Any] | None = None,
+        noise: Tensor | None = None,
+    ) -> Job:
+        """The arguments of `__call__` as samples to be made, checked; for `make` and `facts`."""
         prompts, seeds = listed(prompts, seeds)
         negatives = for_each(negative_prompt, len(prompts), "negative prompts")
         said = {name: for_each(each, len(prompts), name) for name, each in (signals or {}).items()}
         more = [{name: each[i] for name, each in said.items()} for i in range(len(prompts))]
         wanted = map(Request, prompts, negatives, seeds, for_each(labels, len(prompts), "labels"), more)
-        job = self.prepare(list(wanted), task, noise)
-        made = list(self.make(job, range(len(job.batches)), progress))
-        pixels, latents = (torch.cat([getattr(each, name) for each in made]) for name in ("pixels", "latents"))
-        every, took = [each for batch in job.batches for each in batch], cost(made)
-        return Samples(pixels, latents, {**self.info(job, every), **took})
+        return self.prepare(list(wanted), task, noise)
 
     def batches(
         self, wanted: Sequence[Request], task: Task | None = None, progress: Progress | None = None
@@ -183,13 +222,14 @@ class Pipeline:
         if not wanted:
             raise ValueError("0 samples are asked for: at least one prompt is needed")
         task, canvas = task or TextToVideo(), self.canvas()
-        self.levels(canvas, ~torch.ones(canvas.latent_shape[0], dtype=torch.bool))  # what is wrong is said before files
+        nothing = torch.zeros(canvas.latent_shape[0], dtype=torch.bool)
+        self.noise_levels(canvas, nothing)  # what is wrong with them is said before files are read
         for each in wanted:
             check_asked(self.signals, each, canvas)
         with evaluating(self.codec), torch.no_grad():
             plan = task(canvas)
         plan.check(len(wanted))
-        levels = [start_at(self.levels(canvas, known), plan.strength) for known in plan.known(canvas)]
+        levels = [start_at(self.noise_levels(canvas, known), plan.strength) for known in plan.known(canvas)]
         codec: Any = self.codec
         noise = own_noise(noise, len(wanted), (codec.channels, *canvas.latent_shape))
         self._warn(canvas, plan, [each.negative_prompt for each in wanted])
@@ -205,8 +245,8 @@ class Pipeline:
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.device)
             seconds, done = timer.seconds, timer.done
-            with evaluating(self.net, self.codec, self.text), torch.no_grad():
-                pixels, latents = self._make(self._round(job, index, timer))
+            with self._computing():
+                pixels, latents = exhausted(self._maker.steps(self._round(job, index, timer)))
             about = self.info(job, job.batches[index])
             about["seconds_per_step"] = (timer.seconds - seconds) / max(timer.done - done, 1)
             about["peak_memory_gb"] = peak_memory(self.device) / 1e9
@@ -227,7 +267,7 @@ class Pipeline:
             check_frames=lambda frames: codec.latent_shape(frames, height, width),
         )
 
-    def levels(self, canvas: Canvas, known: Tensor) -> Tensor:
+    def noise_levels(self, canvas: Canvas, known: Tensor) -> Tensor:
         """The noise levels that a clip visits, float64 (steps + 1,), or (steps + 1, F) where each frame has its own.
 
         known: bool (F,), which latent frames are given. ValueError for levels that the network was not trained for.
@@ -245,10 +285,13 @@ class Pipeline:
                 f"{schedule} gives each frame a noise level of its own, but this network was trained with one a clip;"
                 " train with levels=per_frame, or sample with another schedule"
             )
-        return over_frames(levels, known, patch)
+        levels = over_frames(levels, known, patch)
+        if isinstance(self.net, ByLevel):
+            self.net.check_levels(levels, known)
+        return levels
 
     def condition(self, wanted: Sequence[Request], canvas: Canvas, away: bool = False) -> dict[str, Tensor]:
-        """What the network is told of each sample, or what guidance leads it `away` from."""
+        """The conditioning of samples, or what guidance leads `away` from."""
         if self.text is not None:
             self.text.to(self.device)
         return cond_of_requests(self.signals, wanted, canvas, self.device, away)
@@ -273,7 +316,10 @@ class Pipeline:
             yield device
         finally:
             took, peak = time.perf_counter() - started, peak_memory(device) / 1e9
-            self.net.to(device)
+            if isinstance(self.net, ByLevel) and self.settings.offload_experts:
+                self.net.take_turns(device)
+            else:
+                self.net.to(device)
         log.info("encoded what was asked in %.1f s, peak memory %.2f GB; the encoder has left the device", took, peak)
 
     def _round(self, job: Job, index: int, timer: Timer) -> Round:
@@ -286,55 +332,15 @@ class Pipeline:
         noise = job.noise[rows] if job.noise is not None and len(job.noise) > 1 else job.noise
         return Round(cond, uncond, generators, job.plan.rows(rows), noise, job, timer)
 
-    def _make(self, now: Round) -> tuple[Tensor, Tensor]:
-        """(pixels, latents) of one batch, on the CPU."""
-        plan, canvas, noise = now.plan, now.job.canvas, now.noise
-        levels = iter(now.job.levels)
+    @property
+    def _maker(self) -> Maker:
+        return Maker(self.net, self.codec, self.path, self.prediction, self.settings, self.device)
 
-        def sample(given: Given | None) -> Tensor:
-            nonlocal noise
-            first, noise = noise, None
-            return self._denoise(now, given, next(levels), first)
-
-        clips = roll_out(sample, self._decode, canvas, plan.given, plan.chunks, plan.num_context)
-        latents, pixels = zip(*((latents.cpu(), pixels) for latents, pixels in clips), strict=True)
-        return stitch(pixels, plan.num_context), stitch(latents, plan.shared(canvas))
-
-    def _denoise(self, now: Round, given: Given | None, levels: Tensor, own: Tensor | None) -> Tensor:
-        """Latents (B, C, F, H, W) of one clip. own: noise (B or 1, C, F, H, W) that was passed."""
-        codec: Any = self.codec
-        shape = (codec.channels, *now.job.canvas.latent_shape)
-
-        def fresh() -> Tensor:
-            return draw(now.generators, shape).to(self.device)
-
-        noise = fresh()  # drawn in any case, so that own noise changes none that comes later
-        if own is not None:
-            noise = own.to(noise).expand_as(noise)
-        latents, known = noise, torch.zeros_like(noise[:, :1], dtype=torch.bool)  # nothing
-        if given is not None:
-            given = given.rows(slice(0, len(noise)), noise)
-            latents, known = given.latents.expand_as(noise), given.mask
-        denoiser = Denoiser(self.net, self.path, self.prediction)
-        cond, uncond = (with_given(each, self.net, latents, known) for each in (now.cond, now.uncond))
-        guided = self.settings.guidance(denoiser, cond, uncond)
-        denoise = hold(guided, given, noise, self.path, self.settings.context_level)
-        if now.plan.start is None:
-            x = self.path.prior_std * noise
-        else:
-            first = levels[0] if levels.ndim == 1 else levels[:1]
-            x = self.path.mix(now.plan.start.to(noise), noise, first.to(noise))
-        precision = self.settings.precision
-        with torch.autocast(self.device.type, precision, enabled=precision is not None), now.timer:
-            for state in self.settings.solver(denoise, x, levels, self.path, fresh):
-                x = state.x
-                now.timer.step()
-        return x if given is None else given.put_back(x)
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        """Pixels on the CPU, one sample at a time: decoders want more memory than the network."""
-        codec: Any = self.codec
-        return torch.cat([codec.decode(one).float().clamp(-1, 1).cpu() for one in latents.split(1)])
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Without gradients, all modules in evaluation mode; each is put back into its own at the end."""
+        with evaluating(self.net, self.codec, self.text), torch.no_grad():
+            yield
 
     def _warn(self, canvas: Canvas, plan: Plan, negatives: Sequence[str]) -> None:
         """Says what has no effect, and where a sample leaves what the checkpoint was trained for."""
@@ -349,10 +355,14 @@ class Pipeline:
         the task's files once more, for their fingerprints."""
         lists = {"prompts", "negative_prompts", "seeds", "labels", "signals"}
         common = {key: value for key, value in self.info(job, []).items() if key not in lists}
-        source = dict(self.origin.checkpoint)
-        if "path" in source:
-            source["sha256"] = fingerprint(source["path"])
-        return facts({**common, "files": files_of(common["task"]), "checkpoint": source}, job.batches)
+        sources = {"checkpoint": self.origin.checkpoint}
+        if isinstance(self.net, ByLevel):
+            sources["low_noise_ckpt"] = self.origin.low_noise
+        known = {
+            name: {**source, "sha256": fingerprint(source["path"])} if "path" in source else dict(source)
+            for name, source in sources.items()
+        }
+        return facts({**common, "files": files_of(common["task"]), **known}, job.batches)
 
     def info(self, job: Job, wanted: Sequence[Request]) -> dict[str, Any]:
         """How samples are made, as plain values; parts of the sampler are configs, which build them again."""
@@ -377,5 +387,6 @@ class Pipeline:
             "context_level": settings.context_level,
             "precision": None if settings.precision is None else str(settings.precision).removeprefix("torch."),
             "device": device_name(self.device),
+            **({"boundary": self.net.boundary} if isinstance(self.net, ByLevel) else {}),
             **({} if job.noise is None else {"noise": as_config(job.noise)}),
         }

@@ -21,6 +21,8 @@ class Plan:
         strength: noise level at which sampling starts, in (0, 1].
         chunks: clips that are chained, each beginning with the last `num_context` frames of the one before.
         num_context: pixel frames that chained clips share.
+        carries_latents: whether their latent frames go over to the next clip as they are; otherwise the pixels are
+            encoded anew.
     """
 
     given: Given | None = None
@@ -28,6 +30,7 @@ class Plan:
     strength: float = 1.0
     chunks: int = 1
     num_context: int = 0
+    carries_latents: bool = False
 
     @property
     def uses_given(self) -> bool:

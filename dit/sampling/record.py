@@ -86,7 +86,10 @@ def facts(common: Mapping[str, Any], batches: Sequence[Sequence[Request]]) -> li
 
 @dataclass(frozen=True)
 class Again:
-    """A sample that is to be made once more: the batch that it was in, its position there, the parts and settings."""
+    """A sample that is to be made once more: the batch that it was in, its position there, the parts and settings.
+
+    low_noise_ckpt, boundary: of a second network for the low noise levels, if there was one.
+    """
 
     batch: list[Request]
     position: int
@@ -94,6 +97,8 @@ class Again:
     settings: dict[str, Any]
     checkpoint: Path
     facts: dict[str, Any]
+    low_noise_ckpt: Path | None = None
+    boundary: float | None = None
 
 
 def read(file: str, trusted: Sequence[str] = ()) -> Again:
@@ -126,9 +131,13 @@ def read(file: str, trusted: Sequence[str] = ()) -> Again:
         position = said["batch"]["position"]
         batch[position]
         checkpoint = Path(_same(said["checkpoint"], path))
+        low, boundary = said.get("low_noise_ckpt"), said.get("boundary")
+        low = None if low is None else Path(_same(low, path))
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f"again={file} does not say how a sample was made ({error})") from None
-    return Again(batch, position, parts, {name: said[name] for name in SETTINGS}, checkpoint, said)
+    if boundary is not None and type(boundary) not in (int, float):
+        raise ValueError(f"again={file} does not say how a sample was made (boundary={boundary!r} is no number)")
+    return Again(batch, position, parts, {name: said[name] for name in SETTINGS}, checkpoint, said, low, boundary)
 
 
 def _request(prompt: Any, negative_prompt: Any, seed: Any, label: Any, signals: Any = None) -> Request:

@@ -69,7 +69,7 @@ def requests(
 
 
 def heard(wanted: Sequence[Request], known: Collection[str]) -> list[Request]:
-    """The same with what their columns say of signals that are `known`; the other columns are named in a warning."""
+    """The requests with their columns moved to `signals` where those are `known`; a warning names other columns."""
     unused = dict.fromkeys(name for each in wanted for name in each.columns if name not in known)
     if unused:
         used = ", ".join((*COLUMNS, *known))

@@ -7,8 +7,9 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +19,8 @@ from dit.machine import bfloat16_warning
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+R = TypeVar("R")
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
@@ -75,6 +78,30 @@ def evaluating(*modules: nn.Module | None) -> Iterator[None]:
     finally:
         for part, training in before:
             part.training = training
+
+
+def exhausted(steps: Generator[T, None, R]) -> R:
+    """What a generator returns, when it has yielded all."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def stepwise(steps: Generator[T, None, R], context: Callable[[], AbstractContextManager[None]]) -> Iterator[T]:
+    """What a generator yields. It runs inside of a context that ends before anything is handed out: whoever takes it is
+    outside, and may compute gradients, or train."""
+    try:
+        while True:
+            with context():
+                try:
+                    step = next(steps)
+                except StopIteration:
+                    return
+            yield step
+    finally:
+        steps.close()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor
 from dit.config.limits import Count, Natural, Positive
 from dit.diffusion.path import Path
 
-JUST_ABOVE_CLEAN = 1e-12  # VE's sigma has its limit from above here, the other paths next to none
+JUST_ABOVE_CLEAN = 1e-12  # where VE's sigma has jumped to its minimum, and other paths have next to no noise
 
 
 class Schedule(ABC):
@@ -129,8 +129,8 @@ class Karras(Schedule):
 
 @dataclass(frozen=True)
 class Staggered(Schedule):
-    """Frames one behind another in time: a scheduling matrix (diffusion forcing, Chen et al. 2024, arXiv 2407.01392,
-    section 3.3), for networks that were trained with a level for each frame. All at once is any other schedule.
+    """Frames that begin one after another: a scheduling matrix (diffusion forcing, Chen et al. 2024, arXiv 2407.01392,
+    section 3.3), for networks that were trained with a level for each frame.
 
     Args:
         schedule: what each frame goes through; None is the checkpoint's own.
@@ -148,8 +148,8 @@ class Staggered(Schedule):
 
     @abstractmethod
     def begin(self, num_steps: int, groups: int) -> Tensor:
-        """The row in which each group begins, int64 (groups,). In each row up to the last, some group must be under
-        way: one takes `num_steps`."""
+        """The row in which each group begins, int64 (groups,). A group falls for `num_steps` rows, and in every row
+        before the last some group must fall."""
 
     @property
     def of_a_frame(self) -> Schedule:
@@ -180,7 +180,8 @@ class Autoregressive(Staggered):
 
 @dataclass(frozen=True)
 class Pyramid(Staggered):
-    """Each group begins `lag` steps behind the one before it, so that the near future is clearer than the far one.
+    """Each group begins `lag` steps after the one before it, so that the near future is clearer than the far one.
+    SkyReels-V2's diffusion forcing: `lag` is its `ar_step`, `group` its `causal_block_size`.
 
     Args:
         lag: in steps; 0 is all at once, `num_steps` or more is autoregressive.
@@ -200,8 +201,8 @@ class Pyramid(Staggered):
 def over_frames(levels: Tensor, known: Tensor, patch: int) -> Tensor:
     """The levels of all latent frames (rows, F), from those of frames of tokens that are to be made.
 
-    Latent frames of one token share its level. Where all of them are known they have the highest level of the row, as
-    if they were waiting for the others: how the network is shown them, `given.hold` decides.
+    Latent frames of one token share its level. If all of them are known, they get the highest level of the row; it has
+    no effect, because `given.hold` sets the level of known frames.
 
     Args:
         levels: (rows, frames of tokens with something to make).

@@ -1,4 +1,4 @@
-"""What a pipeline is set to: the shape of its samples, and how they are made. Every way in has them from here."""
+"""The settings of a pipeline: the shape of samples and how they are made, for every way in."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ class Settings:
         batch_size: samples that are denoised at once; None takes all.
         offload_text: keep text encoder and network from being on the device together: a large encoder encodes all
             prompts before the first sample, while the network is on the CPU, and is freed; a small one moves.
+        offload_experts: of two networks that share the noise levels keep on the device the one that computes.
+        reuse_text: make what the network makes of the text alone once a clip, not once a step: the same samples, for
+            2 * depth * text tokens * width values more a sample and pass.
     """
 
     schedule: Schedule
@@ -47,6 +50,8 @@ class Settings:
     precision: torch.dtype | None = None
     batch_size: int | None = None
     offload_text: bool = False
+    offload_experts: bool = False
+    reuse_text: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", pick_dtype(self.precision))
@@ -61,8 +66,8 @@ NAMES = (*(field.name for field in fields(Settings)), *SHAPE)
 
 
 def changed(settings: Settings, shape: Shape, changes: Mapping[str, Any]) -> tuple[Settings, Shape]:
-    """Both with other values by name; None keeps what is there. A schedule and a guidance may complete themselves from
-    those that they replace.
+    """Settings and shape with other values by name; None keeps the present one. A schedule and a guidance may fill in
+    values of theirs from those that they replace (`change`).
 
     Raises ValueError for a name that neither has, and for values that cannot be.
     """

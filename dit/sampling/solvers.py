@@ -1,7 +1,7 @@
 """Solvers of the probability-flow ODE: from noise at level 1 to data at level 0.
 
-`solver(denoise, x, levels, path, noise=None)` yields a `State(x, estimate)` after each step; `end` takes the last x.
-    denoise   `denoise(x, t) -> Estimate(x0, eps, velocity)`, t a row of `levels`; all it knows of a network
+`solver(denoise, x, levels, path, noise=None)` yields a `State(x, estimate)` after each step; `end` gives the last x.
+    denoise   `denoise(x, t) -> Estimate(x0, eps, velocity)`, t a row of `levels`; hides the network
     x         (B, C, F, H, W), the state at `levels[0]`
     levels    float64, one level for all frames (S + 1,), strictly falling; or one for each (S + 1, F), none of which
               rises. t is then 0-dim or (1, F). A frame whose level stays the same keeps its bits in that step
@@ -36,19 +36,19 @@ Noise = Callable[[], Tensor]
 
 
 class State(NamedTuple):
-    """x (B, C, F, H, W) behind a step, and the estimate at the step's start, with which it was made."""
+    """x (B, C, F, H, W) after a step, and the estimate at the step's start, from which x was computed."""
 
     x: Tensor
     estimate: Estimate
 
 
 class Solver(ABC):
-    """A way through the levels. A subclass says how in `walk`, a generator."""
+    """Goes through the levels step by step. A subclass implements `walk`, a generator."""
 
     def __call__(
         self, denoise: Denoise, x: Tensor, levels: Tensor, path: Path, noise: Noise | None = None
     ) -> Iterator[State]:
-        """The states behind each step; whoever stops asking stops the solver.
+        """The state after each step. A step is computed when it is asked for.
 
         Raises ValueError for levels that rise, or stand still in all frames.
         """
@@ -58,7 +58,7 @@ class Solver(ABC):
     def walk(
         self, denoise: Denoise, x: Tensor, steps: Iterable[Step], path: Path, noise: Noise | None
     ) -> Iterator[State]:
-        """Yields the state behind each of `steps`."""
+        """Yields the state after each of `steps`."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Step:
         start, end: the rows, as `denoise` takes them: 0-dim or (1, F).
         t, s: the same, as they are broadcast over x: 0-dim or (1, 1, F, 1, 1).
         moves: which frames move, like t; None: all.
-        ends: which frames never move again behind it, like t; None: all if it is the `last` step, else none.
-        last: no frame moves behind it.
+        ends: which frames do not move after it, like t; None: all if it is the `last` step, else none.
+        last: no frame moves after it.
     """
 
     start: Tensor
@@ -87,7 +87,7 @@ class Step:
 
 
 def end(states: Iterable[State]) -> Tensor:
-    """x behind the last step."""
+    """x after the last step."""
     return deque(states, maxlen=1).pop().x
 
 

@@ -95,18 +95,21 @@ class Extend:
         video: what to extend.
         num_context: how many of its last frames are given.
         times: how many clips are chained, each going on from the last `num_context` frames of the one before.
+        carry_latents: whether a clip hands on latent frames as they are, and all are decoded as one (SkyReels-V2).
+            Otherwise its frames are decoded and encoded anew, as the first ones of a clip.
     """
 
     video: Source
     num_context: Count
     times: Count
     fit: Fit = Cut()
+    carry_latents: bool = False
 
     def __call__(self, canvas: Canvas) -> Plan:
         _check_chain(canvas, self.num_context, self.times)
         context = sources.last_frames(self.video, self.num_context, canvas, self.fit)
         given = canvas.given_frames(context, range(self.num_context))
-        return Plan(given, chunks=self.times, num_context=self.num_context)
+        return Plan(given, chunks=self.times, num_context=self.num_context, carries_latents=self.carry_latents)
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,16 @@ class LongTextToVideo:
     Args:
         num_context: how many last frames of a clip are given to the next one.
         times: how many clips are chained.
+        carry_latents: as in `Extend`.
     """
 
     num_context: Count
     times: Count
+    carry_latents: bool = False
 
     def __call__(self, canvas: Canvas) -> Plan:
         _check_chain(canvas, self.num_context, self.times)
-        return Plan(chunks=self.times, num_context=self.num_context)
+        return Plan(chunks=self.times, num_context=self.num_context, carries_latents=self.carry_latents)
 
 
 @dataclass(frozen=True)

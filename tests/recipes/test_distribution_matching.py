@@ -181,7 +181,7 @@ def test_the_student_may_wait_for_its_critic() -> None:
 
 
 def test_the_teacher_may_be_guided() -> None:
-    """A Gaussian of another mean: guidance moves it from the unconditional one through the conditional one and beyond."""
+    """A Gaussian of another mean: guidance moves it from the unconditional one through the other and beyond."""
     path, prediction = PARTS[0]
     nets = networks(path, prediction, critic=(0.3, 0.8), teacher=(-0.5, 1.1))
     given = clips(shift=0.4)

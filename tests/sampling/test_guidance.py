@@ -13,7 +13,7 @@ from torch import Tensor
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.path import Cosine, Linear
 from dit.diffusion.prediction import X0, V
-from dit.sampling.guidance import ClassifierFree, NoGuidance, SkipLayer, join
+from dit.sampling.guidance import AsTrained, ByLevel, ClassifierFree, NoGuidance, SkipLayer, join
 
 
 class CountingNet:
@@ -147,6 +147,41 @@ def test_join_pads_the_shorter_text_under_the_mask() -> None:
         assert both["text"].shape == (4, 7, 3) and both["text_mask"].dtype == torch.bool
         assert both["text_mask"].sum(1).tolist() == [*a["text_mask"].sum(1).tolist(), *b["text_mask"].sum(1).tolist()]
         assert torch.equal(both["text"][2:, : b["text"].shape[1]], b["text"])
+
+
+@pytest.mark.parametrize("rescale, interval", [(0.0, (0.0, 1.0)), (0.7, (0.0, 0.5))])
+def test_one_pass_after_the_other_is_the_same(rescale: float, interval: tuple[float, float]) -> None:
+    net, denoiser, cond, uncond, x = setup()
+    t = torch.tensor([[0.3, 0.3, 0.7, 0.7], [0.4, 0.4, 0.4, 0.4]])
+    joined, apart = (ClassifierFree(4.0, rescale, interval, together) for together in (True, False))
+    wanted = joined(denoiser, cond, uncond)(x, t)
+    net.calls.clear()
+    torch.testing.assert_close(apart(denoiser, cond, uncond)(x, t), wanted)
+    assert net.calls == [2, 2], "and no text is padded"
+    assert (
+        AsTrained(None, None, None, False).change(joined) == apart
+        and AsTrained(None, None, None).change(joined) == joined
+    )
+
+
+def test_guidance_by_level() -> None:
+    """As WanPipeline's guidance_scale and guidance_scale_2: from the boundary on the first."""
+    net, denoiser, cond, uncond, x = setup()
+    every = (0.0, 1.0)
+    high, low = ClassifierFree(4.0, 0.0, every), ClassifierFree(3.0, 0.0, every)
+    guided = ByLevel(high, low, 0.9)(denoiser, cond, uncond)
+    for level, chosen, other in ((0.9, high, low), (0.95, high, low), (0.89, low, high)):
+        t = torch.tensor([[0.0, level, level, level]]).expand(2, 4)  # a given frame does not count
+        assert torch.equal(guided(x, t).x0, chosen(denoiser, cond, uncond)(x, t).x0)
+        assert not torch.equal(guided(x, t).x0, other(denoiser, cond, uncond)(x, t).x0)
+    assert (
+        ByLevel(high, NoGuidance(), 0.9).reads_negative and not ByLevel(NoGuidance(), NoGuidance(), 0.9).reads_negative
+    )
+    with pytest.raises(ValueError, match="guidance.boundary=null is where two networks meet, and this model has one"):
+        ByLevel(high, low, None)(denoiser, cond, uncond)
+    net.boundary = 0.5  # type: ignore[attr-defined]
+    t = torch.full((2, 1), 0.6)
+    assert torch.equal(ByLevel(high, low, None)(denoiser, cond, uncond)(x, t).x0, high(denoiser, cond, uncond)(x, t).x0)
 
 
 def test_mistakes() -> None:

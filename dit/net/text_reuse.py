@@ -33,8 +33,8 @@ class Kept:
     keys: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
 
-class TextCache:
-    """Within `with cache:` the network makes what depends on the text alone once. The same numbers, bit for bit.
+class TextReuse:
+    """Within `with reuse:` the network makes what depends on the text alone once. The same numbers, bit for bit.
 
     It may be entered again and again, and keeps what it has until it is dropped: of each text 2 * depth * L * width
     values a sample (1.7 GB for Wan 14B in bfloat16 with 512 tokens of a prompt and of a negative one). Weights, dtypes
@@ -93,12 +93,12 @@ def version(tensor: Tensor | None) -> int:
 class GivenKeys:
     """Hands each block the keys and values of its text."""
 
-    def __init__(self, runner: Runner, cache: TextCache) -> None:
-        self.runner, self.cache = runner, cache
+    def __init__(self, runner: Runner, reuse: TextReuse) -> None:
+        self.runner, self.reuse = runner, reuse
 
     def __call__(self, blocks: Blocks, streams: Streams, context: Context) -> Streams:
         """As the runner inside."""
-        kept = self.cache.of(context)
+        kept = self.reuse.of(context)
         if kept is None or torch.is_grad_enabled():
             return self.runner(blocks, streams, context)
         for index, block in blocks.items():

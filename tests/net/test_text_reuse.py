@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dit.net.text_cache import MOST, TextCache
+from dit.net.text_reuse import MOST, TextReuse
 from tests.net.conftest import Build
 
 GRID = (4, 4, 4)
@@ -70,10 +70,10 @@ def test_the_same_bits_with_fewer_products(randomised: Build, name: str) -> None
     with torch.no_grad():
         plain = [products(net, x, t, cond) for t in levels(0.9, 0.5, 0.1)]
         whole = [flops for flops, _ in plain]
-        cache = net.text_cache()
+        reuse = net.text_reuse()
         found = []
         for t in levels(0.9, 0.5, 0.1):
-            with cache:
+            with reuse:
                 found.append(products(net, x, t, cond))
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(plain, found, strict=True))
         embedding = products(net.text, cond, levels(0.5)[0])[0]
@@ -93,7 +93,7 @@ def test_another_text_is_another_text(randomised: Build, name: str) -> None:
     net: Any = randomised(*overrides, preset=preset, tiny=False)
     x, cond = asked(net)
     other, (t,) = asked(net, seed=1)[1], levels(0.5)
-    with torch.no_grad(), net.text_cache():
+    with torch.no_grad(), net.text_reuse():
         cached = [net(x, t, each) for each in (cond, other, cond)]
         cond["text"].mul_(-1.5)  # the same tensor, and no longer the same text
         cached.append(net(x, t, cond))
@@ -110,14 +110,14 @@ def test_nothing_is_left_behind(randomised: Build) -> None:
     net: Any = randomised(preset="wan21_tiny", tiny=False)
     x, cond = asked(net)
     runner, (t,) = net.runner, levels(0.5)
-    cache = net.text_cache()
-    with torch.no_grad(), pytest.raises(RuntimeError, match="stop"), cache:
+    reuse = net.text_reuse()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="stop"), reuse:
         net(x, t, cond)
         raise RuntimeError("stop")
     assert net.runner is runner and "read_text" not in vars(net)
-    (kept,) = cache.texts
+    (kept,) = reuse.texts
     held = [weakref.ref(kept.tokens.cross), *(weakref.ref(each) for each in kept.keys[0])]
-    del kept, cache
+    del kept, reuse
     gc.collect()
     assert not any(ref() is not None for ref in held)
 
@@ -126,11 +126,11 @@ def test_few_texts_are_kept(randomised: Build) -> None:
     net: Any = randomised(preset="wan21_tiny", tiny=False)
     x, cond = asked(net)
     texts = [{**cond, "text": cond["text"] + shift} for shift in range(MOST + 2)]
-    cache = net.text_cache()
-    with torch.no_grad(), cache:
+    reuse = net.text_reuse()
+    with torch.no_grad(), reuse:
         for each in texts:
             net(x, levels(0.5)[0], each)
-        assert [kept.inputs[0][0] is each["text"] for kept, each in zip(cache.texts, texts[-MOST:], strict=True)] == [
+        assert [kept.inputs[0][0] is each["text"] for kept, each in zip(reuse.texts, texts[-MOST:], strict=True)] == [
             True
         ] * MOST
 
@@ -138,7 +138,7 @@ def test_few_texts_are_kept(randomised: Build) -> None:
 def test_blocks_that_are_left_out(randomised: Build) -> None:
     net: Any = randomised(preset="wan21_tiny", tiny=False)
     x, cond = asked(net)
-    with torch.no_grad(), net.text_cache():
+    with torch.no_grad(), net.text_reuse():
         for t in levels(0.9, 0.5):
             whole = net(x, t, cond)
             with net.skipping([0]):
@@ -160,8 +160,8 @@ def test_training_is_not_touched(randomised: Build) -> None:
     (t,) = levels(0.5)
     weights = list(net.parameters())
     wanted = torch.autograd.grad(net(x, t, cond).square().sum(), weights)
-    cache = net.text_cache()
-    with cache:
+    reuse = net.text_reuse()
+    with reuse:
         with torch.no_grad():
             net(x, t, cond)
         for _ in range(2):
@@ -170,11 +170,11 @@ def test_training_is_not_touched(randomised: Build) -> None:
 
 def test_compiled_blocks_are_left_alone(randomised: Build) -> None:
     net: Any = randomised(preset="wan21_tiny", tiny=False)
-    assert TextCache(net).works
+    assert TextReuse(net).works
     block: nn.Module = net.blocks[1]
     block._compiled_call_impl = block._call_impl  # type: ignore[assignment]
-    cache = TextCache(net)
+    reuse = TextReuse(net)
     x, cond = asked(net)
-    with torch.no_grad(), cache:
+    with torch.no_grad(), reuse:
         net(x, levels(0.5)[0], cond)
-    assert not cache.works and not cache.texts
+    assert not reuse.works and not reuse.texts

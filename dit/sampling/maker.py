@@ -1,0 +1,132 @@
+"""One batch of samples while it is made: network, solver, guidance and given frames together, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dit.diffusion.denoiser import Denoiser
+from dit.diffusion.experts import ByLevel
+from dit.diffusion.given import with_given
+from dit.diffusion.path import Path
+from dit.diffusion.prediction import Prediction
+from dit.sampling.given import Given, hold
+from dit.sampling.job import Round, draw
+from dit.sampling.rollout import roll_out
+from dit.sampling.runtime import evaluating
+from dit.sampling.settings import Settings
+from dit.sampling.solvers import State
+
+
+@dataclass(frozen=True)
+class Intermediate:
+    """A batch of samples after one solver step.
+
+    Attributes:
+        clip: which of the clips that are chained, from 0.
+        levels: noise level after the step, float64 0-dim, or (F,) where each frame has its own.
+    """
+
+    clip: int
+    levels: Tensor
+    _state: State = field(repr=False)
+    _given: Given | None = field(repr=False)
+    _decode: Callable[[Tensor], Tensor] = field(repr=False)
+
+    @property
+    def latents(self) -> Tensor:
+        """(B, C, F, H, W) on the network's device: its estimate of the clean clip, from the start of the step; the clip
+        itself in frames whose level is 0 now."""
+        done = (self.levels == 0).to(self._state.x.device)
+        done = done if done.ndim == 0 else done[:, None, None]
+        latents = torch.where(done, self._state.x, self._state.estimate.x0)
+        return latents if self._given is None else self._given.put_back(latents)
+
+    def pixels(self) -> Tensor:
+        """The same decoded: (B, 3, num_frames, height, width) float32 in [-1, 1], on the CPU. Decodes at each call."""
+        return self._decode(self.latents)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes samples: the modules of a pipeline on their device, and its settings."""
+
+    net: nn.Module
+    codec: nn.Module
+    path: Path
+    prediction: Prediction
+    settings: Settings
+    device: torch.device
+
+    def steps(self, now: Round) -> Generator[Intermediate, None, tuple[Tensor, Tensor]]:
+        """Yields after each solver step; returns (pixels, latents) of the batch, on the CPU."""
+        if isinstance(self.net, ByLevel):
+            self.net.one_at_a_time = self.settings.offload_experts
+        clips = iter(enumerate(now.job.levels))
+        return (
+            yield from roll_out(
+                lambda given: self._denoise(now, given, *next(clips)), self.decode, now.job.canvas, now.plan
+            )
+        )
+
+    def _denoise(
+        self, now: Round, given: Given | None, clip: int, levels: Tensor
+    ) -> Generator[Intermediate, None, Tensor]:
+        """Returns the latents (B, C, F, H, W) of one clip."""
+        codec: Any = self.codec
+        shape = (codec.channels, *now.job.canvas.latent_shape)
+
+        def fresh() -> Tensor:
+            return draw(now.generators, shape).to(self.device)
+
+        noise = fresh()  # drawn in any case, so that noise that was passed changes none that comes later
+        if now.noise is not None and clip == 0:
+            noise = now.noise.to(noise).expand_as(noise)
+        latents, known = noise, torch.zeros_like(noise[:, :1], dtype=torch.bool)  # nothing
+        if given is not None:
+            given = given.rows(slice(0, len(noise)), noise)
+            latents, known = given.latents.expand_as(noise), given.mask
+        denoiser = Denoiser(self.net, self.path, self.prediction)
+        cond, uncond = (with_given(each, self.net, latents, known) for each in (now.cond, now.uncond))
+        guided = self.settings.guidance(denoiser, cond, uncond)
+        denoise = hold(guided, given, noise, self.path, self.settings.context_level)
+        if now.plan.start is None:
+            x = self.path.prior_std * noise
+        else:
+            first = levels[0] if levels.ndim == 1 else levels[:1]
+            x = self.path.mix(now.plan.start.to(noise), noise, first.to(noise))
+        reuse = self._text_reuse()
+        with now.timer:
+            states = self.settings.solver(denoise, x, levels, self.path, fresh)
+            rows = iter(levels[1:])
+            while (state := self._step(states, reuse)) is not None:
+                x = state.x
+                now.timer.step()
+                yield Intermediate(clip, next(rows), state, given, self.decode)
+        return x if given is None else given.put_back(x)
+
+    def _step(self, states: Iterator[State], reuse: AbstractContextManager[None]) -> State | None:
+        """The state after the next step, None after the last. Precision and reuse end with the step: between two steps
+        others may use the network."""
+        precision = self.settings.precision
+        with torch.autocast(self.device.type, precision, enabled=precision is not None), reuse:
+            return next(states, None)
+
+    def _text_reuse(self) -> AbstractContextManager[None]:
+        """One for a clip. It may be entered again and again."""
+        if self.settings.reuse_text and hasattr(self.net, "text_reuse"):
+            net: Any = self.net
+            return net.text_reuse()
+        return nullcontext()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels on the CPU, one sample at a time: decoders want more memory than the network."""
+        codec: Any = self.codec
+        with evaluating(codec), torch.no_grad():
+            clips = [codec.decode(one.to(self.device)).float().clamp(-1, 1).cpu() for one in latents.split(1)]
+        return torch.cat(clips)
