@@ -142,7 +142,8 @@ class ByLevel(nn.Module):
 
     def text_reuse(self) -> AbstractContextManager[None]:
         """Those of both networks, of which each makes only what it needs."""
-        return Together([network.text_reuse() for network in (self.high, self.low) if hasattr(network, "text_reuse")])
+        networks: list[Any] = [self.high, self.low]
+        return Together([network.text_reuse() for network in networks if hasattr(network, "text_reuse")])
 
 
 class Together(AbstractContextManager[None]):

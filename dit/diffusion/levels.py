@@ -145,7 +145,8 @@ class Shifted(Distribution):
     """
 
     def __init__(self, levels: Distribution, shift: Shift) -> None:
-        if levels.interval != (0, 1):
+        low, high = levels.interval
+        if low > 0 or high < 1:
             raise ValueError("levels=shifted of levels between two bounds would move the bounds: put Between around it")
         self.levels = levels
         self.shift = shift

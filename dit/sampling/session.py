@@ -85,8 +85,8 @@ def _again(ask: Mapping[str, Any]) -> Session:
     before = record.read(ask["again"], ask["trusted"])
     parts = {name: part for name, part in before.parts.items() if name != "task"}
     kept = {key: ask[key] for key in ("device", "offload_text", "offload_experts", "reuse_text", "trusted")}
-    networks = {"low_noise_ckpt": before.low_noise_ckpt, "boundary": before.boundary}
-    pipeline = Pipeline.from_checkpoint(before.checkpoint, **networks, **kept, **parts, **before.settings)
+    kept |= {"low_noise_ckpt": before.low_noise_ckpt, "boundary": before.boundary}
+    pipeline = Pipeline.from_checkpoint(before.checkpoint, **kept, **parts, **before.settings)
     job = pipeline.prepare(before.batch, task=before.parts["task"])
     facts = {key: value for key, value in before.facts.items() if key != "versions"}
     facts["device"] = pipeline.info(job, [])["device"]

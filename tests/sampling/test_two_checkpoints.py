@@ -110,7 +110,8 @@ def ask(**changes: Any) -> dict[str, Any]:
         "prompt_file": None, "negative_prompt": "", "label": None, "signals": {}, "num_samples": 1, "seed": 3,
         "schedule": None, "solver": None, "guidance": None, "task": None, "num_steps": None, "num_frames": None,
         "height": None, "width": None, "fps": None, "batch_size": 16, "context_level": 0.0, "precision": None,
-        "offload_text": False, "text_cache": None, "offload_experts": False, "reuse_text": True, "trusted": FAKES, "again": None,
+        "offload_text": False, "text_cache": None, "offload_experts": False, "reuse_text": True,
+        "trusted": FAKES, "again": None,
     }  # fmt: skip
     return common | changes
 
