@@ -112,6 +112,7 @@ MOUNTS = {
     "net/guidance": (["experiment=demo", "net=hunyuan_video_tiny"], "net/guidance"),
     "net/ofs": (["experiment=demo", "net=cogvideox_tiny"], "net/ofs"),
     "alignment/encoder": (["experiment=demo", "alignment=repa"], "alignment/encoder"),
+    "codec/tiling": (["experiment=demo", "codec=tiny"], "codec/tiling"),
 }
 # Groups whose options are not built here: networks have their own test below, data wants files, and an encoder to align
 # with is downloaded.
@@ -121,9 +122,10 @@ PLACES = {key.rpartition(".")[2]: key for key in KINDS}  # what a file from else
 OF_SAMPLING = {("guidance", "own")}
 
 
-def wants_a_folder(node: dict) -> bool:
-    """Whether a part is read from a folder, which the YAML cannot name: tests of its own build it from a small one."""
-    return "folder" in node and node["folder"] is None and not node.get("_partial_")
+def wants_files(node: dict) -> bool:
+    """Whether a part is read from a folder or file, which the YAML cannot name: tests of its own build it."""
+    named = [key for key in ("folder", "encoder") if key in node]
+    return any(node[key] is None for key in named) and not node.get("_partial_")
 
 
 @pytest.mark.parametrize("group, option", options())
@@ -137,7 +139,7 @@ def test_every_option_composes_with_exact_keys_and_builds(group: str, option: st
     check(plain(config))
     fitted(plain(config))  # every value is one that its argument takes
     node = plain(config).get(group)
-    if node is not None and group not in ELSEWHERE and not wants_a_folder(node):
+    if node is not None and group not in ELSEWHERE and not wants_files(node):
         theirs = instantiate(node, _convert_="all")
         assert same(build(node, group), theirs)
         if group in PLACES:

@@ -237,6 +237,16 @@ def small_network() -> Any:
     return net.double()
 
 
+def test_the_recipes_codec_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, rows = trained("A codec", "dit.codec.blocks", "codec", tmp_path, monkeypatch)
+    assert len(rows) == 2
+    codec, pixels = module.Blocks(4, 0.5), torch.rand(1, 3, 2, 8, 12)
+    assert codec.encode(pixels).shape == (1, codec.channels, *codec.latent_shape(2, 8, 12))
+    torch.testing.assert_close(codec.decode(codec.encode(pixels)), pixels)
+    with pytest.raises(ValueError, match="height=6 is not 4k for Blocks"):
+        codec.encode(pixels[..., :6, :])
+
+
 def test_every_file_that_the_page_names_is_there() -> None:
     named = re.findall(r"`((?:dit|configs|tests|scripts|docs)/[\w./]+\.(?:py|yaml))`", PAGE.read_text())
     written_by_the_reader = {
@@ -247,6 +257,7 @@ def test_every_file_that_the_page_names_is_there() -> None:
         "dit/engine/callbacks/part_norms.py", "configs/callbacks/part_norms.yaml",
         "dit/signals/motion.py", "dit/net/strength.py", "configs/signals/motion.yaml",
         "configs/schedule/key_frames.yaml",
+        "dit/codec/blocks.py", "configs/codec/blocks.yaml",
     }  # fmt: skip
     absent = {name for name in named if not (PAGE.parents[1] / name).is_file()}
     assert named and absent == written_by_the_reader

@@ -15,12 +15,14 @@ class Compression:
 
     causal: the first frame is coded alone, so a clip has f k + 1 frames, the first latent frame stands for one of them
     and every other one for f. Otherwise a clip has f k frames and all latent frames are alike.
+    group: latent frames, beside such a first one, come in groups of so many.
 
     It is a plain value, which parts that know no codec are handed (positions in seconds, tasks of the sampler).
     """
 
     stride: tuple[int, int, int]
     causal: bool
+    group: int = 1
 
     @property
     def lacking(self) -> int:
@@ -32,8 +34,8 @@ class Compression:
 
         codec: its name, for the message.
         """
-        offsets = (int(self.causal), 0, 0)
-        for name, size, stride, offset in zip(AXES, (num_frames, height, width), self.stride, offsets, strict=True):
+        offsets, steps = (int(self.causal), 0, 0), (self.group * self.stride[0], *self.stride[1:])
+        for name, size, stride, offset in zip(AXES, (num_frames, height, width), steps, offsets, strict=True):
             if size < 1 or (size - offset) % stride:
                 rule = f"{stride}k+1" if offset else f"{stride}k"
                 below = (size - offset) // stride * stride + offset

@@ -50,3 +50,10 @@ def test_shapes_go_there_and_back(rule: Compression) -> None:
 def test_other_clips_are_refused_with_the_nearest_ones(shape: tuple[int, int, int], said: str) -> None:
     with pytest.raises(ValueError, match=f"^{said}$"):
         RULES[0].latent_shape(*shape)
+
+
+def test_latent_frames_that_come_in_groups() -> None:
+    pairs = Compression((4, 8, 8), causal=True, group=2)
+    assert [pairs.latent_shape(frames, 8, 8)[0] for frames in (1, 9, 17)] == [1, 3, 5]
+    with pytest.raises(ValueError, match=r"num_frames=13 is not 8k\+1 for this codec; nearest: 9, 17"):
+        pairs.latent_shape(13, 8, 8)

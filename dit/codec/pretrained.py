@@ -1,0 +1,153 @@
+"""The published autoencoders: any of diffusers' classes, from a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from dit.codec.base import Codec
+from dit.codec.chunks import frame_by_frame, in_chunks
+from dit.codec.families import Affine
+from dit.codec.loading import load, naming
+from dit.codec.tiling import Tiling
+from dit.config.limits import Count, NonNegative, Positive, Share
+from dit.folders import CONFIG, located
+
+KEY = "codec.folder"
+DRAWN = 0  # seed of what decoders draw
+
+
+class Pretrained(Codec):
+    """An autoencoder of diffusers, used as it is. Image autoencoders code a clip frame by frame.
+
+    Latents are in the units of the published network: scaled, shifted, or by mean and std of each channel, as the
+    pipelines of its class do it (`dit/codec/families.py`). It stands still: nothing trains it, checkpoints do not hold
+    it, and a run needs the folder for as long as it lives.
+
+    folder: with config.json and safetensors, or `hub:ORG/NAME/PART[@REVISION]`, which the hub's own client has fetched.
+    posterior: of an autoencoder that gives a distribution, its mode, or a sample of it. Samples are drawn in training
+      alone: validation and sampling take the mode.
+    scale: multiplies latents, where a network was trained so (0.5 for Cosmos 1.0, its scheduler's sigma_data).
+    dtype: of weights and arithmetic, also under autocast. Pixels and latents outside stay as they are.
+    batch: how many clips, of an image autoencoder frames, are coded at once; null: all.
+    tiling: cuts clips into tiles; null: coded as the class does it.
+    decode_timestep, decode_noise_scale: how noisy a decoder that is told so (LTX-Video 0.9.1 and later) takes latents
+      to be, and how much noise they get, in [0, 1]. The noise is the same for every clip.
+
+    Raises ValueError or FileNotFoundError, in one line, for a folder that is none of these.
+    """
+
+    def __init__(
+        self,
+        folder: str | None,
+        posterior: Literal["mode", "sample"],
+        scale: Positive,
+        dtype: Literal["float32", "bfloat16", "float16"],
+        batch: Count | None,
+        tiling: Tiling | None,
+        decode_timestep: NonNegative,
+        decode_noise_scale: Share,
+    ) -> None:
+        super().__init__()
+        if folder is None:
+            raise ValueError(f"{KEY} is not given: the folder of an autoencoder of diffusers, such as {KEY}=DIR/vae")
+        place = located(folder, KEY)
+        model, family = load(place, KEY)
+        self.model: Any = model.requires_grad_(False)
+        self.family = family
+        is_empty = any(tensor.is_meta for tensor in model.state_dict().values())
+        with naming(place / CONFIG):
+            self.channels, self.stride = family.channels(model), family.stride(model)
+            self.causal, self.group = family.causal, family.group
+            self._size = family.size(model)
+            self._affine = Affine.of(0.0, 1.0) if is_empty else family.affine(model)
+        nn.Module.to(model, getattr(torch, dtype))  # the class's own `to` warns of a dtype
+        self.posterior, self.scale, self.batch, self.tiling = posterior, scale, batch, tiling
+        self.decode_timestep, self.decode_noise_scale = decode_timestep, decode_noise_scale
+        self._split = frame_by_frame if family.image else in_chunks
+        if tiling is not None:
+            if self._size is not None:
+                raise ValueError(f"{self._name} takes pictures of {self._size} alone, in one piece: codec.tiling=null")
+            if family.streams and tiling.sizes[0] is not None:
+                raise ValueError(f"{self._name} codes few frames at a time by itself: codec.tiling.num_frames=null")
+            family.whole(model)
+
+    @property
+    def _name(self) -> str:
+        return type(self.model).__name__
+
+    def train(self, mode: bool = True) -> Self:
+        """`training` says whether samples are drawn; the autoencoder itself is always as it was published."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """(F, H, W) of a clip's latents; ValueError with the nearest legal values when the codec cannot take it."""
+        for name, size in (("height", height), ("width", width)):
+            if self._size not in (None, size):
+                raise ValueError(f"{name}={size} is not {self._size}, the only one that {self._name} takes")
+        shape = self.compression.latent_shape(num_frames, height, width, self._name)
+        if (most := self._affine.num_frames) is not None and shape[0] > most:
+            longest, _, _ = self.compression.pixel_shape(most, *shape[1:])
+            raise ValueError(f"num_frames={num_frames} is more than {self._name} has mean and std of; most: {longest}")
+        return shape
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, num_frames, height, width) in [-1, 1] -> latents (B, C, F, H, W), ValueError for others."""
+        self.latent_shape(*pixels.shape[2:])
+        given = ((pixels + 1) / 2 if self.family.from_zero else pixels).to(self.model.dtype)
+
+        def code(tile: Tensor) -> Tensor:
+            return self._split(tile, self.batch, lambda some: self.family.encode(self.model, some))
+
+        with self._plain(pixels.device):
+            found = code(given) if self.tiling is None else self.tiling.encode(given, self.compression, code)
+        z = self._drawn(found.to(pixels.dtype))
+        return self._affine.apply(z) * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, F, H, W) -> pixels (B, 3, num_frames, height, width) in [-1, 1]."""
+        z = self._affine.undo(latents / self.scale).to(self.model.dtype)
+
+        def decode(some: Tensor) -> Tensor:
+            with self._reproducible(some.device):
+                return self.family.decode(self.model, some, self.decode_timestep, self.decode_noise_scale)
+
+        def code(tile: Tensor) -> Tensor:
+            return self._split(tile, self.batch, decode)
+
+        with self._plain(latents.device):
+            made = code(z) if self.tiling is None else self.tiling.decode(z, self.compression, code)
+        made = made.to(latents.dtype)
+        return ((2 * made - 1) if self.family.from_zero else made).clamp(-1, 1)
+
+    def _drawn(self, found: Tensor) -> Tensor:
+        """Latents of what the encoder says: of mean and log-variance the mode, or a sample."""
+        if found.shape[1] == self.channels:
+            return found
+        mean, log_variance = found.chunk(2, dim=1)
+        if self.posterior == "mode" or not self.training:
+            return mean
+        return mean + torch.randn_like(mean) * (0.5 * log_variance.clamp(-30, 20)).exp()
+
+    @contextmanager
+    def _plain(self, device: torch.device) -> Iterator[None]:
+        """Arithmetic in the autoencoder's own dtype, whatever the network is trained in."""
+        with torch.autocast(device.type, enabled=False):
+            yield
+
+    @contextmanager
+    def _reproducible(self, device: torch.device) -> Iterator[None]:
+        """What a decoder draws is the same at every call, and takes nothing from the generators of others."""
+        if not self.family.noisy(self.model, self.decode_noise_scale):
+            yield
+            return
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(DRAWN)
+            yield

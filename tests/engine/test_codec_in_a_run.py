@@ -1,0 +1,102 @@
+"""Runs on latents of an autoencoder: it stands still, is in no checkpoint, and comes from its files again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dit.engine import run
+from dit.interop.presets import CONFIGS
+from dit.sampling.pipeline import Pipeline
+from tests.codec.autoencoders import saved
+from tests.codec.test_tiny import files
+from tests.engine import small
+
+SMALL = (
+    "experiment=demo", "net.width=24", "net.depth=1", "net.heads=2", "net.patch=[1,1,1]", "text.width=16",
+    "net.text_width=16", "text.depth=0", "text.ngrams=[]", "data.batch_size=2", "data.val.num_clips=2",
+    "data.val_batch_size=2", "callbacks.validation.every=2", "callbacks.checkpoints.every=2", "sampling.num_steps=2",
+    "preview.prompts=[a red circle]", "trainer.accelerator=cpu", "name=latents",
+)  # fmt: skip
+CODECS = {
+    "tiny": (32, ("codec=tiny", "data.num_frames=3", "data.height=16", "data.width=24")),
+    "wan": (4, ("codec=pretrained", "codec.posterior=sample", "data.num_frames=5", "data.height=8", "data.width=8")),
+}
+
+
+def config(*overrides: str) -> dict[str, Any]:
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        plain = OmegaConf.to_container(hydra.compose("train", [*SMALL, *overrides]), resolve=True)
+    assert isinstance(plain, dict)
+    return plain  # type: ignore[return-value]
+
+
+def settings(name: str, folder: Path) -> tuple[str, ...]:
+    """Overrides for a run on latents of random weights that lie in `folder`."""
+    channels, overrides = CODECS[name]
+    if name == "tiny":
+        overrides += tuple(f"codec.{half}={file}" for half, file in files(folder).items())
+    else:
+        overrides += (f"codec.folder={saved('wan 2.1', folder / 'vae')}",)
+    return (*overrides, f"net.in_channels={channels}", f"net.out_channels={channels}")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # seconds for each run
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_run_on_latents(name: str, folder: Path) -> None:
+    """Trains, is validated, shows previews, resumes exactly, and is sampled; its codec is saved nowhere."""
+    told = settings(name, folder)
+    run.train(config("trainer.max_steps=4", "lr_schedule=constant", "name=straight", *told))
+    run.train(config("trainer.max_steps=2", "lr_schedule=constant", *told))
+    first = small.load(folder / "runs/latents")
+    run.train(config("trainer.max_steps=4", "lr_schedule=constant", *told))
+    last, straight = small.load(folder / "runs/latents"), small.load(folder / "runs/straight")
+    assert [where for key in small.EXACT for where in small.same(last[key], straight[key], key)] == []
+
+    kept = [*last["state_dict"], *(key for weights in last["ema"].values() for key in weights)]
+    assert {key.split(".")[0] for key in kept} == {"net", "text"}
+    assert small.same(first["state_dict"], last["state_dict"]), "it trains"
+    parts = run.build(config("name=built", *told))
+    optimized = sum(len(group["params"]) for group in last["optimizer_states"][0]["param_groups"])
+    assert optimized == sum(1 for part in (parts.module.net, parts.module.text) for _ in part.parameters())
+    assert len(list((folder / "runs/latents/samples").rglob("*.mp4"))) == 2
+
+    samples = Pipeline.from_checkpoint("runs/latents", device="cpu")("a red circle", [1])
+    data = parts.config["data"]
+    assert samples.pixels.shape[2:] == tuple(data[key] for key in ("num_frames", "height", "width"))
+    assert samples.latents.shape[1] == CODECS[name][0]
+
+
+def test_a_codec_that_is_not_there_any_more(folder: Path) -> None:
+    told = settings("wan", folder)
+    run.train(config("trainer.max_steps=1", *told))
+    (folder / "vae").rename(folder / "elsewhere")
+    for again in (
+        lambda: run.train(config("trainer.max_steps=2", "resume_lr=schedule", *told)),
+        lambda: Pipeline.from_checkpoint("runs/latents", device="cpu"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match="codec.folder=.*vae is not there") as caught:
+            again()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_reads_no_pickle(folder: Path) -> None:
+    """Whoever sends a checkpoint may name a folder; what lies there is read as data, or refused."""
+    told = settings("wan", folder)
+    run.train(config("trainer.max_steps=1", *told))
+    weights = folder / "vae/diffusion_pytorch_model.safetensors"
+    torch.save({"x": torch.zeros(1)}, weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(ValueError, match="diffusion_pytorch_model.bin is a pickle, which may run code"):
+        Pipeline.from_checkpoint("runs/latents", device="cpu")
