@@ -25,8 +25,8 @@ from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.checkpoint import FOLDER, LAST
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.finite import NonFinite
+from dit.engine.interrupts import Interrupts
 from dit.engine.module import VideoDiffusion
-from dit.engine.signals import Signals
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
 from dit.flops import count_flops
@@ -243,7 +243,7 @@ def callbacks(parts: Parts) -> list[Callback]:
             "data": lambda: parts.data,
             "training": lambda: parts.training,
             "folder": lambda: parts.run,
-            "signals": Signals,
+            "interrupts": Interrupts,
             "writers": lambda: Writers([CSV(), *_make(config["logger"]).values()]),
             "pipeline": lambda: pipeline(parts),
         },
@@ -349,7 +349,7 @@ def _fit(parts: Parts, trainer: Trainer, start: resume.Start, flops: float) -> N
     last = None if start.checkpoint is None else parts.run / FOLDER / LAST
     how = "starting" if start.checkpoint is None else "resuming"
     log.info("%s %s at step %d of %d", how, parts.run, start.step, parts.training.max_steps)
-    with after_step.signals:
+    with after_step.interrupts:
         trainer.fit(parts.module, datamodule=parts.data, ckpt_path=last, weights_only=True)
     if after_step.stopped_by is not None:
         name = signal.Signals(after_step.stopped_by).name

@@ -139,6 +139,6 @@ class Training:
             use_distributed_sampler=False,  # the stream of clips deals them out itself, and resumes exactly
         )
         # Lightning's handler of SIGTERM ends a run without saving, and on several ranks waits for the others inside the
-        # handler; under SLURM another one requeues the job. Ours (signals.py) stand from before the run to its end.
+        # handler; under SLURM another one requeues the job. Ours (interrupts.py) stand from before the run to its end.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         return trainer

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 
 from dit import entry
 from dit.engine import run
-from dit.engine.signals import SIGNALS
+from dit.engine.interrupts import INTERRUPTS
 from tests.engine import small
 
 OVERRIDES = (
@@ -179,12 +179,12 @@ def _kill(trainer: Trainer, where: Path, chance: random.Random, tally: Tally) ->
 
 def _interrupt(trainer: Trainer, where: Path, chance: random.Random, tally: Tally) -> None:
     tally.signals += 1
-    number = chance.choice(SIGNALS)
+    number = chance.choice(INTERRUPTS)
     os.killpg(trainer.pid, number)
     if chance.random() < 0.5:  # once more, as schedulers do
         time.sleep(chance.uniform(0, 0.2))
         with suppress(ProcessLookupError):
-            os.killpg(trainer.pid, chance.choice(SIGNALS))
+            os.killpg(trainer.pid, chance.choice(INTERRUPTS))
     code = trainer.wait(PATIENCE)
     stopped = re.search(r"stopped by (SIG\w+) at step (\d+)", trainer.said())
     if stopped:

@@ -31,11 +31,11 @@ from dit.engine.callbacks.preview import Preview
 from dit.engine.callbacks.randomness import Randomness
 from dit.engine.callbacks.validation import Validation
 from dit.engine.ema import EMA
+from dit.engine.interrupts import Interrupts
 from dit.engine.lr_schedule import Constant
 from dit.engine.module import VideoDiffusion
 from dit.engine.optim import adamw, muon
 from dit.engine.profiles import ConstantDecay, PowerProfile
-from dit.engine.signals import Signals
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
 from dit.interop.adapter import LoRA
@@ -192,7 +192,7 @@ def fit(
 
 def tasks(*tasks: Task) -> AfterStep:
     """Nothing but `tasks` after a step; checkpoints are far away."""
-    return AfterStep(Signals(), Checkpoints(every=10**9, keep=1), tasks)
+    return AfterStep(Interrupts(), Checkpoints(every=10**9, keep=1), tasks)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -226,7 +226,7 @@ def fixed_noise(x0: Tensor, generator: Any) -> Tensor:
 
 def everyone(
     module: VideoDiffusion, seed: int = 0, every: int = 3, validate_every: int = 3, preview_every: int | None = None,
-    signals: Signals | None = None, **changes: Any,
+    interrupts: Interrupts | None = None, **changes: Any,
 ) -> list[Callback]:  # fmt: skip
     """The callbacks of a real run, in their order; the guard is added by `fit`."""
     ema = average()
@@ -236,7 +236,7 @@ def everyone(
     if preview_every is not None:
         prompts = ["a clip", "another"]
         tasks.append(Preview(ema, metrics.writers, pipeline(module), every=preview_every, prompts=prompts, seed=5))
-    after_step = AfterStep(signals or Signals(), Checkpoints(every=every, keep=2), tasks)
+    after_step = AfterStep(interrupts or Interrupts(), Checkpoints(every=every, keep=2), tasks)
     return [ema, guard, Randomness(seed), metrics, after_step]
 
 

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from dit.engine.callbacks.after_step import DUE, owed
-from dit.engine.signals import Signals
+from dit.engine.interrupts import Interrupts
 from tests.engine import small
 
 EVERY = {"every": 4, "validate_every": 3, "preview_every": 3}
 
 
-def train(run: Path, told: Callable[[Any, Signals], None] | None = None, seed: int = 0, **data: Any) -> Any:
+def train(run: Path, told: Callable[[Any, Interrupts], None] | None = None, seed: int = 0, **data: Any) -> Any:
     """Six steps; validation and previews after 3 and 6, checkpoints after 4 and at the end."""
-    module, signals = small.model(max_steps=6, seed=seed), Signals()
+    module, interrupts = small.model(max_steps=6, seed=seed), Interrupts()
     if told is not None:
-        told(module, signals)
-    return small.train(module, run, small.video_data(**data), callbacks={**EVERY, "signals": signals})
+        told(module, interrupts)
+    return small.train(module, run, small.video_data(**data), callbacks={**EVERY, "interrupts": interrupts})
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -48,15 +48,15 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def in_validation(call: int) -> Callable[[Any, Signals], None]:
+def in_validation(call: int) -> Callable[[Any, Interrupts], None]:
     """SIGTERM in a batch of validation: the first or second of step 3, the first or second of step 6."""
 
-    def told(module: Any, signals: Signals) -> None:
+    def told(module: Any, interrupts: Interrupts) -> None:
         real, calls = module.validation_step, iter(range(1000))
 
         def validation_step(*args: Any) -> Any:
             if next(calls) == call:
-                signals.received = signal.SIGTERM
+                interrupts.received = signal.SIGTERM
             return real(*args)
 
         module.validation_step = validation_step
@@ -64,16 +64,16 @@ def in_validation(call: int) -> Callable[[Any, Signals], None]:
     return told
 
 
-def in_preview(call: int) -> Callable[[Any, Signals], None]:
+def in_preview(call: int) -> Callable[[Any, Interrupts], None]:
     """SIGTERM in a solver step of a preview: two steps each."""
 
-    def told(module: Any, signals: Signals) -> None:
+    def told(module: Any, interrupts: Interrupts) -> None:
         calls = iter(range(1000))
 
         def forward(net: Any, args: Any) -> None:
             solving = any(frame.name == "_denoise" for frame in traceback.extract_stack())
             if solving and next(calls) == call:
-                signals.received = signal.SIGTERM
+                interrupts.received = signal.SIGTERM
 
         module.net.register_forward_pre_hook(forward)
 
@@ -102,8 +102,8 @@ def test_told_to_stop_in_a_task(tmp_path: Path, straight: Path, told: Any, step:
 
 
 def test_told_to_stop_before_what_is_owed_is_made(tmp_path: Path, straight: Path) -> None:
-    def at_once(module: Any, signals: Signals) -> None:
-        signals.received = signal.SIGTERM
+    def at_once(module: Any, interrupts: Interrupts) -> None:
+        interrupts.received = signal.SIGTERM
 
     train(tmp_path, in_validation(0))
     trainer = train(tmp_path, at_once, seed=1)
@@ -135,7 +135,7 @@ def test_a_kill_between_checkpoint_and_tasks(tmp_path: Path, straight: Path) -> 
 
 
 def test_a_preview_that_fails_is_a_warning(tmp_path: Path, straight: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(module: Any, signals: Signals) -> None:
+    def broken(module: Any, interrupts: Interrupts) -> None:
         real = module.codec.decode
         calls = iter(range(1000))
 

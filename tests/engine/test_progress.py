@@ -13,7 +13,7 @@ from dit.engine.callbacks.after_step import AfterStep, duration, to_come
 from dit.engine.callbacks.checkpoint import Checkpoints
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.callbacks.progress import Progress
-from dit.engine.signals import Signals
+from dit.engine.interrupts import Interrupts
 from dit.engine.writers import Writers
 from tests.engine.small import FRAMES, SIZE, model, table, train, video_data
 
@@ -35,7 +35,7 @@ def progress(tasks: list[Task], took: dict[str, float], steps_per_second: float)
     metrics = Metrics(Writers([]), None, every=10)  # type: ignore[arg-type]
     metrics.speed._seconds, metrics.speed._tokens = [1 / steps_per_second], [1]
     shown = Progress(metrics, seconds=10)
-    after_step = AfterStep(Signals(), Checkpoints(every=50, keep=1), tasks)  # type: ignore[arg-type]
+    after_step = AfterStep(Interrupts(), Checkpoints(every=50, keep=1), tasks)  # type: ignore[arg-type]
     after_step._took = took
     shown.trainer = SimpleNamespace(global_step=100, max_steps=220, callbacks=[after_step])  # type: ignore[attr-defined]
     return shown

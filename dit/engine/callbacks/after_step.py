@@ -16,8 +16,8 @@ from lightning import Callback, LightningModule, Trainer
 from dit.engine import parallel
 from dit.engine.callbacks.checkpoint import FOLDER, Checkpoints
 from dit.engine.callbacks.place import Place
+from dit.engine.interrupts import Interrupts
 from dit.engine.module import VideoDiffusion
-from dit.engine.signals import Signals
 
 log = logging.getLogger(__name__)
 
@@ -69,15 +69,15 @@ class AfterStep(Callback):
     the checkpoint, so what is made twice is the same twice.
 
     Args:
-        signals: what this process was told.
+        interrupts: knows whether this process was told to stop.
         checkpoints: saves.
         tasks: in their order.
     """
 
     place = Place.SAVE
 
-    def __init__(self, signals: Signals, checkpoints: Checkpoints, tasks: Sequence[Task]) -> None:
-        self.signals = signals
+    def __init__(self, interrupts: Interrupts, checkpoints: Checkpoints, tasks: Sequence[Task]) -> None:
+        self.interrupts = interrupts
         self.checkpoints = checkpoints
         self.tasks = tasks
         self.stopped_by: int | None = None  # the signal, agreed on by all ranks
@@ -146,7 +146,7 @@ class AfterStep(Callback):
 
         A rank whose part has failed asks as well, in the place of its next question, with `failed=True`.
         """
-        status = parallel.highest(FAILED if failed else self.signals.received or 0, self._device)
+        status = parallel.highest(FAILED if failed else self.interrupts.received or 0, self._device)
         if status == FAILED:
             raise Failed
         if status:

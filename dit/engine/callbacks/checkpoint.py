@@ -14,8 +14,8 @@ from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from dit.engine import finite
+from dit.engine.interrupts import writing
 from dit.engine.module import VideoDiffusion
-from dit.engine.signals import writing
 
 FOLDER = "checkpoints"
 LAST = "last.ckpt"

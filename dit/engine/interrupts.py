@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP, SIGINT and SIGUSR1 while a run trains: noted at once, acted upon between two steps."""
+"""Signals of the operating system while a run trains: noted at once, acted upon between two steps."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
+INTERRUPTS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
 ONE_KEYSTROKE = 1.0  # seconds; a Ctrl-C that a wrapper hands on to its child arrives twice
 
 
-class Signals:
-    """Context manager inside which a signal sets `received` and does nothing else, so that nothing is left half done.
+class Interrupts:
+    """Context manager. Inside, one of `INTERRUPTS` sets `received` and does nothing else, so that no work is cut off.
 
-    Schedulers send the same signal again, or another: that changes nothing. A second Ctrl-C leaves at once, though not
-    before a file that is being written is whole. What was ignored when the process started, as SIGHUP under nohup,
-    stays ignored.
+    Further signals change nothing: schedulers send several. Only a second Ctrl-C ends the process at once, or, while a
+    file is being written (`writing`), as soon as that file is complete. A signal that was ignored when the process
+    started, as SIGHUP under nohup, stays ignored.
+
+    Attributes:
+        received: number of the first signal; None until then.
     """
 
     def __init__(self) -> None:
@@ -32,9 +35,9 @@ class Signals:
         self._since = 0.0
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python does not let handlers be set
-            listened = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            listened = [number for number in INTERRUPTS if signal.getsignal(number) != signal.SIG_IGN]
             self._previous = {number: signal.signal(number, self._handle) for number in listened}
         return self
 
@@ -56,7 +59,7 @@ class Signals:
 
 
 class _Writing:
-    """Whether a file of the run is being written, and somebody wants to leave once it is whole."""
+    """State of `writing`: how many blocks are open, and whether the process is to end when the last one closes."""
 
     depth = 0
     then_leave = False
@@ -64,7 +67,7 @@ class _Writing:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """A second Ctrl-C waits for the end of this block."""
+    """Inside this block a second Ctrl-C ends the process only at the end of the block."""
     _Writing.depth += 1
     try:
         yield
@@ -75,7 +78,7 @@ def writing() -> Iterator[None]:
 
 
 def _leave() -> None:
-    """Ends this process here, as SIGKILL would: an exception could be caught, and what catches it may take long."""
+    """Ends this process at once. Not by an exception: whatever catches it might take long."""
     log.warning("left at once; the same command goes on from the last checkpoint")
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
