@@ -17,7 +17,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from dit.engine import finite, parallel
+from dit.engine import finite, shards
 from dit.engine.callbacks.checkpoint import write_whole
 from dit.engine.callbacks.place import Place
 from dit.engine.module import VideoDiffusion
@@ -61,9 +61,9 @@ class EMA(Callback):
         for name in self.profiles:
             if name in self._loaded:
                 loaded = self._loaded[name]
-                self.averages[name] = {key: parallel.part_of(loaded[key], p) for key, p in weights.items()}
+                self.averages[name] = {key: shards.part_of(loaded[key], p) for key, p in weights.items()}
             else:
-                self.averages[name] = {key: parallel.local(p).float().clone() for key, p in weights.items()}
+                self.averages[name] = {key: shards.local(p).float().clone() for key, p in weights.items()}
         self._loaded = {}
 
     def on_train_batch_end(
@@ -78,7 +78,7 @@ class EMA(Callback):
     def update(self, module: nn.Module) -> None:
         """Takes the weights as they stand into every average."""
         self.updates += 1
-        weights = [parallel.local(p).float() for p in trainable(module).values()]
+        weights = [shards.local(p).float() for p in trainable(module).values()]
         for name, profile in self.profiles.items():
             averages = list(self.averages[name].values())
             torch._foreach_lerp_(averages, weights, 1 - profile.decay(self.updates))
@@ -105,15 +105,15 @@ class EMA(Callback):
         if self._lent is not None:
             raise RuntimeError("the averaged weights are in the model already")
         weights = trainable(module)
-        self._lent = {key: parallel.local(p).clone() for key, p in weights.items()}
+        self._lent = {key: shards.local(p).clone() for key, p in weights.items()}
         for key, parameter in weights.items():
-            parallel.local(parameter).copy_(self.averages[self.use][key])
+            shards.local(parameter).copy_(self.averages[self.use][key])
 
     @torch.no_grad()
     def _take_back(self, module: nn.Module) -> None:
         assert self._lent is not None
         for key, parameter in trainable(module).items():
-            parallel.local(parameter).copy_(self._lent[key])
+            shards.local(parameter).copy_(self._lent[key])
         self._lent = None
 
     # -- files
@@ -122,7 +122,7 @@ class EMA(Callback):
         """Every profile's average as full fp32 tensors on the CPU. All ranks must call it."""
         weights = trainable(module)
         return {
-            name: {key: parallel.whole(average[key], p) for key, p in weights.items()}
+            name: {key: shards.whole(average[key], p) for key, p in weights.items()}
             for name, average in self.averages.items()
         }
 
@@ -173,6 +173,6 @@ def _snapshot(file: Path) -> Snapshot:
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """Trainable parameters that are averaged, under their canonical names; shards where the module is sharded."""
-    parallel.reshard(module)
+    shards.reshard(module)
     averages = module.is_averaged if isinstance(module, VideoDiffusion) else lambda name: True
     return {name: each for name, each in module.named_parameters() if each.requires_grad and averages(name)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dit.engine import parallel
+from dit.engine import ranks, shards
 from dit.engine.module import VideoDiffusion
 from dit.recipes.base import NET
 
@@ -27,7 +27,7 @@ def check(named: Mapping[str, Iterable[Tensor]], step: int, device: torch.device
         step: the update that they are of.
     """
     largest = torch.stack([_largest(tensors, device) for tensors in named.values()])
-    flags = parallel.any_rank(largest.isfinite().logical_not()).tolist()
+    flags = ranks.any_rank(largest.isfinite().logical_not()).tolist()
     if wrong := [name for name, flag in zip(named, flags, strict=True) if flag]:
         raise NonFinite(f"{' and '.join(wrong)} are not finite after step {step}")
 
@@ -35,7 +35,7 @@ def check(named: Mapping[str, Iterable[Tensor]], step: int, device: torch.device
 def weights(module: VideoDiffusion) -> dict[str, list[Tensor]]:
     """What `check` asks of the weights that are trained, by optimizer; each rank's part of them."""
     return {
-        f"the weights{of(name)}": [parallel.local(p) for p in module.parameters_of(name) if p.requires_grad]
+        f"the weights{of(name)}": [shards.local(p) for p in module.parameters_of(name) if p.requires_grad]
         for name in module.optimizers_by_name
     }
 
@@ -49,7 +49,7 @@ def moments(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
     """What optimizers keep of each weight, each rank's part of it."""
     for optimizer in optimizers:
         for state in optimizer.state.values():
-            yield from (parallel.local(each) for each in state.values() if isinstance(each, Tensor))
+            yield from (shards.local(each) for each in state.values() if isinstance(each, Tensor))
 
 
 def _largest(tensors: Iterable[Tensor], device: torch.device) -> Tensor:

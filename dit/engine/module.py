@@ -20,7 +20,7 @@ from dit.codec.base import Codec
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.errors import errors
 from dit.diffusion.loss import LossOutput, Objective
-from dit.engine import parallel, rng
+from dit.engine import blocks, parallel, rng
 from dit.engine.lr_schedule import LRSchedule
 from dit.engine.optim import joined
 from dit.net.backbone import Backbone
@@ -190,7 +190,7 @@ class VideoDiffusion(LightningModule):
         alike = [self.net, *(part.module for part in self.parts.values() if part.copies_net)]
         if self.compile_mode is not None:
             for net in alike:
-                parallel.compile_blocks(net, self.compile_mode)
+                blocks.compile_blocks(net, self.compile_mode)
         else:
             for net in alike:
                 accelerate(net)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from dit.engine.parallel import part_of
+from dit.engine.shards import part_of
 
 Polynomial = tuple[float, float, float]  # a, b, c of a s + b s^3 + c s^5
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from dit.engine.blocks import repeated_blocks
 from dit.engine.muon import Muon, minimax
-from dit.engine.parallel import repeated_blocks
 
 ADJUSTMENTS = ("original", "match_rms_adamw")  # of Muon's rate
 

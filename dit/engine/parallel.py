@@ -1,27 +1,24 @@
-"""Several devices, applied to a built network from outside: DDP, FSDP2, and helpers that know about shards.
+"""Strategies for several devices, applied to a built network from outside: a copy on each (DDP), or shards (FSDP2).
 
-The network never knows how it is spread. Lightning's own FSDP strategies for FSDP1 refuse the CPU; FSDP2 (through
-`ModelParallelStrategy`) runs with gloo and gives DDP's numbers, so both are tested without a GPU.
+Lightning's strategies for FSDP1 refuse the CPU; FSDP2 (through `ModelParallelStrategy`) runs with gloo and gives DDP's
+numbers, so both are tested without a GPU.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
-from dit.net.graphs import allow_many_graphs
+from dit.engine.blocks import repeated_blocks
+from dit.engine.ranks import launched_world_size
 
 
 class DDP(DDPStrategy):
@@ -83,7 +80,7 @@ class FSDP2(ModelParallelStrategy):
     ) -> None:
         super().__init__(
             # Everything is one data-parallel group: the default would give it one rank a node.
-            data_parallel_size=_world_size_from_environment(),
+            data_parallel_size=launched_world_size(),
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
             timeout=timedelta(minutes=timeout_minutes),
@@ -130,135 +127,6 @@ class FSDP2(ModelParallelStrategy):
                 if name not in named["state"]:
                     optimizer.state.pop(parameter, None)
         return checkpoint
-
-
-class BFloat16Autocast(MixedPrecision):
-    """bfloat16 arithmetic over fp32 weights. Batches stay as they come: codecs and noise levels want fp32."""
-
-    def __init__(self, device: str) -> None:
-        super().__init__("bf16-mixed", device)
-
-    def convert_input(self, data: Any) -> Any:
-        return data
-
-
-def precision_plugin(precision: str, device: str) -> Precision:
-    """`32-true` or `bf16-mixed`. fp16 is left out: it overflows in attention, and loss scaling hides infinities."""
-    if precision == "32-true":
-        return Precision()
-    if precision == "bf16-mixed":
-        return BFloat16Autocast(device)
-    raise ValueError(f"trainer.precision={precision} is not supported; use 32-true or bf16-mixed")
-
-
-def repeated_blocks(part: nn.Module) -> list[nn.Module]:
-    """The outermost members of every `nn.ModuleList`: the units that are compiled and sharded one by one."""
-    found: list[nn.Module] = []
-    for child in part.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else repeated_blocks(child)
-    return found
-
-
-def compile_blocks(part: nn.Module, mode: str) -> None:
-    """Compiles each block in place: a third of the time that the whole takes, and no prefix in any parameter's name.
-
-    Blocks of one kind share their graphs. A kind needs one with gradients and one without, and each again for sizes
-    that change: three kinds of one class (Latte's) are 12.
-    """
-    allow_many_graphs()
-    for block in repeated_blocks(part):
-        block.compile(mode=None if mode == "default" else mode)
-
-
-def reshard(module: nn.Module) -> None:
-    """Frees gathered weights, so that `parameters()` are the shards that the optimizer holds. After a forward pass
-    without gradients the root of an FSDP2 module stays gathered."""
-    for child in module.modules():
-        if isinstance(child, FSDPModule):
-            child.reshard()
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a sharded tensor (sharing its memory), or the tensor itself; without gradient."""
-    with torch.no_grad():
-        return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
-
-
-def whole(part: Tensor, like: Tensor) -> Tensor:
-    """The full tensor, on the CPU, from this rank's `part` of something sharded as `like`. All ranks must call it."""
-    if isinstance(like, DTensor):
-        sharded = DTensor.from_local(
-            part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-        )
-        part = sharded.full_tensor()
-    return part.detach().cpu().clone()
-
-
-def part_of(full: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of `full`, cut as `like` is, on its device. The inverse of `whole`, without communication."""
-    full = full.to(like.device)
-    if not isinstance(like, DTensor):
-        return full.clone()
-    for placement in like.placements:
-        if isinstance(placement, Shard):
-            rank, size = like.device_mesh.get_local_rank(), like.device_mesh.size()
-            pieces = list(torch.chunk(full, size, dim=placement.dim))
-            # chunk gives fewer pieces than ranks when there is nothing left for the last ones
-            full = pieces[rank] if rank < len(pieces) else full.narrow(placement.dim, 0, 0)
-    return full.clone()
-
-
-def gather_objects(value: Any) -> list[Any]:
-    """`value` of every rank, in their order; [value] in a single process."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, value)
-    return everyone
-
-
-def highest(value: int, device: torch.device) -> int:
-    """The largest `value` of all ranks; `value` itself in a single process."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    everyones = torch.tensor(value, device=device)
-    dist.all_reduce(everyones, dist.ReduceOp.MAX)
-    return int(everyones)
-
-
-def any_rank(flags: Tensor) -> Tensor:
-    """Elementwise, whether a flag is set on any rank; bool (n,). All ranks must call it."""
-    if dist.is_available() and dist.is_initialized():
-        numbers = flags.to(torch.int32)
-        dist.all_reduce(numbers, dist.ReduceOp.MAX)
-        return numbers.bool()
-    return flags
-
-
-def started_by_launcher() -> bool:
-    """True when torchrun or SLURM started this process as one of several ranks."""
-    return _world_size_from_environment() > 0
-
-
-def _world_size_from_environment() -> int:
-    """Ranks that torchrun or SLURM has started; 0 when neither did."""
-    if "LOCAL_WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    if "SLURM_PROCID" in os.environ and "SLURM_STEP_ID" in os.environ:  # under srun, not merely inside an sbatch
-        return int(os.environ["SLURM_NTASKS"])
-    return 0
-
-
-def launched_devices() -> tuple[int, int] | None:
-    """(ranks on this node, nodes) as torchrun or SLURM has started them; None when neither did."""
-    world_size = _world_size_from_environment()
-    if world_size == 0:
-        return None
-    if "LOCAL_WORLD_SIZE" in os.environ:
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
-        return here, world_size // here
-    nodes = int(os.environ.get("SLURM_NNODES", "1"))
-    return world_size // nodes, nodes
 
 
 def _named_state(saved: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:

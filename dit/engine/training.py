@@ -12,7 +12,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.strategies import Strategy
 
-from dit.engine import parallel
+from dit.engine import precision, ranks
 from dit.engine.callbacks.checkpoint import Files
 from dit.machine import bfloat16_warning
 
@@ -60,7 +60,7 @@ class Training:
         if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             asked = f"trainer.accelerator={self.accelerator}"
             raise ValueError(f"{asked}, but torch sees no GPU here; use trainer.accelerator=auto or cpu")
-        parallel.precision_plugin(self.precision, self.device_type)
+        precision.plugin(self.precision, self.device_type)
         self._check_devices()
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if self.strategy is None and world_size > 1:
@@ -79,7 +79,7 @@ class Training:
                 f"{asked}, but this trainer uses one device: trainer=ddp {asked}, or trainer=fsdp2 {asked}"
             )
         there = torch.cuda.device_count() if self.device_type == "cuda" else None
-        if there is not None and self.devices_on_node() > there and not parallel.started_by_launcher():
+        if there is not None and self.devices_on_node() > there and not ranks.started_by_launcher():
             raise ValueError(f"trainer.devices={self.devices}, but torch sees {there} GPUs here")
 
     @property
@@ -89,14 +89,14 @@ class Training:
     @property
     def starts_processes(self) -> bool:
         """True when Lightning would have to launch the other ranks itself."""
-        if self.strategy is None or parallel.started_by_launcher():
+        if self.strategy is None or ranks.started_by_launcher():
             return False
         return self.devices_on_node() * self.num_nodes > 1
 
     @property
     def world_size(self) -> int:
         """Ranks that will train."""
-        here, num_nodes = parallel.launched_devices() or (self.devices_on_node(), self.num_nodes)
+        here, num_nodes = ranks.launched_devices() or (self.devices_on_node(), self.num_nodes)
         return here * num_nodes if self.strategy is not None else 1
 
     def slow_precision(self) -> str | None:
@@ -117,14 +117,14 @@ class Training:
         what is due at the last one: it is given one more, which `AfterStep` does not let it take.
         """
         torch.set_float32_matmul_precision(self.matmul_precision)
-        launched = parallel.launched_devices()
+        launched = ranks.launched_devices()
         devices, num_nodes = launched or (self.devices_on_node(), self.num_nodes)
         trainer = Trainer(
             accelerator="gpu" if self.device_type == "cuda" else "cpu",
             devices=devices,
             num_nodes=num_nodes,
             strategy=self.strategy if self.strategy is not None else "auto",
-            plugins=[parallel.precision_plugin(self.precision, self.device_type), Files()],
+            plugins=[precision.plugin(self.precision, self.device_type), Files()],
             max_steps=max(self.max_steps, done + 1),
             max_epochs=-1,  # the data has no end: steps are counted
             accumulate_grad_batches=self.accumulate,

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import dit.diffusion.loss
-from dit.engine import parallel
+from dit.engine import blocks, parallel, precision
 from dit.engine.callbacks.preview import share
+from dit.engine.ranks import launched_devices
 from dit.interop.adapter import is_adapter_key
 from dit.sampling.checkpoint import Checkpoint
 from tests.engine import small
@@ -211,17 +212,17 @@ def test_copies_refuse_what_the_loss_does_not_reach(ranks: Path) -> None:
 
 
 def test_settings_follow_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parallel.launched_devices() is None
+    assert launched_devices() is None
     for name, value in {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    assert parallel.launched_devices() == (2, 2)
+    assert launched_devices() == (2, 2)
     with pytest.raises(ValueError, match="4 processes were started.*trainer=ddp or trainer=fsdp2"):
         small.training(1)
     for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
         monkeypatch.delenv(name)
     for name, value in {"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_NNODES": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert parallel.launched_devices() == (4, 2)
+    assert launched_devices() == (4, 2)
 
 
 def test_who_starts_processes() -> None:
@@ -235,7 +236,7 @@ def test_who_starts_processes() -> None:
 
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="precision=16-mixed is not supported; use 32-true or bf16-mixed"):
-        parallel.precision_plugin("16-mixed", "cpu")
+        precision.plugin("16-mixed", "cpu")
     with pytest.raises(ValueError, match="param_dtype=int32 is not a floating dtype"):
         parallel.FSDP2(reshard_after_forward=True, param_dtype="int32", reduce_dtype=None, timeout_minutes=1)
     for value in (0, 1.5, float("inf")):
@@ -249,7 +250,7 @@ def test_blocks_compile_in_place() -> None:
     """No prefix reaches a parameter's name, and each block is compiled once."""
     net = small.TinyNet()
     keys = list(net.state_dict())
-    parallel.compile_blocks(net, "default")
+    blocks.compile_blocks(net, "default")
     assert list(net.state_dict()) == keys
     assert all(block._compiled_call_impl is not None for block in net.blocks)
     assert net._compiled_call_impl is None

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from lightning import Callback
 
 import dit.diffusion.loss
-from dit.engine import parallel
+from dit.engine import parallel, shards
 from dit.engine.callbacks.after_step import AfterStep
 from dit.engine.callbacks.preview import Preview
 from dit.engine.ema import EMA
@@ -31,7 +31,7 @@ class Gradients(Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         loss = pl_module.last_step.losses["net"].shown.clone()
         dist.all_reduce(loss)
-        grads = {n: parallel.whole(parallel.local(p.grad), p) for n, p in pl_module.named_parameters()}
+        grads = {n: shards.whole(shards.local(p.grad), p) for n, p in pl_module.named_parameters()}
         self.steps.append({"loss": loss / 2, "grads": grads})
 
 
@@ -73,10 +73,10 @@ class Swaps(Callback):
         from dit.engine.ema import trainable
 
         ema = next(c for c in trainer.callbacks if isinstance(c, EMA))
-        before = {n: parallel.local(p).clone() for n, p in trainable(pl_module).items()}
+        before = {n: shards.local(p).clone() for n, p in trainable(pl_module).items()}
         with ema.swapped(pl_module):
-            inside = {n: parallel.local(p).clone() for n, p in trainable(pl_module).items()}
-        after = {n: parallel.local(p) for n, p in trainable(pl_module).items()}
+            inside = {n: shards.local(p).clone() for n, p in trainable(pl_module).items()}
+        after = {n: shards.local(p) for n, p in trainable(pl_module).items()}
         self.right.append(
             all(torch.equal(before[n], after[n]) and torch.equal(inside[n], ema.averages[ema.use][n]) for n in before)
         )

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from dit.engine import run
-from dit.engine.parallel import compile_blocks
+from dit.engine.blocks import compile_blocks
 from dit.interop.families import FAMILIES
 from dit.interop.family import Family
 from dit.interop.presets import CONFIGS

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
-from dit.engine.parallel import compile_blocks
+from dit.engine.blocks import compile_blocks
 from dit.interop.families import FAMILIES
 from dit.interop.family import Draw, Family
 from dit.interop.presets import compose

@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from dit.engine import parallel
+from dit.engine import ranks
 from dit.engine.callbacks.checkpoint import FOLDER, Checkpoints
 from dit.engine.callbacks.place import Place
 from dit.engine.interrupts import Interrupts
@@ -91,7 +91,7 @@ class AfterStep(Callback):
         assert isinstance(pl_module, VideoDiffusion)
         self._device, self._last_step, self._drawn = pl_module.device, trainer.global_step, drawn(trainer)
         self.checkpoints.start(trainer)
-        names = parallel.gather_objects(owed(Path(trainer.default_root_dir), trainer.global_step))[0]
+        names = ranks.gather_objects(owed(Path(trainer.default_root_dir), trainer.global_step))[0]
         try:
             self.ask()
             self._make(trainer, pl_module, [task for task in self.tasks if task.name in names])
@@ -146,7 +146,7 @@ class AfterStep(Callback):
 
         A rank whose part has failed asks as well, in the place of its next question, with `failed=True`.
         """
-        status = parallel.highest(FAILED if failed else self.interrupts.received or 0, self._device)
+        status = ranks.highest(FAILED if failed else self.interrupts.received or 0, self._device)
         if status == FAILED:
             raise Failed
         if status:

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from data.batch import Batch
-from dit.engine import finite, parallel
+from dit.engine import finite, ranks
 from dit.engine.callbacks.place import Place
 from dit.engine.finite import NonFinite
 from dit.engine.module import VideoDiffusion
@@ -57,7 +57,7 @@ class GradientGuard(Callback):
         for name in norms:
             named["loss", name] = torch.stack([losses[name].sum().float() for _, losses in seen]).sum()
         bad = torch.stack(list(named.values())).isfinite().logical_not()
-        if bool(parallel.any_rank(bad.any()[None])):
+        if bool(ranks.any_rank(bad.any()[None])):
             # An update may have spoiled the weights; then neither this loss nor its clips are to blame.
             finite.check(finite.weights(pl_module), trainer.global_step, pl_module.device)
             wrong = [each for each, is_bad in zip(named, bad.tolist(), strict=True) if is_bad]
@@ -76,7 +76,7 @@ class GradientGuard(Callback):
         ]
         culprits = list(dict.fromkeys(id for id, loss in losses if not math.isfinite(loss)))
         mine = culprits or list(dict.fromkeys(id for id, _ in losses))
-        everyone = parallel.gather_objects((bad, mine, bool(culprits)))
+        everyone = ranks.gather_objects((bad, mine, bool(culprits)))
         wrong = dict.fromkeys(each for bad, _, _ in everyone for each in bad)
         what = "loss" if any(kind == "loss" for kind, _ in wrong) else "gradient"
         whose = " and the ".join(f"{what}{finite.of(name)}" for kind, name in wrong if kind == what)

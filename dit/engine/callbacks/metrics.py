@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from data.batch import Batch
-from dit.engine import parallel
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.module import StepOutput, VideoDiffusion
+from dit.engine.ranks import gather_objects, sum_over_ranks
 from dit.engine.writers import Writers
 from dit.recipes.base import NET
 
@@ -161,7 +160,7 @@ class Metrics(Callback):
         self.writers.flush()  # a checkpoint never knows of steps that the table does not
         checkpoint["seconds"] = self.seconds
         checkpoint["unwritten_metrics"] = self.writers.unwritten()  # for want of space
-        running = parallel.gather_objects({name: [float(x) for x in each] for name, each in self._losses.items()})
+        running = gather_objects({name: [float(x) for x in each] for name, each in self._losses.items()})
         checkpoint["running_losses"] = [named.pop(NET, []) for named in running]
         if others := {name: [named[name] for named in running] for name in running[0]}:
             checkpoint["running_losses_of"] = others
@@ -203,10 +202,3 @@ def columns_of(step: StepOutput, world_size: int) -> dict[str, float]:
         for loss in step.losses.values()
         for name, value in loss.columns.items()
     }
-
-
-def sum_over_ranks(values: Tensor) -> Tensor:
-    """Elementwise sum over all ranks; `values` itself in a single process."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(values)
-    return values

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from lightning import Trainer
 
-from dit.engine import parallel, rng
+from dit.engine import parallel, ranks, rng
 from dit.engine.callbacks.after_step import Ask, Failed, Stopped, Task
 from dit.engine.ema import EMA
 from dit.engine.module import VideoDiffusion
@@ -91,7 +91,7 @@ class Preview(Task):
             wrong = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             with suppress(Failed):
                 ask(failed=True)
-        said = [each for each in parallel.gather_objects(wrong) if each is not None]
+        said = [each for each in ranks.gather_objects(wrong) if each is not None]
         if said:
             log.warning("no preview at step %d (%s); training goes on", step, said[0])
             return True

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from dit.engine import parallel, rng
+from dit.engine import ranks, rng
 from dit.engine.callbacks.place import Place
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Randomness(Callback):
         self._saved = []
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["rng"] = parallel.gather_objects(rng.capture())
+        checkpoint["rng"] = ranks.gather_objects(rng.capture())
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint["rng"]

@@ -16,9 +16,10 @@ from dit.diffusion.errors import QUANTITIES, shares
 from dit.diffusion.loss import loss_by_level
 from dit.engine import rng
 from dit.engine.callbacks.after_step import Ask, Task
-from dit.engine.callbacks.metrics import Metrics, sum_over_ranks
+from dit.engine.callbacks.metrics import Metrics
 from dit.engine.ema import EMA
 from dit.engine.module import Validated, VideoDiffusion
+from dit.engine.ranks import sum_over_ranks
 
 
 class Validation(Task):
