@@ -18,6 +18,7 @@ MAY_IMPORT = {name: {name} for name in PACKAGES} | {
     "engine": set(PACKAGES),
     "interop": {"interop", "net"},
     "recipes": {"recipes", "diffusion", "net"},
+    "checkpoint": set(),  # the format of checkpoints: everybody may ask it
     "config": set(),  # limits, kinds and `build`: everybody may import it
     "entry": set(),
 }

@@ -17,12 +17,12 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from dit.checkpoint import archive, entries
 from dit.engine import finite, shards
 from dit.engine.callbacks.checkpoint import write_whole
 from dit.engine.callbacks.place import Place
 from dit.engine.module import VideoDiffusion
 from dit.engine.profiles import PowerProfile, Profile, Snapshot
-from dit.sampling import archive
 
 SNAPSHOTS = "ema"  # folder inside the run directory
 
@@ -31,7 +31,7 @@ class EMA(Callback):
     """Tracks every profile after each optimizer step and lends one to validation and previews.
 
     Args:
-        profiles: name -> profile. The names are the keys under `ema` in a checkpoint.
+        profiles: name -> profile. Checkpoints hold the averages under these names.
         use: the profile that validation and previews see.
         snapshot_every: steps between snapshots of the power profiles in `<run>/ema/`, from which other widths can be
             rebuilt afterwards (`profiles.reconstruct`); None keeps none.
@@ -131,10 +131,10 @@ class EMA(Callback):
             raise RuntimeError("a checkpoint must not be saved while the averaged weights are in the model")
         averages = (average for profile in self.averages.values() for average in profile.values())
         finite.check({"the averaged weights": averages}, self.updates, pl_module.device)
-        checkpoint["ema"] = self.whole(pl_module)
+        entries.AVERAGES.put(checkpoint, self.whole(pl_module))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._loaded = checkpoint["ema"]
+        self._loaded = entries.AVERAGES.of(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates}

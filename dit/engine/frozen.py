@@ -9,13 +9,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dit.engine.callbacks.checkpoint import FOLDER, write_whole
+from dit.checkpoint import entries, files
+from dit.engine.callbacks.checkpoint import write_whole
 from dit.engine.module import VideoDiffusion
-from dit.sampling.checkpoint import FROZEN, Checkpoint
+from dit.sampling.checkpoint import Checkpoint
 
 
 def write(module: VideoDiffusion, run: Path, first: bool) -> None:
@@ -28,7 +30,10 @@ def write(module: VideoDiffusion, run: Path, first: bool) -> None:
     weights = {key: tensor for key, tensor in module.state_dict().items() if key in module.frozen}
     module.frozen_mark = fingerprint(weights)
     if first:
-        write_whole({"state_dict": weights, "fingerprint": module.frozen_mark}, run / FOLDER / FROZEN)
+        content: dict[str, Any] = {}
+        entries.WEIGHTS.put(content, weights)
+        entries.FINGERPRINT.put(content, module.frozen_mark)
+        write_whole(content, run / files.FOLDER / files.FROZEN)
 
 
 def restore(module: VideoDiffusion, last: Path) -> None:

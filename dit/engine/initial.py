@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit.checkpoint.files import FOLDER, LAST
 from dit.config.build import build
-from dit.engine.callbacks.checkpoint import FOLDER, LAST
 from dit.engine.module import VideoDiffusion
 from dit.interop import diffusers, native, original
 from dit.interop.adapter import bare_key, has_adapters, is_adapter_key

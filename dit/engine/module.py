@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from data.batch import Batch
+from dit.checkpoint import entries
 from dit.codec.base import Codec
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.errors import errors
@@ -261,26 +262,27 @@ class VideoDiffusion(LightningModule):
         raise AttributeError("strict_loading is fixed: on_load_checkpoint checks the keys")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = self.config
+        entries.CONFIG.put(checkpoint, self.config)
         if self.classes is not None:
-            checkpoint["classes"] = self.classes
-        checkpoint["lr_factor"] = self.lr_factor(checkpoint["global_step"])
+            entries.CLASSES.put(checkpoint, self.classes)
+        entries.LR_FACTOR.put(checkpoint, self.lr_factor(entries.STEP.of(checkpoint)))
         if self.frozen:
-            checkpoint["frozen"] = self.frozen_mark
-        weights = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {key: weights[key] for key in weights if self.is_saved(key)}
+            entries.FROZEN.put(checkpoint, self.frozen_mark)
+        weights = entries.WEIGHTS.of(checkpoint)
+        entries.WEIGHTS.put(checkpoint, {key: weights[key] for key in weights if self.is_saved(key)})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        before = checkpoint.get("classes", self.classes)
+        before = entries.CLASSES.of(checkpoint) if entries.CLASSES.is_in(checkpoint) else self.classes
         if before != self.classes:
             raise ValueError(
                 f"this run's classes were {brief(before or [])}, and are now {brief(self.classes or [])}: numbers"
                 " would mean something else; restore the data, or start a run under another name"
             )
-        if "state_dict" not in checkpoint:
+        if not entries.WEIGHTS.is_in(checkpoint):
             return  # FSDP2 has loaded the weights before this hook, strictly by shape
         here = {key for key in self.state_dict() if self.is_saved(key)}
-        differing = sorted(here ^ (checkpoint["state_dict"].keys() - self.frozen))  # which older files hold as well
+        saved = entries.WEIGHTS.of(checkpoint).keys() - self.frozen  # older files hold what is frozen, too
+        differing = sorted(here ^ saved)
         if differing:
             where = "the checkpoint" if differing[0] in here else "this network"
             raise ValueError(f"{len(differing)} weights do not match: {differing[0]} is not in {where}")

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimi
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
+from dit.checkpoint import entries
 from dit.engine.blocks import repeated_blocks
 from dit.engine.ranks import launched_world_size
 
@@ -120,7 +121,7 @@ class FSDP2(ModelParallelStrategy):
         assert self.model is not None
         # Not strict: a parameter that the loss does not reach has no state. Torch makes one up, which goes again.
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
-        for optimizer, saved in zip(optimizers, checkpoint["optimizer_states"], strict=True):
+        for optimizer, saved in zip(optimizers, entries.OPTIMIZERS.of(checkpoint), strict=True):
             named = _named_state(saved, optimizer, self.model)
             set_optimizer_state_dict(self.model, optimizer, optim_state_dict=named, options=options)
             for name, parameter in self.model.named_parameters():

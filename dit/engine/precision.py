@@ -18,7 +18,7 @@ class BFloat16Autocast(MixedPrecision):
 
 
 def plugin(precision: str, device: str) -> Precision:
-    """For `32-true` or `bf16-mixed`; ValueError for another. (fp16 overflows in attention; loss scaling would hide it.)"""
+    """For `32-true` or `bf16-mixed`; ValueError for another (fp16 overflows in attention; loss scaling hides it)."""
     if precision == "32-true":
         return Precision()
     if precision == "bf16-mixed":

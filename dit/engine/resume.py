@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dit.checkpoint import archive, entries
+from dit.checkpoint.files import FOLDER, FROZEN, LAST, numbered, run_of, step_name
 from dit.config.renamed import current
 from dit.engine import rundir
-from dit.engine.callbacks.checkpoint import FOLDER, LAST, numbered, point
+from dit.engine.callbacks.checkpoint import point
 from dit.engine.lr_schedule import LRSchedule
 from dit.engine.rundir import CHANGEABLE, OtherRun, lies_in
-from dit.sampling import archive
-from dit.sampling.checkpoint import FROZEN, find
+from dit.sampling.checkpoint import find
 
 log = logging.getLogger(__name__)
 JUMP = 0.02  # of the peak rate: a larger step of the learning rate is not taken without being told to
@@ -90,20 +91,20 @@ def find_start(
             notes.append(f"{run} was begun with another config, and holds no checkpoint: this one takes it over")
         return Start(notes=tuple(notes), seen=seen)
     content = _read(file, run)
-    step = int(content["global_step"])
-    before = content.get("config") or written or {}
+    step = int(entries.STEP.of(content))
+    before = (entries.CONFIG.of(content) if entries.CONFIG.is_in(content) else None) or written or {}
     before = _as_meant(before, meant) if before else {}
     changes = _compare(file, before, config) if before else []
     allowed = config["resume_changes"]
-    notes += _clips(run, before, config, len(content.get("rng", ())), world_size, allowed)
+    notes += _clips(run, before, config, len(entries.RANDOM_STATES.of(content)), world_size, allowed)
     data.accepts_other_clips = any(lies_in(key, ("data", "seed")) and key not in CLIPS for key in allowed)
-    if "VideoData" in content and not data.accepts_other_clips:
-        data.check(content["VideoData"])
+    if (clips := entries.DATA.of(content)) is not None and not data.accepts_other_clips:
+        data.check(clips)
     start = Start(
         checkpoint=file,
         step=step,
         goes_back=file != run / FOLDER / LAST or any(number > step for number, _ in numbered(run / FOLDER)),
-        lr_factor=lr_factor(content),
+        lr_factor=entries.lr_factor(content),
         changes=tuple(changes),
         notes=tuple(notes),
         seen=seen,
@@ -137,17 +138,6 @@ def take(run: Path, start: Start, config: Mapping[str, Any]) -> None:
     rundir.write_config(run, config)
 
 
-def lr_factor(content: Mapping[str, Any]) -> float | None:
-    """The share of the peak rate at which a checkpoint stopped; None where it holds none."""
-    if "lr_factor" in content:
-        return float(content["lr_factor"])
-    for scheduler in content.get("lr_schedulers", ()):  # as older ones say it
-        for base, rate in zip(scheduler.get("base_lrs", ()), scheduler.get("_last_lr", ()), strict=False):
-            if base:
-                return float(rate) / float(base)
-    return None
-
-
 def about_longer(start: Start, config: Mapping[str, Any], schedule: LRSchedule, run: Path) -> str:
     """How a run that has ended can go on, in a line."""
     longer = 2 * start.step
@@ -167,7 +157,7 @@ def about_divergence(run: Path, config: Mapping[str, Any]) -> str:
         return f"No checkpoint was saved, so the name is free; with half the rate: {_again(lower)}"
     again = _again([*lower, "resume_changes=[optim]"])
     try:
-        step = int(archive.load(last)["global_step"])
+        step = entries.STEP.of(archive.load(last))
     except archive.Damaged as error:  # that the run diverged is what must be said
         return f"The last checkpoint, {last}, is damaged ({error}); the command to go on with half the rate: {again}"
     return f"The last checkpoint, of step {step}, is whole; to go on from it with half the rate: {again}"
@@ -251,8 +241,8 @@ def _read(file: Path, run: Path) -> dict[str, Any]:
         else:
             instead = f"the newest whole one is {whole[1].name}: resume_from={whole[0]} goes on from it"
         raise ValueError(f"{file} cannot be read ({error}); {instead}") from None
-    if not isinstance(content, dict) or "global_step" not in content:
-        raise ValueError(f"{file} is no checkpoint of a run: it has no global_step")
+    if not isinstance(content, dict) or not entries.STEP.is_in(content):
+        raise ValueError(f"{file} is no checkpoint of a run: it has no {entries.STEP.name}")
     return content
 
 
@@ -278,11 +268,7 @@ def _compare(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> l
     ways = "Choose another name=..., or delete it to start anew"
     if all(lies_in(key, CHANGEABLE) and key != "optim._target_" for key, _, _ in refused):
         ways += f"; to change it on the way: resume_changes=[{','.join([*allowed, *(key for key, _, _ in refused)])}]"
-    raise OtherRun(f"{_run_of(file)} belongs to another config: {shown}{more}. {ways}")
-
-
-def _run_of(file: Path) -> Path:
-    return file.parent.parent if file.parent.name == FOLDER else file
+    raise OtherRun(f"{run_of(file)} belongs to another config: {shown}{more}. {ways}")
 
 
 def _clips(
@@ -326,7 +312,7 @@ def _with_rate(start: Start, config: Mapping[str, Any], schedule: LRSchedule) ->
         if was == 0:
             raise ValueError(
                 "resume_lr=keep would go on at a learning rate of 0, where the schedule has ended;"
-                f" {_after_decay(_run_of(start.checkpoint or Path()))}"
+                f" {_after_decay(run_of(start.checkpoint or Path()))}"
             )
         note = f"the learning rate is held at {100 * was:.3g} % of its peak (resume_lr=keep)"
         return _noted(start, note, held_lr_factor=was)
@@ -337,7 +323,7 @@ def _with_rate(start: Start, config: Mapping[str, Any], schedule: LRSchedule) ->
     if mode == "schedule" or any(lies_in(key, ("lr_schedule",)) for key, _, _ in start.changes):
         return _noted(start, rates)
     raise ValueError(
-        f"{rates}: it would jump, unasked. Usual: {_after_decay(_run_of(start.checkpoint or Path()))}."
+        f"{rates}: it would jump, unasked. Usual: {_after_decay(run_of(start.checkpoint or Path()))}."
         f" To go on in this run: {_other_ways(start)}"
     )
 
@@ -364,7 +350,7 @@ def _bring(folder: Path, start: Start) -> Path:
     """The start's checkpoint, which lies elsewhere, as a file of this run, with the weights beside its adapters."""
     assert start.checkpoint is not None
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step-{start.step:08d}.ckpt"
+    target = folder / step_name(start.step)
     for source, to in ((start.checkpoint.parent / FROZEN, folder / FROZEN), (start.checkpoint, target)):
         if source.is_file():
             part = to.with_suffix(".part")

@@ -14,6 +14,7 @@ import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from dit.checkpoint.files import FOLDER, LAST
 from dit.codec.base import Codec
 from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
@@ -22,7 +23,6 @@ from dit.diffusion.loss import Objective
 from dit.engine import captions, frozen, history, initial, memory, resume, rng, rundir
 from dit.engine.callbacks.after_step import AfterStep, owed
 from dit.engine.callbacks.assemble import assemble
-from dit.engine.callbacks.checkpoint import FOLDER, LAST
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.finite import NonFinite
 from dit.engine.interrupts import Interrupts

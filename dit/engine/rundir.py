@@ -17,11 +17,11 @@ from typing import IO, Any
 
 import yaml  # type: ignore[import-untyped]
 
-from dit.engine.callbacks.checkpoint import FOLDER, point
+from dit.checkpoint.files import FOLDER, FROZEN
+from dit.engine.callbacks.checkpoint import point
 from dit.engine.ema import SNAPSHOTS
 from dit.engine.writers import METRICS
 from dit.foreign import read_yaml
-from dit.sampling.checkpoint import FROZEN
 
 log = logging.getLogger(__name__)
 

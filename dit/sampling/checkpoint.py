@@ -1,7 +1,7 @@
 """Parts of a pipeline from a checkpoint file: which file, which weights, and nothing executed that is not ours.
 
-The names of checkpoint entries and of config keys that sampling relies on stand here and nowhere else, with the kind of
-thing that each may hold: a file may come from a stranger (docs/security.md).
+The config keys that sampling relies on stand here and nowhere else, with the kind of thing that each may hold: a file
+may come from a stranger (docs/security.md). The entries of a file are those of `dit.checkpoint.entries`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dit.checkpoint import archive, entries, files
+from dit.checkpoint.entries import Entry
 from dit.config.renamed import current
 from dit.diffusion.levels import Levels
 from dit.diffusion.path import Path as NoisePath
 from dit.diffusion.prediction import Prediction
 from dit.foreign import Kind, Refused, below, build, check_plain, shown
 from dit.machine import memory, size_in_words
-from dit.sampling import archive
 from dit.sampling.guidance import Guidance
 from dit.sampling.read import missing
 from dit.sampling.schedule import Schedule
@@ -30,8 +31,7 @@ from dit.sampling.solvers import Solver
 from dit.signals.base import Around, Signal
 from dit.signals.builtin import completed
 
-LAST = Path("checkpoints") / "last.ckpt"
-FROZEN = "frozen.pt"  # beside checkpoints of adapters: what these adapt, the same for all of a run
+LAST = Path(files.FOLDER) / files.LAST
 TRUSTED: tuple[str, ...] = ()  # packages of the user; what of this project may be built where, `KINDS` says
 KINDS = {
     "net": Kind(nn.Module, "dit.net"),
@@ -82,26 +82,22 @@ class Checkpoint:
             ValueError: not a checkpoint of this project, or damaged, or the weights beside it are of another run.
         """
         file = find(run_or_file)
-        content = _read(file, ("state_dict", "config"), "take another one of the run, or copy it again")
-        frozen, ema = content.get("frozen"), content.get("ema", {})
-        if not isinstance(content["config"], dict):
+        content = _read(file, (entries.WEIGHTS, entries.CONFIG), "take another one of the run, or copy it again")
+        raw, config = entries.WEIGHTS.of(content), entries.CONFIG.of(content)
+        frozen, ema = entries.FROZEN.of(content), entries.AVERAGES.of(content)
+        if not isinstance(config, dict):
             raise ValueError(f"{file} is not a checkpoint of this project: its config is no mapping")
         if not isinstance(ema, dict):
             raise ValueError(f"{file} is not a checkpoint of this project: its ema is no mapping")
-        for name, weights in {
-            "state_dict": content["state_dict"],
-            **{f"ema {name}": ema[name] for name in ema},
-        }.items():
+        for name, weights in {entries.WEIGHTS.name: raw, **{f"ema {name}": ema[name] for name in ema}}.items():
             _check_weights(file, name, weights)
         beside = {} if frozen is None else _frozen(file, frozen)
-        names = content.get("classes", [])
+        names = [] if entries.CLASSES.of(content) is None else entries.CLASSES.of(content)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{file} is not a checkpoint of this project: its classes are no list of names")
-        step = content.get("global_step")
-        return cls(
-            file, {**beside, **content["state_dict"]}, ema, content["config"], frozen, tuple(names),
-            step if type(step) is int else None,
-        )  # fmt: skip
+        step = entries.STEP.of(content) if entries.STEP.is_in(content) else None
+        step = step if type(step) is int else None
+        return cls(file, {**beside, **raw}, ema, config, frozen, tuple(names), step)
 
     def value(self, *path: str) -> Any:
         """The plain value that the config holds at `path`; ValueError where it holds nothing, or no plain value."""
@@ -293,7 +289,7 @@ def find(run_or_file: str | Path) -> Path:
     raise FileNotFoundError(f"{path} has no {LAST.as_posix()}; {listed}")
 
 
-def _read(file: Path, wanted: Sequence[str], instead: str) -> dict[str, Any]:
+def _read(file: Path, wanted: Sequence[Entry[Any]], instead: str) -> dict[str, Any]:
     """The entries of a file; ValueError, which ends with what to do `instead`, when it is damaged, or has none of those
     names."""
     try:
@@ -302,7 +298,7 @@ def _read(file: Path, wanted: Sequence[str], instead: str) -> dict[str, Any]:
         raise ValueError(
             f"{file} cannot be read as a checkpoint ({error}); it may be cut short, damaged, or none at all: {instead}"
         ) from None
-    absent = [key for key in wanted if not isinstance(content, dict) or key not in content]
+    absent = [each.name for each in wanted if not isinstance(content, dict) or not each.is_in(content)]
     if absent:
         raise ValueError(f"{file} is not a checkpoint of this project: it has no {' and no '.join(absent)}")
     return content
@@ -310,16 +306,19 @@ def _read(file: Path, wanted: Sequence[str], instead: str) -> dict[str, Any]:
 
 def _frozen(file: Path, mark: str) -> dict[str, Tensor]:
     """The weights that a checkpoint's adapters stand beside."""
-    beside = file.parent / FROZEN
+    beside = file.parent / files.FROZEN
     if not beside.is_file():
         raise FileNotFoundError(
             f"{file} holds adapters alone, and {beside} is not there, which holds the weights beside them: copy both"
         )
-    content = _read(beside, ("state_dict", "fingerprint"), "copy it again; all checkpoints of the run share it")
-    if content["fingerprint"] != mark:
+    content = _read(
+        beside, (entries.WEIGHTS, entries.FINGERPRINT), "copy it again; all checkpoints of the run share it"
+    )
+    if entries.FINGERPRINT.of(content) != mark:
         raise ValueError(f"{beside} is of another run than {file.name} beside it: copy the two of one run")
-    _check_weights(beside, "state_dict", content["state_dict"])
-    return content["state_dict"]
+    weights = entries.WEIGHTS.of(content)
+    _check_weights(beside, entries.WEIGHTS.name, weights)
+    return weights
 
 
 def _check_weights(file: Path, name: str, weights: Any) -> None:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dit.checkpoint.files import FOLDER, step_name
 from dit.foreign import Kind, build
 from dit.sampling.guidance import Guidance
 from dit.sampling.read import missing
@@ -155,9 +156,9 @@ def _same(known: Mapping[str, Any], beside: Path) -> str:
     if isinstance(
         known.get("step"), int
     ):  # last.ckpt may have moved on: the step's own checkpoint; and that of the run
-        steps = path.with_name(f"step-{known['step']:08d}.ckpt")
+        steps = path.with_name(step_name(known["step"]))
         above = list(beside.resolve().parents)
-        folder = above[min(2, len(above) - 1)] / "checkpoints"
+        folder = above[min(2, len(above) - 1)] / FOLDER
         places += [steps, folder / path.name, folder / steps.name]
     there = [place for place in places if place.is_file()]
     if not there:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dit.checkpoint.files import FOLDER
 from dit.sampling.checkpoint import find
 from dit.sampling.prompt_file import COLUMNS, read_prompt_file
 
@@ -94,7 +95,7 @@ def take_folder(out: str | None, run_or_file: str, facts: Sequence[Mapping[str, 
     said = hashlib.sha256(json.dumps(list(facts), sort_keys=True).encode()).hexdigest()
     if out is None:
         file = find(run_or_file)
-        samples = (file.parent.parent if file.parent.name == "checkpoints" else file.parent) / "samples"
+        samples = (file.parent.parent if file.parent.name == FOLDER else file.parent) / "samples"
         samples.mkdir(parents=True, exist_ok=True)
         folder = _next(samples)
     else:

@@ -114,7 +114,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "dit.sampling.archive.torch.load", "dit.sampling.checkpoint.find", "tests.hostile.watched"],
+    ["os.system", "dit.checkpoint.archive.torch.load", "dit.sampling.checkpoint.find", "tests.hostile.watched"],
 )
 def test_a_config_calls_only_what_is_trusted(tmp_path: Path, target: str) -> None:
     nested = config()["net"] | {"norm": [{"_target_": target}]}

@@ -13,8 +13,9 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from dit.checkpoint.files import FOLDER
 from dit.engine import ranks
-from dit.engine.callbacks.checkpoint import FOLDER, Checkpoints
+from dit.engine.callbacks.checkpoint import Checkpoints
 from dit.engine.callbacks.place import Place
 from dit.engine.interrupts import Interrupts
 from dit.engine.module import VideoDiffusion

@@ -13,12 +13,10 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from dit.checkpoint.files import FOLDER, LAST, numbered, step_name
 from dit.engine import finite
 from dit.engine.interrupts import writing
 from dit.engine.module import VideoDiffusion
-
-FOLDER = "checkpoints"
-LAST = "last.ckpt"
 
 
 class Checkpoints:
@@ -62,7 +60,7 @@ class Checkpoints:
         spoilt = {**finite.weights(module), "the optimizer's moments": finite.moments(trainer.optimizers)}
         finite.check(spoilt, step, module.device)
         folder = _folder(trainer)
-        target = folder / f"step-{step:08d}.ckpt"
+        target = folder / step_name(step)
         part = target.with_suffix(".part")
         with writing():
             try:
@@ -134,12 +132,6 @@ def _unwritable(target: Path, part: Path, error: OSError) -> ValueError:
 
 def _folder(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / FOLDER
-
-
-def numbered(folder: Path) -> list[tuple[int, Path]]:
-    """(step, file) of the checkpoints in a folder, the newest last; whatever else has such a name is left out."""
-    found = [(file.stem.removeprefix("step-"), file) for file in folder.glob("step-*.ckpt") if file.is_file()]
-    return sorted((int(digits), file) for digits, file in found if digits.isascii() and digits.isdigit())
 
 
 def point(last: Path, target: Path) -> None:

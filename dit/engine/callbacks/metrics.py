@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from data.batch import Batch
+from dit.checkpoint import entries
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.module import StepOutput, VideoDiffusion
 from dit.engine.ranks import gather_objects, sum_over_ranks
@@ -158,18 +159,18 @@ class Metrics(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.writers.flush()  # a checkpoint never knows of steps that the table does not
-        checkpoint["seconds"] = self.seconds
-        checkpoint["unwritten_metrics"] = self.writers.unwritten()  # for want of space
+        entries.SECONDS.put(checkpoint, self.seconds)
+        entries.UNWRITTEN_METRICS.put(checkpoint, self.writers.unwritten())
         running = gather_objects({name: [float(x) for x in each] for name, each in self._losses.items()})
-        checkpoint["running_losses"] = [named.pop(NET, []) for named in running]
+        entries.RUNNING_LOSSES.put(checkpoint, [named.pop(NET, []) for named in running])
         if others := {name: [named[name] for named in running] for name in running[0]}:
-            checkpoint["running_losses_of"] = others
+            entries.OTHER_RUNNING_LOSSES.put(checkpoint, others)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        others = checkpoint.get("running_losses_of", {})  # with one optimizer there are none
-        self._saved = {NET: checkpoint["running_losses"], **others}
-        self._seconds = float(checkpoint.get("seconds", 0.0))  # older files do not say
-        self._unwritten = checkpoint.get("unwritten_metrics", [])  # older files have none
+        own, others = entries.RUNNING_LOSSES.of(checkpoint), entries.OTHER_RUNNING_LOSSES.of(checkpoint)
+        self._saved = {NET: own, **others}
+        self._seconds = float(entries.SECONDS.of(checkpoint))
+        self._unwritten = entries.UNWRITTEN_METRICS.of(checkpoint)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.writers.close()

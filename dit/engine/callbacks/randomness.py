@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from dit.checkpoint import entries
 from dit.engine import ranks, rng
 from dit.engine.callbacks.place import Place
 
@@ -41,7 +42,7 @@ class Randomness(Callback):
         self._saved = []
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["rng"] = ranks.gather_objects(rng.capture())
+        entries.RANDOM_STATES.put(checkpoint, ranks.gather_objects(rng.capture()))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._saved = checkpoint["rng"]
+        self._saved = entries.RANDOM_STATES.of(checkpoint)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from dit.checkpoint import archive
 from dit.engine.ema import load_snapshots
-from dit.sampling import archive
 from dit.sampling.checkpoint import Checkpoint
 from tests.engine.small import same
 
