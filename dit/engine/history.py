@@ -34,20 +34,16 @@ progress.setLevel(logging.INFO)
 
 
 @contextmanager
-def recorded(run: Path, about: Mapping[str, Any], step: Callable[[], int], write: bool) -> Iterator[None]:
-    """Records that a session starts, how it ends, and what is logged in between.
+def recorded(run: Path, about: Mapping[str, Any], step: Callable[[], int]) -> Iterator[None]:
+    """Records that a session starts, how it ends, and what is logged in between. For the first rank.
 
     Args:
         run: the run directory, which exists.
         about: what the line of the start says beside time, command, code, versions and machine.
         step: says at the end how many steps are done.
-        write: true on the first rank only.
 
     A `SystemExit` is an end, any other exception a failure; they pass. A session without an end was killed.
     """
-    if not write:
-        yield
-        return
     handler = _LogFile(run / LOG)
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
     loggers = (logging.getLogger(), progress)

@@ -7,6 +7,7 @@ import os
 import signal
 import warnings
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from dit.diffusion.loss import Objective
 from dit.engine import captions, frozen, history, initial, memory, resume, rng, rundir
 from dit.engine.callbacks.after_step import AfterStep, owed
 from dit.engine.callbacks.assemble import assemble
+from dit.engine.callbacks.begin import Begin
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.finite import NonFinite
 from dit.engine.interrupts import Interrupts
@@ -96,7 +98,6 @@ def _train(config: dict[str, Any]) -> None:
         log.info("%s is finished: %d steps. %s", parts.run, start.step, longer)
         return
     flops = flops_per_token(parts)
-    trainer = parts.training.trainer(everyone, parts.run, start.step)
     first = None
     if start.checkpoint is not None:
         for key, before, now in start.changes:
@@ -110,27 +111,32 @@ def _train(config: dict[str, Any]) -> None:
         if first is None:
             raise ValueError(f"lora_from={config['lora_from']} adapts weights: give those as init_from=...")
         initial.load_adapters(module, config["lora_from"])
-    with rundir.lock(parts.run, first_rank()):
-        if first_rank():
+    encode_captions(parts)  # may take long: it can be stopped at once, and no run is begun yet
+    with ExitStack() as session:
+
+        def take() -> None:
+            session.enter_context(rundir.lock(parts.run))
             resume.take(parts.run, start, parts.config)
             if first is not None:
                 first.write(parts.run)
-        if module.frozen_mark is None:
-            frozen.write(module, parts.run, first_rank())
-        about = {
-            "step": start.step,
-            "max_steps": parts.training.max_steps,
-            "went_on_from": None if start.checkpoint is None else str(start.checkpoint),
-            "changes": [f"{key} was {before}, now {now}" for key, before, now in start.changes],
-            "ranks": parts.training.world_size,
-        }
-        with history.recorded(parts.run, about, lambda: trainer.global_step, first_rank()):
+
+        def then() -> None:
+            if module.frozen_mark is None:
+                frozen.write(module, parts.run, trainer.is_global_zero)
+            if trainer.is_global_zero:
+                about = _about(parts, start)
+                session.enter_context(history.recorded(parts.run, about, lambda: trainer.global_step))
             describe(parts)
-            encode_captions(parts)
-            try:
-                _fit(parts, trainer, start, flops)
-            except NonFinite as error:
-                raise NonFinite(f"{error}. {resume.about_divergence(parts.run, parts.config)}") from None
+            if trainer.is_global_zero:
+                _arithmetic(parts, trainer, flops)
+            how = "starting" if start.checkpoint is None else "resuming"
+            log.info("%s %s at step %d of %d", how, parts.run, start.step, parts.training.max_steps)
+
+        trainer = parts.training.trainer([Begin(start, take, then), *everyone], parts.run, start.step)
+        try:
+            _fit(parts, trainer, start)
+        except NonFinite as error:
+            raise NonFinite(f"{error}. {resume.about_divergence(parts.run, parts.config)}") from None
 
 
 def build(config: dict[str, Any]) -> Parts:
@@ -341,14 +347,20 @@ def first_rank() -> bool:
     return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
-def _fit(parts: Parts, trainer: Trainer, start: resume.Start, flops: float) -> None:
+def _about(parts: Parts, start: resume.Start) -> dict[str, Any]:
+    """What the history says of this start."""
+    return {
+        "step": start.step,
+        "max_steps": parts.training.max_steps,
+        "went_on_from": None if start.checkpoint is None else str(start.checkpoint),
+        "changes": [f"{key} was {before}, now {now}" for key, before, now in start.changes],
+        "ranks": parts.training.world_size,
+    }
+
+
+def _fit(parts: Parts, trainer: Trainer, start: resume.Start) -> None:
     after_step = next(callback for callback in trainer.callbacks if isinstance(callback, AfterStep))  # type: ignore[attr-defined]
-    for metrics in (each for each in trainer.callbacks if isinstance(each, Metrics)):  # type: ignore[attr-defined]
-        if trainer.is_global_zero:
-            _arithmetic(parts, metrics, flops, trainer.world_size)
     last = None if start.checkpoint is None else parts.run / FOLDER / LAST
-    how = "starting" if start.checkpoint is None else "resuming"
-    log.info("%s %s at step %d of %d", how, parts.run, start.step, parts.training.max_steps)
     with after_step.interrupts:
         trainer.fit(parts.module, datamodule=parts.data, ckpt_path=last, weights_only=True)
     if after_step.stopped_by is not None:
@@ -358,13 +370,14 @@ def _fit(parts: Parts, trainer: Trainer, start: resume.Start, flops: float) -> N
     log.info("finished: %s after %d steps", parts.run, trainer.global_step)
 
 
-def _arithmetic(parts: Parts, metrics: Metrics, flops: float, num_devices: int) -> None:
-    """Tells `metrics` what a token costs and what the devices can do, for the MFU."""
-    metrics.flops_per_token = flops
+def _arithmetic(parts: Parts, trainer: Trainer, flops: float) -> None:
+    """Tells the metrics what a token costs in FLOPs and what the devices can do, for the MFU."""
     dtype = torch.bfloat16 if parts.training.precision == "bf16-mixed" else torch.float32
     rate, source = reference_rate(parts.training.device_type, dtype)
-    metrics.reference_rate, metrics.reference_is_stated = rate * num_devices, source == STATED
-    log.info("MFU is the share of %.2f TFLOP/s (%s) on each of %d devices", rate / 1e12, source, num_devices)
+    for metrics in (each for each in trainer.callbacks if isinstance(each, Metrics)):  # type: ignore[attr-defined]
+        metrics.flops_per_token = flops
+        metrics.reference_rate, metrics.reference_is_stated = rate * trainer.world_size, source == STATED
+    log.info("MFU is the share of %.2f TFLOP/s (%s) on each of %d devices", rate / 1e12, source, trainer.world_size)
     if source != STATED:
         log.info("that rate is of this moment; compare runs by speed/tflops instead of speed/mfu")
 

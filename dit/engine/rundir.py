@@ -207,12 +207,9 @@ def _has_rows_behind(metrics: Path, step: int) -> bool:
 
 
 @contextmanager
-def lock(run: Path, write: bool) -> Iterator[None]:
-    """Refuses to train one run twice at a time; `write` is true on the first rank, which holds the lock. The kernel
-    frees it when the process dies, however it dies."""
-    if not write:
-        yield
-        return
+def lock(run: Path) -> Iterator[None]:
+    """Holds the lock of a run, so that it is not trained twice at a time; for the first rank. The kernel frees it when
+    the process dies, however it dies. ValueError where another process holds it."""
     run.mkdir(parents=True, exist_ok=True)
     file = run / LOCK
     if file.is_dir():

@@ -60,14 +60,11 @@ def test_what_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / history.HISTORY).mkdir()
     (tmp_path / history.LOG).mkdir()
     handlers = list(logging.getLogger().handlers)
-    with history.recorded(tmp_path, {}, lambda: 3, write=True):
+    with history.recorded(tmp_path, {}, lambda: 3):
         logging.getLogger("dit.engine").warning("a line")
     assert logging.getLogger().handlers == handlers
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(SystemExit), history.recorded(other, {}, lambda: 3, write=True):
+    with pytest.raises(SystemExit), history.recorded(other, {}, lambda: 3):
         raise SystemExit(143)
     assert events(other)[-1] | {"time": 0} == {"time": 0, "event": "stopped", "exit_code": 143, "step": 3}
-    with history.recorded(tmp_path / "nowhere", {}, lambda: 3, write=False):
-        pass
-    assert not (tmp_path / "nowhere").exists()

@@ -14,11 +14,12 @@ import torch
 
 import dit.diffusion.loss
 from dit.engine import blocks, parallel, precision
+from dit.engine.callbacks.after_step import owed
 from dit.engine.callbacks.preview import share
 from dit.engine.ranks import launched_devices
 from dit.interop.adapter import is_adapter_key
 from dit.sampling.checkpoint import Checkpoint
-from tests.engine import small
+from tests.engine import small, two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(900)  # half a minute on two free cores; a busy machine takes many times that
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.timeout(900)  # half a minute on two free cores; a busy
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `two_ranks.py` has left; one launch for all tests of this file."""
     out = tmp_path_factory.mktemp("ranks")
+    two_ranks.begin(out)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*command, str(ROOT / "tests/engine/two_ranks.py"), str(out)],
@@ -102,6 +104,63 @@ def test_three_prompts_on_two_ranks(ranks: Path, name: str, tmp_path: Path) -> N
     assert (shown - alone.clamp(-1, 1)).abs().mean() < 0.15  # H.264 and its halved colours
     other = small.pipeline(module)(["two"], [7]).pixels[0]
     assert (shown - other.clamp(-1, 1)).abs().mean() > 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_a_preview_that_fails_on_one_rank_is_a_warning(ranks: Path, name: str) -> None:
+    """Before and behind the network, also where its shards meet; `test_resume_is_exact` holds that training went on."""
+    said = (ranks / name / "warnings-0.txt").read_text().splitlines()
+    unprepared, undecoded = "ValueError: a prompt of this rank's own", "RuntimeError: out of memory while decoding"
+    reasons = [unprepared, undecoded, *(["RuntimeError: out of memory"] if name == "ddp" else [])]
+    assert said == [f"no preview at step {n} ({why}); training goes on" for n in (4, 6) for why in reasons]
+
+
+@pytest.mark.slow
+def test_a_preview_that_fails_in_a_sharded_network_ends_the_run_behind_a_checkpoint(ranks: Path) -> None:
+    """No checkpoint was due at step 2, and the next start must not begin with what has just failed."""
+    said = [(ranks / f"broken_network-{rank}.txt").read_text() for rank in range(2)]
+    assert said[1].startswith(
+        "the preview of step 2 failed in the network on rank 1 (RuntimeError: out of memory). There"
+    )
+    assert said[0].startswith("the preview of step 2 failed in the network on rank 0 (")
+    assert all("\n" not in each and "preview=none" in each for each in said)
+    assert small.load(ranks / "broken_network")["global_step"] == 2 and owed(ranks / "broken_network", 2) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["grown", "back"])
+def test_as_many_clips_a_step_on_other_ranks_are_the_same_run(ranks: Path, name: str) -> None:
+    """One process made three steps of 4 clips, or six. Copies go on with 1 clip x 2 ranks x 2 accumulated, or shards
+    with 2 x 2 from step 3 back. The end is that of the one process."""
+    straight, other = (small.load(ranks / "runs" / each) for each in ("straight", name))
+    middle = torch.load(ranks / "runs/straight/checkpoints/step-00000003.ckpt", weights_only=True)
+    for key in ("state_dict", "ema"):
+        torch.testing.assert_close(other[key], straight[key], rtol=1e-3, atol=1e-5)
+    moved = [(middle["state_dict"][key] - last).abs().max() for key, last in straight["state_dict"].items()]
+    assert max(moved) > 0.01
+    assert len(other["rng"]) == 2 and len(straight["rng"]) == 1 and other["VideoData"] == straight["VideoData"]
+    tables = [small.table(ranks / "runs" / each) for each in ("straight", name)]
+    for mine, theirs in zip(*tables, strict=True):
+        assert mine["step"] == theirs["step"] and mine["seen/clips"] == theirs["seen/clips"]
+        assert float(mine["train/loss"]) == pytest.approx(float(theirs["train/loss"]), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_another_number_of_clips_a_step_is_one_line_on_all_ranks(ranks: Path) -> None:
+    said = {(ranks / f"uneven-{rank}.txt").read_text() for rank in range(2)}
+    assert said == {
+        "runs/uneven: a step took 4 clips (data.batch_size=4 x 1 ranks x trainer.accumulate=1), and would take"
+        " 8 (4 x 2 x 1): data.batch_size=2 keeps it; resume_changes=[data.batch_size] goes on with another number"
+    }
+    assert small.load(ranks / "runs/uneven")["global_step"] == 3
+
+
+@pytest.mark.slow
+def test_all_ranks_look_before_the_first_acts(ranks: Path) -> None:
+    assert (ranks / "looked.txt").read_text() == "looked-0 looked-1"
+    aside = list((ranks / "runs/back/set_aside").glob("*/checkpoints/*"))
+    assert [file.name for file in aside] == ["step-00000006.ckpt"]
 
 
 def test_prompts_are_dealt_out() -> None:

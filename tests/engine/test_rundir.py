@@ -91,13 +91,11 @@ def test_names_that_cannot_be(name: str) -> None:
 
 
 def test_one_run_at_a_time(folder: Path) -> None:
-    with rundir.lock(Path("runs/mine"), write=True):
-        with rundir.lock(Path("runs/mine"), write=False):  # other ranks do not ask
-            pass
-        locked = rundir.lock(Path("runs/mine"), write=True)
+    with rundir.lock(Path("runs/mine")):
+        locked = rundir.lock(Path("runs/mine"))
         with pytest.raises(ValueError, match="is being trained by another process"), locked:
             pass
-    with rundir.lock(Path("runs/mine"), write=True):
+    with rundir.lock(Path("runs/mine")):
         pass
 
 
@@ -109,11 +107,11 @@ def test_a_file_system_without_locks(
         raise OSError(number, "not here")
 
     monkeypatch.setattr("fcntl.flock", unknown)
-    with caplog.at_level(logging.WARNING), rundir.lock(Path("runs/mine"), write=True):
+    with caplog.at_level(logging.WARNING), rundir.lock(Path("runs/mine")):
         pass
     assert "runs/mine cannot be locked here (not here): never train it twice at a time" in caplog.text
     (folder / "runs/other/.lock").mkdir(parents=True)
-    locked = rundir.lock(Path("runs/other"), write=True)
+    locked = rundir.lock(Path("runs/other"))
     with pytest.raises(ValueError, match=r"runs/other/.lock is a folder"), locked:
         pass
 

@@ -5,7 +5,12 @@ Both strategies in one process group, because starting processes is what takes t
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import shutil
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,11 +20,13 @@ import torch.distributed as dist
 from lightning import Callback
 
 import dit.diffusion.loss
-from dit.engine import parallel, shards
+from dit.engine import parallel, resume, run, shards
 from dit.engine.callbacks.after_step import AfterStep
+from dit.engine.callbacks.checkpoint import point
 from dit.engine.callbacks.preview import Preview
 from dit.engine.ema import EMA
 from tests.engine import small
+from tests.engine.runs import STEADY, config
 
 
 class Gradients(Callback):
@@ -46,17 +53,50 @@ class Breaks(Preview):
         raise AssertionError("went on without the other rank")
 
 
+class Unprepared(Preview):
+    """Fails on the second rank before it needs the network."""
+
+    def _sample(self, trainer: Any, module: Any, step: int, folder: Path, ask: Any) -> None:
+        if dist.get_rank() == 1:
+            raise ValueError("a prompt of this rank's own")
+        super()._sample(trainer, module, step, folder, ask)
+        raise AssertionError("went on without the other rank")
+
+
+class Undecoded(Preview):
+    """Fails on the second rank behind its last solver step."""
+
+    def _sample(self, trainer: Any, module: Any, step: int, folder: Path, ask: Any) -> None:
+        def decode(latents: Any) -> Any:
+            raise RuntimeError("out of memory while decoding")
+
+        if dist.get_rank() == 1:
+            self.pipeline._decode = decode  # type: ignore[method-assign]
+        super()._sample(trainer, module, step, folder, ask)
+
+
+class Warnings(logging.Handler):
+    """Keeps what previews warn of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
 class Previews(Callback):
     """Three prompts on two ranks, in the middle of a run: it must neither hang nor change the training. Nor must one
-    that fails on one rank (of copies: shards wait for each other inside the network)."""
+    that fails on one rank; in the middle of its solver steps only where each rank has all of the network."""
 
-    def __init__(self, breaks: bool) -> None:
-        self.breaks = breaks
+    def __init__(self, copies: bool) -> None:
+        self.kinds = (Preview, Unprepared, Undecoded, *([Breaks] if copies else []))
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         ema = next(c for c in trainer.callbacks if isinstance(c, EMA))
         after_step = next(c for c in trainer.callbacks if isinstance(c, AfterStep))
-        for kind in (Preview, *([Breaks] if self.breaks else [])):
+        for kind in self.kinds:
             preview = kind(
                 ema, small.Writers([]), small.pipeline(pl_module), every=4, prompts=["one", "two", "three"], seed=5
             )
@@ -91,7 +131,8 @@ def strategy(name: str, find_unused_parameters: bool = False) -> Any:
 
 
 def main(out: Path) -> None:
-    noise = dit.diffusion.loss.noise_like
+    noise, warnings = dit.diffusion.loss.noise_like, Warnings()
+    logging.getLogger("dit.engine.callbacks.preview").addHandler(warnings)
     for name in ("ddp", "fsdp2"):
         run = out / name
 
@@ -109,13 +150,15 @@ def main(out: Path) -> None:
 
         # Six steps at once, and three and three: the same bits, with random noise and captions dropped.
         for steps, where in ((6, "straight"), (3, "broken"), (6, "broken")):
-            watched = [swaps, Previews(breaks=name == "ddp")] if where == "straight" else []
+            watched = [swaps, Previews(copies=name == "ddp")] if where == "straight" else []
             small.train(
                 small.model(max_steps=steps, seed=int(steps > 3 and where == "broken")), run / where,
                 small.video_data(batch_size=2), after=watched,
                 strategy=strategy(name), devices=2,
             )  # fmt: skip
         assert swaps.right and all(swaps.right), (name, swaps.right)
+        (run / f"warnings-{dist.get_rank()}.txt").write_text("\n".join(warnings.said))
+        warnings.said.clear()
         dist.barrier()
     # Three steps with copies, then three with shards.
     for steps, name in ((3, "ddp"), (6, "fsdp2")):
@@ -124,7 +167,61 @@ def main(out: Path) -> None:
     if find_spec("peft") is not None:
         adapters(out)
     several_networks(out)
+    going_on(out)
     idle_parameter(out)
+    broken_network(out)
+
+
+def going_on(out: Path) -> None:
+    """Runs that one process has begun (`begin`) go on: with as many clips a step, with more, and from a step back.
+
+    The second rank is slow to look where the last of them begins: it waits for the first to act, though not for ever.
+    """
+    noise, dit.diffusion.loss.noise_like = dit.diffusion.loss.noise_like, small.fixed_noise
+    here, find_start, take = Path.cwd(), resume.find_start, resume.take
+    os.chdir(out)
+    rank = dist.get_rank()
+    run.train(config(*STEADY, "name=grown", "trainer=ddp", "data.batch_size=1", "trainer.accumulate=2", *SIX))
+    try:
+        run.train(config(*STEADY, "name=uneven", "trainer=ddp", "data.batch_size=4", *SIX))
+    except ValueError as error:
+        (out / f"uneven-{rank}.txt").write_text(str(error))
+
+    def slow(*args: Any) -> resume.Start:
+        waiting = 100 if rank == 1 else 0
+        while waiting and not Path("runs/back/set_aside").exists():
+            waiting -= 1
+            time.sleep(0.01)
+        found = find_start(*args)
+        (out / f"looked-{rank}").touch()
+        return found
+
+    def watched(*args: Any) -> None:
+        (out / "looked.txt").write_text(" ".join(sorted(file.name for file in out.glob("looked-*"))))
+        take(*args)
+
+    resume.find_start, resume.take = slow, watched
+    run.train(config(*STEADY, "name=back", "trainer=fsdp2", "data.batch_size=2", "resume_from=3", *SIX))
+    resume.find_start, resume.take = find_start, take
+    dit.diffusion.loss.noise_like = noise
+    os.chdir(here)
+
+
+SIX = ("trainer.max_steps=6", "trainer.accelerator=cpu", "trainer.gradient_clip_norm=1.0")
+
+
+def begin(out: Path) -> None:
+    """What one process leaves for `going_on`: six steps, and runs that look as if they had stopped at the third."""
+    noise, dit.diffusion.loss.noise_like = dit.diffusion.loss.noise_like, small.fixed_noise
+    with contextlib.chdir(out):
+        run.train(config(*STEADY, "name=straight", *SIX))
+    dit.diffusion.loss.noise_like = noise
+    for name in ("grown", "uneven", "back"):
+        shutil.copytree(out / "runs/straight", out / "runs" / name)
+        if name != "back":
+            folder = out / "runs" / name / "checkpoints"
+            (folder / "step-00000006.ckpt").unlink()
+            point(folder / "last.ckpt", folder / "step-00000003.ckpt")
 
 
 def several_networks(out: Path) -> None:
@@ -166,10 +263,32 @@ def idle_parameter(out: Path) -> None:
                 module, out / name / where, small.video_data(batch_size=2),
                 strategy=strategy(name, find_unused_parameters=True), devices=2,
             )  # fmt: skip
-    try:  # last, since Lightning ends more than the run that failed
+    try:
         small.train(small.idle(), out / "refused", small.video_data(batch_size=2), strategy=strategy("ddp"), devices=2)
     except ValueError as error:
         (out / f"refused-{dist.get_rank()}.txt").write_text(str(error))
+
+
+def broken_network(out: Path) -> None:
+    """A rank that fails inside a sharded network: the step is saved and both end with a line. Last, since the ranks are
+    no longer in step with each other."""
+
+    def fails(net: Any, args: Any) -> None:
+        if not net.training and dist.get_rank() == 1:
+            raise RuntimeError("out of memory")
+
+    module = small.model(max_steps=6)
+    module.net.register_forward_pre_hook(fails)
+    rank, callbacks = dist.get_rank(), {"every": 100, "validate_every": 100, "preview_every": 2}
+    try:
+        small.train(
+            module, out / "broken_network", small.video_data(batch_size=2), callbacks=callbacks,
+            strategy=strategy("fsdp2"), devices=2,
+        )  # fmt: skip
+    except ValueError as error:
+        (out / f"broken_network-{rank}.txt").write_text(str(error))
+    # The other rank waits in the network until this one is gone.
+    os._exit(0)
 
 
 if __name__ == "__main__":

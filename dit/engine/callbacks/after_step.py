@@ -37,6 +37,10 @@ class Failed(Exception):
     """Some rank could not do its part of the task: all leave it here."""
 
 
+class EndsRun(ValueError):
+    """A task failed where the other ranks wait for this one and cannot be told: the run ends here."""
+
+
 class Task:
     """Something to be made at some steps, by all ranks together: validation, previews.
 
@@ -52,6 +56,10 @@ class Task:
     def is_due(self, step: int, last: bool) -> bool:
         """Whether it is to be made at `step`, the run's last one if `last`."""
         return self.every is not None and (last or step % self.every == 0)
+
+    def may_end_run(self, trainer: Trainer) -> bool:
+        """Whether a failure may end the run (`EndsRun`), so that its step is to be saved before."""
+        return False
 
     def check(self) -> None:
         """ValueError, before the first step, for what would always keep it from being made."""
@@ -115,7 +123,7 @@ class AfterStep(Callback):
         last = step >= pl_module.max_steps
         due = [task for task in self.tasks if task.is_due(step, last)]
         try:
-            if last or self.checkpoints.is_due(step):
+            if last or self.checkpoints.is_due(step) or any(task.may_end_run(trainer) for task in due):
                 self._save(trainer, due)
             self.ask()
             self._make(trainer, pl_module, due)
@@ -168,11 +176,18 @@ class AfterStep(Callback):
                 if self.checkpoints.saved_step != trainer.global_step:
                     self._save(trainer, [*unwritten, *due[index:]])
                 raise
+            except EndsRun:  # or the next start would begin with the same failure; the first rank may not get here
+                self._cross_out(trainer, [*unwritten, *due[index + 1 :]])
+                raise
             if self.checkpoints.saved_step == trainer.global_step and trainer.is_global_zero:
-                try:
-                    note(Path(trainer.default_root_dir), trainer.global_step, [*unwritten, *due[index + 1 :]])
-                except OSError as error:  # it would be made once more, no worse
-                    log.warning("%s cannot be written: %s", DUE, error)
+                self._cross_out(trainer, [*unwritten, *due[index + 1 :]])
+
+    def _cross_out(self, trainer: Trainer, still_due: Sequence[Task]) -> None:
+        """Notes that only `still_due` is left to be made at this step."""
+        try:
+            note(Path(trainer.default_root_dir), trainer.global_step, still_due)
+        except OSError as error:  # it would be made once more, no worse
+            log.warning("%s cannot be written: %s", DUE, error)
 
     def _save(self, trainer: Trainer, due: Sequence[Task]) -> None:
         with self._timed(SAVING):

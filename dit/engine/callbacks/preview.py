@@ -11,7 +11,7 @@ import torch
 from lightning import Trainer
 
 from dit.engine import parallel, ranks, rng
-from dit.engine.callbacks.after_step import Ask, Failed, Stopped, Task
+from dit.engine.callbacks.after_step import Ask, EndsRun, Failed, Stopped, Task
 from dit.engine.ema import EMA
 from dit.engine.module import VideoDiffusion
 from dit.engine.writers import Writers
@@ -27,10 +27,12 @@ FOLDER = "samples"
 class Preview(Task):
     """Writes `samples/step-00000200/*.mp4` and hands the files to the writers.
 
-    Prompts are dealt out over the ranks. Each rank denoises equally many, the last ones again where they do not divide:
-    a sharded network talks to the other ranks in every forward pass, and an idle rank would keep them waiting.
+    Prompts are shared out over the ranks. Each rank denoises equally many, the last ones again where they do not
+    divide: the ranks of a sharded network (FSDP2) exchange weights in every forward pass, and an idle one would keep
+    the others waiting.
 
-    What goes wrong is a warning: training needs no previews.
+    A failure is a warning: training needs no previews. Not where it happens inside a sharded network, whose other ranks
+    wait for this one and cannot be told: it ends the run (`EndsRun`), behind a checkpoint.
 
     Args:
         ema: lends the averaged weights.
@@ -56,6 +58,7 @@ class Preview(Task):
         self.every = every
         self.prompts = prompts
         self.seed = seed
+        self._in_network = False  # until its next solver step this rank asks the others nothing
 
     @torch.no_grad()
     def check(self) -> None:
@@ -71,10 +74,14 @@ class Preview(Task):
         except ValueError as error:
             raise ValueError(f"no preview could be made: {error} (preview=none trains without)") from None
 
+    def may_end_run(self, trainer: Trainer) -> bool:
+        return isinstance(trainer.strategy, parallel.FSDP2)
+
     def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> bool:
         """Samples this rank's prompts, writes them, and logs everyone's on rank 0."""
         folder = Path(trainer.default_root_dir) / FOLDER / f"step-{step:08d}"
         wrong: str | None = None
+        self._in_network = False
         try:
             if trainer.is_global_zero:  # before the first `ask`, so before any rank writes
                 for unfinished in folder.glob(".*.part"):
@@ -86,9 +93,13 @@ class Preview(Task):
         except Failed:
             pass  # on another rank
         except Exception as error:
-            if isinstance(trainer.strategy, parallel.FSDP2) and not isinstance(error, (ValueError, OSError)):
-                raise  # the others wait for this rank within their forward pass
             wrong = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            if self._in_network and self.may_end_run(trainer):
+                raise EndsRun(
+                    f"the preview of step {step} failed in the network on rank {trainer.global_rank} ({wrong}). There"
+                    " the ranks of a sharded network (trainer=fsdp2) wait for one another, so the run ends. The step is"
+                    " saved: the same command goes on without this preview; preview=none makes no further ones"
+                ) from error
             with suppress(Failed):
                 ask(failed=True)
         said = [each for each in ranks.gather_objects(wrong) if each is not None]
@@ -102,9 +113,17 @@ class Preview(Task):
     def _sample(self, trainer: Trainer, module: VideoDiffusion, step: int, folder: Path, ask: Ask) -> None:
         mine = share(len(self.prompts), trainer.global_rank, trainer.world_size)
         with rng.untouched(), self.ema.swapped(module) as which:
-            prompts, seeds = [self.prompts[i] for i in mine], [self.seed + i for i in mine]
-            samples = self.pipeline(prompts, seeds, progress=lambda done, total: ask())
-        for index, pixels in zip(dict.fromkeys(mine), samples.pixels, strict=False):
+            job = self.pipeline.prepare([Request(self.prompts[i], "", self.seed + i) for i in mine])
+            ask()
+
+            def progress(done: int, total: int) -> None:
+                self._in_network = done < total
+                ask()
+
+            self._in_network = True
+            made = list(self.pipeline.make(job, range(len(job.batches)), progress))
+        everything = torch.cat([samples.pixels for samples in made])
+        for index, pixels in zip(dict.fromkeys(mine), everything, strict=False):
             about = {"prompt": self.prompts[index], "seed": self.seed + index, "step": step, "weights": which}
             metadata = {key: str(value) for key, value in about.items()}
             scale = viewing_scale(*pixels.shape[-2:])
