@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
-from dit.media.files import atomic
+from dit.media.files import atomic, unfinished_files
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,8 @@ class CSV:
     def start(self, run: Path, config: Mapping[str, Any], step: int) -> None:
         self.path = run / METRICS
         try:
+            for unfinished in unfinished_files(self.path):  # of a run that was killed while it wrote
+                unfinished.unlink(missing_ok=True)
             if self.path.is_file():
                 self._read(step)
         except OSError as error:

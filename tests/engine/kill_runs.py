@@ -60,9 +60,15 @@ class Trainer:
         self.log = folder / f"{name}.log"
         self.before = self.log.stat().st_size if self.log.exists() else 0
         sys.stdout.flush()
+        # Nothing but `os._exit` may end the child: an exception that left it would go on with this script's own work, and
+        # remove the folder of all runs. So no KeyboardInterrupt, not even before its first line.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.pid = os.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             self._train({**config, "name": name}, folder)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         with suppress(OSError):
             os.setpgid(self.pid, self.pid)  # here as well: whoever comes first
 
@@ -79,8 +85,6 @@ class Trainer:
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
-        except KeyboardInterrupt:
-            code = 128 + signal.SIGINT  # before training began
         except BaseException:
             traceback.print_exc()
         finally:
@@ -108,7 +112,8 @@ class Trainer:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
     def said(self) -> str:
-        return self.log.read_bytes()[self.before :].decode() if self.log.exists() else ""
+        """Its lines so far. The last one may be cut in the middle of a letter."""
+        return self.log.read_bytes()[self.before :].decode(errors="replace") if self.log.exists() else ""
 
     def group_is_gone(self) -> bool:
         """Whether no process of its group is left, after a moment."""
@@ -128,9 +133,9 @@ def _group(process: Path) -> int | None:
         return None
 
 
-def main(folder: Path, count: int, seed: int) -> Tally:
+def main(folder: Path, count: int, seed: int, tally: Tally) -> None:
     """Does `count` SIGKILLs and `count` other signals; what went wrong is in the tally's faults."""
-    tally, chance = Tally(), random.Random(seed)
+    chance = random.Random(seed)
     with hydra.initialize_config_dir(str(entry.CONFIGS), version_base="1.3"):
         composed = hydra.compose("train", overrides=list(OVERRIDES))
     config: Any = OmegaConf.to_container(composed, resolve=True)
@@ -140,7 +145,7 @@ def main(folder: Path, count: int, seed: int) -> Tally:
     began = time.monotonic()
     if straight.wait(PATIENCE) != 0:
         tally.faults.append(f"the run that nobody touches failed: {straight.said()[-2000:]}")
-        return tally
+        return
     lasts = time.monotonic() - began
     for kind in ("kill", "signal"):
         number = 0
@@ -161,10 +166,9 @@ def main(folder: Path, count: int, seed: int) -> Tally:
                 tally.finished, number = tally.finished + 1, 0
             else:
                 tally.faults.append(f"{name}: exit code {code} by itself: {trainer.said()[-2000:]}")
-                return tally
+                return
             if not trainer.group_is_gone():
                 tally.faults.append(f"{name}: processes of its group are left")
-    return tally
 
 
 def _kill(trainer: Trainer, where: Path, chance: random.Random, tally: Tally) -> None:
@@ -209,7 +213,7 @@ def differences(where: Path, folder: Path) -> list[str]:
     found = [each for key in small.EXACT for each in small.same(a[key], b[key], key)]
     found += small.same(small.table(straight), small.table(where), "metrics")
     found += small.same(_samples(straight), _samples(where), "samples")
-    left = [path.name for kind in ("*.part", "due.json") for path in where.rglob(kind) if path.exists()]
+    left = [str(path.relative_to(where)) for kind in ("*.part", "due.json") for path in where.rglob(kind)]
     return found + [f"{name} is left" for name in left]
 
 
@@ -220,8 +224,12 @@ def _samples(where: Path) -> dict[str, bytes]:
 if __name__ == "__main__":
     asked = dict(argument.split("=", 1) for argument in sys.argv[1:])
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    tally = Tally()
     with tempfile.TemporaryDirectory(dir=asked.get("folder")) as temporary:
-        tally = main(Path(temporary), int(asked.get("count", "30")), int(asked.get("seed", "0")))
+        try:
+            main(Path(temporary), int(asked.get("count", "30")), int(asked.get("seed", "0")), tally)
+        except Exception:  # what was found until then is said all the same
+            tally.faults.append(f"this script failed: {traceback.format_exc()}")
     print(
         f"{tally.kills} SIGKILLs, {tally.signals} signals to the group, {tally.in_training} of them while it trained;"
     )

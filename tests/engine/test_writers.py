@@ -55,6 +55,14 @@ def test_resuming_repeats_no_step(tmp_path: Path) -> None:
     assert [(row["step"], float(row["loss"])) for row in rows(tmp_path)] == [(str(s), s / 3) for s in range(1, 7)]
 
 
+def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
+    left, others = tmp_path / ".metrics.csv.4711.part", tmp_path / ".metrics.damaged.csv.4711.part"
+    for file in (left, others):
+        file.write_text("step,lo")
+    CSV().start(tmp_path, {}, 0)
+    assert not left.exists() and others.exists()
+
+
 class Broken:
     def __init__(self, when: str) -> None:
         self.when = when
