@@ -94,7 +94,7 @@ def load(module: VideoDiffusion, given: str, weights: str, strict: bool) -> Repo
         if keys:
             log.warning("init_strict=false skipped %d, %s: %s", len(keys), why, grouped(keys))
     for part in sorted(_parts(own) - _parts(source.shapes)):
-        copied = part in module.parts and module.parts[part].copies_net
+        copied = part in module.recipe.copies
         log.info("%s begins with %s", part, "those of net" if copied else "weights of its own")
     if source.network is not None and (apart := _apart(module.config["net"], source.network)):
         log.warning("this network computes something else than the one of these weights: %s", apart)

@@ -11,29 +11,41 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dit.config.build import build
+from dit.config.kinds import TARGET, resolve
 from dit.machine import memory, size_in_words
+from dit.recipes.base import Recipe
 
 MOST_TENSORS = 200_000  # of one part: some thousand blocks
-TRAINING_COPIES = 4  # weights, gradients, a moment of the optimizer, an average: the least
+TRAINED = 3  # weights, gradients, a moment of the optimizer: the least that training keeps of a part
+AVERAGED = 1  # and an average of its weights
 
 
 def check(config: Mapping[str, Any], on_cpu: bool) -> None:
     """Raises ValueError for parts, or a batch, that need more memory than this machine has, and says how much that is.
 
     Args:
-        config: of a run. Its network and text encoder are built without memory, and with a few blocks at most.
+        config: of a run. Its network and text encoder are built without memory, and with a few blocks at most; what its
+            recipe has beside them is counted by `Recipe.copies`.
         on_cpu: whether the run trains in this machine's own memory; else that must hold the weights once.
     """
     there = memory()
-    copies = TRAINING_COPIES if on_cpu and config["lora"] is None else 1
     net, text = config["net"], config["text"]
-    needed = copies * (size_of("net", net) + (size_of("text", text) if text is not None else 0))
-    if needed > there:
-        what = "weights, gradients, optimizer and averages" if copies > 1 else "the weights"
+    recipe: type[Recipe] = resolve(str(config["recipe"][TARGET]))
+    trains = on_cpu and config["lora"] is None
+    size = size_of("net", net)
+    needed = {"net": (TRAINED + AVERAGED if trains else 1) * size}
+    if text is not None:
+        needed["text"] = (TRAINED + AVERAGED if trains and recipe.trains_text else 1) * size_of("text", text)
+    for name, optimizer in recipe.copies.items():
+        needed[name] = (TRAINED if trains and optimizer is not None else 1) * size
+    if (total := sum(needed.values())) > there:
+        what = "weights, gradients, optimizer and averages" if trains else "the weights"
         sizes = f"net.width={net.get('width')}, net.depth={net.get('depth')}"
+        *first, last = needed
+        who = f"{', '.join(first)} and {last} need" if first else f"{last} needs"
         raise ValueError(
-            f"net and text need at least {size_in_words(needed)} for {what}, and this machine has"
-            f" {size_in_words(there)}; make {sizes} or the part that is so large smaller"
+            f"{who} at least {size_in_words(total)} for {what}, and this machine has {size_in_words(there)};"
+            f" make {sizes} or the part that is so large smaller"
         )
     data = config["data"]
     shape = [data[key] for key in ("batch_size", "num_frames", "height", "width")]

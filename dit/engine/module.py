@@ -188,7 +188,8 @@ class VideoDiffusion(LightningModule):
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
-        alike = [self.net, *(part.module for part in self.parts.values() if part.copies_net)]
+        copies = {name: self.parts[name].module for name in self.recipe.copies}
+        alike = [self.net, *copies.values()]
         if self.compile_mode is not None:
             for net in alike:
                 blocks.compile_blocks(net, self.compile_mode)
@@ -196,7 +197,9 @@ class VideoDiffusion(LightningModule):
             for net in alike:
                 accelerate(net)
         if isinstance(strategy, parallel.FSDP2):
-            strategy.shard([getattr(self, name) for parts in self.trained_by.values() for name in parts])
+            # A frozen text encoder or codec stays whole: ranks may ask it unequally often.
+            sharded = [part for name, part in self.named_children() if name in self.trained or name in copies]
+            strategy.shard(sharded)
 
     def configure_optimizers(self) -> Any:
         made = {name: build(self._model_of(name)) for name, build in self.optimizers_by_name.items()}
@@ -225,8 +228,9 @@ class VideoDiffusion(LightningModule):
     def adapt(self, lora: Callable[[nn.Module], None]) -> None:
         """Puts adapters into the network, beside which nothing else of network and text encoder trains. What stands
         still is kept once for the run, not with each checkpoint."""
-        if copies := [name for name, part in self.parts.items() if part.copies_net]:
-            raise ValueError(f"lora adapts one network, and this recipe has {', '.join(copies)} beside it; lora=none")
+        if self.recipe.copies:
+            beside = ", ".join(self.recipe.copies)
+            raise ValueError(f"lora adapts one network, and this recipe has {beside} beside it; lora=none")
         lora(self.net)
         if self.text is not None:
             self.text.requires_grad_(False)
@@ -236,9 +240,9 @@ class VideoDiffusion(LightningModule):
     def begin(self, held: Collection[str]) -> None:
         """Gives copies of the network its weights as they are now, but for those whose names are `held`: they have some
         of their own already."""
-        for name, part in self.parts.items():
-            if part.copies_net and name not in held:
-                part.module.load_state_dict(self.net.state_dict())
+        for name in self.recipe.copies:
+            if name not in held:
+                self.parts[name].module.load_state_dict(self.net.state_dict())
 
     def train(self, mode: bool = True) -> Self:
         """What stands still stays in evaluation mode."""

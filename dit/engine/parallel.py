@@ -97,11 +97,9 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, parts: Iterable[nn.Module]) -> None:
-        """Shards each repeated block of each part, then what is left of the part. Frozen parts stay whole."""
+        """Shards each repeated block of each part, then what is left of the part."""
         mesh = self.device_mesh["data_parallel"]
         for part in parts:
-            if not any(p.requires_grad for p in part.parameters()):
-                continue
             options: dict[str, Any] = {"mesh": mesh, "mp_policy": self.mixed_precision}
             for block in repeated_blocks(part):
                 fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)

@@ -15,7 +15,7 @@ class Aligned(Recipe):
     """The losses of `recipe`, and with that of `net` the alignment of one of its middle layers, times its weight.
 
     Args:
-        recipe: in which `net` is shown noised clips; ValueError for another one.
+        recipe: must show `net` noised clips of the batch; ValueError for one that does not.
         alignment: `alignment(width)`.
     """
 
@@ -27,13 +27,13 @@ class Aligned(Recipe):
             )
         self.recipe = recipe
         self.alignment = alignment
-        self.optimizers, self.trains_text = recipe.optimizers, recipe.trains_text
+        self.copies, self.optimizers, self.trains_text = recipe.copies, recipe.optimizers, recipe.trains_text
         self.needs_weights, self.passes = recipe.needs_weights, recipe.passes
 
     def parts(self, net: Any) -> dict[str, Part]:
         projector = self.alignment(net.width)
         runner.check(net, [projector.block])
-        own = Part(projector, optimizer=NET, averaged=True, copies_net=False)
+        own = Part(projector, optimizer=NET, averaged=True)
         return {**self.recipe.parts(net), "alignment": own}
 
     def losses(self, nets: Mapping[str, Any], clips: Clips, step: int) -> dict[str, Loss]:

@@ -6,6 +6,7 @@ metrics and resuming go by these names.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-NET = "net"  # the network that is sampled, and the optimizer that trains it and the text encoder
+NET = "net"  # the network that is sampled; also the optimizer that trains it and the text encoder
 
 
 class Part(NamedTuple):
@@ -23,23 +24,21 @@ class Part(NamedTuple):
         module: the network.
         optimizer: the one that trains it: `net`, or one of the recipe's; None: it stands still.
         averaged: whether the averages of the weights (EMA) hold it.
-        copies_net: it is built as `net` is, and begins with the same weights (those of `init_from`).
     """
 
     module: nn.Module
     optimizer: str | None
     averaged: bool
-    copies_net: bool
 
 
 class Clips(NamedTuple):
-    """What a step learns from.
+    """The clips of a micro-batch.
 
     Attributes:
         x0: clean latents (B, C, F, H, W).
         pixels: what they were encoded from, (B, 3, num_frames, height, width) in [-1, 1].
-        cond: the networks' conditioning, some captions and classes left out.
-        uncond: makes the conditioning in which all captions and classes are left out.
+        cond: what the networks are told, with captions and classes left out of some clips (`caption_dropout`).
+        uncond: makes the same with captions and classes left out of all clips.
     """
 
     x0: Tensor
@@ -54,8 +53,8 @@ class Loss(NamedTuple):
     Attributes:
         total: 0-dim, with its graph, which reaches the parameters of this optimizer and no others.
         per_sample: (B,), to name the clips whose loss is not finite.
-        shown: 0-dim, the column `train/loss`: `total` without what other columns show.
-        columns: further columns of metrics.csv, name -> 0-dim.
+        shown: 0-dim, for the column `train/loss`: `total` without the terms that have columns of their own.
+        columns: those terms and whatever else is to be seen, name -> 0-dim: further columns of metrics.csv.
     """
 
     total: Tensor
@@ -73,13 +72,17 @@ class Recipe(ABC):
     """One training step.
 
     Attributes:
+        copies: networks that are built as `net` is and begin with its weights (those of `init_from`): name -> the
+            optimizer that trains it, None where it stands still. Memory is counted by it before anything is built.
         optimizers: name -> `optimizer(model)`, those beside the config's `optim`, which is `net`.
         trains_text: whether the text encoder is trained with `net`; otherwise it stands still.
         sees_clips: whether `net` is shown noised clips of the batch, which is what alignment needs.
         needs_weights: why a run cannot begin with random weights, for the message; None: it can.
-        passes: forward passes of networks of `net`'s size that a step takes, a backward pass counting as two.
+        passes: forward passes of networks of `net`'s size in a step, for the count of FLOPs; a backward pass counts as
+            two.
     """
 
+    copies: Mapping[str, str | None] = {}
     optimizers: Mapping[str, Callable[[nn.Module], Optimizer]] = {}
     trains_text = True
     sees_clips = True
@@ -87,8 +90,9 @@ class Recipe(ABC):
     passes = 3.0
 
     def parts(self, net: Any) -> dict[str, Part]:
-        """The networks beside `net`, by name. Called once; ValueError where `net` is not what the recipe needs."""
-        return {}
+        """The networks beside `net`, by name: the `copies`, and whatever else a recipe of one's own adds. Called once;
+        ValueError where `net` is not what the recipe needs."""
+        return {name: Part(copy.deepcopy(net), owner, averaged=False) for name, owner in self.copies.items()}
 
     @abstractmethod
     def losses(self, nets: Mapping[str, Any], clips: Clips, step: int) -> dict[str, Loss]:

@@ -1,24 +1,25 @@
 """Distribution matching distillation: a network that makes a clip in one step (Yin et al. 2023, arXiv 2311.18828).
 
-A student G turns noise z into a clip x = G(z). Its distribution is drawn towards the teacher's: the gradient of their
-Kullback-Leibler divergence is a difference of scores of noised clips x_t (eq. 7),
+A student G turns noise z into a clip x = G(z). Training brings the distribution of its clips nearer to the teacher's:
+the gradient of their Kullback-Leibler divergence is a difference of scores of noised clips x_t (eq. 7),
 
-    E[ w_t alpha_t (s_fake(x_t, t) - s_real(x_t, t)) dG/dtheta ]
+    E[ w_t alpha_t (s_fake(x_t, t) - s_real(x_t, t)) dG/dtheta ],   w_t = sigma_t^2 / alpha_t  C S / ||mu_real - x||_1
 
-with the weight w_t = sigma_t^2 / (alpha_t mean |mu_real - x|), the mean over a clip (eq. 8).
-
-s_real is the frozen teacher's, s_fake that of a critic which learns to denoise what the student makes just now. With a
-score of s = (alpha_t mu - x_t) / sigma_t^2, where mu is a denoiser's estimate of the clean clip, this is
+(eq. 8), with C S the numbers in a clip: C S / || ||_1 is one over the mean of |mu_real - x|. s_real is the score of the
+frozen teacher, s_fake that of a critic, which is trained to denoise the student's present clips. A denoiser's estimate
+mu of the clean clip gives a score of (alpha_t mu - x_t) / sigma_t^2, and so this equals
 
     alpha_t (mu_fake - mu_real) / mean |mu_real - x|
 
-in which nothing is divided by a small sigma_t. The paper's regression loss on pairs of noise and teacher's samples is
-left out, as in its successor (DMD2, arXiv 2405.14867), which lets the critic take more steps than the student instead.
+in which nothing is divided by a small sigma_t. The code that the authors published for DMD2 leaves out the last alpha_t
+(which is 1 for its variance-exploding models of pixels).
+
+The paper's regression loss on pairs of noise and teacher's samples is left out, as in its successor (DMD2, arXiv
+2405.14867), which lets the critic take more steps than the student instead.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -33,7 +34,7 @@ from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.given import with_given
 from dit.diffusion.loss import Noised, Objective, noise_like
 from dit.diffusion.prediction import Eps
-from dit.recipes.base import NET, Clips, Loss, Part, Recipe
+from dit.recipes.base import NET, Clips, Loss, Recipe
 
 CRITIC, TEACHER = "critic", "teacher"
 
@@ -54,6 +55,7 @@ class DistributionMatching(Recipe):
         ValueError: a prediction that says nothing of the clip at pure noise.
     """
 
+    copies = {CRITIC: CRITIC, TEACHER: None}
     sees_clips = False
     trains_text = False  # the teacher knows no other
     needs_weights = (
@@ -80,12 +82,6 @@ class DistributionMatching(Recipe):
         self.teacher_guidance = teacher_guidance
         of_teacher = 1 if teacher_guidance == 1 else 2
         self.passes = 1 + 3 + (2 + 1 + of_teacher) / student_every
-
-    def parts(self, net: Any) -> dict[str, Part]:
-        return {
-            CRITIC: Part(copy.deepcopy(net), optimizer=CRITIC, averaged=False, copies_net=True),
-            TEACHER: Part(copy.deepcopy(net), optimizer=None, averaged=False, copies_net=True),
-        }
 
     def losses(self, nets: Mapping[str, Any], clips: Clips, step: int) -> dict[str, Loss]:
         trains_student = step % self.student_every == 0

@@ -60,8 +60,8 @@ class Trainer:
         self.log = folder / f"{name}.log"
         self.before = self.log.stat().st_size if self.log.exists() else 0
         sys.stdout.flush()
-        # Nothing but `os._exit` may end the child: an exception that left it would go on with this script's own work, and
-        # remove the folder of all runs. So no KeyboardInterrupt, not even before its first line.
+        # Nothing but `os._exit` may end the child: an exception that left `_train` would go on with the work of this
+        # script, and remove the folder of all runs. So no KeyboardInterrupt, not even before the child's first line.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.pid = os.fork()
         if self.pid == 0:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from dit.config.build import build
 from dit.engine import memory
 from dit.entry import CONFIGS
+from tests.engine import small
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -44,3 +45,28 @@ def test_sizes_that_no_machine_has(override: str, said: str, monkeypatch: pytest
     with pytest.raises(ValueError, match=said):
         memory.check(config(override), on_cpu=True)
     memory.check(config(), on_cpu=True)
+
+
+def test_what_a_recipe_has_beside_the_network_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trained critic takes weights, gradients and a moment, a frozen teacher weights, and the text encoder is frozen,
+    too: 4 + 3 + 1 networks and 1 text encoder, where denoising takes 4 and 4."""
+    plain, distilled = config(), config("recipe=distribution_matching")
+    net, text = (memory.size_of(name, plain[name]) for name in ("net", "text"))
+    for asked, on_cpu, needed, who in (
+        (plain, True, 4 * net + 4 * text, "net and text need"),
+        (distilled, True, 8 * net + text, "net, text, critic and teacher need"),
+        (distilled, False, 3 * net + text, "net, text, critic and teacher need"),
+    ):
+        monkeypatch.setattr(memory, "memory", lambda: needed)  # noqa: B023
+        memory.check(asked, on_cpu)
+        monkeypatch.setattr(memory, "memory", lambda: needed - 1)  # noqa: B023
+        with pytest.raises(ValueError, match=f"^{who} at least "):
+            memory.check(asked, on_cpu)
+
+
+def test_a_recipe_has_the_copies_that_it_declares() -> None:
+    for module in (small.distilled(), small.model()):
+        parts = {name: part.optimizer for name, part in module.parts.items()}
+        assert parts == module.recipe.copies
+        size = sum(p.numel() for p in module.net.parameters())
+        assert all(sum(p.numel() for p in part.module.parameters()) == size for part in module.parts.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -233,6 +234,17 @@ def test_several_networks_resume_exactly(ranks: Path, name: str) -> None:
         k: v for k, v in kept.items() if k.startswith(("teacher", "text"))
     }) == []  # fmt: skip
     assert len(list((ranks / name / "distilled/samples/step-00000006").glob("*.mp4"))) == 2
+
+
+@pytest.mark.slow
+def test_a_frozen_copy_of_the_network_is_sharded_as_the_others(ranks: Path) -> None:
+    whole = sum(p.numel() for p in small.TinyNet().parameters())
+    for rank in range(2):
+        copies, cut = (
+            json.loads((ranks / name / "distilled" / f"held-{rank}.json").read_text()) for name in ("ddp", "fsdp2")
+        )
+        assert copies == {"critic": whole, "teacher": whole}
+        assert cut["critic"] == cut["teacher"] < 0.7 * whole
 
 
 @pytest.mark.slow

@@ -237,10 +237,12 @@ class Exact(nn.Module):
 class OnGaussians(DistributionMatching):
     """A teacher of N(0.5, 0.2^2)."""
 
+    copies = {}
+
     def parts(self, net: Any) -> dict[str, Part]:
         return {
-            CRITIC: Part(Exact(0.0, 0.5), optimizer=CRITIC, averaged=False, copies_net=False),
-            TEACHER: Part(Exact(0.5, 0.2), optimizer=None, averaged=False, copies_net=False),
+            CRITIC: Part(Exact(0.0, 0.5), optimizer=CRITIC, averaged=False),
+            TEACHER: Part(Exact(0.5, 0.2), optimizer=None, averaged=False),
         }
 
 

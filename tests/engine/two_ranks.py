@@ -6,6 +6,7 @@ Both strategies in one process group, because starting processes is what takes t
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -240,6 +241,9 @@ def several_networks(out: Path) -> None:
                 module, out / where, small.video_data(batch_size=2), callbacks={"preview_every": 6},
                 strategy=strategy(name, find_unused_parameters=True), devices=2,
             )  # fmt: skip
+            parts = {"critic": module.critic, "teacher": module.teacher}  # type: ignore[attr-defined]
+            held = {part: sum(shards.local(p).numel() for p in net.parameters()) for part, net in parts.items()}
+            (out / where / f"held-{dist.get_rank()}.json").write_text(json.dumps(held))
 
 
 def adapters(out: Path) -> None:

@@ -101,9 +101,9 @@ def recipe(path: Path, prediction: Prediction, kind: type[DistributionMatching] 
 
 
 def clips(shift: float = 0.0) -> Clips:
-    told = {"shift": torch.full((SHAPE[0],), shift, dtype=torch.float64)}
+    cond = {"shift": torch.full((SHAPE[0],), shift, dtype=torch.float64)}
     uncond = {"shift": torch.zeros(SHAPE[0], dtype=torch.float64)}
-    return Clips(torch.zeros(SHAPE, dtype=torch.float64), torch.zeros(1), told, lambda: uncond)
+    return Clips(torch.zeros(SHAPE, dtype=torch.float64), torch.zeros(1), cond, lambda: uncond)
 
 
 def networks(path: Path, prediction: Prediction, critic: tuple[float, float], teacher: tuple[float, float]) -> Any:
@@ -181,7 +181,7 @@ def test_the_student_may_wait_for_its_critic() -> None:
 
 
 def test_the_teacher_may_be_guided() -> None:
-    """A Gaussian of another mean: guidance moves it from the unconditional one through the other and beyond."""
+    """A Gaussian of another mean: guidance moves it from the unconditional through the conditional one and beyond."""
     path, prediction = PARTS[0]
     nets = networks(path, prediction, critic=(0.3, 0.8), teacher=(-0.5, 1.1))
     given = clips(shift=0.4)
@@ -190,7 +190,7 @@ def test_the_teacher_may_be_guided() -> None:
     made.losses(nets, given, step=0)
     guided = super(Seen, made).gradient(nets, made.noised, given)
     plain = recipe(path, prediction)
-    beyond = clips(shift=1.2)  # a told shift of 0.4, three times
+    beyond = clips(shift=1.2)  # a shift of 0.4, three times
     real = plain.denoised(nets[TEACHER], made.noised.x_t, made.noised.t, beyond.cond)
     fake = plain.denoised(nets[CRITIC], made.noised.x_t, made.noised.t, given.cond)
     apart = (real - made.noised.x0).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
