@@ -1,4 +1,4 @@
-"""What is known of a run's captions, and done with them, before its first step."""
+"""The captions of the data, before the first step: which are too long, which serve as prompts, and encoding them ahead."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from dit.text.base import TextEncoder
 from dit.text.pretrained import Pretrained
 
 log = logging.getLogger(__name__)
-SOME = 4  # captions that serve as prompts
+SOME = 4  # captions that a preview takes as prompts
 
 
 def report_long(clips: Any, text: TextEncoder | None) -> None:
-    """Says how many captions are longer than the encoder reads. Clips that make up their captions are not asked."""
+    """Warns of captions that are longer than the encoder reads. Clips that are generated have no list of captions, and
+    are left out."""
     if text is None or not isinstance(clips, CaptionedClips):
         return
     count, cut, longest = 0, 0, b""
@@ -42,11 +43,11 @@ def report_long(clips: Any, text: TextEncoder | None) -> None:
 
 
 def encode_ahead(text: nn.Module | None, every: Sequence[Any], device: torch.device, rank: int, ranks: int) -> None:
-    """Has a text encoder that keeps what it says on disk (`text_cache`) say it of all captions, and lets go of it: then
-    the network trains without the encoder beside it.
+    """Encodes all captions with a text encoder that keeps its results on disk (`text_cache`), then frees the encoder, so
+    that the network trains without it in memory.
 
-    every: sets of clips; those that make up their captions are left to the steps. rank, ranks: each begins with a part
-    of its own, and finds the others' done.
+    every: sets of clips; generated ones have no list of captions, and are encoded in the steps. rank, ranks: each rank
+    begins with a part of its own, and finds the parts of the others in the cache.
     """
     if not isinstance(text, Pretrained) or text.store is None:
         return
@@ -66,10 +67,10 @@ def encode_ahead(text: nn.Module | None, every: Sequence[Any], device: torch.dev
 
 
 def some(clips: Any) -> list[str]:
-    """A few different captions of the clips, spread over them, as prompts; "" where they have none.
+    """A few different captions, from all over the clips, as prompts; "" where they have none.
 
     Raises:
-        ValueError: these clips make up their captions.
+        ValueError: the clips are generated, and have no list of captions.
     """
     if not isinstance(clips, CaptionedClips):
         raise ValueError("preview.prompts=null takes captions of files, and this data has none; give prompts")
@@ -78,5 +79,5 @@ def some(clips: Any) -> list[str]:
 
 
 def spread(texts: Sequence[str]) -> list[str]:
-    """At most `SOME` of the texts, from all over them."""
+    """At most `SOME` of the texts, evenly spaced."""
     return list(texts[:: math.ceil(len(texts) / SOME)])

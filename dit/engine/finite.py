@@ -22,9 +22,9 @@ def check(named: Mapping[str, Iterable[Tensor]], step: int, device: torch.device
     """Raises `NonFinite` on all ranks if one of them holds a number that is not finite.
 
     Args:
-        named: what they are, in words, and the tensors; shards are looked at where they lie. Read once, and asked of
-            the device once.
-        step: the update that they are of.
+        named: what they are, in words, and the tensors, of a sharded one this rank's part. Each iterable is read once,
+            and the device is waited for once.
+        step: number of the last update.
     """
     largest = torch.stack([_largest(tensors, device) for tensors in named.values()])
     flags = ranks.any_rank(largest.isfinite().logical_not()).tolist()
@@ -33,7 +33,7 @@ def check(named: Mapping[str, Iterable[Tensor]], step: int, device: torch.device
 
 
 def weights(module: VideoDiffusion) -> dict[str, list[Tensor]]:
-    """What `check` asks of the weights that are trained, by optimizer; each rank's part of them."""
+    """The weights that are trained, by optimizer, as `check` takes them; this rank's part of each."""
     return {
         f"the weights{of(name)}": [shards.local(p) for p in module.parameters_of(name) if p.requires_grad]
         for name in module.optimizers_by_name
@@ -41,12 +41,12 @@ def weights(module: VideoDiffusion) -> dict[str, list[Tensor]]:
 
 
 def of(optimizer: str) -> str:
-    """What stands behind "the loss" and the like: nothing for the network that is sampled."""
+    """What a message adds to "the loss" and the like: "" for the optimizer of `net`, " of <name>" for the others."""
     return "" if optimizer == NET else f" of {optimizer}"
 
 
 def moments(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
-    """What optimizers keep of each weight, each rank's part of it."""
+    """The tensors in the state of optimizers; this rank's part of each."""
     for optimizer in optimizers:
         for state in optimizer.state.values():
             yield from (shards.local(each) for each in state.values() if isinstance(each, Tensor))

@@ -1,7 +1,6 @@
-"""Weights that stand still in a part that is trained, as those beside adapters: kept once for a run.
+"""Frozen weights, as those that adapters adapt: saved once for a run, in a file beside its checkpoints.
 
-With them each checkpoint would be hundreds of times the size of what it has to say. They lie beside the checkpoints,
-which name them by a fingerprint.
+Each checkpoint would be many times larger with them. It names the file by a fingerprint of the weights.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ from dit.sampling.checkpoint import Checkpoint
 
 
 def write(module: VideoDiffusion, run: Path, first: bool) -> None:
-    """Leaves what is frozen in `module` beside the checkpoints of `run`, whole or not at all, before its first step.
+    """Writes the frozen weights of `module` into the file beside the checkpoints of `run`, whole or not at all.
 
-    first: true on the first rank only, which writes; all need the fingerprint. Raises ValueError when it cannot.
+    first: true on the first rank, which writes; the others need the fingerprint alone. Raises ValueError when the file
+    cannot be written.
     """
     if not module.frozen:
         return
@@ -37,10 +37,11 @@ def write(module: VideoDiffusion, run: Path, first: bool) -> None:
 
 
 def restore(module: VideoDiffusion, last: Path) -> None:
-    """Puts the frozen weights that belong to a checkpoint into `module`. One that holds them itself, as they did once,
-    leaves the fingerprint open: they are to be written beside it.
+    """Copies the frozen weights that belong to the checkpoint `last` into `module`.
 
-    Raises FileNotFoundError or ValueError when they are not beside it, are of another run, or do not fit.
+    Older checkpoints hold these weights themselves. Then `module.frozen_mark` is None afterwards, and `write` has to
+    write the file. Raises FileNotFoundError or ValueError where the weights are not beside the checkpoint, are of
+    another run, or do not fit.
     """
     if not module.frozen:
         return
@@ -57,7 +58,7 @@ def restore(module: VideoDiffusion, last: Path) -> None:
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """The same for the same names and bits, on whatever device."""
+    """CRC-32 of names and bits, 8 hexadecimal digits; the same on every device."""
     mark = 0
     for key, tensor in sorted(weights.items()):
         mark = zlib.crc32(key.encode(), mark)

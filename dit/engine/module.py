@@ -47,25 +47,25 @@ class Validated(NamedTuple):
 
 
 class VideoDiffusion(LightningModule):
-    """Network, codec, text encoder and what a recipe brings, each under its name.
+    """Network, codec, text encoder and the networks of a recipe, each a submodule under its name.
 
     Args:
-        net, codec, text: the parts; `text` is None for a network that reads none. The codec, and whatever has no
-            trainable parameter, stays out of checkpoints.
+        net, codec, text: the parts; `text` is None for a network that reads none. Checkpoints hold no part without
+            trainable parameters, as the codec.
         signals: what the networks are told of clips, by name.
         objective: loss of the network on clean latents, for validation; its path and prediction are the sampler's.
         recipe: what a training step is.
         optimizer: `optimizer(model) -> Optimizer`, of the network and what is trained with it.
         lr_schedule: factor on the learning rate by step.
         max_steps: optimizer steps of the whole run, for the schedule.
-        caption_dropout: probability that all that can be left unsaid of a clip (caption, class, ...) is, in training,
-            for classifier-free guidance. Drawn from python's generator, so that no device is asked to wait.
+        caption_dropout: probability that a training clip is shown without caption, class and whatever else can be left
+            out, for classifier-free guidance. Drawn from Python's generator, so that no device has to be waited for.
         compile_mode: compile the network block by block in this mode (`default`, `max-autotune`, ...), or None.
         config: the resolved config, plain containers only; it goes into every checkpoint.
         classes: names of the data's classes, which go into every checkpoint; None for a network that reads no labels.
 
     Raises:
-        ValueError: what does not fit.
+        ValueError: a `caption_dropout` that is no probability, or a network that is not what the recipe needs.
     """
 
     def __init__(
@@ -106,12 +106,12 @@ class VideoDiffusion(LightningModule):
         self.compile_mode = compile_mode
         self.config = config
         self.trained = {name for name, part in self.named_children() if any(p.requires_grad for p in part.parameters())}
-        self.frozen: set[str] = set()  # weights that stand still: kept once for the run
+        self.frozen: set[str] = set()  # keys of weights that are saved once for the run (`frozen.py`)
         if not recipe.trains_text:
             self._freeze(["text"])
         self._freeze([name for name, part in self.parts.items() if part.optimizer is None])
-        self.frozen_mark: str | None = None  # of the file that holds them (`frozen.py`)
-        self.held_lr_factor: float | None = None  # stands in for the schedule
+        self.frozen_mark: str | None = None  # fingerprint of the file that holds them
+        self.held_lr_factor: float | None = None  # replaces the schedule
         self.last_step: StepOutput | None = None
 
     # -- the step
@@ -148,7 +148,7 @@ class VideoDiffusion(LightningModule):
         return nn.ModuleDict({name: getattr(self, name) for name in self.trained_by[optimizer]})
 
     def _check_reached(self, losses: Mapping[str, Loss]) -> None:
-        """Raises ValueError where copies of the model would wait for gradients of an optimizer that has no loss."""
+        """Raises ValueError where DDP would wait for the gradients of an optimizer that has no loss in this step."""
         missing = [name for name in self.optimizers_by_name if name not in losses]
         strategy = self.trainer.strategy if self._trainer is not None else None
         if missing and isinstance(strategy, parallel.DDP) and not strategy.finds_unused:
@@ -205,17 +205,17 @@ class VideoDiffusion(LightningModule):
         made = {name: build(self._model_of(name)) for name, build in self.optimizers_by_name.items()}
         optimizer = made[NET] if len(made) == 1 else joined(made)
         scheduler = LambdaLR(optimizer, lambda step: self.lr_factor(step))
-        # As the config has them: a checkpoint puts its own in their place.
+        # Those of the config. Loading a checkpoint overwrites them with its own; `on_train_start` puts them back.
         self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_factor(self, step: int) -> float:
-        """The share of the peak rate at which update number `step` (0, 1, ...) is made."""
+        """The factor on the peak rate of update number `step` (0, 1, ...)."""
         return self.lr_schedule(step, self.max_steps) if self.held_lr_factor is None else self.held_lr_factor
 
     def on_train_start(self) -> None:
-        """Rates and other settings of the optimizer are the config's, its moments the checkpoint's. They differ only
-        where the run was told to change something when it was resumed."""
+        """Takes rates and other settings of the optimizer from the config, where a checkpoint has brought its own; only
+        the moments are the checkpoint's. The two differ where settings were changed on purpose (`resume_changes`)."""
         scheduler = self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, LambdaLR)
         scheduler.base_lrs = [settings["initial_lr"] for settings in self._settings]
@@ -226,8 +226,8 @@ class VideoDiffusion(LightningModule):
         scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
     def adapt(self, lora: Callable[[nn.Module], None]) -> None:
-        """Puts adapters into the network, beside which nothing else of network and text encoder trains. What stands
-        still is kept once for the run, not with each checkpoint."""
+        """Adds adapters to the network and freezes all other weights of network and text encoder. The frozen ones are
+        saved once for the run, not in each checkpoint. ValueError for a recipe with copies of the network."""
         if self.recipe.copies:
             beside = ", ".join(self.recipe.copies)
             raise ValueError(f"lora adapts one network, and this recipe has {beside} beside it; lora=none")
@@ -237,15 +237,15 @@ class VideoDiffusion(LightningModule):
         self.frozen = {key for key, p in self.named_parameters() if self.is_trained(key) and not p.requires_grad}
 
     @torch.no_grad()
-    def begin(self, held: Collection[str]) -> None:
-        """Gives copies of the network its weights as they are now, but for those whose names are `held`: they have some
-        of their own already."""
+    def fill_copies(self, loaded: Collection[str]) -> None:
+        """Copies the present weights of the network into the recipe's copies of it, but for those named in `loaded`,
+        which have weights of their own already."""
         for name in self.recipe.copies:
-            if name not in held:
+            if name not in loaded:
                 self.parts[name].module.load_state_dict(self.net.state_dict())
 
     def train(self, mode: bool = True) -> Self:
-        """What stands still stays in evaluation mode."""
+        """As in torch, but frozen networks of the recipe stay in evaluation mode."""
         super().train(mode)
         for part in self.parts.values():
             if part.optimizer is None:

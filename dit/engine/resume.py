@@ -1,5 +1,4 @@
-"""Where a run begins: at step 0, behind its last checkpoint, or behind one that the command names, and whether what is
-asked for now is the run that the checkpoint is of."""
+"""From which checkpoint a run goes on, if any, and whether the config that is given now may go on from it."""
 
 from __future__ import annotations
 
@@ -23,8 +22,8 @@ from dit.engine.rundir import CHANGEABLE, OtherRun, lies_in
 from dit.sampling.checkpoint import find
 
 log = logging.getLogger(__name__)
-JUMP = 0.02  # of the peak rate: a larger step of the learning rate is not taken without being told to
-CLIPS = ("data.batch_size", "trainer.accumulate")  # what makes a step of clips, beside the ranks
+JUMP = 0.02  # share of the peak rate: a larger jump of the learning rate is refused unless the command allows it
+CLIPS = ("data.batch_size", "trainer.accumulate")  # with the ranks they make the number of clips a step
 RATES = (None, "keep", "schedule")  # what resume_lr can be
 
 
@@ -43,12 +42,12 @@ class Start:
     Attributes:
         checkpoint: what it goes on from; None: it begins at step 0.
         step: optimizer steps done.
-        goes_back: files of later steps are set aside.
-        held_lr_factor: the share of the peak rate that stands in for the schedule, None where that goes on.
-        lr_factor: the share at which the checkpoint stopped, None where it does not say.
+        goes_back: whether files of later steps are to be set aside.
+        held_lr_factor: a factor on the peak rate that replaces the schedule; None: the schedule goes on.
+        lr_factor: the factor at which the checkpoint stopped; None where it does not say.
         changes: settings that are not the checkpoint's, as asked for: (key, before, now).
         notes: what else to say.
-        seen: what `last.ckpt` was like, to know whether another process trains meanwhile.
+        seen: inode and time of `last.ckpt`, by which `take` notices that another process has trained meanwhile.
     """
 
     checkpoint: Path | None = None
@@ -67,11 +66,11 @@ def find_start(
     world_size: int,
     schedule: LRSchedule,
     data: Data,
-    meant: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Start:
     """Finds and checks what a run of `config` in `run` goes on from. Writes nothing.
 
-    meant: key -> what a config means that says nothing there, as those from before there was such a key.
+    defaults: key -> its value in configs that have none, since they are older than the key.
 
     Raises:
         OtherRun: something that decides what is learned differs, and `resume_changes` does not name it.
@@ -82,7 +81,7 @@ def find_start(
         raise ValueError(f"resume_lr={config['resume_lr']} must be keep, schedule, or null")
     written = rundir.config_of(run)
     if written is not None:
-        written = _as_meant(written, meant)
+        written = _completed(written, defaults)
     seen = _seen(run)
     file, note = _choose(run, config, written)
     notes = [note] if note else []
@@ -93,7 +92,7 @@ def find_start(
     content = _read(file, run)
     step = int(entries.STEP.of(content))
     before = (entries.CONFIG.of(content) if entries.CONFIG.is_in(content) else None) or written or {}
-    before = _as_meant(before, meant) if before else {}
+    before = _completed(before, defaults) if before else {}
     changes = _compare(file, before, config) if before else []
     allowed = config["resume_changes"]
     notes += _clips(run, before, config, len(entries.RANDOM_STATES.of(content)), world_size, allowed)
@@ -112,14 +111,18 @@ def find_start(
     return _with_rate(start, config, schedule)
 
 
-def _as_meant(config: Mapping[str, Any], meant: Mapping[str, Any] | None) -> dict[str, Any]:
+def _completed(config: Mapping[str, Any], defaults: Mapping[str, Any] | None) -> dict[str, Any]:
     config = current(config)
-    return {**config, **{key: value for key, value in (meant or {}).items() if not config.get(key)}}
+    return {**config, **{key: value for key, value in (defaults or {}).items() if not config.get(key)}}
 
 
 def take(run: Path, start: Start, config: Mapping[str, Any]) -> None:
-    """Makes `run` the run of `config` that begins at `start`: `last.ckpt` is what it goes on from, and what is of later
-    steps lies aside. For the first rank, inside the lock."""
+    """Changes the directory `run` so that it begins at `start`: `last.ckpt` becomes the checkpoint that it goes on
+    from, files of later steps are set aside, and `config.yaml` becomes `config`.
+
+    For the first rank, inside the lock, once all ranks have called `find_start`. Raises ValueError where another
+    process has trained the run meanwhile.
+    """
     if _seen(run) != start.seen:
         raise ValueError(f"{run} has gone on meanwhile, in another process; give the same command again")
     folder = run / FOLDER
@@ -128,7 +131,7 @@ def take(run: Path, start: Start, config: Mapping[str, Any]) -> None:
     else:
         inside = folder.is_dir() and os.path.samefile(start.checkpoint.parent, folder)
         aside = None if inside else rundir.set_aside(run, start.step - 1)
-        last, target = folder / LAST, start.checkpoint if inside else _bring(folder, start)
+        last, target = folder / LAST, start.checkpoint if inside else _copied_in(folder, start)
         if not (last.is_file() and os.path.samefile(last, target)):
             point(last, target)
         if inside and start.goes_back:
@@ -346,8 +349,8 @@ def _other_ways(start: Start) -> str:
     return f"{keep}resume_lr=schedule (takes the jump)"
 
 
-def _bring(folder: Path, start: Start) -> Path:
-    """The start's checkpoint, which lies elsewhere, as a file of this run, with the weights beside its adapters."""
+def _copied_in(folder: Path, start: Start) -> Path:
+    """Copies the start's checkpoint, which lies elsewhere, and the frozen weights beside it into `folder`."""
     assert start.checkpoint is not None
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / step_name(start.step)

@@ -83,14 +83,14 @@ def _train(config: dict[str, Any]) -> None:
     parts = build(config)
     everyone = callbacks(parts)
     module, data, schedule = parts.module, parts.data, parts.module.lr_schedule
-    meant = {"signals": implied(module.net, module.text), "recipe": ONCE_THE_ONLY_RECIPE}
-    start = resume.find_start(parts.run, parts.config, parts.training.world_size, schedule, data, meant)  # type: ignore[arg-type]
+    defaults = {"signals": implied(module.net, module.text), "recipe": ONCE_THE_ONLY_RECIPE}
+    start = resume.find_start(parts.run, parts.config, parts.training.world_size, schedule, data, defaults)  # type: ignore[arg-type]
     for note in (*start.notes, *filter(None, [parts.training.slow_precision()])):
         log.warning(note)
     if start.checkpoint is None and config["init_from"] is None and (why := module.recipe.needs_weights) is not None:
         raise ValueError(why)
     if show:
-        flops_per_token(parts)  # for what it checks
+        flops_per_token(parts)  # ValueError for inputs of the network that this run cannot give it
         print("\n".join(summary(parts, start)))
         return
     if start.step >= parts.training.max_steps and not owed(parts.run, start.step):
@@ -106,7 +106,7 @@ def _train(config: dict[str, Any]) -> None:
         frozen.restore(module, start.checkpoint)
     elif config["init_from"] is not None:
         first = initial.load(module, *(config[key] for key in ("init_from", "init_weights", "init_strict")))
-        module.begin(first.parts)
+        module.fill_copies(first.parts)
     if start.checkpoint is None and config["lora_from"] is not None:
         if first is None:
             raise ValueError(f"lora_from={config['lora_from']} adapts weights: give those as init_from=...")
@@ -193,7 +193,7 @@ def build(config: dict[str, Any]) -> Parts:
     )
     if config["lora"] is not None:
         module.adapt(_make(config["lora"]))
-    module.configure_optimizers()  # to hear what is wrong with it; the one that trains is built on the devices
+    module.configure_optimizers()  # raises for wrong settings; the one that trains is built later, on the devices
     return Parts(module, data, training, run, config)
 
 
@@ -227,7 +227,7 @@ def build_signals(
 
 
 def check_encoder(text: TextEncoder | None, signals: Collection[str]) -> None:
-    """Raises ValueError for a text encoder that encodes for nobody: none but the signals without a text is there."""
+    """Raises ValueError for a text encoder that no signal uses: `label` and `fps` use none."""
     if text is not None and not set(signals) - {"label", "fps"}:
         raise ValueError(
             f"text={type(text).__name__} encodes captions, and no part of this network reads them: text=none leaves it"
@@ -236,7 +236,7 @@ def check_encoder(text: TextEncoder | None, signals: Collection[str]) -> None:
 
 
 def callbacks(parts: Parts) -> list[Callback]:
-    """Those of the config (`callbacks`, `ema`, `preview`), in the order of `callbacks/place.py`, checked."""
+    """The callbacks of the config (`callbacks`, `ema`, `preview`), checked, in the order of `callbacks/place.py`."""
     config = parts.config
     nodes = {"ema": config["ema"], **config["callbacks"]}
     if (asked := config["preview"]) is not None and asked["every"] is not None:
@@ -268,7 +268,7 @@ def encode_captions(parts: Parts) -> None:
 
 
 def some_prompts(parts: Parts) -> list[str]:
-    """What a preview shows that is told no prompts: classes, or captions, of the data."""
+    """Prompts for a preview that is given none: some classes or captions of the data."""
     if parts.module.classes and parts.module.text is None:
         return captions.spread(parts.module.classes)
     return captions.some(parts.data.train)  # type: ignore[attr-defined]
@@ -330,8 +330,8 @@ def summary(parts: Parts, start: resume.Start) -> list[str]:
 
 
 def flops_per_token(parts: Parts) -> float:
-    """What a token costs in a training step. The network is called without computing anything, so an input that it
-    needs and this run does not give it, or gives it in another width, raises ValueError before anything is written."""
+    """FLOPs of a training step for each token. They are counted by calling the network on the meta device, which raises
+    ValueError for an input that the run does not give it, or gives in another width."""
     module, data = parts.module, parts.data
     shape = module.codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
     with torch.no_grad():
@@ -383,7 +383,7 @@ def _arithmetic(parts: Parts, trainer: Trainer, flops: float) -> None:
 
 
 def _brief(node: Any, groups: Mapping[str, Any], inside: bool = False) -> str:
-    """A config node as one would call it, its parts by name: `Serial(layout=Full)`; another group: `<path>`."""
+    """A config node in the form of a call, its parts by name: `Serial(layout=Full)`; another group as `<path>`."""
     for group, known in groups.items():
         if node == known:
             return f"<{group}>"

@@ -1,4 +1,4 @@
-"""The run directory: who it belongs to, whether it can go on, and where from."""
+"""The run directory: its name, lock and config, which settings may differ when it goes on, and what is set aside."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ FREE = (
 )
 
 
-# Sizes of weights that say nothing about what is learned: a run keeps those that it began with. {group: key}
+# Sizes of weights that may grow with a default without changing what is learned: a run keeps the value that it began
+# with. {group: key}
 KEPT = {"text": "max_bytes"}
 
 # What may be changed on the way where `resume_changes` names it. Anything else is another network, or other moments.

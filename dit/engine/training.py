@@ -111,10 +111,11 @@ class Training:
         return int(self.devices)
 
     def trainer(self, callbacks: Sequence[Callback], run: Path, done: int = 0) -> Trainer:
-        """A trainer that does what the callbacks say and nothing of its own beside: no bars, checkpoints or loggers.
+        """Lightning's trainer without bars, checkpoints and loggers of its own: the callbacks do all that.
 
-        `done` are the steps that the run has behind it. Where none is left, Lightning's loop still has to begin, for
-        what is due at the last one: it is given one more, which `AfterStep` does not let it take.
+        done: steps that are done already. Where all are, the trainer is given one more step, since validation or
+        previews of the last one may still be due and Lightning's loop has to begin for them; `AfterStep` then ends it
+        before that step.
         """
         torch.set_float32_matmul_precision(self.matmul_precision)
         launched = ranks.launched_devices()

@@ -116,7 +116,7 @@ def test_copies_begin_with_the_weights_of_the_network() -> None:
         assert small.same(dict(module.networks[name].state_dict()), dict(module.net.state_dict())) == []
     with torch.no_grad():
         module.net.final.weight.fill_(2.0)  # as `init_from` does
-    module.begin(held={CRITIC})
+    module.fill_copies(loaded={CRITIC})
     assert (module.networks[TEACHER].final.weight == 2).all()
     assert not (module.networks[CRITIC].final.weight == 2).all()  # the source held one of its own
     module.train()

@@ -1,4 +1,5 @@
-"""What follows an optimizer step, in one order: save, validate, preview; and leave between any two pieces of that."""
+"""What follows an optimizer step, in this order: save, validate, preview. The run can be stopped between any two of
+them, and within validation and previews."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from dit.engine.module import VideoDiffusion
 
 log = logging.getLogger(__name__)
 
-DUE = "due.json"  # in the folder of checkpoints: which tasks the newest one still owes
+DUE = "due.json"  # in the folder of checkpoints: tasks that are still to be made at the step of the newest one
 SAVING = "checkpoint"
 FAILED = 1000  # above every signal's number
 
@@ -30,11 +31,11 @@ Ask = Callable[..., None]  # `AfterStep.ask`
 
 
 class Stopped(Exception):
-    """Some rank was told to stop: all leave the task here."""
+    """A rank was told to stop. All ranks raise this at the same question."""
 
 
 class Failed(Exception):
-    """Some rank could not do its part of the task: all leave it here."""
+    """A rank has failed in its part of the task. All others raise this at the same question."""
 
 
 class EndsRun(ValueError):
@@ -42,11 +43,11 @@ class EndsRun(ValueError):
 
 
 class Task:
-    """Something to be made at some steps, by all ranks together: validation, previews.
+    """Work at some steps, done by all ranks together: validation, previews.
 
     Attributes:
-        name: what it is called in the log and in `due.json`.
-        every: steps from one to the next, and at the last one; None: it is never made.
+        name: in the log and in `due.json`.
+        every: it is done at multiples of so many steps, and at the last step; None: never.
     """
 
     place = Place.TASK
@@ -54,7 +55,7 @@ class Task:
     every: int | None
 
     def is_due(self, step: int, last: bool) -> bool:
-        """Whether it is to be made at `step`, the run's last one if `last`."""
+        """Whether it is to be done at `step`. last: that is the last step of the run."""
         return self.every is not None and (last or step % self.every == 0)
 
     def may_end_run(self, trainer: Trainer) -> bool:
@@ -62,25 +63,26 @@ class Task:
         return False
 
     def check(self) -> None:
-        """ValueError, before the first step, for what would always keep it from being made."""
+        """Raises ValueError, before the first step, for settings with which it could never succeed."""
 
     def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> bool:
-        """Makes it; False where the disk had no room for what came of it, so that it stays due. All ranks call `ask()`
-        equally often, between pieces of the work, and let it raise."""
+        """Does it. Returns False where its results could not be written for want of room, so that it stays due.
+
+        Between pieces of the work, and equally often, all ranks call `ask()`, and let what it raises pass."""
         raise NotImplementedError
 
 
 class AfterStep(Callback):
-    """Saves, then does what is due, so that no task can cost what was trained; stops between pieces when told to.
+    """Saves the step, then does the tasks that are due, so that a failing task loses no training. Stops when told to.
 
-    A checkpoint is of its step alone: what is due there is noted beside it before it is saved, and crossed out once
-    made. A run that ends in between, however it ends, begins with the rest when it goes on. Tasks are pure functions of
-    the checkpoint, so what is made twice is the same twice.
+    Before a checkpoint is saved, the tasks that are due at its step are noted beside it (`due.json`), and each is
+    crossed out when it is done. A run that ends in between, in whatever way, begins with the rest when it goes on. The
+    result of a task depends on the checkpoint alone, so doing it again gives the same.
 
     Args:
         interrupts: knows whether this process was told to stop.
         checkpoints: saves.
-        tasks: in their order.
+        tasks: in the order in which they are done.
     """
 
     place = Place.SAVE
@@ -89,10 +91,10 @@ class AfterStep(Callback):
         self.interrupts = interrupts
         self.checkpoints = checkpoints
         self.tasks = tasks
-        self.stopped_by: int | None = None  # the signal, agreed on by all ranks
+        self.stopped_by: int | None = None  # number of the signal, the same on all ranks
         self._last_step = -1
-        self._drawn: Any = None  # what was read of the data behind the last step; None within a step
-        self._took: dict[str, float] = {}  # seconds of the last one of each kind, by name
+        self._drawn: Any = None  # the place in the data after the last step; None within a step
+        self._took: dict[str, float] = {}  # seconds of the last checkpoint and of the last task of each name
 
     # -- hooks
 
@@ -107,7 +109,7 @@ class AfterStep(Callback):
         except Stopped:
             trainer.should_stop = True
         if trainer.global_step >= pl_module.max_steps:
-            trainer.should_stop = True  # nothing but tasks was left of this run
+            trainer.should_stop = True  # all steps were done before; only tasks were left
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._drawn = None
@@ -129,12 +131,12 @@ class AfterStep(Callback):
             self._make(trainer, pl_module, due)
         except Stopped:
             if self.checkpoints.saved_step != step:
-                self._save(trainer, due)  # none of them is made: `_make` saves before it crosses out the first
+                self._save(trainer, due)  # no task is done yet: `_make` saves when it is stopped
             trainer.should_stop = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keeps what was trained when something between two steps ends the run, as data that cannot be read. Not on
-        several ranks: the others may be waiting for this one in the middle of a step."""
+        """Saves the last step when something between two steps ends the run, as data that cannot be read. Not with
+        several ranks: saving needs all of them, and the others may be in the middle of a step."""
         assert isinstance(pl_module, VideoDiffusion)
         step = trainer.global_step
         between_steps = self._drawn is not None and self._drawn == drawn(trainer)
@@ -151,9 +153,8 @@ class AfterStep(Callback):
     # -- pieces
 
     def ask(self, failed: bool = False) -> None:
-        """Raises `Stopped` or `Failed` on all ranks when any was told to stop or has failed; all must call it together.
-
-        A rank whose part has failed asks as well, in the place of its next question, with `failed=True`.
+        """Raises `Failed` on all ranks if one has failed, else `Stopped` if one was told to stop. All must call it
+        together: a rank that has failed calls it with `failed=True` when its next question would be due.
         """
         status = ranks.highest(FAILED if failed else self.interrupts.received or 0, self._device)
         if status == FAILED:
@@ -200,9 +201,9 @@ class AfterStep(Callback):
         self._took[name] = time.perf_counter() - began
 
     def still_to_come(self, step: int, max_steps: int) -> tuple[float, bool]:
-        """Seconds of all checkpoints and tasks behind `step`, and whether they are known: one of each kind was made.
+        """Seconds that checkpoints and tasks after `step` will take, and whether all are known.
 
-        What was not made yet counts nothing.
+        Each counts as long as the last one of its name. Before the first of a name it counts as 0 and is not known.
         """
         every = {SAVING: self.checkpoints.every, **{task.name: task.every for task in self.tasks}}
         times = {name: to_come(step, max_steps, each) for name, each in every.items() if each is not None}
@@ -211,7 +212,7 @@ class AfterStep(Callback):
 
 
 def to_come(step: int, max_steps: int, every: int) -> int:
-    """How many of the steps behind `step` are multiples of `every` or the last one."""
+    """How many of the steps after `step` are multiples of `every` or the last one."""
     return max_steps // every - step // every + (max_steps % every != 0 and step < max_steps)
 
 
@@ -223,12 +224,12 @@ def duration(seconds: float) -> str:
 
 
 def drawn(trainer: Trainer) -> Any:
-    """How far the run has read its data."""
+    """The place in the data that the run has reached."""
     return trainer.datamodule.state_dict()  # type: ignore[attr-defined]
 
 
 def owed(run: Path, step: int) -> list[str]:
-    """Names of the tasks that the checkpoint of `step` in `run` still owes."""
+    """Names of the tasks that are still to be done at `step`, the last one of `run`."""
     try:
         noted = json.loads((run / FOLDER / DUE).read_text())
         return [str(name) for name in noted["tasks"]] if noted["step"] == step else []
@@ -237,7 +238,7 @@ def owed(run: Path, step: int) -> list[str]:
 
 
 def note(run: Path, step: int, due: Sequence[Task]) -> None:
-    """Writes which tasks are still to be made at `step`, whole or not at all. OSError when it cannot."""
+    """Notes which tasks are still to be done at `step`. The file is written whole, or not at all with an OSError."""
     file = run / FOLDER / DUE
     if not due:
         file.unlink(missing_ok=True)

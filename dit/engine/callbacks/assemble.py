@@ -1,4 +1,4 @@
-"""The callbacks of a run, out of its config: each gets what it needs of the run, and they act in one order."""
+"""Builds the callbacks of a run from its config, gives each what it needs, and orders them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one moment at which a run takes its directory: all ranks have looked at it, none has read the checkpoint yet."""
+"""When a run takes its directory: after all ranks have looked at it, and before any of them loads the checkpoint."""
 
 from __future__ import annotations
 

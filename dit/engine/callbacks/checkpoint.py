@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there at all, every so many steps, at the end, and when the run is told to stop."""
+"""Writes checkpoints, each whole or not at all."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Metrics(Callback):
     def seconds(self) -> float:
         """What the run took so far: all its processes, from the first to the present step of each, everything counted.
 
-        What a process did behind its last checkpoint is lost, and so is its time.
+        The time of a killed process after its last checkpoint is lost, as its steps are.
         """
         return self._seconds + time.perf_counter() - self._began
 

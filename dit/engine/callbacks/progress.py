@@ -1,4 +1,4 @@
-"""How far, how fast, how long still: a bar on a terminal, a line now and then in a log file."""
+"""Steps done, speed and time left: a bar on a terminal, a line now and then in a log file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from dit.engine.callbacks.place import Place
 class Progress(Callback):
     """Shows step, loss, steps/s, tokens/s, MFU and time left on the first rank.
 
-    It stands last, so that the speed does not count validation, previews and saving. The time left counts those that
-    are still to come, each as long as the last one of its kind; before the first one of each, it is a lower bound.
+    It is called last after each step, so that the speed does not count validation, previews and saving. The time left
+    counts those that are still to come, each as long as the last one of its kind; before the first of a kind it is a
+    lower bound.
 
     Args:
         metrics: knows the numbers.

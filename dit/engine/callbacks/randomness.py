@@ -1,4 +1,4 @@
-"""Random numbers per rank: seeded at the start of a run, saved with every checkpoint, put back on resume."""
+"""Random states of all ranks: seeded at the start of a run, saved in each checkpoint, restored when it goes on."""
 
 from __future__ import annotations
 
