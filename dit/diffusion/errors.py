@@ -42,26 +42,32 @@ def levels_of(path: Path, noise_shares: Sequence[float]) -> Tensor:
 
 @torch.no_grad()
 def errors(
-    denoiser: Denoiser, x0: Tensor, cond: dict[str, Tensor], noise_shares: Sequence[float], generator: torch.Generator
+    denoiser: Denoiser,
+    x0: Tensor,
+    cond: dict[str, Tensor],
+    noise_shares: Sequence[float],
+    generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Mean squared errors of `QUANTITIES` at L levels in F frames: float64 (3, L, F).
+    """Mean squared errors of `QUANTITIES` of B clips at L levels in F frames: float64 (3, B, L, F).
 
-    Nothing is given: every run can be asked that. All levels go through the network at once.
+    Nothing is given: every run can be asked that. All clips and levels go through the network at once.
 
     Args:
-        x0: the clean latents of one clip, (1, C, F, H, W).
-        cond: the conditioning of that clip, entries of batch 1.
-        generator: draws the noise, (L, C, F, H, W); seed it by the clip.
+        x0: clean latents (B, C, F, H, W).
+        cond: the conditioning of the clips, entries of batch B.
+        generators: one for each clip, which draws its noise (L, C, F, H, W); seed it by the clip.
     """
-    count = len(noise_shares)
-    x0 = x0.expand(count, *x0.shape[1:])
-    eps = moved(torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=generator.device), x0.device)
-    t = moved(levels_of(denoiser.path, noise_shares), x0.device)[:, None].to(
-        torch.promote_types(x0.dtype, torch.float32)
-    )
+    clips, count = len(x0), len(noise_shares)
+    shape = (count, *x0.shape[1:])
+    noise = [torch.randn(shape, generator=each, dtype=x0.dtype, device=each.device) for each in generators]
+    eps = moved(torch.cat(noise), x0.device)  # (B L, C, F, H, W), as all below
+    x0 = x0.repeat_interleave(count, dim=0)
+    t = moved(levels_of(denoiser.path, noise_shares), x0.device).repeat(clips)[:, None]
+    t = t.to(torch.promote_types(x0.dtype, torch.float32))
     x_t = denoiser.path.mix(x0, eps, t)
-    repeated = {key: value.expand(count, *value.shape[1:]) for key, value in cond.items()}
+    repeated = {key: value.repeat_interleave(count, dim=0) for key, value in cond.items()}
     nothing = torch.zeros(1, 1, 1, 1, 1, dtype=torch.bool, device=x0.device)
     believed = denoiser(x_t, t, with_given(repeated, denoiser.net, x0, nothing))
     away_x0, away_eps = (believed.x0 - x0).double(), (believed.eps - eps).double()
-    return torch.stack([away.square().mean(dim=(1, 3, 4)) for away in (away_x0, away_eps, away_eps - away_x0)])
+    found = [away.square().mean(dim=(1, 3, 4)) for away in (away_x0, away_eps, away_eps - away_x0)]
+    return torch.stack(found).unflatten(1, (clips, count))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import random
-import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple, Self
@@ -18,12 +17,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from data.batch import Batch
 from dit.checkpoint import entries
 from dit.codec.base import Codec
-from dit.diffusion.denoiser import Denoiser
-from dit.diffusion.errors import errors
-from dit.diffusion.loss import LossOutput, Objective
-from dit.engine import blocks, parallel, rng
+from dit.diffusion.loss import Objective
+from dit.engine import blocks, parallel
 from dit.engine.lr_schedule import LRSchedule
 from dit.engine.optim import joined
+from dit.engine.validated import Validated, validated
 from dit.net.backbone import Backbone
 from dit.onednn import accelerate
 from dit.recipes.base import NET, Clips, Loss, Recipe
@@ -37,13 +35,6 @@ class StepOutput(NamedTuple):
 
     losses: dict[str, Loss]  # by optimizer, without graphs
     tokens: int
-
-
-class Validated(NamedTuple):
-    """What validation knows of a clip."""
-
-    loss: LossOutput  # of this clip alone, in the run's own weighting, levels and space
-    errors: Tensor | None  # (3, L, F) of x0, eps and velocity at L fixed levels; None where no level was asked for
 
 
 class VideoDiffusion(LightningModule):
@@ -167,22 +158,11 @@ class VideoDiffusion(LightningModule):
         return latents.shape[0] * self.net.num_tokens(*latents.shape[2:])
 
     def validation_step(  # type: ignore[override]
-        self, batch: Batch, batch_idx: int, noise_shares: Sequence[float] = ()
+        self, batch: Batch, batch_idx: int, noise_shares: Sequence[float] = (), rows: int = 1
     ) -> list[Validated]:
-        """The loss and the errors at `noise_shares` of each clip, one by one and under noise that belongs to the clip
-        alone: the same whatever the batch size and the number of devices, and comparable between steps. The errors are
-        comparable between runs, too (`dit/diffusion/errors.py`)."""
-        x0 = self.encode(batch.pixels)
-        denoiser = Denoiser(self.net, self.objective.path, self.objective.prediction)
-        validated = []
-        for i, name in enumerate(batch.ids):
-            latents, clip = x0[i : i + 1], zlib.crc32(name.encode())
-            cond = cond_of_batch(self.signals, batch.one(i))
-            loss = self.objective(self.net, latents, cond, rng.generator("cpu", clip))
-            noise = rng.generator("cpu", clip, 1)
-            wrong = errors(denoiser, latents, cond, noise_shares, noise) if noise_shares else None
-            validated.append(Validated(loss, wrong))
-        return validated
+        """Loss and errors of each clip (`validated.py`)."""
+        conds = [cond_of_batch(self.signals, batch.one(i)) for i in range(len(batch))]
+        return validated(self.net, self.objective, self.encode(batch.pixels), conds, batch.ids, noise_shares, rows)
 
     # -- set-up
 

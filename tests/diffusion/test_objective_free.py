@@ -69,7 +69,9 @@ class Telling(Denoiser):
 
 def measured(path: Path, prediction: Prediction, num_levels: int = 4) -> Tensor:
     net = Seen(path, prediction)
-    found = errors(Telling(net, path, prediction), clip(), {"text": torch.zeros(1, 2, 7)}, shares(num_levels), noise())
+    found = errors(
+        Telling(net, path, prediction), clip(), {"text": torch.zeros(1, 2, 7)}, shares(num_levels), [noise()]
+    )[:, 0]
     assert net.batches == [num_levels] and found.shape == (3, num_levels, 4) and found.dtype == torch.float64
     return found
 
@@ -88,7 +90,7 @@ def test_errors_are_of_what_they_are_called() -> None:
         def __call__(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
             return clip() + 0.1
 
-    found = errors(Denoiser(Off(), Linear(), PREDICTIONS["x0"]), clip(), {}, [0.2, 0.5], noise())
+    found = errors(Denoiser(Off(), Linear(), PREDICTIONS["x0"]), clip(), {}, [0.2, 0.5], [noise()])[:, 0]
     expected = torch.tensor([0.01, 0.01]), torch.tensor([0.01 * 16, 0.01]), torch.tensor([0.01 * 25, 0.04])
     for each, value in zip(found, expected, strict=True):
         torch.testing.assert_close(each, value.double()[:, None].expand(2, 4), rtol=1e-6, atol=0)
@@ -100,9 +102,25 @@ def test_frames_and_levels_are_told_apart() -> None:
             frame = torch.arange(4, dtype=torch.float64)
             return clip() + (t[:, :, None, None, None] * frame[None, None, :, None, None])
 
-    found = errors(Denoiser(Off(), Linear(), PREDICTIONS["x0"]), clip(), {}, [0.25, 0.75], noise())
+    found = errors(Denoiser(Off(), Linear(), PREDICTIONS["x0"]), clip(), {}, [0.25, 0.75], [noise()])[:, 0]
     expected = torch.tensor([0.25, 0.75], dtype=torch.float64)[:, None] * torch.arange(4, dtype=torch.float64)
     torch.testing.assert_close(found[0], expected**2)
+
+
+def test_clips_together_are_as_each_alone() -> None:
+    """Each with its own noise, text and levels."""
+
+    class Told:
+        def __call__(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+            return torch.tanh(x_t * t[:, :, None, None, None]) + cond["shift"][:, None, None, None, None]
+
+    denoiser, x0, shift = Denoiser(Told(), Linear(), PREDICTIONS["flow"]), torch.cat([clip(0), clip(1)]), torch.rand(2)
+    seeded = [[torch.Generator().manual_seed(seed) for seed in (5, 6)] for _ in range(2)]
+    together = errors(denoiser, x0, {"shift": shift}, shares(3), seeded[0])
+    assert together.shape == (3, 2, 3, 4)
+    for i in range(2):
+        alone = errors(denoiser, x0[i : i + 1], {"shift": shift[i : i + 1]}, shares(3), [seeded[1][i]])
+        torch.testing.assert_close(together[:, i], alone[:, 0], rtol=1e-12, atol=0)
 
 
 def test_a_perfect_network_has_none() -> None:
@@ -110,7 +128,7 @@ def test_a_perfect_network_has_none() -> None:
         def __call__(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
             return clip()
 
-    found = errors(Denoiser(Perfect(), Linear(), PREDICTIONS["x0"]), clip(), {}, shares(5), noise())
+    found = errors(Denoiser(Perfect(), Linear(), PREDICTIONS["x0"]), clip(), {}, shares(5), [noise()])[:, 0]
     assert found.abs().max() < 1e-20
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from data.batch import collate
 from dit.diffusion import prediction, space, weighting
 from dit.diffusion.conditioning import FirstFrame, RandomTasks
 from dit.diffusion.levels import LogitNormal, PerFrame, Uniform
@@ -16,6 +17,7 @@ from dit.engine import rng
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.callbacks.validation import Validation
 from dit.engine.module import VideoDiffusion
+from dit.engine.validated import alike
 from dit.engine.writers import Writers
 from tests.engine.small import FRAMES, average, fit, model, objective, tasks, video_data
 
@@ -95,7 +97,28 @@ def test_runs_that_differ_in_their_objective_have_equal_errors_and_other_losses(
 def test_errors_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     whole = validated(tmp_path / "whole", val_batch_size=6)
     single = validated(tmp_path / "single", val_batch_size=1)
-    assert errors_of(single) == pytest.approx(errors_of(whole), rel=1e-12)
+    assert errors_of(single) == pytest.approx(errors_of(whole), rel=1e-5)  # rounding
+    assert single["val/loss"] == pytest.approx(whole["val/loss"], rel=1e-5)
+
+
+def test_clips_share_a_pass_only_where_their_texts_are_as_long() -> None:
+    conds = [{"text": torch.zeros(1, length, 2), "fps": torch.zeros(1)} for length in (3, 5, 3, 4, 5, 3)]
+    assert alike(conds) == [[0, 2, 5], [1, 4], [3]] and alike([{}, {}]) == [[0, 1]] and alike([]) == []
+
+
+@pytest.mark.parametrize(("rows", "batches"), [(1, [1, 2] * 6), (5, [2, 4] * 3), (100, [6, 12])])
+def test_training_had_memory_for_as_many_rows(rows: int, batches: list[int]) -> None:
+    """Two levels: of the rows that may go together, half are clips."""
+    module, seen = model(), []
+    module.net.register_forward_pre_hook(lambda net, args: seen.append(len(args[0])))
+    clips = [video_data().val[i] for i in range(6)]
+    batch = collate([{**clip, "caption": "as long"} for clip in clips])
+    found = module.eval().validation_step(batch, 0, [0.25, 0.75], rows)
+    assert seen == batches and len(found) == 6
+    alone = module.validation_step(batch.one(4), 0, [0.25, 0.75], 1)[0]
+    torch.testing.assert_close(found[4].errors, alone.errors, rtol=1e-5, atol=0)
+    for field, other in zip(found[4].loss, alone.loss, strict=True):
+        torch.testing.assert_close(field, other, rtol=1e-5, atol=1e-7)
 
 
 def test_another_meaning_of_the_same_output_is_another_function(tmp_path: Path) -> None:
@@ -155,5 +178,5 @@ def test_every_clip_counts_once_on_any_number_of_ranks(ranks: int, monkeypatch: 
             validation.measure(trainer, module, lambda: None)  # type: ignore[arg-type]
         return torch.stack(parts).sum(0)
 
-    torch.testing.assert_close(measured(ranks), measured(1), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(measured(ranks), measured(1), rtol=1e-5, atol=1e-9)
     assert measured(1)[0] == 6

@@ -67,7 +67,7 @@ class GradientGuard(Callback):
                 torch.nn.utils.clip_grads_with_norm_(parameters[name], self.max_norm, norm)
 
     def _stop(self, step: int, bad: list[tuple[str, str]], seen: list[tuple[list[str], dict[str, Tensor]]]) -> None:
-        """Raises `NonFinite`, naming the losses, or where those are finite the gradients, and the samples that they are of."""
+        """Raises `NonFinite`, naming the losses, or where those are finite the gradients, and their samples."""
         losses = [
             (id, loss)
             for ids, named in seen

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from dit.diffusion.errors import QUANTITIES, shares
 from dit.diffusion.loss import loss_by_level
-from dit.engine import rng
+from dit.engine import parallel, rng
 from dit.engine.callbacks.after_step import Ask, Task
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.ema import EMA
-from dit.engine.module import Validated, VideoDiffusion
+from dit.engine.module import VideoDiffusion
 from dit.engine.ranks import sum_over_ranks
+from dit.engine.validated import Validated
 
 
 class Validation(Task):
@@ -34,8 +35,8 @@ class Validation(Task):
         metrics: takes the results.
         every: optimizer steps between validations; None for none.
         level_buckets: equal intervals of the noise level that are told apart in the loss.
-        error_levels: noise levels at which errors are taken, evenly spread; 0 for none. They go through the network
-            together, clip by clip: a validation costs 1 + `error_levels` forward passes over the clips.
+        error_levels: noise levels at which errors are taken, evenly spread; 0 for none. A validation costs
+            1 + `error_levels` forward passes over the clips.
     """
 
     name = "validation"
@@ -64,6 +65,9 @@ class Validation(Task):
     def measure(self, trainer: Trainer, module: VideoDiffusion, ask: Ask) -> dict[str, float]:
         """One pass over the validation clips; the same numbers on every rank. Asks before each batch."""
         loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        # Training has memory for as many. Shards: all ranks call the network equally often, so one clip a time.
+        sharded = isinstance(trainer.strategy, parallel.FSDP2)
+        rows: int = 1 if sharded else trainer.datamodule.batch_size  # type: ignore[attr-defined]
         sums: list[Tensor] = []
         was_training = module.training
         module.eval()
@@ -75,10 +79,11 @@ class Validation(Task):
                 for index, batch in enumerate(batches):
                     ask()
                     batch = trainer.strategy.batch_to_device(batch)
-                    sums += [self._sums(clip) for clip in module.validation_step(batch, index, self.noise_shares)]
+                    clips = module.validation_step(batch, index, self.noise_shares, rows)
+                    sums += [self._sums(clip) for clip in clips]
             # Ranks take equally many; the clips that fill up the last turn are others' and count there.
-            clips, rank, ranks = len(trainer.datamodule.val or ()), trainer.global_rank, trainer.world_size  # type: ignore[attr-defined]
-            sums = [each * (rank + ranks * place < clips) for place, each in enumerate(sums)]
+            count, rank, ranks = len(trainer.datamodule.val or ()), trainer.global_rank, trainer.world_size  # type: ignore[attr-defined]
+            sums = [each * (rank + ranks * place < count) for place, each in enumerate(sums)]
         finally:
             module.train(was_training)
         if not sums:
