@@ -7,6 +7,7 @@ reads it). Entries that were added later say what files from before mean by havi
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -27,7 +28,7 @@ class Entry(Generic[T]):
     """
 
     name: str
-    absent: T | None = None
+    absent: Any = None
     always: bool = False
 
     def is_in(self, content: Mapping[str, Any]) -> bool:
@@ -35,7 +36,8 @@ class Entry(Generic[T]):
 
     def of(self, content: Mapping[str, Any]) -> T:
         """The entry; KeyError where it is missing though every file has it."""
-        return content[self.name] if self.always else content.get(self.name, self.absent)
+        found: T = content[self.name] if self.always or self.is_in(content) else deepcopy(self.absent)
+        return found
 
     def put(self, content: MutableMapping[str, Any], value: T) -> None:
         content[self.name] = value

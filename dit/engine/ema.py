@@ -87,7 +87,7 @@ class EMA(Callback):
 
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[str]:
-        """The model with averaged weights inside the block, its raw weights afterwards, whatever happens in between.
+        """Inside the block the model has averaged weights, afterwards its raw ones again, also after an exception.
 
         Yields which weights they are: `ema:<profile>`, or `raw` before the first update.
         """

@@ -1,5 +1,5 @@
-"""What was run when, in the run directory: `history.jsonl`, a line for each start and each end, and `train.log`, what
-was said meanwhile. They are for people: nothing reads them, and a run goes on where they cannot be written.
+"""The history of a run, in its directory: `history.jsonl` with a line for each start and end, and `train.log`, the log.
+Both are for people: no code reads them, and a run goes on where they cannot be written.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Report:
-    """What was loaded, the keys that were not, under what keeps them out, and the parts that it was for."""
+    """What was loaded (`about`), keys that were not, by the reason, and the parts of the model that got weights."""
 
     about: str
     skipped: Mapping[str, list[str]]
@@ -118,7 +118,7 @@ def load_adapters(module: VideoDiffusion, given: str) -> None:
 
 
 def open_source(path: str, weights: str) -> Source:
-    """Finds out what `path` is. Raises as `load`."""
+    """Opens `path`, whichever of the kinds of `load` it is. Raises as `load`."""
     folder = Path(path)
     if native.is_folder(folder):
         check_raw(path, weights)
@@ -194,7 +194,7 @@ def grouped(keys: Iterable[str]) -> str:
 
 
 def _first(given: str, about: str, skipped: Mapping[str, list[str]]) -> str:
-    """The first thing that keeps weights out, in words, how many more there are, and what to do."""
+    """The first misfit in words, how many more there are, and what to do."""
     whys = {"another shape": "{} ", "not there": f"{{}} is not in {about}", "not here": "{} is not in this network"}
     said = next(whys[why].format(keys[0]).strip() for why, keys in skipped.items() if keys)
     count = sum(len(keys) for keys in skipped.values()) - 1

@@ -30,7 +30,8 @@ def check(config: Mapping[str, Any], on_cpu: bool) -> None:
     """
     there = memory()
     net, text = config["net"], config["text"]
-    recipe: type[Recipe] = resolve(str(config["recipe"][TARGET]))
+    named = resolve(str(config["recipe"][TARGET]))
+    recipe: type[Recipe] = named if isinstance(named, type) else Recipe  # of a function that makes one nothing is known
     trains = on_cpu and config["lora"] is None
     size = size_of("net", net)
     needed = {"net": (TRAINED + AVERAGED if trains else 1) * size}
@@ -58,7 +59,7 @@ def check(config: Mapping[str, Any], on_cpu: bool) -> None:
 
 
 def size_of(name: str, node: Mapping[str, Any]) -> float:
-    """Bytes of the parameters of what `node` builds. A network that repeats its blocks is built with few of them."""
+    """Bytes of the parameters of the part that `node` describes. Of a network with many blocks only few are built."""
     period, depth = len(str(node.get("pattern") or "F")), node.get("depth")
     if name != "net" or not isinstance(depth, int) or depth <= 2 * period:
         return _measured(name, node)

@@ -1,4 +1,4 @@
-"""The LightningModule: what one training step is, and what a checkpoint holds."""
+"""The LightningModule: one training step, and what of the model goes into a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimizers over a whole model, with its parameters sorted into groups by what they are.
+"""Optimizers over a whole model, with its parameters in groups by their kind.
 
 Weight decay pulls matrices (and convolution kernels) only: biases, norms, embeddings and tables of positions or
 modulation keep their scale.
@@ -154,8 +154,8 @@ class Together(Optimizer):
 
 
 def joined(named: Mapping[str, Optimizer]) -> Together:
-    """Optimizers of several names as one: each of their groups says in `optimizer` whose it is. A parameter without a
-    gradient is left alone with its state, as always, so one whose loss is left out in a step does nothing there."""
+    """Several optimizers as one. Each parameter group names its optimizer under `optimizer`. Parameters without a
+    gradient keep their values and state, as in torch: an optimizer without a loss in a step changes nothing."""
     for name, optimizer in named.items():
         for group in optimizer.param_groups:
             group["optimizer"] = name

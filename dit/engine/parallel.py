@@ -97,7 +97,7 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, parts: Iterable[nn.Module]) -> None:
-        """Shards each repeated block of each part, then what is left of the part."""
+        """Shards each repeated block of each part on its own, then the other parameters of the part together."""
         mesh = self.device_mesh["data_parallel"]
         for part in parts:
             options: dict[str, Any] = {"mesh": mesh, "mp_policy": self.mixed_precision}

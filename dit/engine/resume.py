@@ -68,7 +68,7 @@ def find_start(
     data: Data,
     defaults: Mapping[str, Any] | None = None,
 ) -> Start:
-    """Finds and checks what a run of `config` in `run` goes on from. Writes nothing.
+    """Finds the checkpoint that a run of `config` in `run` goes on from, and checks it. Writes nothing.
 
     defaults: key -> its value in configs that have none, since they are older than the key.
 
@@ -142,7 +142,7 @@ def take(run: Path, start: Start, config: Mapping[str, Any]) -> None:
 
 
 def about_longer(start: Start, config: Mapping[str, Any], schedule: LRSchedule, run: Path) -> str:
-    """How a run that has ended can go on, in a line."""
+    """A line that says how a finished run can be trained longer."""
     longer = 2 * start.step
     now = schedule(start.step, longer)
     if start.lr_factor is None or abs(now - start.lr_factor) <= JUMP:
@@ -152,7 +152,7 @@ def about_longer(start: Start, config: Mapping[str, Any], schedule: LRSchedule, 
 
 
 def about_divergence(run: Path, config: Mapping[str, Any]) -> str:
-    """How a run whose numbers are no longer finite can go on with half the rate, in a line."""
+    """A line that says how a diverged run can go on with half the learning rate."""
     rates = {key: value / 2 for key, value in config["optim"].items() if key in ("lr", "adamw_lr")}
     lower = [f"optim.{key}={rate:g}" for key, rate in rates.items()]
     last = run / FOLDER / LAST
@@ -181,7 +181,7 @@ def _seen(run: Path) -> tuple[int, int] | None:
 
 
 def _choose(run: Path, config: Mapping[str, Any], written: Mapping[str, Any] | None) -> tuple[Path | None, str]:
-    """The checkpoint file, and what to say about the choice."""
+    """The checkpoint file, and a note about the choice, "" for none."""
     asked = config["resume_from"]
     if asked is None:
         return _newest(run)
@@ -307,7 +307,7 @@ def _clips(
 
 
 def _with_rate(start: Start, config: Mapping[str, Any], schedule: LRSchedule) -> Start:
-    """The start with what becomes of the learning rate. Raises ValueError where it would jump unasked."""
+    """The start, with the learning rate decided. Raises ValueError where it would jump without being told to."""
     max_steps, mode, was = config["trainer"]["max_steps"], config["resume_lr"], start.lr_factor
     if was is None or start.step >= max_steps:
         return start

@@ -119,10 +119,12 @@ def _train(config: dict[str, Any]) -> None:
             resume.take(parts.run, start, parts.config)
             if first is not None:
                 first.write(parts.run)
+            if module.frozen_mark is None:
+                frozen.write(module, parts.run, first=True)
 
         def then() -> None:
-            if module.frozen_mark is None:
-                frozen.write(module, parts.run, trainer.is_global_zero)
+            if module.frozen_mark is None:  # on the other ranks, for the fingerprint
+                frozen.write(module, parts.run, first=False)
             if trainer.is_global_zero:
                 about = _about(parts, start)
                 session.enter_context(history.recorded(parts.run, about, lambda: trainer.global_step))

@@ -171,7 +171,7 @@ def write_config(run: Path, config: Mapping[str, Any]) -> None:
 
 
 def set_aside(run: Path, step: int) -> Path | None:
-    """Moves what the run holds of later steps than `step` into a dated folder of it, and says which; None: nothing.
+    """Moves what the run holds of later steps than `step` into a dated folder inside it, and returns that; else None.
 
     Checkpoints, EMA snapshots and previews go by the step in their names. `metrics.csv` is copied there whole, since
     its rows up to `step` are still of use here; its writer drops the later ones.
@@ -241,7 +241,7 @@ def _take(held: IO[str], run: Path) -> None:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(key, value before, value now) of what differs outside `FREE`, in the order of the config."""
+    """(key, value before, value now) of all settings that differ and are not `FREE`, in the order of the config."""
     old, new = dict(_leaves(before)), dict(_leaves(now))
     keys = [*new, *(key for key in old if key not in new)]
     # null says that a part is absent: a key that an older config did not have may be null now.

@@ -117,7 +117,7 @@ class CSV:
         pass  # it lies in samples/ already
 
     def flush(self) -> None:
-        """Writes what is new. What cannot be written stays, and is tried again with the next row."""
+        """Writes new rows. Rows that cannot be written are kept, and tried again with the next one."""
         try:
             self._write()
         except OSError as error:
@@ -132,7 +132,7 @@ class CSV:
             self.failing = False
 
     def unwritten(self) -> list[dict[str, Any]]:
-        """All rows, while the file is not what it should be."""
+        """All rows, while the file is incomplete."""
         return [dict(row) for row in self.rows] if self.failing else []
 
     def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What a training step is: which networks it has beside `net`, who trains them, what each optimizer makes smaller.
+"""Recipes of a training step: its networks beside `net`, the optimizers that train them, and the loss of each.
 
 `net` is the network that is sampled. A recipe adds others under names of their own; checkpoints, averages, clipping,
 metrics and resuming go by these names.
@@ -22,7 +22,7 @@ class Part(NamedTuple):
 
     Attributes:
         module: the network.
-        optimizer: the one that trains it: `net`, or one of the recipe's; None: it stands still.
+        optimizer: the one that trains it: `net`, or one of the recipe's; None: it is frozen.
         averaged: whether the averages of the weights (EMA) hold it.
     """
 
@@ -48,7 +48,7 @@ class Clips(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What one optimizer makes smaller in a step.
+    """The loss of one optimizer in a step.
 
     Attributes:
         total: 0-dim, with its graph, which reaches the parameters of this optimizer and no others.
@@ -73,9 +73,9 @@ class Recipe(ABC):
 
     Attributes:
         copies: networks that are built as `net` is and begin with its weights (those of `init_from`): name -> the
-            optimizer that trains it, None where it stands still. Memory is counted by it before anything is built.
+            optimizer that trains it, None: it is frozen. Memory is counted by it before anything is built.
         optimizers: name -> `optimizer(model)`, those beside the config's `optim`, which is `net`.
-        trains_text: whether the text encoder is trained with `net`; otherwise it stands still.
+        trains_text: whether the text encoder is trained with `net`; otherwise it is frozen.
         sees_clips: whether `net` is shown noised clips of the batch, which is what alignment needs.
         needs_weights: why a run cannot begin with random weights, for the message; None: it can.
         passes: forward passes of networks of `net`'s size in a step, for the count of FLOPs; a backward pass counts as
@@ -90,13 +90,13 @@ class Recipe(ABC):
     passes = 3.0
 
     def parts(self, net: Any) -> dict[str, Part]:
-        """The networks beside `net`, by name: the `copies`, and whatever else a recipe of one's own adds. Called once;
+        """The networks beside `net`, by name: the `copies`, and others that a subclass adds. Called once. Raises
         ValueError where `net` is not what the recipe needs."""
         return {name: Part(copy.deepcopy(net), owner, averaged=False) for name, owner in self.copies.items()}
 
     @abstractmethod
     def losses(self, nets: Mapping[str, Any], clips: Clips, step: int) -> dict[str, Loss]:
-        """What each optimizer makes smaller, by name. One that is left out does nothing in this step.
+        """The loss of each optimizer, by name. One that is left out does nothing in this step.
 
         All losses go through one backward pass. What a loss must not reach is computed without gradient or detached.
 

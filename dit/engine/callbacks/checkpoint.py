@@ -38,7 +38,7 @@ class Checkpoints:
         self.failed = False  # the last one could not be written
 
     def start(self, trainer: Trainer) -> None:
-        """The run begins, or goes on from a checkpoint. Removes what a run that was killed left half written."""
+        """Begins at step 0 or behind a checkpoint. Removes files that a killed process has left unfinished."""
         self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             for unfinished in _folder(trainer).glob("*.part"):

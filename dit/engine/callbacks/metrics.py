@@ -48,7 +48,7 @@ class Speed:
 
 
 class Metrics(Callback):
-    """Writes losses, speeds and what was seen so far, every `every` steps; docs/architecture.md lists the columns.
+    """Writes losses, speeds and the clips seen so far, every `every` steps; docs/architecture.md lists the columns.
 
     What has been summed up since the last row is part of the checkpoint, so a resumed run writes the same numbers; so
     are rows that metrics.csv could not take.
@@ -197,7 +197,7 @@ def mean_over_ranks(losses: Sequence[Tensor]) -> float:
 
 
 def columns_of(step: StepOutput, world_size: int) -> dict[str, float]:
-    """`train/<name>` of what the losses of this step show beside themselves, the mean over the ranks."""
+    """`train/<name>` for each further column of the losses of this step (`Loss.columns`), the mean over the ranks."""
     return {
         f"train/{name}": float(sum_over_ranks(value.double())) / world_size
         for loss in step.losses.values()

@@ -4,24 +4,24 @@ from enum import IntEnum
 
 
 class Place(IntEnum):
-    """The order in which callbacks are built, and called wherever Lightning calls them, as behind a step. A class says
-    its own as `place`; those of one place keep the order of the config."""
+    """The order in which callbacks are built, and in which Lightning calls them at each hook. A class names its place
+    in the attribute `place`. Those of one place keep the order of the config."""
 
     FIRST = 0
-    """In front of all: gradients are not clipped yet."""
+    """Before all others: gradients are not clipped yet."""
 
     UPDATE = 1
-    """What belongs to an update: averages of the weights, the guard of the gradient, random numbers."""
+    """Part of an update: averages of the weights, the guard of the gradient, random states."""
 
     STEP = 2
-    """What looks at a step that was made, and whatever does not say where it stands. It comes before saving, so that
-    what it keeps is in the checkpoint of its step."""
+    """Observes a finished step; also the place of a class that names none. It comes before saving, so that the
+    checkpoint of the step holds what it keeps."""
 
     TASK = 3
-    """No callback of its own: `AfterStep` makes it at some steps, as validation and previews."""
+    """No callback, but work at some steps that `AfterStep` does: validation, previews."""
 
     SAVE = 4
-    """`AfterStep`: saves, then makes what is due."""
+    """`AfterStep`: saves, then does the tasks that are due."""
 
     SHOW = 5
-    """Behind all: the progress line, whose clock starts again here."""
+    """After all others: the progress line, which starts its clock for the next step here."""

@@ -62,7 +62,7 @@ class Preview(Task):
 
     @torch.no_grad()
     def check(self) -> None:
-        """Tries what no training changes: the shape, the noise levels, and the prompts in the text encoder.
+        """Tries all that training does not change: the shape, the noise levels, and the prompts in the text encoder.
 
         Raises:
             ValueError: what would keep every preview of this run from being made.
@@ -75,7 +75,7 @@ class Preview(Task):
             raise ValueError(f"no preview could be made: {error} (preview=none trains without)") from None
 
     def may_end_run(self, trainer: Trainer) -> bool:
-        return isinstance(trainer.strategy, parallel.FSDP2)
+        return isinstance(trainer.strategy, parallel.FSDP2) and trainer.world_size > 1
 
     def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> bool:
         """Samples this rank's prompts, writes them, and logs everyone's on rank 0."""

@@ -75,7 +75,7 @@ class Progress(Callback):
         )
 
     def left(self, trainer: Trainer) -> str:
-        """The time to the last step at the present speed, and of what comes between and behind the steps."""
+        """Time left: of the steps at the present speed, and of the checkpoints, validations and previews among them."""
         step, max_steps, speed = trainer.global_step, trainer.max_steps, self.metrics.speed.steps_per_second
         if not speed:
             return "?"

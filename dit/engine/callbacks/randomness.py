@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Randomness(Callback):
-    """Each rank draws its own noise; a resumed run draws what the unbroken one would have drawn.
+    """Each rank draws its own noise; a run that goes on draws what it would have drawn without the interruption.
 
     Args:
         seed: of the run.
