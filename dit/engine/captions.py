@@ -1,4 +1,4 @@
-"""The captions of the data, before the first step: which are too long, which serve as prompts, and encoding them ahead."""
+"""The captions of the data, before the first step: which are too long, which serve as prompts, and their encoding."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def report_long(clips: Any, text: TextEncoder | None) -> None:
 
 
 def encode_ahead(text: nn.Module | None, every: Sequence[Any], device: torch.device, rank: int, ranks: int) -> None:
-    """Encodes all captions with a text encoder that keeps its results on disk (`text_cache`), then frees the encoder, so
-    that the network trains without it in memory.
+    """Encodes all captions with a text encoder that keeps its results on disk (`text_cache`), then frees the encoder:
+    the network trains without it in memory.
 
     every: sets of clips; generated ones have no list of captions, and are encoded in the steps. rank, ranks: each rank
     begins with a part of its own, and finds the parts of the others in the cache.
