@@ -45,12 +45,16 @@ class Refused(ValueError):
 class Kind:
     """What belongs to a place of a config.
 
-    base: class of the thing itself, a protocol that it has, or Any. home: the package, module or class in which it and
-    its parts are defined.
+    base: class of the thing itself, a protocol that it has, or Any. homes: the packages, modules or classes in which it
+    and its parts are defined.
     """
 
     base: Any
-    home: str
+    homes: tuple[str, ...]
+
+    def __init__(self, base: Any, *homes: str) -> None:
+        object.__setattr__(self, "base", base)
+        object.__setattr__(self, "homes", homes)
 
 
 def build(node: Any, kind: Kind, key: str, trusted: Sequence[str] = ()) -> Any:
@@ -144,7 +148,7 @@ class _Classes:
     def __init__(self, kind: Kind, trusted: Sequence[str]) -> None:
         layers = (LAYERS,) if isinstance(kind.base, type) and issubclass(kind.base, nn.Module) else ()
         own = (name.rstrip(".") for name in trusted)
-        self.homes = (kind.home, *layers, *(name for name in own if name and name not in KNOWN))
+        self.homes = (*kind.homes, *layers, *(name for name in own if name and name not in KNOWN))
 
     def check(self, value: Any, key: str) -> None:
         """Raises Refused where a node, at any depth, names what may not be built, or says how by other means than

@@ -217,7 +217,7 @@ def test_what_may_be_built_neither_opens_nor_writes() -> None:
 
 def reachable() -> Iterator[type]:
     """Every class of this project within one of the kinds."""
-    for home in sorted({kind.home for kind in KINDS.values()}):
+    for home in sorted({home for kind in KINDS.values() for home in kind.homes}):
         owner = home if home.rpartition(".")[2][0].islower() else home.rpartition(".")[0]
         package = importlib.import_module(owner)
         inner = [each.name for each in pkgutil.walk_packages(getattr(package, "__path__", []), f"{owner}.")]

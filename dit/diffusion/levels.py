@@ -9,6 +9,7 @@ levels whatever trains. A `Distribution` turns uniform numbers into levels; what
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -104,6 +105,7 @@ class Shift(ABC):
         """s above 0; 1 leaves the levels alone, more moves them towards noise."""
 
 
+@dataclass(frozen=True)
 class ConstantShift(Shift):
     """The same s for every size.
 
@@ -111,15 +113,17 @@ class ConstantShift(Shift):
         shift: s, above 0.
     """
 
-    def __init__(self, shift: Positive) -> None:
-        if shift <= 0:
-            raise ValueError(f"shift={shift} must be above 0; 1 does nothing")
-        self.shift = shift
+    shift: Positive
+
+    def __post_init__(self) -> None:
+        if self.shift <= 0:
+            raise ValueError(f"shift={self.shift} must be above 0; 1 does nothing")
 
     def __call__(self, num_tokens: int) -> float:
         return self.shift
 
 
+@dataclass(frozen=True)
 class TokenShift(Shift):
     """s = sqrt(num_tokens / base_tokens) (Esser et al. 2024, arXiv:2403.03206, eq. 23).
 
@@ -127,10 +131,11 @@ class TokenShift(Shift):
         base_tokens: number of tokens at which the levels stay as they are.
     """
 
-    def __init__(self, base_tokens: Count) -> None:
-        if base_tokens < 1:
-            raise ValueError(f"base_tokens={base_tokens} must be at least 1, for example 256")
-        self.base_tokens = base_tokens
+    base_tokens: Count
+
+    def __post_init__(self) -> None:
+        if self.base_tokens < 1:
+            raise ValueError(f"base_tokens={self.base_tokens} must be at least 1, for example 256")
 
     def __call__(self, num_tokens: int) -> float:
         return math.sqrt(num_tokens / self.base_tokens)

@@ -33,17 +33,20 @@ from dit.signals.builtin import completed
 
 LAST = Path(files.FOLDER) / files.LAST
 TRUSTED: tuple[str, ...] = ()  # packages of the user; what of this project may be built where, `KINDS` says
+LEVELS = ("dit.diffusion.levels", "dit.diffusion.shift", "dit.diffusion.timesteps")
+SCHEDULES = ("dit.sampling.schedule", "dit.sampling.published_schedules", *LEVELS[:2])  # with their shifts
+SOLVERS = ("dit.sampling.solvers", "dit.sampling.stochastic", "dit.sampling.unipc")
 KINDS = {
     "net": Kind(nn.Module, "dit.net"),
     "lora": Kind(Any, "dit.interop.adapter.LoRA"),
     "codec": Kind(nn.Module, "dit.codec"),
     "text": Kind(nn.Module, "dit.text"),
     "signals": Kind(Callable[[Around], Signal], "dit.signals"),  # of each entry
-    "path": Kind(NoisePath, "dit.diffusion.path"),
-    "prediction": Kind(Prediction, "dit.diffusion.prediction"),
-    "levels": Kind(Levels, "dit.diffusion.levels"),
-    "sampling.schedule": Kind(Schedule, "dit.sampling.schedule"),
-    "sampling.solver": Kind(Solver, "dit.sampling.solvers"),
+    "path": Kind(NoisePath, "dit.diffusion.path", "dit.diffusion.discrete"),
+    "prediction": Kind(Prediction, "dit.diffusion.prediction", "dit.diffusion.timesteps"),
+    "levels": Kind(Levels, *LEVELS),
+    "sampling.schedule": Kind(Schedule, *SCHEDULES),
+    "sampling.solver": Kind(Solver, *SOLVERS),
     "sampling.guidance": Kind(Guidance, "dit.sampling.guidance"),
     "data.train": Kind(Any, "data.worlds.world.World"),
     "data.val": Kind(Any, "data.worlds.world.World"),

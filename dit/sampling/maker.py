@@ -96,7 +96,7 @@ class Maker:
         guided = self.settings.guidance(denoiser, cond, uncond)
         denoise = hold(guided, given, noise, self.path, self.settings.context_level)
         if now.plan.start is None:
-            x = self.path.prior_std * noise
+            x = self.settings.schedule.start_std(self.path, levels[0].max().item()) * noise
         else:
             first = levels[0] if levels.ndim == 1 else levels[:1]
             x = self.path.mix(now.plan.start.to(noise), noise, first.to(noise))

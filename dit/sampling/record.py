@@ -20,19 +20,15 @@ from torch import Tensor
 
 from dit.checkpoint.files import FOLDER, step_name
 from dit.foreign import Kind, build
-from dit.sampling.guidance import Guidance
+from dit.sampling.checkpoint import KINDS
 from dit.sampling.read import missing
 from dit.sampling.request import Request
-from dit.sampling.schedule import Schedule
 from dit.sampling.settings import SHAPE
-from dit.sampling.solvers import Solver
 from dit.sampling.tasks import Task
 
 OWN = ("prompt", "negative_prompt", "seed", "label", "signals")  # facts of one sample alone: a `Request`
 PARTS = {
-    "schedule": Kind(Schedule, "dit.sampling.schedule"),
-    "solver": Kind(Solver, "dit.sampling.solvers"),
-    "guidance": Kind(Guidance, "dit.sampling.guidance"),
+    **{name: KINDS[f"sampling.{name}"] for name in ("schedule", "solver", "guidance")},
     "task": Kind(Task, "dit.sampling"),  # with how an image is fitted, `dit.sampling.fit`
 }
 SETTINGS = ("weights", *SHAPE, "num_steps", "context_level", "precision")

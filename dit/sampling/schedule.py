@@ -1,9 +1,10 @@
 """Which noise levels a sampler visits: `schedule(num_steps, num_tokens, path, frames) -> levels`.
 
 `levels` is float64 and falls from exactly 1 to exactly 0: strictly, `(num_steps + 1,)`, where all frames share a level;
-`(rows, frames)` where each has its own, which never rises. `num_tokens` is the length of the sample in tokens, `path`
-the noise path, and `frames` the number of frames to be made, counted in tokens and without those that are given: most
-schedules need none of them.
+`(rows, frames)` where each has its own, which never rises. Those of published models (`published_schedules.py`) begin
+and end where their samplers do. `num_tokens` is the length of the sample in tokens, `path` the noise path, and
+`frames` the number of frames to be made, counted in tokens and without those that are given: most schedules need none
+of them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class Schedule(ABC):
     @abstractmethod
     def __call__(self, num_steps: int, num_tokens: int, path: Path, frames: int) -> Tensor:
         """Levels (num_steps + 1,), or (rows, frames)."""
+
+    def start_std(self, path: Path, level: float) -> float:
+        """Standard deviation of the noise that sampling starts from at the first level: sigma there."""
+        return path.sigma(torch.tensor(level, dtype=torch.float64)).item()
 
     @property
     def of_a_frame(self) -> Schedule:
@@ -160,11 +165,15 @@ class Staggered(Schedule):
             )
         return self.schedule
 
+    def start_std(self, path: Path, level: float) -> float:
+        return self.of_a_frame.start_std(path, level)
+
     def change(self, own: Schedule) -> Schedule:
         return replace(self, schedule=own.of_a_frame) if self.schedule is None else self
 
     def __call__(self, num_steps: int, num_tokens: int, path: Path, frames: int) -> Tensor:
         levels = self.of_a_frame(num_steps, num_tokens, path, frames)  # (S + 1,)
+        num_steps = len(levels) - 1  # a published schedule may leave out a last step in which nothing would move
         begin = self.begin(num_steps, math.ceil(frames / self.group)).repeat_interleave(self.group)[:frames]  # (F,)
         row = torch.arange(num_steps + 1 + int(begin.max()))[:, None]
         return levels[(row - begin).clamp(0, num_steps)]

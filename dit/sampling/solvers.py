@@ -170,23 +170,39 @@ class DPMSolverPP2M(Solver):
     def walk(
         self, denoise: Denoise, x: Tensor, steps: Iterable[Step], path: Path, noise: Noise | None
     ) -> Iterator[State]:
-        before: tuple[Tensor, Tensor, Step] | None = None  # x0, log-SNR, and the step that they are of
+        before: Before | None = None
         for step in steps:
-            estimate = denoise(x, step.start)
-            x0, log_snr = estimate.x0, path.log_snr(step.t)
-            if before is not None and not step.last:
-                # 1 / (2 r) of the paper; 0 after a step from alpha = 0, whose length in lambda is infinite
-                weight = (path.log_snr(step.s) - log_snr) / (2 * (log_snr - before[1]))
-                if step.ends is not None:
-                    moved = torch.ones_like(step.ends) if before[2].moves is None else before[2].moves
-                    weight = torch.where(moved & ~step.ends, weight, 0)
-                x0 = x0 + on(x, weight) * (x0 - before[0])
+            estimate, log_snr = denoise(x, step.start), path.log_snr(step.t)
+            x0 = extrapolated(estimate.x0, log_snr, before, step, path)
             shrink = path.sigma(step.s) / path.sigma(step.t)
             # alpha_s (1 - exp(-h)) of the paper, written so that alpha_t = 0 is no special case
             gain = path.alpha(step.s) - path.alpha(step.t) * shrink
             x = step.move(x, on(x, shrink) * x + on(x, gain) * x0)
-            before = estimate.x0, log_snr, step
+            before = Before(estimate.x0, log_snr, step)
             yield State(x, estimate)
+
+
+class Before(NamedTuple):
+    """What a solver of second order keeps of a step: the x0 and the log-SNR where it began."""
+
+    x0: Tensor
+    log_snr: Tensor
+    step: Step
+
+
+def extrapolated(x0: Tensor, log_snr: Tensor, before: Before | None, step: Step, path: Path) -> Tensor:
+    """x0 as DPM-Solver++(2M) takes it for a step: led on along the line through that of the step before.
+
+    It stays x0 in the first and the last step of a frame, and after one in which the frame stood still.
+    """
+    if before is None or step.last:
+        return x0
+    # 1 / (2 r) of the paper; 0 after a step from alpha = 0, whose length in lambda is infinite
+    weight = (path.log_snr(step.s) - log_snr) / (2 * (log_snr - before.log_snr))
+    if step.ends is not None:
+        moved = torch.ones_like(step.ends) if before.step.moves is None else before.step.moves
+        weight = torch.where(moved & ~step.ends, weight, 0)
+    return x0 + on(x0, weight) * (x0 - before.x0)
 
 
 def steps(levels: Tensor, path: Path) -> list[Step]:

@@ -10,12 +10,12 @@ from dit.diffusion import path as paths
 from dit.diffusion import prediction as predictions
 
 
-@pytest.fixture(params=["linear", "cosine", "vp", "ve"])
+@pytest.fixture(params=["linear", "cosine", "vp", "ve", "discrete", "discrete_to_zero"])
 def path(request: pytest.FixtureRequest) -> paths.Path:
     return random_path(request.param, random.Random(request.node.name))
 
 
-@pytest.fixture(params=["eps", "x0", "v", "flow", "flow_to_data", "edm"])
+@pytest.fixture(params=["eps", "x0", "v", "flow", "flow_to_data", "edm", "discrete_timesteps", "whole_timesteps"])
 def prediction(request: pytest.FixtureRequest) -> predictions.Prediction:
     return random_prediction(request.param, random.Random(request.node.name))
 

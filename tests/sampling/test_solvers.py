@@ -19,6 +19,7 @@ from dit.diffusion.prediction import Estimate
 from dit.sampling.schedule import Karras
 from dit.sampling.schedule import Linear as LinearSchedule
 from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver, State, end
+from dit.sampling.unipc import UniPC
 
 PATHS: dict[str, Path] = {"linear": Linear(), "cosine": Cosine(), "vp": VP(0.1, 20.0), "ve": VE(0.01, 20.0)}
 SOLVERS: dict[str, tuple[Solver, int]] = {
@@ -26,7 +27,10 @@ SOLVERS: dict[str, tuple[Solver, int]] = {
     "ddim": (DDIM(0.0), 1),
     "heun": (Heun(), 2),
     "dpmpp_2m": (DPMSolverPP2M(), 2),
+    "unipc_2": (UniPC(2, "bh2", "x0", lower_order_final=False), 3),  # as corrected
+    "unipc_2_eps": (UniPC(2, "bh2", "eps", lower_order_final=False), 3),
 }
+MULTISTEP = (DPMSolverPP2M, UniPC)
 
 
 @dataclass
@@ -79,9 +83,10 @@ def slope(
     ends: tuple[float, float],
     grid: Callable[[Path, int, tuple[float, float]], Tensor],
     seed: int = 0,
+    steps: tuple[int, ...] = (32, 64, 128, 256),
 ) -> float:
     """Order of convergence: minus the slope of log error over log steps."""
-    steps, errors = [32, 64, 128, 256], []
+    errors = []
     for count in steps:
         levels = grid(gaussian.path, count, ends)
         x = gaussian.start(levels[0], seed)
@@ -99,9 +104,10 @@ def slope(
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_order_between_noisy_ends(solver: str, path: str, grid: Callable[..., Tensor]) -> None:
     method, order = SOLVERS[solver]
+    steps = (16, 32, 64, 128) if order == 3 else (32, 64, 128, 256)
     for seed in range(2):
-        found = slope(method, Gaussian.draw(PATHS[path], seed), (0.95, 0.1), grid, seed)
-        assert order - 0.15 < found < order + 0.35, f"order {found:.2f}, expected {order}"
+        found = slope(method, Gaussian.draw(PATHS[path], seed), (0.95, 0.1), grid, seed, steps)
+        assert order - 0.05 * order**2 < found < order + 0.35, f"order {found:.2f}, expected {order}"
 
 
 @pytest.mark.parametrize("path", ["linear", "cosine", "vp"])
@@ -109,10 +115,11 @@ def test_order_between_noisy_ends(solver: str, path: str, grid: Callable[..., Te
 def test_order_from_pure_noise_to_clean(solver: str, path: str) -> None:
     """The whole way, where alpha(1) may be 0 and sigma(0) is."""
     method, order = SOLVERS[solver]
-    found = slope(method, Gaussian.draw(PATHS[path], 5), (1.0, 0.0), uniform)
-    # Steps of equal size in t are ever longer in log-SNR towards both ends: extrapolation there loses a log(n).
-    lost = 0.7 if method == DPMSolverPP2M() else 0.2
-    assert found > order - lost, f"order {found:.2f}, expected {order}"
+    found = slope(method, Gaussian.draw(PATHS[path], 5), (1.0, 0.0), uniform, steps=(16, 64, 256))
+    # Steps of equal size in t are ever longer in log-SNR towards both ends: extrapolation there loses a log(n), and
+    # what is of third order between is of second at the ends.
+    lost = 0.7 if isinstance(method, MULTISTEP) else 0.2
+    assert found > min(order, 2) - lost, f"order {found:.2f}, expected {order}"
 
 
 @dataclass
