@@ -3,7 +3,7 @@
     x_t = alpha(t) x0 + sigma(t) eps,   eps ~ N(0, I),   t in [0, 1]
 
 Level 0 is clean in every path (alpha = 1, sigma = 0); level 1 is what sampling starts from: alpha(1) is zero or
-negligible beside sigma(1), so a sampler draws x_1 = path.prior_std * noise with path.prior_std = sigma(1) (`Schedule.start_std`).
+negligible beside sigma(1), so a sampler draws x_1 = path.prior_std * noise with path.prior_std = sigma(1).
 
 All functions of t work elementwise on tensors of any shape, on any device, in the dtype of t; none writes in place.
 `log_snr` is l = log(alpha^2 / sigma^2) and is exactly +inf where sigma = 0 and -inf where alpha = 0, so that
