@@ -71,9 +71,13 @@ class Undecoded(Preview):
         def decode(latents: Any) -> Any:
             raise RuntimeError("out of memory while decoding")
 
+        real = module.codec.decode
         if dist.get_rank() == 1:
-            self.pipeline._decode = decode  # type: ignore[method-assign]
-        super()._sample(trainer, module, step, folder, ask)
+            module.codec.decode = decode
+        try:
+            super()._sample(trainer, module, step, folder, ask)
+        finally:
+            module.codec.decode = real
 
 
 class Warnings(logging.Handler):
