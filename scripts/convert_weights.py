@@ -23,8 +23,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dit import adapters
 from dit.entry import one_line_errors
-from dit.interop import adapter, diffusers, files, lora, native, original
+from dit.interop import diffusers, files, lora, native, original
 from dit.net.backbone import Backbone
 from dit.sampling.checkpoint import LAST, Checkpoint
 
@@ -64,8 +65,8 @@ def main() -> None:
     if to == "lora":
         print(wrote(asked.out, f"{len(lora.save_lora(net, asked.out))} adapters", about, adapter_size(net)))
         return
-    if adapter.has_adapters(net):
-        adapter.merge(net)
+    if adapters.has_adapters(net):
+        adapters.merge(net)
     size = sum(parameter.numel() for parameter in net.parameters())
     if to == "ours":
         native.write(asked.out, config, net.state_dict())
@@ -104,7 +105,7 @@ def network(checkpoint: Checkpoint, weights: str, trusted: list[str]) -> tuple[B
 
 
 def adapter_size(net: Backbone) -> int:
-    return sum(each.a.numel() + each.b.numel() for each in adapter.adapters(net).values())
+    return sum(each.a.numel() + each.b.numel() for each in adapters.adapters(net).values())
 
 
 def wrote(out: Path, what: str, about: str, size: int) -> str:

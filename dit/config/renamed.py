@@ -12,6 +12,7 @@ from typing import Any
 from dit.config.kinds import TARGET
 
 CLASSES = {
+    "dit.interop.adapter.LoRA": "dit.adapters.LoRA",
     "dit.net.alignment.Alignment": "dit.recipes.alignment.Alignment",
     "dit.net.alignment.FrameFeatures": "dit.recipes.encoders.FrameFeatures",
     "dit.net.alignment.pretrained": "dit.recipes.encoders.pretrained",

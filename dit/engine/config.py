@@ -9,6 +9,7 @@ from lightning import Callback, LightningDataModule
 from torch import nn
 from torch.optim import Optimizer
 
+from dit.adapters import LoRA
 from dit.codec.base import Codec
 from dit.config.limits import Count, Seed, Share
 from dit.diffusion.conditioning import Conditioning
@@ -24,7 +25,6 @@ from dit.engine.ema import EMA
 from dit.engine.lr_schedule import LRSchedule
 from dit.engine.training import Training
 from dit.engine.writers import Writer
-from dit.interop.adapter import LoRA
 from dit.net.backbone import Backbone
 from dit.recipes.alignment import Alignment
 from dit.recipes.base import Recipe

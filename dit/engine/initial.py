@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit.adapters import bare_key, has_adapters, is_adapter_key
 from dit.checkpoint.files import FOLDER, LAST
 from dit.config.build import build
 from dit.engine.module import VideoDiffusion
 from dit.interop import diffusers, native, original
-from dit.interop.adapter import bare_key, has_adapters, is_adapter_key
 from dit.interop.describe import describe, difference
 from dit.interop.lora import fill_lora
 from dit.interop.presets import build_empty

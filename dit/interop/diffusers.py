@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from dit import folders
+from dit.adapters import has_adapters
 from dit.interop import files
-from dit.interop.adapter import has_adapters
 from dit.interop.describe import describe, difference, kinds
 from dit.interop.families import FAMILIES
 from dit.interop.family import Family
@@ -76,7 +76,7 @@ def to_diffusers(
     """
     files.check_free(folder)
     if has_adapters(net):
-        raise ValueError("this network has adapters: merge them (dit.interop.adapter.merge), or save_lora them alone")
+        raise ValueError("this network has adapters: merge them (dit.adapters.merge), or save_lora them alone")
     net = getattr(net, "_orig_mod", net)  # of torch.compile
     family, weights = recognise(net, anew=True, class_name=class_name), net.state_dict()
     if any(tensor.is_meta for tensor in weights.values()):

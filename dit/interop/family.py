@@ -105,16 +105,6 @@ class Family(ABC):
         Raises ValueError for an argument that the network cannot take.
         """
 
-    @abstractmethod
-    def example(
-        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
-    ) -> dict[str, Any]:
-        """Random arguments of the class's `forward`, every one that the settings make it read.
-
-        size: latents along (frames, height, width). text_tokens: of the longest text; the others are shorter where
-        the class takes a padding mask.
-        """
-
     def output(self, out: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         """Our output in the layout of theirs."""
         return out
@@ -135,35 +125,6 @@ class Overrides:
 
     groups: Mapping[str, str]
     values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Random tensors of one dtype and device, from one generator (which lives on the CPU)."""
-
-    generator: torch.Generator
-    dtype: torch.dtype
-    device: str = "cpu"
-
-    def normal(self, *shape: int) -> Tensor:
-        """Normal values."""
-        return self._place(torch.randn(*shape, generator=self.generator, dtype=torch.float64))
-
-    def timesteps(self, *shape: int) -> Tensor:
-        """Whole timesteps in [0, 1000), as floating-point numbers."""
-        return self._place(torch.randint(1000, shape, generator=self.generator))
-
-    def classes(self, count: int, *shape: int) -> Tensor:
-        """Whole numbers in [0, count), int64."""
-        return torch.randint(count, shape, generator=self.generator).to(self.device)
-
-    def keep(self, batch: int, tokens: int) -> Tensor:
-        """(batch, tokens) bool: the real tokens; the first sample has all, each other one fewer than the one before."""
-        lengths = torch.tensor([max(1, tokens - 2 * i) for i in range(batch)])
-        return (torch.arange(tokens) < lengths[:, None]).to(self.device)
-
-    def _place(self, values: Tensor) -> Tensor:
-        return values.to(self.device, self.dtype)
 
 
 def like(value: Any, example: Any, least: int = 0) -> bool:

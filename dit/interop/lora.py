@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from dit import folders
+from dit.adapters import Adapter, adapters, bare, inject, pattern
 from dit.foreign import shown
 from dit.interop import files
-from dit.interop.adapter import Adapter, adapters, bare, inject, pattern
 from dit.interop.diffusers import recognise
 from dit.interop.weights import Change, Joined, Link, Reordered, Same, Split
 from dit.net.backbone import Backbone

@@ -38,7 +38,7 @@ SCHEDULES = ("dit.sampling.schedule", "dit.sampling.published_schedules", *LEVEL
 SOLVERS = ("dit.sampling.solvers", "dit.sampling.stochastic", "dit.sampling.unipc")
 KINDS = {
     "net": Kind(nn.Module, "dit.net"),
-    "lora": Kind(Any, "dit.interop.adapter.LoRA"),
+    "lora": Kind(Any, "dit.adapters.LoRA"),
     "codec": Kind(nn.Module, "dit.codec"),
     "text": Kind(nn.Module, "dit.text"),
     "signals": Kind(Callable[[Around], Signal], "dit.signals"),  # of each entry

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dit.interop.diffusers import recognise
-from dit.interop.family import Draw
 from dit.interop.weights import to_theirs
 from dit.net.backbone import Backbone
+from scripts.twins.examples import Draw, example
 
 
 @dataclass(frozen=True)
@@ -104,4 +104,4 @@ def arguments_for(
     """Random arguments of the reference's `forward`."""
     family = recognise(net)
     draw = Draw(torch.Generator().manual_seed(0), torch.float32, device)
-    return family.example(family.settings(family.config(net)), batch, size, text_tokens, draw)
+    return example(family, family.settings(family.config(net)), batch, size, text_tokens, draw)

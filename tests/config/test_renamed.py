@@ -30,7 +30,7 @@ def as_before(node: Any) -> Any:
 
 def config(*overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        made = compose("train", ["experiment=demo", "name=x", "alignment=repa", *overrides])
+        made = compose("train", ["experiment=demo", "name=x", "alignment=repa", "lora=default", *overrides])
     return OmegaConf.to_container(made, resolve=True)  # type: ignore[return-value]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from data.batch import Batch
 from data.module import VideoData
+from dit.adapters import LoRA
 from dit.codec.pixel import PixelCodec
 from dit.diffusion.conditioning import Unconditional
 from dit.diffusion.levels import Levels, LogitNormal
@@ -38,7 +39,6 @@ from dit.engine.optim import adamw, muon
 from dit.engine.profiles import ConstantDecay, PowerProfile
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
-from dit.interop.adapter import LoRA
 from dit.recipes.denoising import Denoising
 from dit.recipes.distribution_matching import DistributionMatching
 from dit.sampling import schedule

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import dit.diffusion.loss
+from dit.adapters import is_adapter_key
 from dit.engine import blocks, parallel, precision
 from dit.engine.callbacks.after_step import owed
 from dit.engine.callbacks.preview import share
 from dit.engine.ranks import launched_devices
-from dit.interop.adapter import is_adapter_key
 from dit.sampling.checkpoint import Checkpoint
 from tests.engine import small, two_ranks
 

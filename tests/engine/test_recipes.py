@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dit.adapters import LoRA
 from dit.diffusion import prediction
 from dit.diffusion.loss import Objective
 from dit.engine import parallel
 from dit.engine.finite import NonFinite
 from dit.engine.module import VideoDiffusion
 from dit.engine.optim import Together, joined
-from dit.interop.adapter import LoRA
 from dit.recipes.base import Part
 from dit.recipes.distribution_matching import CRITIC, TEACHER, DistributionMatching
 from dit.sampling.checkpoint import Checkpoint

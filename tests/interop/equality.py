@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dit.interop import call_like_diffusers, from_diffusers, to_diffusers
 from dit.interop.diffusers import family_named, recognise
-from dit.interop.family import Draw
 from dit.interop.weights import Copies, to_theirs
+from scripts.twins import examples
 from tests.interop.reference import exact, gradients, randomise, relative
 
 
@@ -34,8 +34,8 @@ def sample(model: nn.Module, arguments: dict[str, Any]) -> Tensor:
 def example(model: nn.Module, size: tuple[int, int, int], text_tokens: int, seed: int = 3) -> dict[str, Any]:
     """Random arguments of the reference's `forward` for two samples, in its dtype."""
     family = family_named(type(model).__name__)
-    draw = Draw(torch.Generator().manual_seed(seed), next(model.parameters()).dtype)
-    return family.example(family.settings(plain(model)), 2, size, text_tokens, draw)
+    draw = examples.Draw(torch.Generator().manual_seed(seed), next(model.parameters()).dtype)
+    return examples.example(family, family.settings(plain(model)), 2, size, text_tokens, draw)
 
 
 def plain(model: nn.Module) -> dict[str, Any]:

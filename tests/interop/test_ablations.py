@@ -12,10 +12,11 @@ from hydra.utils import instantiate
 
 from dit.interop.diffusers import recognise
 from dit.interop.families import FAMILIES
-from dit.interop.family import Call, Draw, Family
+from dit.interop.family import Call, Family
 from dit.interop.presets import compose
 from dit.net.attention import NoQKNorm
 from dit.net.backbone import Backbone
+from scripts.twins.examples import Draw, example
 from tests.interop.reference import randomise
 
 CHANGES = ["net/position=sincos", "net/modulation=adaln_zero", "net/qk_norm=none", "net/norm=rmsnorm", "net.pattern=ST"]
@@ -30,7 +31,7 @@ def arguments(family: Family, net: Backbone) -> Call:
     """Random x, t and cond of the published model."""
     settings = family.settings(family.config(net))
     draw = Draw(torch.Generator().manual_seed(0), torch.float64)
-    return family.call(net, family.example(settings, 2, (4, 8, 8), 5, draw))
+    return family.call(net, example(family, settings, 2, (4, 8, 8), 5, draw))
 
 
 @pytest.mark.parametrize("change", CHANGES)

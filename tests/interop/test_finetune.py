@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from dit import entry
+from dit.adapters import adapters, bare_key, is_adapter_key
 from dit.engine import frozen, initial, run
 from dit.interop import call_like_diffusers, from_diffusers
-from dit.interop.adapter import adapters, bare_key, is_adapter_key
 from dit.interop.presets import CONFIGS
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.pipeline import Pipeline

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dit.adapters import Adapter, LoRA, adapters, bare, chosen, merge
 from dit.interop import call_like_diffusers, from_diffusers, to_diffusers
-from dit.interop.adapter import Adapter, LoRA, adapters, bare, chosen, merge
 from dit.interop.families import FAMILIES
 from dit.interop.family import Family
 from dit.interop.lora import FILE, METADATA, adapters_to_ours, adapters_to_theirs, load_lora, save_lora

@@ -23,7 +23,6 @@ from dit.engine.profiles import PowerProfile
 from dit.engine.run import build
 from dit.entry import CONFIGS
 from dit.interop.families import FAMILIES
-from dit.interop.family import Draw
 from dit.interop.presets import build_empty, compose
 from dit.net.layers import LayerNorm, RMSNorm
 from dit.recipes.base import NET
@@ -31,6 +30,7 @@ from dit.sampling import solvers
 from dit.sampling.given import Given, hold
 from dit.sampling.guidance import ClassifierFree
 from dit.sampling.solvers import DDIM, DPMSolverPP2M, Euler, Heun, Solver, Step, end
+from scripts.twins.examples import Draw, example
 from tests.interop.fake_device import Watch, all_placed, backward, fake_cuda, on_cuda, placed
 
 SIZE = (4, 8, 8)  # latents: frames, height, width
@@ -61,7 +61,7 @@ def case(preset: str, settings: dict[str, Any], overrides: list[str]) -> tuple[A
         own = family.overrides({**family.inferred, **known}) if settings else None
         net = build_empty(compose(preset, [*plain, *overrides], own))
     draw = Draw(torch.Generator().manual_seed(0), torch.float32)
-    return net, family.call(net, family.example(known, 2, SIZE, 5, draw))
+    return net, family.call(net, example(family, known, 2, SIZE, 5, draw))
 
 
 def assert_runs(net: nn.Module, given: tuple[Any, ...], precision: str) -> None:

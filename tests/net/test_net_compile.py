@@ -17,11 +17,12 @@ from torch._inductor.utils import fresh_cache
 
 from dit.engine.blocks import compile_blocks
 from dit.interop.families import FAMILIES
-from dit.interop.family import Draw, Family
+from dit.interop.family import Family
 from dit.interop.presets import compose
 from dit.net import runner
 from dit.net.backbone import Backbone
 from dit.net.kernels import auto
+from scripts.twins.examples import Draw, example
 from tests.interop.reference import randomise
 
 Call = tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -49,7 +50,7 @@ def call(family: Family, net: Backbone, batch: int = 2, size: tuple[int, ...] = 
     settings = family.settings(family.config(net))
     draw = Draw(torch.Generator().manual_seed(3), torch.float64)
     frames = 1 if family.preset == "dit_tiny" else size[0]
-    return family.call(net, family.example(settings, batch, (frames, *size[1:]), text, draw))  # type: ignore[arg-type]
+    return family.call(net, example(family, settings, batch, (frames, *size[1:]), text, draw))  # type: ignore[arg-type]
 
 
 def graphs() -> int:
@@ -180,7 +181,7 @@ def test_hooks_into_a_compiled_network(way: str) -> None:
 @pytest.mark.parametrize("way", ["whole", "blocks"])
 def test_adapters_in_a_compiled_network(way: str) -> None:
     pytest.importorskip("peft")
-    from dit.interop.adapter import LoRA
+    from dit.adapters import LoRA
 
     family = WAN
     net = network(family)

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from dit.interop.families import FAMILIES
-from dit.interop.family import Draw, Family
+from dit.interop.family import Family
 from dit.interop.presets import compose
 from dit.net.backbone import Backbone
 from dit.net.context import Context
@@ -24,6 +24,7 @@ from dit.net.layout import BlockCausal, Full, Layout, Spatial, Temporal, Windowe
 from dit.net.patches import Grid, token_grid, unpatchify
 from dit.net.position.base import Position
 from dit.net.runner import Blocks, Runner, Streams, running
+from scripts.twins.examples import Draw, example
 from tests.interop.reference import randomise
 from tests.net.conftest import Build
 from tests.net.contexts import context_of
@@ -141,7 +142,7 @@ def published_clip(family: Family, net: Backbone, size: Grid, seed: int) -> tupl
     given = Draw(torch.Generator().manual_seed(seed), DOUBLE)
     frames = 1 if family.preset == "dit_tiny" else size[0]
     settings = family.settings(family.config(net))
-    x, t, cond = family.call(net, family.example(settings, 1, (frames, *size[1:]), 5, given))
+    x, t, cond = family.call(net, example(family, settings, 1, (frames, *size[1:]), 5, given))
     return x, t, dict(cond)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dit.interop.families.basic import attention_links, embedding_links, mlp_links, renamed
-from dit.interop.family import Call, Draw, Family, Network, Overrides, kept, levels, take
+from dit.interop.family import Call, Family, Network, Overrides, kept, levels, take
 from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, convolution, linear
 from dit.net.patches import token_grid
@@ -135,18 +135,6 @@ class Allegro(Family):
             cond["text_mask"] = kept(mask)
         return x, levels(timestep, net.level.scale, token_grid(net.patch, *x.shape[2:])), cond
 
-    def example(
-        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
-    ) -> dict[str, Any]:
-        s = settings
-        return {
-            "hidden_states": draw.normal(batch, s["in_channels"], *size),
-            "timestep": draw.timesteps(batch),
-            "encoder_hidden_states": draw.normal(batch, text_tokens, s["caption_channels"]),
-            "encoder_attention_mask": draw.keep(batch, text_tokens),
-            "image_rotary_emb": rotary_embedding(s, size, draw.device),
-        }
-
 
 def check(s: Mapping[str, Any]) -> None:
     """Raises ValueError for settings that no part of ours can be."""
@@ -166,19 +154,6 @@ def check(s: Mapping[str, Any]) -> None:
 
 
 Tables = Sequence[tuple[Tensor, Tensor]]  # cos and sin (length, head_dim / 3) of each axis
-
-
-def rotary_embedding(s: Mapping[str, Any], size: Sequence[int], device: str) -> tuple[Tables, Sequence[Tensor]]:
-    """As the pipeline of diffusers makes it, for latents of a size: tables, and the places (1, N) of the tokens."""
-    from diffusers.models.embeddings import get_3d_rotary_pos_embed_allegro
-
-    frames, height, width = size[0], size[1] // s["patch_size"], size[2] // s["patch_size"]
-    scale = tuple(s[f"interpolation_scale_{name}"] for name in AXES.values())
-    *tables, t, h, w = get_3d_rotary_pos_embed_allegro(
-        s["attention_head_dim"], ((0, 0), (height, width)), (height, width), frames, scale, device=device
-    )
-    places = torch.cartesian_prod(t.long(), h.long(), w.long())  # (N, 3)
-    return tables, places.T[:, None].contiguous().unbind()
 
 
 def spread_embedding(tables: Tables, places: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

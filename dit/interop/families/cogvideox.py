@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dit.interop.families.basic import attention_links, embedding_links, mlp_links
-from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
+from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, channels_first, convolution, kinds, linear, reordered_linear
 from dit.net.patches import Grid, token_grid
@@ -200,26 +200,6 @@ class CogVideoX(Family):
     def output(self, out: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         return out.transpose(1, 2)
 
-    def example(
-        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
-    ) -> dict[str, Any]:
-        """With sincos and learned positions the class takes texts of `max_text_seq_length` alone."""
-        s = settings
-        frames, height, width = size
-        free = s["use_rotary_positional_embeddings"] and not s["use_learned_positional_embeddings"]
-        arguments: dict[str, Any] = {
-            "hidden_states": draw.normal(batch, frames, s["in_channels"], height, width),
-            "timestep": draw.timesteps(batch),
-            "encoder_hidden_states": draw.normal(
-                batch, text_tokens if free else s["max_text_seq_length"], s["text_embed_dim"]
-            ),
-        }
-        if s["ofs_embed_dim"] is not None:
-            arguments["ofs"] = 2 + draw.normal(batch)
-        if s["use_rotary_positional_embeddings"]:
-            arguments["image_rotary_emb"] = rotary_embedding(s, size, draw.device)
-        return arguments
-
 
 NORMS = ("norm", "final.norm.first", "final.norm.second")
 
@@ -278,23 +258,6 @@ def learned_grid(net: Network) -> Grid:
     """Tokens along (f, h, w) that have learned positions."""
     f, h, w = net.position.parts["added"].table.shape[2:]
     return f, h, w
-
-
-def rotary_embedding(s: Mapping[str, Any], size: Sequence[int], device: str) -> tuple[Tensor, Tensor]:
-    """As the pipelines of diffusers make it, for latents of a size.
-
-    In float32, which in a float64 network parts the outputs by some 1e-8: ours computes its own in its own precision.
-    """
-    from diffusers.models.embeddings import get_3d_rotary_pos_embed
-    from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
-
-    p, dim = s["patch_size"], s["attention_head_dim"]
-    grid, picture = (size[1] // p, size[2] // p), (s["sample_height"] // p, s["sample_width"] // p)
-    if s["patch_size_t"] is None:
-        crop = get_resize_crop_region_for_grid(grid, picture[1], picture[0])
-        return get_3d_rotary_pos_embed(dim, crop, grid, size[0], device=device)
-    frames = size[0] // s["patch_size_t"]
-    return get_3d_rotary_pos_embed(dim, None, grid, frames, grid_type="slice", max_size=picture, device=device)
 
 
 @dataclass(frozen=True)

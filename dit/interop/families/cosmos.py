@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from dit.interop.families.basic import attention_links, mlp_links
-from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
+from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, Reordered, joined_linear, linear
 from dit.net.coordinates import AXES
 from dit.net.image import TwoQueryCrossAttention
@@ -196,31 +196,6 @@ class Cosmos(Family):
             cond["padding"] = resized.unsqueeze(2).expand(len(x), -1, x.shape[2], -1, -1)
         times = timestep.flatten(1) if timestep.dim() == 5 else timestep
         return x, levels(times, net.level.scale, token_grid(net.patch, *x.shape[2:])), cond
-
-    def example(
-        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
-    ) -> dict[str, Any]:
-        s = settings
-        frames, height, width = size
-        marks = max(0, s["in_channels"] - s["out_channels"])
-        channels = s["crossattn_proj_in_channels"] if s["use_crossattn_projection"] else s["text_embed_dim"]
-        text = draw.normal(batch, text_tokens, channels)
-        arguments: dict[str, Any] = {
-            "hidden_states": draw.normal(batch, s["in_channels"] - marks, *size),
-            "timestep": draw.timesteps(batch),
-            "encoder_hidden_states": text,
-            "fps": 30,
-        }
-        if s["img_context_dim_in"]:
-            # Beside an image the class has no mask of the text that works.
-            arguments["encoder_hidden_states"] = (text, draw.normal(batch, 5, s["img_context_dim_in"]))
-        else:
-            arguments["attention_mask"] = draw.keep(batch, text_tokens)
-        if marks:
-            arguments["condition_mask"] = draw.normal(batch, marks, *size)
-        if s["concat_padding_mask"]:
-            arguments["padding_mask"] = draw.normal(1, 1, 8 * height, 8 * width)  # of pixels
-        return arguments
 
 
 def is_several(position: Any) -> bool:

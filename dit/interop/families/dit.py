@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dit.interop.families.basic import activation, attention_links, mlp_links, mlp_overrides, renamed
-from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
+from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import Change, Copies, Joined, Link, convolution, linear
 from dit.net.embed import LevelFromNoise, ScalarEmbedding
 from dit.net.patches import token_grid
@@ -160,16 +160,6 @@ class DiT(Family):
     def output(self, out: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         """(B, C, 1, H, W) -> (B, C, H, W)."""
         return out.squeeze(2)
-
-    def example(
-        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
-    ) -> dict[str, Any]:
-        """Images of size[1] by size[1]: the class takes nothing but squares."""
-        return {
-            "hidden_states": draw.normal(batch, settings["in_channels"], size[1], size[1]),
-            "timestep": draw.timesteps(batch),
-            "class_labels": draw.classes(settings["num_embeds_ada_norm"] + 1, batch),
-        }
 
 
 def embedder_links(depth: int, in_each_block: bool) -> list[Link]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dit.interop.families.basic import embedding_links, mlp_links, qk_norm_links
-from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
+from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import (
     Link,
     Split,
@@ -207,21 +207,6 @@ class HunyuanVideo(Family):
         t = t.repeat(1, frames)
         t[:, : net.patch[0]] = 0
         return t
-
-    def example(
-        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
-    ) -> dict[str, Any]:
-        s = settings
-        arguments = {
-            "hidden_states": draw.normal(batch, s["in_channels"], *size),
-            "timestep": draw.timesteps(batch),
-            "encoder_hidden_states": draw.normal(batch, text_tokens, s["text_embed_dim"]),
-            "encoder_attention_mask": draw.keep(batch, text_tokens),
-            "pooled_projections": draw.normal(batch, s["pooled_projection_dim"]),
-        }
-        if s["guidance_embeds"]:
-            arguments["guidance"] = 1000 + draw.timesteps(batch)  # scales of 1 to 2
-        return arguments
 
 
 def refiner_links(ours: str, theirs: str, block: Any) -> list[Link]:

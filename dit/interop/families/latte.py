@@ -16,7 +16,7 @@ from dit.interop.families.basic import (
     mlp_overrides,
     renamed,
 )
-from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
+from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, Same, convolution, linear
 from dit.net.patches import token_grid
 
@@ -149,18 +149,6 @@ class Latte(Family):
         if mask is not None:
             cond["text_mask"] = text_mask(mask, x.shape[0], x.shape[2])
         return x, levels(timestep, net.level.scale, token_grid(net.patch, *x.shape[2:])), cond
-
-    def example(
-        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
-    ) -> dict[str, Any]:
-        """As many frames as the class was made for, whatever `size` says: it takes no other number."""
-        s, frames = settings, settings["video_length"]
-        return {
-            "hidden_states": draw.normal(batch, s["in_channels"], frames, *size[1:]),
-            "timestep": draw.timesteps(batch),
-            "encoder_hidden_states": draw.normal(batch, text_tokens, s["caption_channels"]),
-            "encoder_attention_mask": draw.keep(batch, text_tokens).repeat_interleave(frames, dim=0),
-        }
 
 
 def sample_size(tokens: int, scale: float) -> int:

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dit.interop.families.basic import attention_links, embedding_links, mlp_links
-from dit.interop.family import Call, Draw, Family, Network, Overrides, kept, levels, take
+from dit.interop.family import Call, Family, Network, Overrides, kept, levels, take
 from dit.interop.weights import Link, channels_first, linear, reordered_linear
 from dit.net.attention import AcrossHeads
 from dit.net.coordinates import AXES
@@ -160,22 +160,6 @@ class LTXVideo(Family):
             size // arguments[name] for name, size in zip(("num_frames", "height", "width"), out.shape[2:], strict=True)
         )
         return patchify(out, (frames, height, width))
-
-    def example(
-        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
-    ) -> dict[str, Any]:
-        s = settings
-        frames, height, width = size[0] // s["patch_size_t"], size[1] // s["patch_size"], size[2] // s["patch_size"]
-        return {
-            "hidden_states": draw.normal(batch, frames * height * width, s["in_channels"]),
-            "encoder_hidden_states": draw.normal(batch, text_tokens, s["caption_channels"]),
-            "timestep": draw.timesteps(batch),
-            "encoder_attention_mask": draw.keep(batch, text_tokens),
-            "num_frames": frames,
-            "height": height,
-            "width": width,
-            "rope_interpolation_scale": (8 / 25, 32.0, 32.0),
-        }
 
 
 def rope_scale(scale: Sequence[Any] | None, patch: Grid, extent: Mapping[str, float], device: torch.device) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit.interop.families.basic import embedding_links, mlp_links, qk_norm_links
-from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
+from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, convolution, joined_linear, linear, reordered_linear, swapped_halves
 from dit.net.patches import token_grid
 
@@ -116,16 +116,6 @@ class Mochi(Family):
             raise ValueError("encoder_attention_mask must hold the real tokens first, the padding behind them")
         t = 1 - levels(timestep, net.level.scale, token_grid(net.patch, *x.shape[2:]))
         return x, t, {"text": text, "text_mask": keep}
-
-    def example(
-        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
-    ) -> dict[str, Any]:
-        return {
-            "hidden_states": draw.normal(batch, settings["in_channels"], *size),
-            "timestep": draw.timesteps(batch),
-            "encoder_hidden_states": draw.normal(batch, text_tokens, settings["text_embed_dim"]),
-            "encoder_attention_mask": draw.keep(batch, text_tokens),
-        }
 
 
 def hidden(width: int) -> int:

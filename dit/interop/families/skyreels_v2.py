@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dit.interop.families.wan import Wan
-from dit.interop.family import Call, Draw, Network, Overrides
+from dit.interop.family import Call, Network, Overrides
 from dit.interop.weights import Link, linear
 from dit.net.frame_rate import AdaLNSingleFPS
 from dit.net.layout import BlockCausal
@@ -74,14 +74,6 @@ class SkyReelsV2(Wan):
         if fps is not None:
             cond["fps"] = rates(fps, x.device)
         return x, t, cond
-
-    def example(
-        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
-    ) -> dict[str, Any]:
-        arguments = super().example(settings, batch, size, text_tokens, draw)
-        if settings["inject_sample_info"]:
-            arguments["fps"] = [i % 2 for i in range(batch)]
-        return arguments
 
 
 def rates(classes: Any, device: torch.device) -> Tensor:

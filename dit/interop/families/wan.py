@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit.interop.families.basic import attention_links, embedding_links, mlp_links
-from dit.interop.family import Call, Draw, Family, Network, Overrides, levels, take
+from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, Same, convolution, joined_linear, linear
 from dit.net.attention import AcrossHeads
 from dit.net.image import ImageCrossAttention, ImageTokens
@@ -169,19 +169,3 @@ class Wan(Family):
             x, *given = x.split([net.in_channels, *net.concat_channels.values()], dim=1)
             cond |= dict(zip(net.concat_channels, given, strict=True))
         return x, levels(timestep, net.level.scale, token_grid(net.patch, *x.shape[2:])), cond
-
-    def example(
-        self, settings: Mapping[str, Any], batch: int, size: tuple[int, int, int], text_tokens: int, draw: Draw
-    ) -> dict[str, Any]:
-        s = settings
-        arguments = {
-            "hidden_states": draw.normal(batch, s["in_channels"], *size),
-            "timestep": draw.timesteps(batch),
-            "encoder_hidden_states": draw.normal(batch, text_tokens, s["text_dim"]),
-        }
-        if s["image_dim"] is not None:
-            arguments["encoder_hidden_states"] = draw.normal(batch, BESIDE_IMAGE, s["text_dim"])
-            positions = s["pos_embed_seq_len"]  # of two images a sample
-            images, tokens = (batch, 257) if positions is None else (2 * batch, positions // 2)
-            arguments["encoder_hidden_states_image"] = draw.normal(images, tokens, s["image_dim"])
-        return arguments
