@@ -99,8 +99,8 @@ def inject(net: nn.Module, sizes: Mapping[str, tuple[int, float]], dropout: floa
 
 
 def pattern(values: Mapping[str, float]) -> dict[str, float]:
-    """Values of layers as peft's configs hold them beside a value for all, which is the largest: nothing if all are
-    equal. Its keys are regular expressions."""
+    """`rank_pattern` or `alpha_pattern` of peft's config: a regular expression for each layer -> its value. Empty when
+    all layers have the same."""
     return {} if len(set(values.values())) == 1 else {f"^{re.escape(name)}": value for name, value in values.items()}
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from dit.net.backbone import Backbone
 
-# Attributes that change how a network computes or starts, not what it computes: left out of descriptions.
+# Attributes that do not change what a network computes: descriptions leave them out.
 HOW = {"training", "kernel", "runner", "init", "std", "family"}
 
 
@@ -47,12 +47,12 @@ def _value(name: str, value: Any) -> dict[str, Any]:
 
 
 def kinds(description: Mapping[str, Any]) -> dict[str, Any]:
-    """The classes alone, all blocks as one (the last counts): which parts there are, whatever their sizes."""
+    """Only the classes of the parts, not their sizes; all blocks count as one, the last."""
     return {re.sub(r"^blocks\.\d+", "blocks", name): v for name, v in description.items() if name.endswith("class")}
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """The first thing in which two descriptions differ, in words; None when they are equal."""
+    """The first difference between two descriptions, in words; None when they are equal."""
     for name in [*theirs, *(name for name in ours if name not in theirs)]:
         if ours.get(name) != theirs.get(name) or (name in ours) != (name in theirs):
             return f"{name} is {ours.get(name, 'absent')}, not {theirs.get(name, 'absent')}"

@@ -25,14 +25,15 @@ from dit.interop.presets import build_empty, compose
 from dit.interop.weights import Link, Misfit, to_ours, to_theirs, translated
 from dit.net.backbone import Backbone
 
-# What a setting that cannot be may break: the values are anyone's.
+# What a wrong value of a setting may raise; configs come from anyone.
 WRONG = (
     *(ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError),
     *(HydraException, OmegaConfBaseException),
 )
-BEYOND = 100  # times as many weights as there are: no misfit of a tensor any more
+BEYOND = 100  # times the stored weights: a network of more is refused before any tensor is compared
 
-_equal: weakref.WeakKeyDictionary[Backbone, Family] = weakref.WeakKeyDictionary()  # networks, and what they were last
+# Network -> the family that it was last found equal to.
+_equal: weakref.WeakKeyDictionary[Backbone, Family] = weakref.WeakKeyDictionary()
 
 
 def from_diffusers(source: nn.Module | str | Path) -> Backbone:
@@ -97,9 +98,9 @@ def call_like_diffusers(net: Backbone, **arguments: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Stored:
-    """A folder of diffusers, opened and checked: all that can be known of it without reading its values.
+    """An opened folder of diffusers, with all names and shapes checked; values are read later.
 
-    config: of the network that it is in our terms. shapes: of that network's weights, under our names.
+    config: of our network. shapes: of that network's weights, under our names.
     """
 
     folder: Path
@@ -110,21 +111,20 @@ class Stored:
     shapes: dict[str, torch.Size]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(our name, tensor), read one after another."""
+        """(our name, tensor), read one at a time."""
         with naming(self.weights):
             yield from translated(self.links, self.weights, self.shapes)
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether a folder looks like one of diffusers, whole or not."""
+    """Whether a folder looks like one of diffusers, even an incomplete one."""
     traces = (folders.CONFIG, f"*/{folders.CONFIG}", "*.safetensors", "*.bin", f"*{folders.INDEX_SUFFIX}")
     return folder.is_dir() and any(True for trace in traces for _ in folder.glob(trace))
 
 
 def open_folder(folder: str | Path) -> Stored:
-    """Opens a folder that diffusers has saved. Raises as `from_diffusers`, before values are read.
-
-    But those few that `Family.infer` must see are.
+    """Opens a folder that diffusers has saved. Raises as `from_diffusers`. Of the values only those are read that
+    `Family.infer` needs.
     """
     config, weights = adopted(folders.read_config(folder)), folders.Weights(folder)
     with one_line(f"{Path(folder) / folders.CONFIG}: "):
@@ -141,7 +141,7 @@ def open_folder(folder: str | Path) -> Stored:
 
 
 def check_depth(family: Family, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Raises ValueError for more blocks than there are tensors: building them would take hours before any is missed."""
+    """Raises ValueError for more blocks than stored tensors: building them all could take hours."""
     for name in family.depths:
         depth = config.get(name, family.defaults[name])
         if isinstance(depth, (int, float)) and depth > len(weights):
@@ -151,35 +151,37 @@ def check_depth(family: Family, config: Mapping[str, Any], weights: Mapping[str,
 
 
 def check_size(net: nn.Module, theirs: Mapping[str, Tensor]) -> None:
-    """Raises ValueError for a network beyond all that is stored: the order of its channels alone may fill the memory.
+    """Raises ValueError for a network of far more weights than are stored: lists of its channels could fill the memory.
 
-    Smaller misfits are for `to_ours`, which names the tensor.
+    `to_ours` finds smaller differences, and names the tensor.
     """
     wanted, held = (sum(tensor.numel() for tensor in each.values()) for each in (net.state_dict(), theirs))
     if wanted > BEYOND * held:
-        raise ValueError(f"these settings make {wanted:,} weights, but the folder holds {held:,}: of another network")
+        raise ValueError(
+            f"these settings make {wanted:,} weights, but the folder holds {held:,}: they are of another network"
+        )
 
 
 def adopted(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """config.json in the words of today's diffusers (`Family.adopt`)."""
+    """config.json with the names of today's diffusers (`Family.adopt`)."""
     return next((known for family in FAMILIES if (known := family.adopt(config)) is not None), config)
 
 
 def net_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json, with what `Family.infer` says, -> the config of our network, as configs/net would give it."""
+    """config.json, and what `Family.infer` found -> the config of our network, as configs/net gives it."""
     family = family_named(config.get("_class_name"))
     inferred = {key: config.get(key, default) for key, default in family.inferred.items()}
     return compose(family.preset, made=family.overrides({**family.settings(config), **inferred}))
 
 
 def shapes_of(net: nn.Module) -> dict[str, torch.Size]:
-    """The shapes of a network's weights; the meta device will do."""
+    """Name -> shape of a network's weights; it may be on the meta device."""
     return {key: tensor.shape for key, tensor in net.state_dict().items()}
 
 
 @contextmanager
 def naming(weights: folders.Weights) -> Iterator[None]:
-    """Puts the file of a misfitting tensor in front of what is said of it."""
+    """Within, the message of a `Misfit` begins with the file that holds the tensor."""
     try:
         yield
     except Misfit as error:
@@ -188,7 +190,7 @@ def naming(weights: folders.Weights) -> Iterator[None]:
 
 @contextmanager
 def one_line(where: str = "") -> Iterator[None]:
-    """Says of a setting that cannot be why, in a ValueError of one line that begins with `where`."""
+    """Within, whatever a wrong setting raises becomes a ValueError of one line, which begins with `where`."""
     try:
         yield
     except WRONG as error:
@@ -200,7 +202,7 @@ def reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     said = "".join(each if each.isprintable() else "?" for each in " ".join(str(error).split())[:600])
-    return said if isinstance(error, ValueError) else f"a setting has a value that cannot be ({said[:200]})"
+    return said if isinstance(error, ValueError) else f"a setting has an impossible value ({said[:200]})"
 
 
 def family_named(class_name: str | None) -> Family:
@@ -217,10 +219,9 @@ def family_named(class_name: str | None) -> Family:
 def recognise(net: Backbone, anew: bool = False, class_name: str | None = None) -> Family:
     """The class of diffusers that this network is one of: `net.family`, or class_name where several compute the same.
 
-    The class is built anew from the settings that it reads off the network, and compared part by part: parts may have
-    been exchanged. What was found equal is remembered; `anew` compares again. Raises ValueError where the class
-    computes anything else, with the first difference, and where none is named. Where it cannot say its settings, since
-    it has no such parts, kinds of parts are all that is compared.
+    The family reads its settings off the network, builds that network again, and compares all parts, since some may
+    have been exchanged. A result is remembered; `anew` compares again. Raises ValueError with the first difference, and
+    where no class is named. If the parts are others, so that the family finds no settings, their classes are compared.
     """
     net = getattr(net, "_orig_mod", net)  # of torch.compile
     named = class_name or net.family
@@ -234,8 +235,8 @@ def recognise(net: Backbone, anew: bool = False, class_name: str | None = None) 
     try:
         theirs = describe(build_empty(net_config({"_class_name": named, **family.config(net)})))
         found = difference(mine, theirs)
-    except WRONG:  # parts that this class has not, so that it finds no settings in them
-        found = difference(kinds(mine), kinds(miniature(family.preset))) or "a part of it has settings of another kind"
+    except WRONG:  # other parts, which do not have the settings
+        found = difference(kinds(mine), kinds(miniature(family.preset))) or "a part of it has other settings"
     if (why := family.never(net) or found) is not None:
         raise ValueError(f"this network is no {named}: {why}")
     _equal[net] = family
@@ -244,5 +245,5 @@ def recognise(net: Backbone, anew: bool = False, class_name: str | None = None) 
 
 @cache
 def miniature(preset: str) -> dict[str, Any]:
-    """What a network of configs/net computes (`describe`)."""
+    """The description of a network of configs/net."""
     return describe(build_empty(compose(preset)))

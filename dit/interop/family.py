@@ -1,4 +1,4 @@
-"""What this project knows of one class of diffusers: its settings, the names of its weights, how it is called."""
+"""What this project knows about one class of diffusers: its settings, the names of its weights, how it is called."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ Network: TypeAlias = Any
 STORAGE = ("torch_dtype", "dtype")  # of config.json: the weights themselves say how they are stored
 QUANTISED = "quantization_config"
 LARGEST = 2**31 - 1  # of whole numbers, in sizes
-FURTHEST = 1e30  # from zero, of numbers: beyond, float32 ends
+FURTHEST = 1e30  # from zero, of other numbers: float32 ends at 3e38
 Call: TypeAlias = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 class Family(ABC):
-    """One class of diffusers. Both directions start from plain values: its `config.json`, or one of our networks.
+    """One class of diffusers: from its `config.json` to a config of ours (`overrides`), and back (`config`).
 
-    class_name: its `_class_name`. preset: the config of configs/net that `overrides` starts from.
-    defaults: every setting of its constructor with the default there, lists for tuples. A value must be of its kind.
-    also: examples of the other kinds that a setting takes, such as None.
-    depths: those that count blocks.
-    inferred: settings that its config.json does not hold but its weights tell (`infer`), with defaults; their names
-      begin with an underscore.
+    class_name: its `_class_name`. preset: the config of configs/net that `overrides` changes.
+    defaults: every setting of the class's constructor and its default, lists for tuples. A value must have the type of
+      the default.
+    also: setting -> examples of other types that it may have, such as None.
+    depths: the settings that count blocks.
+    inferred: settings, with defaults, that the weights show and config.json does not hold (`infer`). Their names begin
+      with an underscore.
     """
 
     class_name: ClassVar[str]
@@ -41,21 +42,21 @@ class Family(ABC):
     inferred: ClassVar[Mapping[str, Any]] = {}
 
     def adopt(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
-        """config.json of this class as it was written under an older name, in today's words; None: it is not."""
+        """config.json with today's names, where an older version of this class wrote it; None for any other config."""
         return None
 
     def infer(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What `inferred` names, from weights under their names; reads no more of them than it must.
+        """The settings that `inferred` names. weights: under the class's names; as few as possible are read.
 
-        Weights that do not fit are no error here.
+        Wrong weights raise nothing here; they do when they are loaded.
         """
         return {}
 
     def settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """config.json with the defaults filled in, without what says nothing of the network.
+        """The class's settings: those of config.json, and defaults for the others.
 
         Raises ValueError for a setting that is not known here, since it may change what the network computes, and for a
-        value of another kind than the class takes.
+        value of a wrong type.
         """
         own = {key: value for key, value in config.items() if not key.startswith("_") and key not in STORAGE}
         if own.get(QUANTISED):
@@ -69,7 +70,7 @@ class Family(ABC):
         return {**self.defaults, **{key: self._checked(key, value) for key, value in own.items()}}
 
     def _checked(self, name: str, value: Any) -> Any:
-        """A value of config.json, which may be anything, if it is of a kind that this setting takes."""
+        """A value of config.json, if it has a type that this setting takes; else ValueError."""
         examples = (self.defaults[name], *self.also.get(name, ()))
         least = 0 if name in self.depths or 0 in examples else 1
         if not any(like(value, example, least) for example in examples):
@@ -77,14 +78,14 @@ class Family(ABC):
             raise ValueError(f"{name}={'null' if value is None else shown(value)} must be {said}")
         # JSON has no other way to write 1.0 than that: whole numbers are written as such.
         if isinstance(value, tuple):
-            return list(value)  # of an object; its config has tuples
+            return list(value)  # the config of an object holds tuples
         return float(value) if type(value) is int and isinstance(examples[0], float) else value
 
     @abstractmethod
     def overrides(self, settings: Mapping[str, Any]) -> Overrides:
-        """Settings and what `inferred` names -> what makes the preset this network.
+        """Settings, `inferred` ones too -> the changes that make the preset this network.
 
-        Raises ValueError for a setting that no part of ours can be.
+        Raises ValueError for a setting that no part of ours computes.
         """
 
     @abstractmethod
@@ -96,7 +97,7 @@ class Family(ABC):
 
     @abstractmethod
     def links(self, net: Network) -> list[Link]:
-        """Our names and theirs, for a network with this family's parts (the meta device will do)."""
+        """Our names and theirs, for a network with this family's parts; it may be on the meta device."""
 
     @abstractmethod
     def call(self, net: Network, arguments: Mapping[str, Any]) -> Call:
@@ -110,17 +111,17 @@ class Family(ABC):
         return out
 
     def never(self, net: Network) -> str | None:
-        """Why a network that looks like this class can never be one, in words; None: nothing is known to say."""
+        """Why a network that resembles this class is none, in words; None: no such reason is known."""
         return None
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What to change in a preset: choices, which our code alone makes, and values, which may come from any file and are
-    set as they are, never read as text.
+    """Changes of a preset. Choices come from our code alone. Values may come from any file: they are set as they are,
+    and never parsed.
 
-    groups: group of configs/net -> its option. values: dotted key of the network's config -> plain value; a mapping
-    gives new values to entries, and may add some.
+    groups: group of configs/net -> its option. values: dotted key of the network's config -> plain value. A mapping
+    changes the entries that it names, or adds them.
     """
 
     groups: Mapping[str, str]
@@ -128,8 +129,8 @@ class Overrides:
 
 
 def like(value: Any, example: Any, least: int = 0) -> bool:
-    """Whether a value is of an example's kind: nothing, a truth value, a whole number of at least `least`, a finite
-    number, a text, a list of as many of one kind."""
+    """Whether a value has the type of an example: None, bool, a whole number of at least `least`, a finite number, str,
+    or a list of the same length with elements of one type."""
     if isinstance(example, list):
         return (
             isinstance(value, (list, tuple))
@@ -144,7 +145,7 @@ def like(value: Any, example: Any, least: int = 0) -> bool:
 
 
 def in_words(example: Any, least: int) -> str:
-    """The kind of an example, for messages."""
+    """The type of an example, for messages."""
     if isinstance(example, list):
         each = "whole numbers" if type(example[0]) is int else "numbers"
         return f"a list of {len(example)} {each}"
@@ -154,10 +155,10 @@ def in_words(example: Any, least: int) -> str:
 
 
 def take(arguments: Mapping[str, Any], *known: str) -> list[Any]:
-    """The named arguments, None for absent ones.
+    """The arguments of these names; None for absent ones.
 
-    Raises ValueError for any other argument that is not None: it would be ignored silently, and when one that every
-    class needs is none.
+    Raises ValueError for any other argument that is given, since it would be ignored, and when hidden_states, timestep
+    or encoder_hidden_states is known and missing.
     """
     harmless = {"return_dict", "attention_kwargs", "cross_attention_kwargs"}
     for name, value in arguments.items():
@@ -169,19 +170,20 @@ def take(arguments: Mapping[str, Any], *known: str) -> list[Any]:
     return [arguments.get(name) for name in known]
 
 
-def kept(mask: Tensor) -> Tensor:
-    """A padding mask (B, L) that the reference turns into scores, 0 for 1 and -10000 for 0, -> bool, True: attended.
+def attended(mask: Tensor) -> Tensor:
+    """A padding mask (B, L) of ones and zeros, 0 is padding -> bool, True where the reference attends.
 
-    A row of zeros hides nothing there, since all its scores sink alike. Raises ValueError for other numbers.
+    The reference adds -10000 to the scores of padding. In a row of zeros that changes all scores alike, so all tokens
+    are attended. Raises ValueError for other numbers.
     """
-    keep = mask.bool()
-    if not torch.equal(keep.to(mask.dtype), mask):
-        raise ValueError("encoder_attention_mask must hold nothing but 1, a real token, and 0, padding")
-    return keep | ~keep.any(dim=1, keepdim=True)
+    real = mask.bool()
+    if not torch.equal(real.to(mask.dtype), mask):
+        raise ValueError("encoder_attention_mask must hold 1 for real tokens and 0 for padding, and no other number")
+    return real | ~real.any(dim=1, keepdim=True)
 
 
 def levels(timestep: Tensor, scale: float, grid: Sequence[int]) -> Tensor:
-    """Timesteps (), (B,), (B, F) or (B, N), one a token, in the reference's units -> t (B, 1) or (B, F), float64.
+    """Timesteps (), (B,), (B, F) or (B, N tokens), `scale` times our levels -> t (B, 1) or (B, F), float64.
 
     grid: tokens along (f, h, w). Raises ValueError when tokens of one frame have different timesteps.
     """

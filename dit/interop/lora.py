@@ -66,9 +66,9 @@ def save_lora(net: Backbone, folder: str | Path) -> dict[str, Adapter]:
 
 
 def load_lora(net: Backbone, source: str | Path) -> None:
-    """Puts the adapters of a file or folder of diffusers into a network, trainable; all else in it is frozen.
+    """Adds the adapters of a file or folder of diffusers to a network; they are trainable, all else is frozen.
 
-    Raises ValueError or FileNotFoundError, naming file and key, when they do not fit; then the network is as it was.
+    Raises ValueError or FileNotFoundError, naming file and key, when they do not fit; the network is unchanged then.
     """
     file = Path(source) / FILE if Path(source).is_dir() else Path(source)
     theirs = read_lora(file)
@@ -86,10 +86,10 @@ def load_lora(net: Backbone, source: str | Path) -> None:
 
 
 def fill_lora(net: Backbone, source: str | Path) -> int:
-    """Puts the adapters of a file or folder of diffusers in the place of those that a network has; says how many.
+    """Replaces the values of a network's adapters by those of a file or folder of diffusers; returns their number.
 
-    Scales may differ: that of the file goes into the numbers. Raises ValueError or FileNotFoundError, naming the layer,
-    when layers or ranks are not the network's own; then the network is as it was.
+    Scales may differ: values are converted to the network's. Raises ValueError or FileNotFoundError, naming the layer,
+    when layers or ranks are not the network's; the network is unchanged then.
     """
     file = Path(source) / FILE if Path(source).is_dir() else Path(source)
     theirs = read_lora(file)
@@ -214,7 +214,7 @@ def cut(adapter: Adapter, sizes: Sequence[int], axis: int, order: Tensor | None 
 
 
 def joined(parts: Sequence[Adapter | None], sizes: Sequence[int], axis: int) -> Adapter:
-    """The adapter of a weight whose parts stand one after another along `axis`; None: a part without one."""
+    """The adapter of a weight that is the concatenation of parts along `axis`. None: a part without an adapter."""
     if axis == 1:
         turned = joined([None if x is None else Adapter(x.b.T, x.a.T, x.scale) for x in parts], sizes, 0)
         return Adapter(turned.b.T, turned.a.T, turned.scale)
@@ -234,7 +234,7 @@ def joined(parts: Sequence[Adapter | None], sizes: Sequence[int], axis: int) -> 
 
 
 def _plan(change: Change, name: str) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """(axis, sizes along it, order along it) of a change, () where it has none. ValueError for any other change."""
+    """(axis, sizes along it, order along it) of a change; () for none. ValueError for a change of another kind."""
     if isinstance(change, Same) and change.shape is None:
         return 0, (), ()
     if isinstance(change, Joined):
@@ -252,8 +252,8 @@ def _equal(adapter: Adapter, axis: int, count: int) -> list[int]:
 
 
 def _about(file: Path, text: str) -> dict[str, Any]:
-    """peft's settings in a file's head. Raises ValueError for what is none, and for patterns that are more than names:
-    they are regular expressions, some of which take forever."""
+    """peft's settings in a file's metadata. Raises ValueError for anything else, and for patterns that are no plain
+    names: as regular expressions some would never end."""
     try:
         read = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""A network of ours as a folder: net.yaml, which builds it, and net.safetensors, under its own names."""
+"""A network of ours as a folder: its config in net.yaml, and its weights, under our names, in net.safetensors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dit.interop import files
 
 CONFIG = "net.yaml"
 WEIGHTS = "net.safetensors"
-HEAD = "# The network whose weights lie beside; `python train.py init_from=` this folder starts from them.\n"
+HEAD = "# Its weights are in net.safetensors; `python train.py init_from=FOLDER` starts from this folder.\n"
 
 
 @dataclass(frozen=True)
 class Native:
-    """A folder of ours, opened: `config` is the network's, `weights` are read when asked for."""
+    """An opened folder of ours. config: of the network. weights: each is read when it is asked for."""
 
     folder: Path
     config: dict[str, Any]
@@ -42,7 +42,7 @@ def open_folder(folder: Path) -> Native:
     """Opens a folder of ours. Raises ValueError or FileNotFoundError, naming the file, when it is damaged."""
     config = current(read_yaml(folder / CONFIG))
     if "_target_" not in config:
-        raise ValueError(f"{folder / CONFIG} is no network's config")
+        raise ValueError(f"{folder / CONFIG} is no config of a network: it has no _target_")
     return Native(folder, config, folders.Weights(folder, WEIGHTS))
 
 

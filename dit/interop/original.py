@@ -63,7 +63,7 @@ def from_original(source: str | Path | Mapping[str, Tensor], preset: str = DIT, 
 
 
 def original_config(source: str | Path | Mapping[str, Tensor], preset: str, heads: int | None = None) -> dict[str, Any]:
-    """The config of the network that `from_original` makes of a checkpoint; the arguments are its."""
+    """The config of the network that `from_original` makes of a checkpoint, with the same arguments."""
     weights = source if isinstance(source, Mapping) else read(Path(source))
     return compose(preset, made=Sizes.of_weights(weights, heads).overrides(preset))
 
@@ -100,7 +100,7 @@ def original_weights(net: Backbone, size: int) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What makes a DiT of one size. features: outputs of the last layer for each token; hidden: of the MLP."""
+    """The sizes of a DiT. features: outputs of the last layer for each token. hidden: of the MLP."""
 
     width: int
     depth: int
@@ -150,7 +150,7 @@ class Sizes:
         )
 
     def overrides(self, preset: str) -> Overrides:
-        """Of a preset that has the right parts. Raises Misfit when the last layer fits no number of channels."""
+        """The changes of a preset with the same parts. Raises Misfit when the last layer fits no number of channels."""
         sit = compose(preset)["level"]["_target_"].endswith(LevelFromNoise.__name__)
         out, left = divmod(self.features, self.patch**2)
         if left or (sit and out not in (self.in_channels, 2 * self.in_channels)):
@@ -173,7 +173,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Towards(Change):
-    """SiT's last layer: ours with the opposite sign, and rows for channels that are computed and dropped.
+    """SiT's last layer: ours with the opposite sign, and rows of channels that SiT computes and drops.
 
     places: values of a patch in one channel. channels: ours; all_channels: theirs, which stand behind them.
     """

@@ -23,8 +23,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 def compose(preset: str, overrides: Sequence[str] = (), made: Overrides | None = None) -> dict[str, Any]:
     """configs/net/<preset>.yaml with changes, plain and resolved.
 
-    overrides: of Hydra (`net.width=64`, `net/qk_norm=none`), which are read as text: from code or the user alone, never
-    made of what a file says. made: choices and values that follow from a file; values are set as they are.
+    overrides: of Hydra (`net.width=64`, `net/qk_norm=none`). Hydra parses them, so they must come from code or the
+    user, never from a file. made: changes that follow from a file; their values are not parsed.
     """
     made = made or Overrides({}, {})
     check_plain(dict(made.values), "net")
@@ -33,7 +33,7 @@ def compose(preset: str, overrides: Sequence[str] = (), made: Overrides | None =
     with outside_of_hydra(), hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose(f"net/{preset}", overrides=[*groups, *overrides])
     for key, value in made.values.items():
-        # A mapping changes entries, and may add some; any other key must be there.
+        # A mapping changes entries or adds some; any other key must exist.
         OmegaConf.update(config.net, key, value, merge=True, force_add=isinstance(value, dict))
     plain = OmegaConf.to_container(config.net, resolve=True)
     assert isinstance(plain, dict)
@@ -42,7 +42,7 @@ def compose(preset: str, overrides: Sequence[str] = (), made: Overrides | None =
 
 @contextmanager
 def outside_of_hydra() -> Iterator[None]:
-    """Within: as if no Hydra command were running. Hydra composes for one at a time."""
+    """Within, a config can be composed while a Hydra command runs, of which Hydra knows only one at a time."""
     state = GlobalHydra.instance()
     running, state.hydra = state.hydra, None
     try:
@@ -52,6 +52,6 @@ def outside_of_hydra() -> Iterator[None]:
 
 
 def build_empty(config: dict[str, Any]) -> Backbone:
-    """The network of a config, which may be anyone's, on the meta device: every shape, no memory."""
+    """The network of a config, which may come from anyone, on the meta device: it has shapes and takes no memory."""
     with torch.device("meta"):
         return build(config, Kind(Backbone, "dit.net"), "net")

@@ -15,9 +15,9 @@ NEAR = 1e-3  # of values up to 1; references compute the angles in float32
 
 
 def check_rotation(net: Network, x: Tensor, given: tuple[Tensor, Tensor] | None) -> None:
-    """Raises ValueError unless `given` turns the tokens of x (B, C, F, H, W) as the network does.
+    """Raises ValueError unless `given` rotates the tokens of x (B, C, F, H, W) as the network does.
 
-    given: cos and sin (N, head_dim) of every channel of a head, or None: nothing is turned.
+    given: cos and sin (N, head_dim) of every channel of a head; None: nothing is rotated.
     """
     grid = token_grid(net.patch, *x.shape[2:])
     rotation = net.position.rotation(Coordinates.of_clip(grid), x, {})
@@ -32,7 +32,7 @@ def check_rotation(net: Network, x: Tensor, given: tuple[Tensor, Tensor] | None)
         raise ValueError(
             f"image_rotary_emb has the shape {tuple(given[0].shape)}; {grid} tokens need {tuple(cos.shape)}"
         )
-    # A quarter turn shows the signs that our tables carry and theirs do not.
+    # Our sines have signs and theirs have none: at a right angle, where each sine is 1, our table is those signs.
     _, sign = rotation.pairing.tables(torch.full((1, cos.shape[1] // 2), math.pi / 2, device=sin.device))
     apart = max((given[0] - cos).abs().max().item(), (given[1] * sign - sin).abs().max().item())
     if apart > NEAR:

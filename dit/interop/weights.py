@@ -1,4 +1,4 @@
-"""Which tensors of two layouts hold the same numbers, and how one becomes the other: exact in both directions."""
+"""Which tensors of two layouts hold the same numbers, and how to convert them, exactly, in both directions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 class Change(Protocol):
-    """How tensors of the other layout become ours, and back."""
+    """A conversion between tensors of the other layout and ours."""
 
     def into(self, theirs: list[Tensor]) -> list[Tensor]:
         """Tensors of a link's `theirs`, of the shapes that `back` gives, -> those of its `ours`.
 
-        The result may still have another shape with as many values: the network's own is given to it afterwards.
-        On the meta device there are shapes alone. Raises ValueError when their values cannot be ours.
+        The caller reshapes the result to the network's shape. Tensors may be on the meta device. Raises ValueError for
+        values that ours cannot hold.
         """
         ...
 
@@ -28,7 +28,7 @@ class Change(Protocol):
 
 @dataclass(frozen=True)
 class Same:
-    """One tensor, one name each; `shape` is theirs where it differs (a convolution, a table with an axis in front)."""
+    """One tensor of each. shape: of theirs, where it is another one (a convolution, a table with a leading axis)."""
 
     shape: tuple[int, ...] | None = None
 
@@ -42,7 +42,7 @@ class Same:
 
 @dataclass(frozen=True)
 class Joined:
-    """Ours is theirs one after another along `axis`; `sizes` of theirs, or None: equal ones."""
+    """Ours is the concatenation of theirs along `axis`. sizes: of theirs along it; None: equal ones."""
 
     count: int
     axis: int = 0
@@ -59,7 +59,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class Split:
-    """Theirs is ours one after another along `axis`, with these `sizes`: the reverse of `Joined`."""
+    """Theirs is the concatenation of ours along `axis`, with these `sizes`: the reverse of `Joined`."""
 
     sizes: tuple[int, ...]
     axis: int = 0
@@ -74,7 +74,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Reordered:
-    """ours = theirs taken in another `order` along `axis` (patch values in another order, scale before shift)."""
+    """ours[i] = theirs[order[i]] along `axis` (patch values in another order, scale before shift)."""
 
     order: tuple[int, ...]
     axis: int = 0
@@ -92,13 +92,13 @@ class Reordered:
 
 @dataclass(frozen=True)
 class Copies:
-    """Theirs holds our one tensor `count` times; copies that differ cannot be ours."""
+    """Theirs has `count` equal copies of our one tensor."""
 
     count: int
 
     def into(self, theirs: list[Tensor]) -> list[Tensor]:
         if not theirs[0].is_meta and any(not torch.equal(copy, theirs[0]) for copy in theirs[1:]):
-            raise ValueError(f"should be one tensor {self.count} times, but its copies differ")
+            raise ValueError(f"must have {self.count} equal copies, and they differ")
         return theirs[:1]
 
     def back(self, ours: list[Tensor]) -> list[Tensor]:
@@ -107,7 +107,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class Link:
-    """Tensors of ours and of theirs that hold the same numbers, and the change between them."""
+    """Tensors of ours and of theirs that hold the same numbers, and the conversion between them."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
@@ -120,7 +120,7 @@ def linear(ours: str, theirs: str, *, bias: bool = True) -> list[Link]:
 
 
 def joined_linear(ours: str, theirs: Sequence[str], *, bias: bool = True) -> list[Link]:
-    """Our one Linear that computes what several Linears of theirs compute, one after another (q, k and v)."""
+    """One Linear of ours whose outputs are those of several Linears of theirs, in this order (q, k and v)."""
     count = len(theirs)
     return [
         Link((f"{ours}.{kind}",), tuple(f"{name}.{kind}" for name in theirs), Joined(count)) for kind in kinds(bias)
@@ -128,13 +128,13 @@ def joined_linear(ours: str, theirs: Sequence[str], *, bias: bool = True) -> lis
 
 
 def convolution(ours: str, theirs: str, shape: tuple[int, ...], *, bias: bool = True) -> list[Link]:
-    """Our Linear on patches, their convolution whose stride is its kernel; shape: of its weight (out, in, ...)."""
+    """Our Linear on patches is their convolution with stride = kernel. shape: of its weight (out, in, ...)."""
     weight = Link((f"{ours}.weight",), (f"{theirs}.weight",), Same(shape))
     return [weight, Link((f"{ours}.bias",), (f"{theirs}.bias",))] if bias else [weight]
 
 
 def reordered_linear(ours: str, theirs: str, order: Iterable[int], *, bias: bool = True) -> list[Link]:
-    """A Linear whose outputs stand in another order: ours[i] = theirs[order[i]]."""
+    """A Linear whose outputs have another order: ours[i] = theirs[order[i]]."""
     change = Reordered(tuple(order))
     return [Link((f"{ours}.{kind}",), (f"{theirs}.{kind}",), change) for kind in kinds(bias)]
 
@@ -144,18 +144,24 @@ def kinds(bias: bool) -> tuple[str, ...]:
 
 
 def channels_first(channels: int, patch: tuple[int, int, int]) -> tuple[int, ...]:
-    """The order that takes patch outputs (C, f, h, w) to ours, (f, h, w, C)."""
+    """The order of `Reordered` from patch outputs (C, f, h, w) to ours, (f, h, w, C)."""
     volume = patch[0] * patch[1] * patch[2]
     return tuple(torch.arange(channels * volume).view(channels, volume).T.flatten().tolist())
 
 
+def channels_last(channels: int, patch: tuple[int, int, int]) -> tuple[int, ...]:
+    """The order of `Reordered` from patch inputs (f, h, w, C) to ours, (C, f, h, w)."""
+    volume = patch[0] * patch[1] * patch[2]
+    return tuple(torch.arange(volume * channels).view(volume, channels).T.flatten().tolist())
+
+
 def swapped_halves(size: int) -> tuple[int, ...]:
-    """The order of two halves the other way round: scale and shift instead of shift and scale."""
+    """The order of `Reordered` that exchanges two halves: scale and shift become shift and scale."""
     return (*range(size // 2, size), *range(size // 2))
 
 
 class Misfit(ValueError):
-    """A tensor of the other layout that cannot be taken over. key: its name there."""
+    """A tensor of the other layout that does not fit the network. key: its name there."""
 
     def __init__(self, key: str, what: str) -> None:
         super().__init__(f"{key} {what}")
@@ -178,13 +184,13 @@ def to_ours(links: Sequence[Link], theirs: Mapping[str, Tensor], shapes: Mapping
 def translated(
     links: Sequence[Link], theirs: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]
 ) -> Iterator[tuple[str, Tensor]]:
-    """(our name, tensor) one after another: no more than the tensors of one link are held at a time.
+    """(our name, tensor), link by link; only the tensors of one link are in memory at a time.
 
-    theirs: at least what the links name; on the meta device it says whether all shapes fit. Raises as `to_ours`.
+    theirs: must have every name of the links. On the meta device it is a check of all shapes. Raises as `to_ours`.
     """
     for link in links:
         given = [theirs[key] for key in link.theirs]
-        # What the way back makes of our shapes is what theirs must be.
+        # Theirs must have the shapes that `back` makes of ours.
         wanted = link.change.back([torch.empty(shapes[key], device="meta") for key in link.ours])
         for key, tensor, like in zip(link.theirs, given, wanted, strict=True):
             if tensor.shape != like.shape:
@@ -194,7 +200,7 @@ def translated(
         try:
             tensors = link.change.into(given)
         except ValueError as error:
-            raise Misfit(link.theirs[0], f"cannot be {link.ours[0]}: it {error}") from None
+            raise Misfit(link.theirs[0], f"cannot become {link.ours[0]}: it {error}") from None
         for key, tensor in zip(link.ours, tensors, strict=True):
             yield key, tensor.reshape(shapes[key])
 

@@ -130,7 +130,7 @@ def test_refuses_arguments_that_it_would_ignore() -> None:
     for change, says in (
         ({"attention_mask": holes}, "attention_mask is not supported"),
         ({"encoder_attention_mask": torch.zeros(2, 1, 7)}, "must be"),
-        ({"encoder_attention_mask": torch.full((2, 7), 0.5)}, "nothing but 1, a real token, and 0"),
+        ({"encoder_attention_mask": torch.full((2, 7), 0.5)}, "must hold 1 for real tokens and 0 for padding"),
         ({"timestep": None}, "timestep=None must be a tensor"),
         ({"image_rotary_emb": None}, "image_rotary_emb is missing"),
         ({"image_rotary_emb": (tables, (t, h.flip(1), w))}, "is not that of this network"),

@@ -107,7 +107,7 @@ SINGLE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a billion heads": (
         lambda f: settings(f, num_attention_heads=1_000_000_000),
         "config.json",
-        "a setting has a value that cannot be",
+        "a setting has an impossible value",
     ),
     "a million heads": (  # whose channels in another order, one by one, would take minutes and tens of GB
         lambda f: settings(f, num_attention_heads=1_000_000),

@@ -87,7 +87,7 @@ def test_round_trip(variant: str, tmp_path: Path) -> None:
         ({"num_frames": None}, "num_frames=None, height=6 and width=10 must be the grid of the 240 tokens"),
         ({"height": 5}, "height=5 and width=10 must be the grid of the 240 tokens"),
         ({"encoder_attention_mask": torch.ones(2, 1, 7)}, r"encoder_attention_mask has shape \(2, 1, 7\)"),
-        ({"encoder_attention_mask": torch.full((2, 7), 0.5)}, "nothing but 1, a real token, and 0"),
+        ({"encoder_attention_mask": torch.full((2, 7), 0.5)}, "must hold 1 for real tokens and 0 for padding"),
         ({"timestep": torch.arange(480.0).view(2, 240)}, "differ within a frame"),
         ({"rope_interpolation_scale": (torch.ones(2), 32, 32)}, r"a part of shape \(2,\)"),
         ({"video_coords": torch.ones(2, 3, 7)}, r"cond\['coordinates'\] has shape \(2, 3, 7\)"),

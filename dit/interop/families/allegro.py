@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from dit.interop.families.basic import attention_links, embedding_links, mlp_links, renamed
-from dit.interop.family import Call, Family, Network, Overrides, kept, levels, take
+from dit.interop.family import Call, Family, Network, Overrides, attended, levels, take
 from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, convolution, linear
 from dit.net.patches import token_grid
 
 ACTIVATIONS = {"gelu-approximate": "gelu_tanh", "gelu": "gelu"}
 AXES = {"f": "t", "h": "h", "w": "w"}  # ours: theirs
-# Settings of the authors' own class in the published folder: at these values, or at any, diffusers' class is the same.
+# Settings that the authors' class has and diffusers' has not; at these values both compute the same.
 LEFTOVERS = {
     "downsampler": None,
     "norm_type": "ada_norm_single",
@@ -24,7 +24,7 @@ LEFTOVERS = {
     "use_additional_conditions": None,
     "use_rope": True,
 }
-# Of their kernels, their text encoder and their number of steps.
+# More of them, which change nothing: of kernels, the text encoder and the number of steps.
 ELSEWHERE = ("ca_attention_mode", "sa_attention_mode", "model_max_length", "num_embeds_ada_norm")
 
 
@@ -132,12 +132,12 @@ class Allegro(Family):
         check_rotation(net, x, None if rotary is None else spread_embedding(*rotary))
         cond = {"text": text.flatten(1, -2)}  # the pipeline gives (B, 1, L, caption_channels)
         if mask is not None:
-            cond["text_mask"] = kept(mask)
+            cond["text_mask"] = attended(mask)
         return x, levels(timestep, net.level.scale, token_grid(net.patch, *x.shape[2:])), cond
 
 
 def check(s: Mapping[str, Any]) -> None:
-    """Raises ValueError for settings that no part of ours can be."""
+    """Raises ValueError for settings that no part of ours computes."""
     width = s["num_attention_heads"] * s["attention_head_dim"]
     if s["activation_fn"] not in ACTIVATIONS:
         raise ValueError(f"activation_fn={s['activation_fn']} is not supported; there are {', '.join(ACTIVATIONS)}")

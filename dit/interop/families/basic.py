@@ -1,5 +1,5 @@
-"""Modules of diffusers that several of its classes are made of: attention, MLP, embeddings. What DiT and Latte share
-beyond that: the settings of `BasicTransformerBlock`, and those that older versions wrote."""
+"""Modules that several classes of diffusers have: attention, MLP, embeddings. For DiT and Latte also the settings of
+`BasicTransformerBlock`, and those that older versions wrote."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dit.interop.family import Network, Overrides
 from dit.interop.weights import Link, joined_linear, linear, reordered_linear, swapped_halves
 from dit.net.layers import GEGLU, GELUMLP, SwiGLU
 
-# activation_fn -> the MLP, with values. diffusers' hidden layer is four times the width, also in front of a gate.
+# activation_fn -> the MLP. diffusers' hidden layer is four times the width, with a gate too.
 GATED = {"mlp.ratio": 4.0, "mlp.multiple_of": 1}
 MLPS: Mapping[str, Overrides] = {
     "gelu-approximate": Overrides({"mlp": "gelu_tanh"}, {}),
@@ -18,7 +18,7 @@ MLPS: Mapping[str, Overrides] = {
     "geglu": Overrides({"mlp": "geglu"}, GATED),
     "swiglu": Overrides({"mlp": "swiglu"}, GATED),
 }
-# Settings of the class that both were once, Transformer2DModel, at the values under which they do nothing.
+# Settings that both had as Transformer2DModel, and the values at which they change nothing.
 LEFTOVERS: Mapping[str, Any] = {
     "attention_type": "default",
     "double_self_attention": False,
@@ -48,8 +48,7 @@ def activation(mlp: Any) -> str:
 
 
 def attention_links(ours: str, theirs: str, block: Network) -> list[Link]:
-    """Self-attention (`attn1`), and cross-attention (`attn2`) where the block has it, with the biases and the QK-norms
-    that the block has."""
+    """Self-attention (`attn1`) and the block's cross-attention (`attn2`), if it has one; biases and norms as it has."""
     links = [
         *joined_linear(
             f"{ours}.attention.qkv", [f"{theirs}.attn1.to_{x}" for x in "qkv"], bias=biased(block.attention.qkv)
@@ -71,9 +70,8 @@ def attention_links(ours: str, theirs: str, block: Network) -> list[Link]:
 
 
 def qk_norm_links(ours: str, theirs: str, attention: Any) -> list[Link]:
-    """Whatever parameters the norms of queries and keys have. theirs: the name of both norms, without `_q` or `_k`.
-
-    attention: our module that holds the norms.
+    """The parameters of the norms of queries and keys. theirs: the name of both norms, without `_q` or `_k`. attention:
+    our module that holds the norms.
     """
     return [
         Link((f"{ours}.norm_{x}.{name}",), (f"{theirs}_{x}.{name.removeprefix('norm.')}",))
@@ -88,7 +86,7 @@ def embedding_links(ours: str, theirs: str) -> list[Link]:
 
 
 def mlp_links(ours: str, theirs: str, mlp: Any) -> list[Link]:
-    """The MLP, diffusers' `FeedForward`. Where it has a gate, diffusers has it behind the value, we in front of it."""
+    """The MLP, diffusers' `FeedForward`. If it has a gate, diffusers' order is value, gate; ours is gate, value."""
     down = linear(f"{ours}.down", f"{theirs}.net.2", bias=biased(mlp.down))
     if not isinstance(mlp, SwiGLU):
         return [*linear(f"{ours}.up", f"{theirs}.net.0.proj", bias=biased(mlp.up)), *down]
@@ -102,7 +100,7 @@ def biased(layer: Any) -> bool:
 
 
 def renamed(config: Mapping[str, Any], class_name: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """config.json under today's name of its class, without the leftovers of an older one and `more` of them."""
+    """config.json with today's name of its class, without `LEFTOVERS` and `more` of them that change nothing."""
     leftovers = {**LEFTOVERS, **(more or {})}
     kept = {key: value for key, value in config.items() if key not in leftovers or value != leftovers[key]}
     return {**kept, "_class_name": class_name}

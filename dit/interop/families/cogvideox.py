@@ -23,7 +23,7 @@ ACTIVATIONS = {"gelu-approximate": "gelu_tanh", "gelu": "gelu"}
 # Channels of the input behind the noisy latents of an image-to-video model: the latents of the given frames.
 GIVEN = "given_latents"
 APART = "_given_apart"  # False: one input holds all channels, as presets of an earlier version had it
-# What the pipeline of 1.5 reads of these settings: the largest picture and clip that it makes.
+# Settings that only the pipeline of 1.5 reads: the largest picture and clip that it makes.
 LARGEST = {"sample_height": 300, "sample_width": 300, "sample_frames": 81}
 
 
@@ -147,7 +147,7 @@ class CogVideoX(Family):
         kernel = (width, inputs, *net.patch[1:])
         patch_bias = net.embed.bias is not None
         links = [
-            # Both kinds of patch values are in our order, (C, f, h, w).
+            # In both generations the values of a patch have our order, (C, f, h, w).
             *(
                 linear("embed", "patch_embed.proj")
                 if counted(net)
@@ -205,7 +205,7 @@ NORMS = ("norm", "final.norm.first", "final.norm.second")
 
 
 def check(s: Mapping[str, Any]) -> None:
-    """Raises ValueError for settings that no part of ours can be."""
+    """Raises ValueError for settings that no part of ours computes."""
     rotary, learned = s["use_rotary_positional_embeddings"], s["use_learned_positional_embeddings"]
     if s["activation_fn"] not in ACTIVATIONS:
         raise ValueError(f"activation_fn={s['activation_fn']} is not supported; there are {', '.join(ACTIVATIONS)}")
@@ -226,7 +226,7 @@ def check(s: Mapping[str, Any]) -> None:
 
 
 def positions(s: Mapping[str, Any]) -> Overrides:
-    """What makes positions and text, whose tokens some positions count."""
+    """Changes for the positions, and for the text, of which some positions need the length."""
     p, length = s["patch_size"], s["max_text_seq_length"]
     if s["patch_size_t"] is not None:
         return Overrides({"position": "rope3d_quarter_time"}, {})

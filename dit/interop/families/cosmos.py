@@ -209,5 +209,5 @@ def frames_last(channels: int, patch: Grid) -> tuple[int, ...]:
 
 
 def ratio_of(hidden: int, width: int) -> float:
-    """A ratio from which the class, which rounds down, gets this hidden width."""
+    """A ratio from which the class derives this hidden width; it rounds down."""
     return hidden / width if int(hidden / width * width) == hidden else (hidden + 0.5) / width

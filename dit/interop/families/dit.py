@@ -23,7 +23,7 @@ from dit.net.position.sincos import SinCos3D
 
 BLOCKS = "transformer_blocks"
 EMBEDDER = "norm1.emb"
-# The tensors of an embedder, small ones first: copies that differ are mostly told by the first.
+# The tensors of an embedder, small ones first, since copies that differ mostly differ in the first.
 EMBEDDED = (
     "timestep_embedder.linear_1.bias",
     "timestep_embedder.linear_2.bias",
@@ -186,12 +186,12 @@ def copies(depth: int, name: str) -> tuple[str, ...]:
 
 
 def differ(weights: Mapping[str, Tensor], name: str) -> bool:
-    """Whether a block's tensor differs from the first block's. Read one at a time, up to the first that does."""
+    """Whether a block's tensor differs from the first block's. One is read at a time, until one differs."""
     first = weights.get(f"{BLOCKS}.0.{EMBEDDER}.{name}")
     for i in range(1, len(weights)):
         other = weights.get(f"{BLOCKS}.{i}.{EMBEDDER}.{name}")
         if first is None or other is None or first.is_meta or other.shape != first.shape:
-            return False  # the last block was the one before, or the file is broken, which reading it will say
+            return False  # there are no more blocks, or tensors are missing, which loading them reports
         if not torch.equal(other, first):
             return True
     return False

@@ -152,7 +152,7 @@ class Latte(Family):
 
 
 def sample_size(tokens: int, scale: float) -> int:
-    """A size from which the class gets this scale, if there is one. tokens: latents that whole tokens cover."""
+    """A `sample_size` from which the class derives this scale. tokens: the least latents along a side."""
     return max(tokens, int(64 * scale)) if scale > 1 else tokens
 
 

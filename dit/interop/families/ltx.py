@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dit.interop.families.basic import attention_links, embedding_links, mlp_links
-from dit.interop.family import Call, Family, Network, Overrides, kept, levels, take
+from dit.interop.family import Call, Family, Network, Overrides, attended, levels, take
 from dit.interop.weights import Link, channels_first, linear, reordered_linear
 from dit.net.attention import AcrossHeads
 from dit.net.coordinates import AXES
@@ -146,7 +146,7 @@ class LTXVideo(Family):
         if mask is not None and mask.dim() != 2:
             raise ValueError(f"encoder_attention_mask has shape {tuple(mask.shape)}; it must be (batch, text tokens)")
         grid = (frames, height, width)
-        cond = {"text": text} if mask is None else {"text": text, "text_mask": kept(mask)}
+        cond = {"text": text} if mask is None else {"text": text, "text_mask": attended(mask)}
         if coordinates is None:
             cond["rope_scale"] = rope_scale(scale, net.patch, net.position.extent, tokens.device)
         else:

@@ -14,13 +14,12 @@ from dit.interop.weights import Link, linear
 from dit.net.frame_rate import AdaLNSingleFPS
 from dit.net.layout import BlockCausal
 
-# The class of diffusers is told 0 for 16 frames a second and 1 for any other rate (its pipelines: 24).
+# Frames a second of the class's `fps`: 0 is 16, and 1 is any other rate, in its pipelines 24.
 RATES = (16.0, 24.0)
 
 
 class SkyReelsV2(Wan):
-    """A network without a frame rate and causal blocks computes what a Wan does, and is written as one unless it came
-    from this class."""
+    """Without a frame rate and causal blocks it computes the same as a Wan; `net.family` says which it is."""
 
     class_name = "SkyReelsV2Transformer3DModel"
     preset = "skyreels_v2_tiny"
