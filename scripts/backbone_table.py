@@ -181,7 +181,7 @@ def values_list(groups: Iterable[str]) -> str:
     """What each option of the groups says of itself."""
     sections = []
     for group in groups:
-        files = sorted((CONFIGS / "net" / group).glob("*.yaml"))
+        files = [CONFIGS / "net" / group / f"{option}.yaml" for option in options(f"net/{group}")]
         lines = [line for file in files for line in (f"- `{file.stem}`: {said(f'{group}/{file.stem}')}", *blocks(file))]
         sections.append(f"\n### {group}\n" + "\n".join(lines) + "\n")
     return "".join(sections)

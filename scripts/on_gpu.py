@@ -27,7 +27,10 @@ sys.path.insert(0, str(ROOT))
 
 from dit.entry import one_line_errors  # noqa: E402
 
-TWINS = ("wan", "dit", "hunyuan_video", "ltx_video", "latte", "cogvideox", "cosmos", "mochi", "allegro", "skyreels_v2")
+TWINS = (
+    *("wan", "dit", "hunyuan_video", "ltx_video", "latte", "cogvideox", "cosmos", "mochi", "allegro", "skyreels_v2"),
+    *("hunyuan_video15", "kandinsky5"),
+)
 SIZE = ("frames=8", "height=64", "width=64")  # latents
 WAYS = {
     "fp32": (),

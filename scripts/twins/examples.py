@@ -207,6 +207,33 @@ def hunyuan_video(s: Settings, batch: int, size: Size, text_tokens: int, draw: D
     return arguments
 
 
+def hunyuan_video15(s: Settings, batch: int, size: Size, text_tokens: int, draw: Draw) -> Arguments:
+    """With an image, whose tokens the class masks for the whole batch where all of it is 0."""
+    return {
+        "hidden_states": draw.normal(batch, s["in_channels"], *size),
+        "timestep": draw.timesteps(batch),
+        "encoder_hidden_states": draw.normal(batch, text_tokens, s["text_embed_dim"]),
+        "encoder_attention_mask": draw.mask(batch, text_tokens),
+        "encoder_hidden_states_2": draw.normal(batch, text_tokens - 2, s["text_embed_2_dim"]),
+        "encoder_attention_mask_2": draw.mask(batch, text_tokens - 2),
+        "image_embeds": draw.normal(batch, 3, s["image_embed_dim"]),
+    }
+
+
+def kandinsky5(s: Settings, batch: int, size: Size, text_tokens: int, draw: Draw) -> Arguments:
+    channels = s["in_visual_dim"] + (s["in_visual_dim"] + 1 if s["visual_cond"] else 0)
+    grid = [length // step for length, step in zip(size, s["patch_size"], strict=True)]
+    return {
+        "hidden_states": draw.normal(batch, *size, channels),
+        "timestep": draw.timesteps(batch),
+        "encoder_hidden_states": draw.normal(batch, text_tokens, s["in_text_dim"]),
+        "pooled_projections": draw.normal(batch, s["in_text_dim2"]),
+        "visual_rope_pos": [torch.arange(length, device=draw.device) for length in grid],
+        "text_rope_pos": torch.arange(text_tokens, device=draw.device),
+        "scale_factor": (1.0, 2.0, 3.16),
+    }
+
+
 def mochi(s: Settings, batch: int, size: Size, text_tokens: int, draw: Draw) -> Arguments:
     return {
         "hidden_states": draw.normal(batch, s["in_channels"], *size),
@@ -226,5 +253,7 @@ OF_CLASS: Mapping[str, Example] = {
     "CogVideoXTransformer3DModel": cogvideox,
     "AllegroTransformer3DModel": allegro,
     "HunyuanVideoTransformer3DModel": hunyuan_video,
+    "HunyuanVideo15Transformer3DModel": hunyuan_video15,
+    "Kandinsky5Transformer3DModel": kandinsky5,
     "MochiTransformer3DModel": mochi,
 }

@@ -44,6 +44,8 @@ EXAMPLES = {
     "ltx_video": Example("ltx_video_2b", ("net.depth=2",), 2, 16, 16),
     "cogvideox": Example("cogvideox_2b", ("net.depth=2",), 2, 32, 32),
     "hunyuan_video": Example("hunyuan_video", ("net.depth=2", "net.pattern=DP"), 4, 32, 32, batch=1),
+    "hunyuan_video15": Example("hunyuan_video15", ("net.depth=2",), 4, 16, 16, batch=1),
+    "kandinsky5": Example("kandinsky5_lite", ("net.depth=3", "net.pattern=XRR"), 4, 24, 24),
     "allegro": Example("allegro", ("net.depth=2",), 4, 24, 24),
     "cosmos": Example("cosmos_predict2_2b", ("net.depth=2",), 4, 24, 24),
     "mochi": Example("mochi", ("net.depth=2", "net.pattern=DE"), 4, 32, 32, batch=1),
@@ -80,7 +82,8 @@ class Theirs(nn.Module):
         self.net = net
 
     def forward(self, arguments: dict[str, Any], _: Call | None = None) -> Tensor:
-        return self.net(**arguments, return_dict=False)[0]
+        out = self.net(**arguments, return_dict=False)
+        return out if isinstance(out, Tensor) else out[0]
 
 
 def blank(net: Backbone) -> nn.Module:

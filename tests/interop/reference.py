@@ -10,17 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+ROUNDED = (torch.float32, torch.bfloat16)
+
 
 class Double(TorchFunctionMode):
-    """Whoever asks for float32 gets float64."""
+    """Whoever asks for float32 or bfloat16 gets float64."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is Tensor.float:
             return args[0].double()
-        given = {name: torch.float64 if value is torch.float32 else value for name, value in (kwargs or {}).items()}
-        return func(*(torch.float64 if value is torch.float32 else value for value in args), **given)
+        given = {name: precise(value) for name, value in (kwargs or {}).items()}
+        return func(*(precise(value) for value in args), **given)
+
+
+def precise(value: Any) -> Any:
+    """float64 for a dtype that rounds; any other value as it is."""
+    return torch.float64 if isinstance(value, torch.dtype) and value in ROUNDED else value
 
 
 @contextlib.contextmanager

@@ -261,9 +261,11 @@ class Rank:
 
     def __call__(self, blocks: Blocks, streams: Streams, context: Context) -> Streams:
         for index, block in blocks.items():
-            k, v = self.kept[index]
-            more = Others(self.coordinates, (k[:, self.others], v[:, self.others]))
-            streams = self.runner({index: block}, streams, context.reading(more))
+            own = context
+            if index in self.kept:  # a block of the text alone has no keys of the video
+                k, v = self.kept[index]
+                own = context.reading(Others(self.coordinates, (k[:, self.others], v[:, self.others])))
+            streams = self.runner({index: block}, streams, own)
         return streams
 
 

@@ -5,6 +5,8 @@ from dit.interop.families.cogvideox import CogVideoX
 from dit.interop.families.cosmos import Cosmos
 from dit.interop.families.dit import DiT
 from dit.interop.families.hunyuan_video import HunyuanVideo
+from dit.interop.families.hunyuan_video15 import HunyuanVideo15
+from dit.interop.families.kandinsky5 import Kandinsky5
 from dit.interop.families.latte import Latte
 from dit.interop.families.ltx import LTXVideo
 from dit.interop.families.mochi import Mochi
@@ -22,5 +24,7 @@ FAMILIES: tuple[Family, ...] = (
     CogVideoX(),
     Allegro(),
     HunyuanVideo(),
+    HunyuanVideo15(),
+    Kandinsky5(),
     Mochi(),
 )

@@ -69,15 +69,7 @@ class HunyuanVideo(Family):
         s = settings
         width = s["num_attention_heads"] * s["attention_head_dim"]
         in_channels, out_channels = s["in_channels"], s["out_channels"] or s["in_channels"]
-        axes, image = list(s["rope_axes_dim"]), s["image_condition_type"]
-        if s["qk_norm"] not in QK_NORMS:
-            known = ", ".join(str(name) for name in QK_NORMS)
-            raise ValueError(f"qk_norm={s['qk_norm']} is not supported; there are {known}")
-        if len(axes) != 3 or sum(axes) != s["attention_head_dim"] or any(n < 2 or n % 2 for n in axes):
-            raise ValueError(
-                f"rope_axes_dim={axes} must be three even sizes that add up to"
-                f" attention_head_dim={s['attention_head_dim']}"
-            )
+        image = s["image_condition_type"]
         if image not in (None, TOKEN_REPLACE, LATENT_CONCAT):
             raise ValueError(
                 f"image_condition_type={image} is not known; there are None, {TOKEN_REPLACE} and {LATENT_CONCAT}"
@@ -92,7 +84,7 @@ class HunyuanVideo(Family):
                 )
             in_channels = out_channels
             concat = {"concat_channels": {GIVEN[0]: given, GIVEN[1]: 1}}
-        groups = {"qk_norm": QK_NORMS[s["qk_norm"]]}
+        groups = qk_norm_group(s)
         if image == TOKEN_REPLACE:
             groups |= {"text": "refined_last_frame", "final": "adaln_last_frame"}
         if not s["guidance_embeds"]:
@@ -113,17 +105,13 @@ class HunyuanVideo(Family):
             "vectors.pooled.features": s["pooled_projection_dim"],
             "mlp.ratio": int(width * s["mlp_ratio"]) / width,
             "position.theta": s["rope_theta"],
-            "position.split": dict(zip(AXES, axes, strict=True)),
+            "position.split": axes_of(s),
         }
         return Overrides(groups, values)
 
     def config(self, net: Network) -> dict[str, Any]:
         block: Any = net.blocks[0]
         heads: Any = block.attention.video if isinstance(block, Dual) else block.attention
-        if isinstance(heads.norm_q, NoQKNorm):
-            qk_norm = None
-        else:
-            qk_norm = "rms_norm" if isinstance(heads.norm_q.norm, RMSNorm) else "layer_norm"
         image = LATENT_CONCAT if tuple(net.concat_channels) == GIVEN else None
         return {
             "in_channels": net.in_channels + sum(net.concat_channels.values()),
@@ -136,7 +124,7 @@ class HunyuanVideo(Family):
             "mlp_ratio": block.mlp.up.out_features / net.width,
             "patch_size": net.patch[1],
             "patch_size_t": net.patch[0],
-            "qk_norm": qk_norm,
+            "qk_norm": name_of_qk_norm(heads),
             "guidance_embeds": "guidance" in net.vectors,
             "text_embed_dim": net.text.text_width,
             "pooled_projection_dim": net.vectors["pooled"].hidden.in_features,
@@ -146,22 +134,18 @@ class HunyuanVideo(Family):
         }
 
     def links(self, net: Network) -> list[Link]:
-        width, there, refiner = net.width, "time_text_embed", "context_embedder"
+        width, there = net.width, "time_text_embed"
         channels = net.in_channels + sum(net.concat_channels.values())
         links = [
             *convolution("embed", "x_embedder.proj", (width, channels, *net.patch)),
             *embedding_links("level", f"{there}.timestep_embedder"),
             *embedding_links("vectors.pooled", f"{there}.text_embedder"),
-            *linear("text.embed", f"{refiner}.proj_in"),
-            *embedding_links("text.noise", f"{refiner}.time_text_embed.timestep_embedder"),
-            *embedding_links("text.mean", f"{refiner}.time_text_embed.text_embedder"),
+            *refined_links("text", net.text),
             *reordered_linear("final.modulation.1.linear", "norm_out.linear", swapped_halves(2 * width)),
             *reordered_linear("final.linear", "proj_out", channels_first(net.out_channels, net.patch)),
         ]
         if "guidance" in net.vectors:
             links += embedding_links("vectors.guidance", f"{there}.guidance_embedder")
-        for i, block in enumerate(net.text.blocks):
-            links += refiner_links(f"text.blocks.{i}", f"{refiner}.token_refiner.refiner_blocks.{i}", block)
         duals = 0
         for i, block in enumerate(net.blocks):
             if isinstance(block, Dual):
@@ -207,6 +191,44 @@ class HunyuanVideo(Family):
         t = t.repeat(1, frames)
         t[:, : net.patch[0]] = 0
         return t
+
+
+def qk_norm_group(s: Mapping[str, Any]) -> dict[str, str]:
+    """The choice for `qk_norm`. Raises ValueError for a norm that is none of ours."""
+    if s["qk_norm"] not in QK_NORMS:
+        known = ", ".join(str(name) for name in QK_NORMS)
+        raise ValueError(f"qk_norm={s['qk_norm']} is not supported; there are {known}")
+    return {"qk_norm": QK_NORMS[s["qk_norm"]]}
+
+
+def name_of_qk_norm(heads: Any) -> str | None:
+    """The inverse of `qk_norm_group`. heads: the module that holds the norms."""
+    if isinstance(heads.norm_q, NoQKNorm):
+        return None
+    return "rms_norm" if isinstance(heads.norm_q.norm, RMSNorm) else "layer_norm"
+
+
+def axes_of(s: Mapping[str, Any]) -> dict[str, int]:
+    """Channels of a head for each axis. Raises ValueError for `rope_axes_dim` that do not make up a head."""
+    axes = list(s["rope_axes_dim"])
+    if len(axes) != 3 or sum(axes) != s["attention_head_dim"] or any(n < 2 or n % 2 for n in axes):
+        raise ValueError(
+            f"rope_axes_dim={axes} must be three even sizes that add up to attention_head_dim={s['attention_head_dim']}"
+        )
+    return dict(zip(AXES, axes, strict=True))
+
+
+def refined_links(ours: str, text: Any) -> list[Link]:
+    """Text that is refined (`RefinedText`)."""
+    there = "context_embedder"
+    links = [
+        *linear(f"{ours}.embed", f"{there}.proj_in"),
+        *embedding_links(f"{ours}.noise", f"{there}.time_text_embed.timestep_embedder"),
+        *embedding_links(f"{ours}.mean", f"{there}.time_text_embed.text_embedder"),
+    ]
+    for i, block in enumerate(text.blocks):
+        links += refiner_links(f"{ours}.blocks.{i}", f"{there}.token_refiner.refiner_blocks.{i}", block)
+    return links
 
 
 def refiner_links(ours: str, theirs: str, block: Any) -> list[Link]:
