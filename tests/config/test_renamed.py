@@ -54,4 +54,4 @@ def test_a_run_of_before_is_the_same_run_today() -> None:
     before = as_before(today)
     assert rundir.differences(before, today), "nothing in this config was renamed"
     assert current(before) == today
-    assert not rundir.differences(resume._as_meant(before, None), today)
+    assert not rundir.differences(resume._completed(before, None), today)
