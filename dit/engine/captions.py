@@ -49,7 +49,7 @@ def encode_ahead(text: nn.Module | None, every: Sequence[Any], device: torch.dev
     every: sets of clips; generated ones have no list of captions, and are encoded in the steps. rank, ranks: each rank
     begins with a part of its own, and finds the parts of the others in the cache.
     """
-    if not isinstance(text, Pretrained) or text.store is None:
+    if not isinstance(text, Pretrained) or text.store is None or text.sees_pictures:
         return
     told = [clips.captions() for clips in every if isinstance(clips, CaptionedClips)]
     captions = list(dict.fromkeys(["", *(caption for each in told for caption in each)]))

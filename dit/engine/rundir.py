@@ -55,6 +55,7 @@ FREE = (
     "callbacks.guard",  # what these two are told is compared under its own name
     "callbacks.randomness",
     "text.folder",  # which files are in it, the fingerprint says
+    "signals.image.folder",
     "text_cache",
     "net.family",  # where it may be exported to
     "data.root",  # which clips they are, and in which order, the checkpoint knows

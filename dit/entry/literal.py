@@ -24,7 +24,7 @@ NAMES = frozenset(
         *("image", "last_image", "video", "mask"),
         *(f"task.{key}" for key in ("image", "last_image", "video", "mask")),
         *("data.root", "data.manifest"),
-        *("text.folder", "text_cache"),
+        *("text.folder", "signals.image.folder", "text_cache"),
         *("logger.wandb.project", "logger.wandb.entity"),
     }
 )

@@ -21,6 +21,7 @@ class Canvas:
         stride: (f, h, w) of the codec.
         encode: pixels (B, 3, num_frames, height, width) -> latents (B, C, F, H, W).
         check_frames: raises ValueError with the nearest legal values for a frame count that the codec cannot take.
+        first: pictures that the samples begin with, where some are given: as in `Plan`.
     """
 
     num_frames: int
@@ -31,6 +32,7 @@ class Canvas:
     stride: tuple[int, int, int]
     encode: Callable[[Tensor], Tensor]
     check_frames: Callable[[int], object]
+    first: Sequence[Tensor] | None = None
 
     def latent_of_frame(self) -> list[int]:
         """The latent frame of each pixel frame; a codec that codes the first frame alone has a short first group."""

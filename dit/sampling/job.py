@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +57,13 @@ class Job:
     def steps(self) -> int:
         """Solver steps of one batch."""
         return sum(len(levels) - 1 for levels in self.levels)
+
+    def asked(self, which: Sequence[int]) -> tuple[list[Request], Canvas]:
+        """The samples of some batches, and the canvas with the pictures that these begin with."""
+        first = self.canvas.first
+        if first is not None and len(first) > 1:
+            first = [picture for batch in which for picture in first[self.rows(batch)]]
+        return [each for batch in which for each in self.batches[batch]], replace(self.canvas, first=first)
 
     def rows(self, batch: int) -> slice:
         """Which of all samples a batch holds."""

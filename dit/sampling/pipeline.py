@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -184,7 +185,7 @@ class Pipeline:
         return enumerate(pipeline._watch(job), 1)
 
     def _watch(self, job: Job) -> Iterator[Intermediate]:
-        self._encode_ahead([each for batch in job.batches for each in batch], job.canvas)
+        self._encode_ahead(*job.asked(range(len(job.batches))))
         timer = Timer(len(job.batches) * job.steps, None, self.device)
         for index in range(len(job.batches)):
             with self._computing():
@@ -235,11 +236,11 @@ class Pipeline:
         self._warn(canvas, plan, [each.negative_prompt for each in wanted])
         size = self.settings.batch_size or len(wanted)
         batches = [list(wanted[start : start + size]) for start in range(0, len(wanted), size)]
-        return Job(batches, task, plan, self.settings.num_steps, levels, canvas, noise)
+        return Job(batches, task, plan, self.settings.num_steps, levels, replace(canvas, first=plan.first), noise)
 
     def make(self, job: Job, which: Sequence[int], progress: Progress | None = None) -> Iterator[Samples]:
         """The samples of the batches `which` (positions in `job.batches`), one batch after another."""
-        self._encode_ahead([each for index in which for each in job.batches[index]], job.canvas)
+        self._encode_ahead(*job.asked(which))
         timer = Timer(len(which) * job.steps, progress, self.device)
         for index in which:
             if self.device.type == "cuda":
@@ -323,8 +324,10 @@ class Pipeline:
         log.info("encoded what was asked in %.1f s, peak memory %.2f GB; the encoder has left the device", took, peak)
 
     def _round(self, job: Job, index: int, timer: Timer) -> Round:
-        wanted = job.batches[index]
-        cond, uncond = (self.condition(wanted, job.canvas, away) for away in (False, True))
+        wanted, canvas = job.asked([index])
+        cond, uncond = (self.condition(wanted, canvas, away) for away in (False, True))
+        for signal in self.signals.values():
+            uncond = signal.paired(cond, uncond)
         if self.settings.offload_text and self.text is not None:
             self.text.cpu()
         generators = [torch.Generator().manual_seed(each.seed) for each in wanted]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +24,8 @@ class Plan:
         num_context: pixel frames that chained clips share.
         carries_latents: whether their latent frames go over to the next clip as they are; otherwise the pixels are
             encoded anew.
+        first: pictures that the samples begin with, uint8 (3, h, w), one for all or one for each: as they were given,
+            before they were fitted into the clip.
     """
 
     given: Given | None = None
@@ -31,6 +34,7 @@ class Plan:
     chunks: int = 1
     num_context: int = 0
     carries_latents: bool = False
+    first: Sequence[Tensor] | None = None
 
     @property
     def uses_given(self) -> bool:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from data.images import open_image
+from dit.encoders import to_bytes
 from dit.sampling import read
 from dit.sampling.canvas import Canvas
 from dit.sampling.fit import Fit
@@ -24,6 +28,20 @@ def image(source: Source, name: str, canvas: Canvas, fit: Fit) -> Tensor:
     found = read.in_memory(_present(source, name, "frame.png"), name, False, canvas.height, canvas.width, fit)
     pixels = found if isinstance(found, Tensor) else read.read_image(found, canvas.height, canvas.width, fit)
     return _fitting(pixels.unsqueeze(-3), name, 1, canvas)
+
+
+def pictures(source: Source) -> list[Tensor]:
+    """Images as they are, before they are fitted into a clip: uint8 (3, h, w), one for all samples or one for each.
+
+    source: as `image` has taken it.
+    """
+    if isinstance(source, Tensor):
+        return list(to_bytes(source if source.ndim == 4 else source[None]))
+    if isinstance(source, list | tuple) or (isinstance(source, np.ndarray) and source.ndim == 4):
+        return [picture for each in source for picture in pictures(each)]
+    assert source is not None
+    opened = open_image(Image.fromarray(source) if isinstance(source, np.ndarray) else source)
+    return [torch.from_numpy(np.array(opened)).permute(2, 0, 1)]
 
 
 def first_frames(source: Source, count: int, canvas: Canvas, fit: Fit, every: int = 1) -> Tensor:

@@ -50,7 +50,8 @@ class ImageToVideo:
     fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:
-        return Plan(canvas.given_frames(sources.image(self.image, "image", canvas, self.fit), [0]))
+        given = canvas.given_frames(sources.image(self.image, "image", canvas, self.fit), [0])
+        return Plan(given, first=sources.pictures(self.image))
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class FirstLast:
     def __call__(self, canvas: Canvas) -> Plan:
         _needs_frames(canvas, 2)
         ends = [sources.image(getattr(self, name), name, canvas, self.fit) for name in ("image", "last_image")]
-        return Plan(canvas.given_frames(_join(ends), [0, canvas.num_frames - 1]))
+        given = canvas.given_frames(_join(ends), [0, canvas.num_frames - 1])
+        return Plan(given, first=sources.pictures(self.image))
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,10 @@ class Extend:
     def __call__(self, canvas: Canvas) -> Plan:
         _check_chain(canvas, self.num_context, self.times)
         context = sources.last_frames(self.video, self.num_context, canvas, self.fit)
-        given = canvas.given_frames(context, range(self.num_context))
-        return Plan(given, chunks=self.times, num_context=self.num_context, carries_latents=self.carry_latents)
+        return Plan(
+            canvas.given_frames(context, range(self.num_context)), chunks=self.times, num_context=self.num_context,
+            carries_latents=self.carry_latents, first=sources.pictures(context[:, :, 0]),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,8 @@ class Interpolate:
         if self.every is not None and not 2 <= every < canvas.num_frames:
             raise ValueError(f"every={every} leaves nothing to interpolate; use 2 to {canvas.num_frames - 1}")
         at = range(0, canvas.num_frames, every)
-        return Plan(canvas.given_frames(sources.first_frames(self.video, len(at), canvas, self.fit, every), at))
+        frames = sources.first_frames(self.video, len(at), canvas, self.fit, every)
+        return Plan(canvas.given_frames(frames, at), first=sources.pictures(frames[:, :, 0]))
 
 
 @dataclass(frozen=True)

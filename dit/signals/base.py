@@ -78,6 +78,10 @@ class Clip(Protocol):
     def width(self) -> int: ...
     @property
     def fps(self) -> float: ...
+    @property
+    def first(self) -> Sequence[Tensor] | None:
+        """The pictures that the samples begin with, in their own size, uint8 (3, h, w), one for all or one for each;
+        None: none is given."""
 
 
 class Data(Protocol):
@@ -140,6 +144,10 @@ class Signal(ABC):
         alone: within this context the device, which it gives, is without the network.
         """
         return
+
+    def paired(self, cond: Cond, uncond: Cond) -> Cond:
+        """What guidance leads away from, beside what it leads to: `uncond`, unless one depends on the other."""
+        return uncond
 
     def of_example(self) -> Cond:
         """The entries of one clip of usual size, on the CPU or where an encoder is; of right shapes, their values need
@@ -209,6 +217,11 @@ def cond_of_requests(
         one = signal.away_from if away else signal.of_request
         cond |= signal.encode(signal.gather([one(asked, clip) for asked in wanted], device))
     return cond
+
+
+def row_of(pictures: Sequence[Tensor] | None, index: int) -> Tensor | None:
+    """The picture of one sample, of one for all or one for each."""
+    return None if pictures is None else pictures[index if len(pictures) > 1 else 0]
 
 
 def cond_of_example(signals: Mapping[str, Signal]) -> Cond:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from data.batch import Batch, Values
-from dit.signals.base import Alone, Around, Asked, Clip, Cond, Entry, Signal
+from dit.encoders import to_bytes
+from dit.signals.base import Alone, Around, Asked, Clip, Cond, Entry, Signal, row_of
+
+BLACK = torch.zeros(3, 16, 16, dtype=torch.uint8)
 
 
 class Text(Signal):
@@ -16,7 +19,8 @@ class Text(Signal):
     prompt.
 
     `text` (B, L, text_width) float, `text_mask` (B, L) bool, True = a token that is read, and where the encoder makes
-    it `pooled` (B, pooled_width) float.
+    it `pooled` (B, pooled_width) float. An encoder that sees pictures is shown the first frame beside each text, and a
+    black one beside what guidance leads away from.
 
     Raises ValueError where there is no encoder.
     """
@@ -26,7 +30,7 @@ class Text(Signal):
         "text_mask": Entry(("text_tokens",), torch.bool),
         "pooled": Entry(("pooled_width",), torch.float32),
     }
-    nothing = ""
+    nothing: ClassVar[Any] = ""
     example = "a red circle moves to the right, quickly"  # text is a small part of the arithmetic
 
     def __init__(self, around: Around) -> None:
@@ -37,22 +41,41 @@ class Text(Signal):
         makes = getattr(self.encoder, "makes", tuple(Text.entries))  # one of somebody else makes all
         self.entries = {key: Text.entries[key] for key in makes}  # type: ignore[misc]
 
-    def of_batch(self, batch: Batch) -> Values:
-        return batch.values["caption"]
+        self.sees_pictures = bool(getattr(self.encoder, "sees_pictures", False))
+        if self.sees_pictures:
+            self.nothing = ("", BLACK)  # type: ignore[misc]
 
-    def of_request(self, asked: Asked, clip: Clip) -> str:
-        return str(asked.prompt)
+    def of_batch(self, batch: Batch) -> Any:
+        captions: list[str] = batch.values["caption"]  # type: ignore[assignment]
+        return list(zip(captions, to_bytes(batch.pixels[:, :, 0]), strict=True)) if self.sees_pictures else captions
 
-    def away_from(self, asked: Asked, clip: Clip) -> str:
-        return str(asked.negative_prompt)
+    def of_request(self, asked: Asked, clip: Clip) -> Any:
+        return (str(asked.prompt), clip.first) if self.sees_pictures else str(asked.prompt)
+
+    def away_from(self, asked: Asked, clip: Clip) -> Any:
+        return (str(asked.negative_prompt), [BLACK]) if self.sees_pictures else str(asked.negative_prompt)
+
+    def gather(self, values: Sequence[Any], device: torch.device) -> Any:
+        if not self.sees_pictures:
+            return list(values)
+        return [(text, row_of(pictures, i)) for i, (text, pictures) in enumerate(values)]
 
     def ahead(self, wanted: Sequence[Asked], clip: Clip, alone: Alone) -> None:
         if not hasattr(self.encoder, "remember"):
             return  # it is small
-        texts = [one(asked, clip) for asked in wanted for one in (self.of_request, self.away_from)]
+        cpu = torch.device("cpu")
+        texts = [
+            text
+            for one in (self.of_request, self.away_from)
+            for text in self.gather([one(asked, clip) for asked in wanted], cpu)
+        ]
         if not self.encoder.knows(texts):
             with alone() as device:
                 self.encoder.to(device).remember(texts)
+
+    def paired(self, cond: Cond, uncond: Cond) -> Cond:
+        away_as_long = getattr(self.encoder, "away_as_long", False)
+        return {**uncond, "text_mask": cond["text_mask"]} if away_as_long else uncond
 
     def of_example(self) -> Cond:
         return self.encoder.shapes(self.example)
@@ -60,7 +83,9 @@ class Text(Signal):
     def encode(self, values: Values) -> Cond:
         """Batches repeat texts, the empty one above all, and an encoder may be larger than the network: each distinct
         text is encoded once."""
-        texts: list[str] = list(values)  # type: ignore[arg-type]
+        texts: list[Any] = list(values)
+        if self.sees_pictures:
+            return self.encoder(texts)  # which tells equal ones itself
         distinct = list(dict.fromkeys(texts))
         found: Cond = self.encoder(distinct)
         if len(distinct) == len(texts):

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from dit.encoders import fingerprint as fingerprint_of
-from dit.encoders import load_encoder
+from dit.encoders import load_encoder, picture_name
 from dit.feature_store import FeatureStore
 from dit.text.base import TextEncoder
 from dit.text.parts import KEY, Part, Pooled, Row, Tokens
+from dit.text.pictured import PicturedTokens
 
 log = logging.getLogger(__name__)
 Rows = dict[str, Row]  # of one prompt, by part
+Asked = str | tuple[str, Tensor]  # a prompt, or one with the picture that a clip begins with, uint8 (3, h, w)
 
 
 class Pretrained(TextEncoder):
@@ -35,6 +37,8 @@ class Pretrained(TextEncoder):
         fingerprint: that the files must have, which a run writes into its config; None: any.
         dtype: of the weights while it computes; None: as they were saved. What comes out is float32 at least.
         parts: what it says of a prompt, by name: `Tokens`, and `Pooled` where the network reads a vector too.
+
+    `sees_pictures` says whether a prompt comes with the picture that the clip begins with (`PicturedTokens`).
 
     Raises:
         FileNotFoundError, ValueError: in one line; no such folder, no known class, other files than the fingerprint's.
@@ -55,6 +59,8 @@ class Pretrained(TextEncoder):
         self.parts = {name: part(folder) for name, part in parts.items()}
         self.width = self._only(Tokens).width
         self.pooled_width = self._only(Pooled).width if self._several(Pooled) else None
+        self.sees_pictures = isinstance(self._only(Tokens), PicturedTokens)
+        self.away_as_long: bool = self._only(Tokens).away_as_long
         self.register_buffer("place", torch.empty(0), persistent=False)  # says where to compute
         self.models: dict[str, nn.Module] = {}  # no modules of this one: they are in no state dict
         self.remembered: dict[str, Rows] = {}
@@ -91,27 +97,29 @@ class Pretrained(TextEncoder):
 
     # -- prompts
 
-    def forward(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        found = self._found(prompts)
-        return self._joined([found[prompt] for prompt in prompts])
+    def forward(self, prompts: Sequence[Asked]) -> dict[str, Tensor]:
+        names = [name_of(asked) for asked in prompts]
+        found = self._found(dict(zip(names, prompts, strict=True)))
+        return self._joined([found[name] for name in names])
 
-    def remember(self, prompts: Sequence[str]) -> None:
+    def remember(self, prompts: Sequence[Asked]) -> None:
         """Encodes prompts that are asked for later, keeps what it says of them in this machine's memory until others
         are named, and lets go of the models, one after another: the device holds one at a time."""
-        self.remembered = {prompt: rows for prompt, rows in self.remembered.items() if prompt in set(prompts)}
-        self.remembered = self._found(prompts, ahead=True)
+        named = {name_of(asked): asked for asked in prompts}
+        self.remembered = {name: rows for name, rows in self.remembered.items() if name in named}
+        self.remembered = self._found(named, ahead=True)
         self.release()
 
     def fill(self, prompts: Sequence[str]) -> int:
         """Encodes prompts that are not on disk yet (`keep_in`), and keeps them there alone; returns how many."""
         assert self.store is not None, "keep_in says where"
         new = [prompt for prompt in dict.fromkeys(prompts) if not self.store.file(prompt).is_file()]
-        self._found(new)
+        self._found({prompt: prompt for prompt in new})
         return len(new)
 
-    def knows(self, prompts: Sequence[str]) -> bool:
+    def knows(self, prompts: Sequence[Asked]) -> bool:
         """Whether all of these are remembered."""
-        return all(prompt in self.remembered for prompt in prompts)
+        return all(name_of(asked) in self.remembered for asked in prompts)
 
     def release(self) -> None:
         """Lets go of the models: the next prompt that is not known loads them again."""
@@ -131,35 +139,35 @@ class Pretrained(TextEncoder):
             cond |= part.joined(own, device, reduce(torch.promote_types, floats, torch.float32))
         return cond
 
-    def _found(self, prompts: Sequence[str], ahead: bool = False) -> dict[str, Rows]:
-        """What is said of each prompt: remembered, on disk, or by the models.
+    def _found(self, named: Mapping[str, Asked], ahead: bool = False) -> dict[str, Rows]:
+        """What is said of each prompt, by its name: remembered, on disk, or by the models.
 
         ahead: whether it is for later: then it comes to the CPU, and each model goes when it is done.
         """
-        found: dict[str, Rows] = {prompt: self.remembered.get(prompt, {}) for prompt in prompts}
+        found: dict[str, Rows] = {name: self.remembered.get(name, {}) for name in named}
         if self.store is not None:
-            found |= {prompt: _by_part(self.store.read(prompt)) for prompt, rows in found.items() if not rows}
-        new = [prompt for prompt, rows in found.items() if not rows]
-        self._say_cut(new)
-        for name in self.parts if new else ():
-            for prompt in new:
-                row = self._row(name, prompt)
-                found[prompt][name] = {key: tensor.cpu() for key, tensor in row.items()} if ahead else row
+            found |= {name: _by_part(self.store.read(name)) for name, rows in found.items() if not rows}
+        new = [name for name, rows in found.items() if not rows]
+        self._say_cut([_split(named[name])[0] for name in new])
+        for part in self.parts if new else ():
+            for name in new:
+                row = self._row(part, *_split(named[name]))
+                found[name][part] = {key: tensor.cpu() for key, tensor in row.items()} if ahead else row
             if ahead:
-                del self.models[name]
+                del self.models[part]
         if self.store is not None:
-            for prompt in new:
-                rows = found[prompt].items()
-                self.store.write(prompt, {f"{name}.{key}": each for name, row in rows for key, each in row.items()})
+            for name in new:
+                rows = found[name].items()
+                self.store.write(name, {f"{part}.{key}": each for part, row in rows for key, each in row.items()})
         return found
 
     @torch.no_grad()
-    def _row(self, name: str, prompt: str) -> Row:
+    def _row(self, name: str, prompt: str, picture: Tensor | None) -> Row:
         part = self.parts[name]
         if name not in self.models:
             self.models[name] = load_encoder(part.encoder, self.dtype, KEY).to(self.place.device)
         with torch.autocast(self.place.device.type, enabled=False):  # the precision is that of `dtype`
-            return part.row(self.models[name], prompt, None)
+            return part.row(self.models[name], prompt, picture)
 
     # -- lengths
 
@@ -192,13 +200,27 @@ class Pretrained(TextEncoder):
         return self
 
 
+def name_of(asked: Asked) -> str:
+    """The prompt, and what tells its picture from others."""
+    prompt, picture = _split(asked)
+    return prompt if picture is None else f"{prompt}\0{picture_name(picture)}"
+
+
+def _split(asked: Asked) -> tuple[str, Tensor | None]:
+    return (asked, None) if isinstance(asked, str) else asked
+
+
 def described(thing: Any) -> str:
     """A part, or what it was built of, as a text that is equal for equal settings."""
     if isinstance(thing, Path):
         return repr(thing.name)  # the fingerprint is of what is in it
     if isinstance(thing, (str, int, float, bool, type(None))):
         return repr(thing)
-    said = {key: described(value) for key, value in sorted(vars(thing).items()) if key not in ("config", "tokenizer")}
+    said = {
+        key: described(value)
+        for key, value in sorted(vars(thing).items())
+        if key not in ("config", "tokenizer", "processor")
+    }
     return f"{type(thing).__name__}({', '.join(f'{key}={value}' for key, value in said.items())})"
 
 

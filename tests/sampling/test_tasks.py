@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dit.encoders import to_bytes
 from dit.sampling.canvas import Canvas
 from dit.sampling.fit import Cut, Fit, Pad, Stretch
+from dit.sampling.job import Job
 from dit.sampling.plan import Plan
+from dit.sampling.request import Request
 from dit.sampling.tasks import (
     Extend,
     FirstLast,
@@ -110,6 +114,31 @@ def test_one_image_for_each_sample() -> None:
     with pytest.raises(ValueError, match="gives frames for 3 samples, but 2 are made; give 1 or 2"):
         plan.check(2)
     assert torch.equal(plan.rows(slice(1, 3)).given.latents, plan.given.latents[1:])
+
+
+def test_the_picture_that_a_clip_begins_with_is_handed_on_as_it_was(tmp_path: Path) -> None:
+    """Image encoders see it in its own size; a later batch sees its own ones."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    wanted = torch.from_numpy(pixels).permute(2, 0, 1)
+    for source in (tmp_path / "wide.png", Image.fromarray(pixels), pixels):
+        for plan in (ImageToVideo(source)(canvas()), FirstLast(source, still(1))(canvas()), Loop(source)(canvas())):
+            assert plan.first is not None and len(plan.first) == 1 and torch.equal(plan.first[0], wanted)
+    assert TextToVideo()(canvas()).first is None
+    images = torch.stack([still(0), still(1), still(2)])
+    first = ImageToVideo(images)(canvas()).first
+    assert first is not None and all(torch.equal(to_bytes(one), two) for one, two in zip(images, first, strict=True))
+    video = as_pixels(random_frames(0, 11))
+    for plan, frame in ((Extend(video, 3, 1)(canvas()), -3), (Interpolate(video, None)(canvas()), 0)):
+        assert plan.first is not None and torch.equal(plan.first[0], to_bytes(video[:, frame]))
+    listed = [Image.fromarray(pixels), Image.fromarray(pixels[:, ::-1].copy())]
+    batches = [[Request("", "", seed)] for seed in range(2)]
+    plan = ImageToVideo(listed)(canvas())
+    job = Job(batches, TextToVideo(), plan, 1, [], replace(canvas(), first=plan.first))
+    for which, count in (([0, 1], 2), ([1], 1)):
+        asked, board = job.asked(which)
+        assert len(asked) == count and board.first is not None and len(board.first) == count
+    assert torch.equal(board.first[0], wanted.flip(2))
 
 
 def test_extend_gives_the_last_frames(tmp_path: Path) -> None:

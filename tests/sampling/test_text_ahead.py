@@ -48,7 +48,7 @@ def test_all_batches_are_encoded_at_once_and_nothing_is_left(run: Path, loads: l
     text: Any = pipeline.text
     encoded: list[str] = []
     once = text._row
-    text._row = lambda name, prompt: (encoded.append(prompt), once(name, prompt))[1]  # type: ignore[func-returns-value]
+    text._row = lambda *asked: (encoded.append(asked[1]), once(*asked))[1]  # type: ignore[func-returns-value]
     held: list[int] = []
     pipeline.net.register_forward_pre_hook(lambda *_: held.append(len(text.models)))
     samples = list(pipeline.batches(wanted(6)))

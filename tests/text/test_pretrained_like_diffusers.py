@@ -8,12 +8,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor, nn
 
 from dit.config.build import build
+from dit.signals.base import Around
+from dit.signals.text import Text
 from dit.text.pretrained import Pretrained
 from tests.text import tiny
 from tests.text.tiny import CAT, LONG, ODD, PROMPTS
@@ -207,3 +211,53 @@ def test_prompts_are_encoded_as_by_the_models_own_pipeline(name: str, folders: A
                 assert not torch.equal(spoiled["text_mask"], ours["text_mask"]), changes
             else:
                 assert difference(spoiled, said) > 1e-3, changes
+
+
+def test_of_a_negative_prompt_latte_reads_as_much_as_of_the_prompt(folders: Any) -> None:
+    folder, parts = folders("latte")
+    pipeline = diffusers.LattePipeline(**parts, vae=None, transformer=None, scheduler=None)
+    signal = Text(Around(nn.Identity(), build({**recipe("latte"), "folder": str(folder)})))
+    for prompt, negative in ((CAT, ODD), (ODD, ""), (LONG, CAT)):
+        with torch.no_grad():
+            said, away = pipeline.encode_prompt(prompt, True, negative, clean_caption=True)
+            cond, uncond = signal.encode([prompt]), signal.encode([negative])
+            uncond = signal.paired(cond, uncond)
+        for ours, theirs in ((cond, said), (uncond, away)):
+            assert torch.allclose(ours["text"][ours["text_mask"]], theirs[0], atol=1e-6)
+        assert not torch.equal(uncond["text_mask"], signal.encode([negative])["text_mask"])
+
+
+@pytest.mark.parametrize("spoil", [None, "every", "header", "template.crop", "states.layers", "picture"])
+def test_a_prompt_with_a_picture_like_hunyuan_video(spoil: str | None, tmp_path: Path) -> None:
+    template = recipe("hunyuan_video_i2v")["parts"]["tokens"]["template"]["text"]
+    tokenizer = tiny.words(template, ends=False)
+    mark, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<image>", "<pad>"))
+    parts = {
+        "tokenizer": tokenizer, "text_encoder": tiny.llava(mark, end), "image_processor": tiny.image_processor(),
+        "tokenizer_2": tiny.words(), "text_encoder_2": tiny.clip(),
+    }  # fmt: skip
+    folder = tiny.save(tmp_path, **parts)
+    pipeline = diffusers.HunyuanVideoImageToVideoPipeline(**parts, vae=None, transformer=None, scheduler=None)
+    front = tokenizer(template.partition("{}")[0])["input_ids"]  # other words than the model's own: fewer tokens
+    at, crop = front.index(mark), len(front)
+    theirs = {
+        "template": template, "crop_start": crop, "image_emb_start": at, "image_emb_end": at + 9, "image_emb_len": 9
+    }  # fmt: skip
+    picture = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    node = changed({**recipe("hunyuan_video_i2v"), "folder": str(folder)}, {"template.crop": crop})
+    if spoil is not None and spoil != "picture":
+        node = changed(node, {spoil: {"template.crop": crop - 1, "states.layers": 1}.get(spoil, 3)})
+    encoder: Pretrained = build(node)
+    shown = torch.from_numpy(picture).permute(2, 0, 1)
+    shown = shown.flip(2) if spoil == "picture" else shown
+    assert encoder.sees_pictures
+    with torch.no_grad():
+        ours = encoder([(prompt, shown) for prompt in PROMPTS])
+        for row, prompt in enumerate(PROMPTS):  # one by one: of several, none may be too long there
+            text, pooled, mask = pipeline.encode_prompt(Image.fromarray(picture), [prompt], prompt_template=theirs)
+            apart = difference({key: value[row : row + 1] for key, value in ours.items()}, Said(text, mask, pooled))
+            assert apart < 1e-6 if spoil is None else apart > 1e-3, prompt
+    if spoil is None:
+        assert ours["text"].shape[1] == encoder.shapes(CAT)["text"].shape[1]
+        with pytest.raises(ValueError, match="task=i2v image=FILE"):
+            encoder([CAT])

@@ -16,7 +16,7 @@ ODD = "Ein  größerer Hund &amp; 猫,\n\tläuft <b>schön</b>; see https://exam
 LONG = "the red ball rolls down the hill and " * 40 + "ends"
 PROMPTS = [CAT, ODD, "", LONG]
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>"]
-HEADERS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"]
+HEADERS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>", "<image>"]
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }} \n"
     "{% if message.content is string %}{{ message.content }}{% else %}{{ message.content[0].text }}{% endif %}"
@@ -96,6 +96,23 @@ def qwen() -> Any:
     }  # fmt: skip
     config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     return randomised(transformers.Qwen2_5_VLForConditionalGeneration(config), 4)
+
+
+def llava(mark: int, end: int) -> Any:
+    """mark: the token of the picture, whose 9 patches stand in its place. end: of padding."""
+    vision = {
+        "model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3,
+        "num_attention_heads": 2, "image_size": 24, "patch_size": 8, "projection_dim": 8,
+    }  # fmt: skip
+    text = {"model_type": "llama", **llama().config.to_diff_dict()}
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=mark, pad_token_id=end, image_seq_length=9
+    )
+    return randomised(transformers.LlavaForConditionalGeneration(config), 6)
+
+
+def image_processor() -> Any:
+    return transformers.CLIPImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
 
 
 def save(folder: Path, **parts: Any) -> Path:
