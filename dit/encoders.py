@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dit.folders import CONFIG, Weights, located, needed, read_config, read_json
+from dit.folders import CONFIG, Weights, fingerprint_of, located, needed, read_config, read_json
 
 WEIGHTS = "model.safetensors"
 HUB = "hub:"
@@ -35,8 +35,6 @@ CLASSES = {  # `model_type` of a config.json -> class of transformers
 TOKENIZERS = ("T5Tokenizer", "CLIPTokenizer", "LlamaTokenizer", "Qwen2Tokenizer")  # read without a tokenizer.json
 SENTENCEPIECE = ("spiece.model", "tokenizer.model")
 IMAGE_PROCESSORS = ("CLIPImageProcessor",)
-WHOLE = 2**24  # bytes of a file that a fingerprint reads whole; of a larger one it reads samples
-SAMPLES, SAMPLE = 64, 2**16
 
 
 def parts(folder: str | None, key: str, first: str, *others: str) -> list[Path]:
@@ -145,20 +143,8 @@ def to_bytes(pixels: Tensor) -> Tensor:
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """The same for files of the same folders' names, names and content. Of a file beyond `WHOLE` bytes its size and
-    `SAMPLES` pieces are read, spread evenly from its head to its end: other weights differ there too."""
-    mark = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        mark.update(f"{file.parent.name}/{file.name} {size}\n".encode())
-        with file.open("rb") as opened:
-            if size <= WHOLE:
-                mark.update(opened.read())
-                continue
-            for piece in range(SAMPLES):
-                opened.seek((size - SAMPLE) * piece // (SAMPLES - 1))
-                mark.update(opened.read(SAMPLE))
-    return mark.hexdigest()[:16]
+    """The same for files of the same folders' names, names and content."""
+    return fingerprint_of({f"{file.parent.name}/{file.name}": file for file in files})
 
 
 def _settings_of(folder: Path, name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Nothing is ever unpickled, and nothing is fetched: a model of the hub is read wh
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import re
@@ -25,6 +26,8 @@ INDEX_SUFFIX = ".index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")  # of which weights are; smaller ones are quantised
 PICKLES = ("bin", "pt", "pth", "ckpt")
 SHARD = re.compile(r"-\d+-of-\d+\.")  # in the names of shards
+WHOLE = 2**24  # bytes of a file that a fingerprint reads whole; of a larger one it reads samples
+SAMPLES, SAMPLE = 64, 2**16
 HUB = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(?P<inside>(/[\w.-]+)*)(@(?P<revision>[\w.-]+))?")
 
 
@@ -61,6 +64,33 @@ def located(folder: str, key: str) -> Path:
         revision = f" --revision {name['revision']}" if name["revision"] else ""
         raise FileNotFoundError(f"{key}={folder} is not on this disk: hf download {name['repo']}{only}{revision}")
     return Path(found).parent
+
+
+def fingerprint_of(files: Mapping[str, Path]) -> str:
+    """The same for files of the same names and content, wherever they lie. Of a file beyond `WHOLE` bytes its size and
+    `SAMPLES` pieces are read, spread evenly from its head to its end: other weights differ there too."""
+    mark = hashlib.sha256()
+    for name, file in files.items():
+        size = file.stat().st_size
+        mark.update(f"{name} {size}\n".encode())
+        with file.open("rb") as opened:
+            if size <= WHOLE:
+                mark.update(opened.read())
+                continue
+            for piece in range(SAMPLES):
+                opened.seek((size - SAMPLE) * piece // (SAMPLES - 1))
+                mark.update(opened.read(SAMPLE))
+    return mark.hexdigest()[:16]
+
+
+def check_fingerprint(files: Mapping[str, Path], wanted: str | None, named: str) -> str:
+    """`fingerprint_of` files. Raises ValueError where another one is `wanted`. named: the setting, as `key=value`."""
+    found = fingerprint_of(files)
+    if wanted not in (None, found):
+        raise ValueError(
+            f"{named} is not what this was trained with: its files have the fingerprint {found}, needed {wanted}"
+        )
+    return found
 
 
 def read_config(folder: str | Path, kind: str = "network", name: str = "transformer") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dit.codec.families import Affine
 from dit.codec.loading import load, naming
 from dit.codec.tiling import Tiling
 from dit.config.limits import Count, NonNegative, Positive, Share
-from dit.folders import CONFIG, located
+from dit.folders import CONFIG, check_fingerprint, located
 
 KEY = "codec.folder"
 DRAWN = 0  # seed of what decoders draw
@@ -29,6 +29,7 @@ class Pretrained(Codec):
     it, and a run needs the folder for as long as it lives.
 
     folder: with config.json and safetensors, or `hub:ORG/NAME/PART[@REVISION]`, which the hub's own client has fetched.
+    fingerprint: that its files must have, which a run writes into its config; null: any.
     posterior: of an autoencoder that gives a distribution, its mode, or a sample of it. Samples are drawn in training
       alone: validation and sampling take the mode.
     scale: multiplies latents, where a network was trained so (0.5 for Cosmos 1.0, its scheduler's sigma_data).
@@ -44,6 +45,7 @@ class Pretrained(Codec):
     def __init__(
         self,
         folder: str | None,
+        fingerprint: str | None,
         posterior: Literal["mode", "sample"],
         scale: Positive,
         dtype: Literal["float32", "bfloat16", "float16"],
@@ -57,6 +59,8 @@ class Pretrained(Codec):
             raise ValueError(f"{KEY} is not given: the folder of an autoencoder of diffusers, such as {KEY}=DIR/vae")
         place = located(folder, KEY)
         model, family = load(place, KEY)
+        files = [place / CONFIG, *sorted(place.glob("*.safetensors"))]
+        self._identity = check_fingerprint({file.name: file for file in files}, fingerprint, f"{KEY}={folder}")
         self.model: Any = model.requires_grad_(False)
         self.family = family
         is_empty = any(tensor.is_meta for tensor in model.state_dict().values())
@@ -75,6 +79,10 @@ class Pretrained(Codec):
             if family.streams and tiling.sizes[0] is not None:
                 raise ValueError(f"{self._name} codes few frames at a time by itself: codec.tiling.num_frames=null")
             family.whole(model)
+
+    def identified(self) -> str:
+        """The fingerprint of its files, for the config."""
+        return self._identity
 
     @property
     def _name(self) -> str:
@@ -111,7 +119,9 @@ class Pretrained(Codec):
         return self._affine.apply(z) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, F, H, W) -> pixels (B, 3, num_frames, height, width) in [-1, 1]."""
+        """Latents (B, C, F, H, W) -> pixels (B, 3, num_frames, height, width) in [-1, 1], ValueError for others."""
+        frames, height, width = latents.shape[2:]
+        self.latent_shape(*self.compression.pixel_shape(frames, height, width))
         z = self._affine.undo(latents / self.scale).to(self.model.dtype)
 
         def decode(some: Tensor) -> Tensor:

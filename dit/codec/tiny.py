@@ -15,6 +15,7 @@ from dit.codec.base import Codec
 from dit.codec.chunks import frame_by_frame
 from dit.codec.tiling import Tiling
 from dit.config.limits import Count, Positive
+from dit.folders import check_fingerprint
 
 WIDTH, CHANNELS, STAGES, BLOCKS = 64, 32, 3, 3
 POOLED, GROUPS = 256, 4  # of the blocks nearest the latents
@@ -25,6 +26,7 @@ class Tiny(Codec):
     """Two sequences of convolutions, 1.3 million weights each, that code a clip frame by frame.
 
     encoder, decoder: files of the two (.pth, .safetensors), each the state of one flat sequence of layers.
+    fingerprint: that the two must have, which a run writes into its config; null: any.
     shift, scale: latents are `scale * (z - shift)`, one number each for all channels.
     batch: frames that are coded at once; null: all. tiling: cuts frames into tiles; null: whole frames.
 
@@ -41,6 +43,7 @@ class Tiny(Codec):
         self,
         encoder: str | None,
         decoder: str | None,
+        fingerprint: str | None,
         shift: float,
         scale: Positive,
         batch: Count | None,
@@ -49,12 +52,16 @@ class Tiny(Codec):
         super().__init__()
         self.shift, self.scale, self.batch, self.tiling = shift, scale, batch, tiling
         self.encoder, self.decoder = encoder_layers(), decoder_layers()
-        for name, layers, file in (("encoder", self.encoder, encoder), ("decoder", self.decoder, decoder)):
-            if file is None:
-                raise ValueError(f"codec.{name} is not given: a file of weights, such as codec.{name}=taef2_{name}.pth")
-            if not torch.empty(0).is_meta:
-                fill(layers, Path(file), f"codec.{name}")
+        files = {"encoder": there(encoder, "encoder"), "decoder": there(decoder, "decoder")}
+        if not torch.empty(0).is_meta:
+            for name, layers in (("encoder", self.encoder), ("decoder", self.decoder)):
+                fill(layers, files[name], f"codec.{name}")
         self.requires_grad_(False)
+        self._identity = check_fingerprint(files, fingerprint, f"codec.encoder={encoder} codec.decoder={decoder}")
+
+    def identified(self) -> str:
+        """The fingerprint of its files, for the config."""
+        return self._identity
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, num_frames, height, width) in [-1, 1] -> latents (B, 32, F, H, W), ValueError for others."""
@@ -137,10 +144,17 @@ def decoder_layers() -> nn.Sequential:
     return nn.Sequential(*layers, Block(pooled=False), conv(WIDTH, 3))
 
 
+def there(file: str | None, name: str) -> Path:
+    """The file of one half. Raises ValueError or FileNotFoundError where none is named, or it is not there."""
+    if file is None:
+        raise ValueError(f"codec.{name} is not given: a file of weights, such as codec.{name}=taef2_{name}.pth")
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"codec.{name}={file} is not there: a file of weights is wanted")
+    return Path(file)
+
+
 def fill(layers: nn.Module, file: Path, key: str) -> None:
     """Loads weights, in place. key: of the setting that names the file, for messages."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{key}={file} is not there: a file of weights is wanted")
     try:
         weights = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
         layers.load_state_dict(weights, strict=True)

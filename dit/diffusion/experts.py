@@ -61,6 +61,12 @@ class ByLevel(nn.Module):
         self._home = torch.empty(0, device=device)
         return self
 
+    def on_latents(self, compression: Any) -> None:
+        """Says to both which pixels the latents stand for (`Backbone.on_latents`)."""
+        for net in (self.high, self.low):
+            if (on_latents := getattr(net, "on_latents", None)) is not None:
+                on_latents(compression)
+
     def choose(self, t: Tensor, cond: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]:
         """What to call at noise levels t (B, 1) or (B, F).
 

@@ -154,6 +154,7 @@ def build(config: dict[str, Any]) -> Parts:
         )
     memory.check(config, on_cpu=training.device_type == "cpu")
     codec: Codec = _make(config["codec"])
+    config["codec"] = identified(config["codec"], codec)
     net: Backbone = _make(config["net"])
     # Before the data, which may take long to open: both raise with the nearest sizes that fit.
     shape = codec.latent_shape(*(config["data"][key] for key in ("num_frames", "height", "width")))

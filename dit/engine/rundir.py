@@ -54,8 +54,9 @@ FREE = (
     *(f"callbacks.{name}" for name in ("checkpoints", "metrics", "progress", "validation", "after_step")),
     "callbacks.guard",  # what these two are told is compared under its own name
     "callbacks.randomness",
-    "text.folder",  # which files are in it, the fingerprint says
-    "signals.image.folder",
+    *("text.folder", "signals.image.folder"),  # which files they are, fingerprints say
+    *("codec.folder", "codec.encoder", "codec.decoder"),
+    "codec.batch",
     "text_cache",
     "net.family",  # where it may be exported to
     "data.root",  # which clips they are, and in which order, the checkpoint knows

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,8 @@ class Pipeline:
         origin: Origin = Origin(),  # noqa: B008 frozen
     ) -> None:
         settings.guidance.check(net)
+        if (on_latents := getattr(net, "on_latents", None)) is not None:
+            on_latents(cast(Any, codec).compression)
         self.net, self.codec, self.text = net, codec, text
         self.path, self.prediction = path, prediction
         self.signals = signals
@@ -263,7 +265,7 @@ class Pipeline:
         return Canvas(
             **vars(self.shape),
             latent_shape=codec.latent_shape(frames, height, width),
-            stride=tuple(codec.stride),
+            compression=codec.compression,
             encode=lambda pixels: codec.encode(pixels.to(self.device)).float(),
             check_frames=lambda frames: codec.latent_shape(frames, height, width),
         )

@@ -43,7 +43,7 @@ class Plan:
 
     def shared(self, canvas: Canvas) -> int:
         """Latent frames that chained clips share."""
-        return canvas.latent_of_frame()[self.num_context - 1] + 1 if self.num_context else 0
+        return canvas.compression.latent_of(self.num_context - 1) + 1 if self.num_context else 0
 
     def known(self, canvas: Canvas) -> list[Tensor]:
         """Which latent frames are given in all samples, bool (F,) on the CPU, in each of the chained clips."""

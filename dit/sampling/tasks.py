@@ -197,7 +197,7 @@ class Inpaint:
     def __call__(self, canvas: Canvas) -> Plan:
         latents = canvas.encode(sources.first_frames(self.video, canvas.num_frames, canvas, self.fit))
         unknown = sources.mask(self.mask, canvas, self.fit)
-        window = canvas.stride[1:]
+        window = canvas.compression.stride[1:]
         covered = torch.nn.functional.max_pool2d(unknown[None].float(), window, window) > 0  # (1, H, W)
         given = ~covered[None, :, None].expand(len(latents), 1, *canvas.latent_shape)
         return Plan(Given(latents, given.to(latents.device)))

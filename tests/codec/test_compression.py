@@ -52,6 +52,12 @@ def test_other_clips_are_refused_with_the_nearest_ones(shape: tuple[int, int, in
         RULES[0].latent_shape(*shape)
 
 
+def test_which_latent_frame_stands_for_a_pixel_frame() -> None:
+    assert [RULES[0].latent_of(frame) for frame in range(9)] == [0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert [Compression((3, 2, 2), causal=False).latent_of(frame) for frame in range(6)] == [0, 0, 0, 1, 1, 1]
+    assert [PIXELS.latent_of(frame) for frame in range(3)] == [0, 1, 2]
+
+
 def test_latent_frames_that_come_in_groups() -> None:
     pairs = Compression((4, 8, 8), causal=True, group=2)
     assert [pairs.latent_shape(frames, 8, 8)[0] for frames in (1, 9, 17)] == [1, 3, 5]

@@ -16,7 +16,7 @@ from dit.codec.tiling import Tiling
 from dit.codec.tiny import Tiny, decoder_layers, encoder_layers
 from tests.data.videos import media
 
-SETTINGS: dict[str, Any] = {"shift": 0.0, "scale": 1.0, "batch": 8, "tiling": None}
+SETTINGS: dict[str, Any] = {"fingerprint": None, "shift": 0.0, "scale": 1.0, "batch": 8, "tiling": None}
 
 
 def files(folder: Path, suffix: str = ".pth") -> dict[str, str]:

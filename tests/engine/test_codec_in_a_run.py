@@ -91,6 +91,22 @@ def test_a_codec_that_is_not_there_any_more(folder: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_codec_that_lies_elsewhere_or_is_another(folder: Path) -> None:
+    """A run goes on with the same files in another place, and with no others."""
+    told = settings("wan", folder)
+    run.train(config("trainer.max_steps=1", "lr_schedule=constant", *told))
+    elsewhere = (folder / "vae").rename(folder / "elsewhere")
+    moved = tuple(each for each in told if "folder" not in each) + (f"codec.folder={elsewhere}",)
+    run.train(config("trainer.max_steps=2", "lr_schedule=constant", *moved))
+    assert small.load(folder / "runs/latents")["global_step"] == 2
+    Pipeline.from_checkpoint("runs/latents", device="cpu")
+    saved("wan 2.1", elsewhere, latents_std=[1.0, 1.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match="codec.folder=.* is not what this was trained with: its files have"):
+        Pipeline.from_checkpoint("runs/latents", device="cpu")
+    with pytest.raises(ValueError, match="codec.fingerprint"):
+        run.train(config("trainer.max_steps=3", "lr_schedule=constant", *moved))
+
+
 def test_a_checkpoint_reads_no_pickle(folder: Path) -> None:
     """Whoever sends a checkpoint may name a folder; what lies there is read as data, or refused."""
     told = settings("wan", folder)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dit.codec.compression import PIXELS
 from dit.encoders import to_bytes
 from dit.sampling.canvas import Canvas
 from dit.sampling.fit import Cut, Fit, Pad, Stretch
@@ -40,7 +41,7 @@ def canvas(stride: tuple[int, int, int] = (1, 1, 1), causal: bool = False, num_f
         width=10,
         fps=8,
         latent_shape=codec.latent_shape(num_frames, 8, 10),
-        stride=stride,
+        compression=codec.compression,
         encode=codec.encode,
         check_frames=lambda frames: codec.latent_shape(frames, 8, 10),
     )
@@ -63,12 +64,6 @@ def save(tmp_path: Path, image: Tensor, name: str = "frame.png") -> str:
 
 def test_text_to_video_gives_nothing() -> None:
     assert TextToVideo()(canvas()) == Plan()
-
-
-def test_latent_of_frame() -> None:
-    assert canvas().latent_of_frame() == [0, 1, 2, 3, 4, 5]
-    assert canvas((4, 2, 2), True, 9).latent_of_frame() == [0, 1, 1, 1, 1, 2, 2, 2, 2]
-    assert canvas((3, 2, 2), False, 6).latent_of_frame() == [0, 0, 0, 1, 1, 1]
 
 
 def test_image_to_video_reads_the_file_bit_for_bit(tmp_path: Path) -> None:
@@ -247,7 +242,7 @@ def test_a_gap_in_the_times_of_a_video_costs_nothing(tmp_path: Path, caplog: pyt
     """A frame for each eighth of a second of the gap would be 80 million."""
     times = [0.0, 0.125, 0.25, *(1e7 + frame / 8 for frame in range(4))]
     path = write_numbered(tmp_path / "gap.mkv", count=7, fps=8, times=times)
-    board = Canvas(6, 64, 96, 8, (6, 64, 96), (1, 1, 1), lambda x: x, lambda n: None)
+    board = Canvas(6, 64, 96, 8, (6, 64, 96), PIXELS, lambda x: x, lambda n: None)
 
     def numbers(pixels: Tensor) -> list[int]:
         return frame_number(((pixels + 1) * 127.5).permute(1, 2, 3, 0).numpy())
@@ -313,7 +308,7 @@ def test_real_files() -> None:
     decord = pytest.importorskip("decord")
     first = decord.VideoReader(str(MEDIA / "rotated_90.mov"))[0].asnumpy()  # decord applies the rotation
     height, width, _ = first.shape
-    board = Canvas(1, height, width, 30, (1, height, width), (1, 1, 1), lambda x: x, lambda n: None)
+    board = Canvas(1, height, width, 30, (1, height, width), PIXELS, lambda x: x, lambda n: None)
     ours = VideoToVideo(MEDIA / "rotated_90.mov", 0.5)(board).start
     torch.testing.assert_close(ours[0, :, 0], as_pixels(first[None])[:, 0], rtol=0, atol=0.02)
     for broken in ("corrupted.mp4", "truncated.mp4"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from dit import encoders, foreign
+from dit import encoders, folders, foreign
 from dit.config.build import build
 from dit.feature_store import FeatureStore
 from dit.sampling.checkpoint import KINDS
@@ -139,8 +139,8 @@ def test_another_model_shares_nothing_on_disk_and_is_refused_by_fingerprint(fold
 
 
 def test_a_fingerprint_sees_any_of_many_places_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "WHOLE", 100)
-    monkeypatch.setattr(encoders, "SAMPLE", 16)
+    monkeypatch.setattr(folders, "WHOLE", 100)
+    monkeypatch.setattr(folders, "SAMPLE", 16)
     file = tmp_path / "model.safetensors"
     content = bytearray(range(256)) * 64
     file.write_bytes(content)
