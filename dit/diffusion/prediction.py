@@ -20,6 +20,8 @@ Shapes: x0, eps, x_t, out (B, C, F, H, W); t (B, F), (B, 1) or 0-dim. Use float3
 arithmetic then happens in float32 by type promotion.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -48,6 +50,11 @@ class Prediction(ABC):
     @abstractmethod
     def coefficients(self, path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
         """(p, q), each in the shape of t: the output should equal p x0 + q eps."""
+
+    @property
+    def plain(self) -> Prediction:
+        """What the output means, without what the network is told of the level (`dit.diffusion.timesteps`)."""
+        return self
 
     def network_input(self, path: Path, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """What the network sees, (x_in, t_in) in the shapes of (x_t, t): these themselves, but for EDM."""

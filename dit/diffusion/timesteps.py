@@ -32,6 +32,10 @@ class Told(Prediction):
         self.timesteps = timesteps
         self.scale = scale
 
+    @property
+    def plain(self) -> Prediction:
+        return self.prediction.plain
+
     @abstractmethod
     def timestep(self, t: Tensor) -> Tensor:
         """The timestep for N t, both float64, of any shape."""

@@ -23,17 +23,27 @@ Settings: TypeAlias = dict[str, Any]
 
 COSMOS, HUNYUAN, LTX, MOCHI = (f"{name}Transformer3DModel" for name in ("Cosmos", "HunyuanVideo", "LTXVideo", "Mochi"))
 LTX_CONDITIONS = "LTXConditionPipeline"
-# num_inference_steps of the families' pipelines
+FORCING = "SkyReelsV2DiffusionForcing"  # how the names of pipelines begin that overwrite x in place, frame by frame
+# num_inference_steps of the pipelines of each family that is known here
 STEPS = {
-    COSMOS: 36,
-    HUNYUAN: 50,
-    LTX: 50,
-    MOCHI: 64,
     "AllegroTransformer3DModel": 100,
-    "LatteTransformer3DModel": 50,
-    **{f"{name}Transformer3DModel": 50 for name in ("Wan", "SkyReelsV2", "CogVideoX")},
+    "CogVideoXTransformer3DModel": 50,
+    COSMOS: 36,
     "DiTTransformer2DModel": 50,
+    HUNYUAN: 50,
+    "HunyuanVideo15Transformer3DModel": 50,
+    "Kandinsky5Transformer3DModel": 50,
+    "LatteTransformer3DModel": 50,
+    LTX: 50,
+    "LTX2VideoTransformer3DModel": 30,
+    MOCHI: 64,
+    "SanaVideoTransformer3DModel": 50,
+    "SkyReelsV2Transformer3DModel": 50,
+    "WanTransformer3DModel": 50,
+    "WanVACETransformer3DModel": 50,
 }
+# Those whose pipelines hand the scheduler n sigmas from 1 to 1 / n
+FROM_ONE = (HUNYUAN, "HunyuanVideo15Transformer3DModel", LTX, "LTX2VideoTransformer3DModel")
 SCALE = 1000.0  # by which networks multiply what they are told of the level
 SMALLEST = 2.0**-24  # alpha_bar of the noisiest timestep where diffusers wants it above 0
 JUST_BELOW_NOISE = 1 - 1e-6  # where its UniPC begins instead of at 1
@@ -74,6 +84,11 @@ def of_scheduler(config: Mapping[str, Any], family: str | None = None, pipeline:
     """
     check_plain(config, "scheduler_config", free_text=True)
     name = config.get("_class_name")
+    if family is not None and family not in STEPS:
+        raise ValueError(
+            f"{family!s:.60}: what this network's pipeline hands its scheduler is not known here; known are"
+            f" {', '.join(STEPS)}"
+        )
     if not isinstance(name, str) or name not in PARTS:
         raise ValueError(f"scheduler {shown(name)} is not known here; there are {', '.join(PARTS)}")
     try:
@@ -97,7 +112,7 @@ def _flow_euler(s: Settings, family: str | None, pipeline: str | None) -> dict[s
         if family == LTX:
             _refuse(s, f"{LTX_CONDITIONS} says all sigmas", use_dynamic_shifting=False, shift=1.0, shift_terminal=None)
         schedule = _schedule("LinearQuadratic", threshold=MOCHI_THRESHOLD)
-    elif family in (HUNYUAN, LTX):  # their pipelines hand n sigmas from 1 to 1 / n
+    elif family in FROM_ONE:
         schedule = _ramp(1.0, 0.0, False, shift, terminal)
     else:
         schedule = _ramp(1.0, _shifted(s, 1 / s["num_train_timesteps"]), True, shift, terminal)
@@ -139,7 +154,7 @@ def _unipc(s: Settings, family: str | None, pipeline: str | None) -> dict[str, A
         if s["solver_order"] > 1:
             _refuse(s, "a step into sigma 0 is not finite so, in diffusers", lower_order_final=True)
     solver = _solver(
-        "unipc.UniPC",
+        "unipc.UniPCInPlace" if pipeline is not None and pipeline.startswith(FORCING) else "unipc.UniPC",
         order=s["solver_order"],
         variant="bh1" if s["solver_type"] == "bh1" else "bh2",
         belief="x0" if s["predict_x0"] else "eps",

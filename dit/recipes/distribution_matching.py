@@ -71,7 +71,8 @@ class DistributionMatching(Recipe):
         teacher_guidance: float,
     ) -> None:
         end = torch.ones((), dtype=torch.float64)
-        if isinstance(objective.prediction, Eps) and objective.path.alpha(end) <= objective.prediction.alpha_floor:
+        output = objective.prediction.plain
+        if isinstance(output, Eps) and objective.path.alpha(end) <= output.alpha_floor:
             raise ValueError(
                 "prediction=eps says nothing of the clip at pure noise, where the student begins, along this path;"
                 " distil a teacher of another prediction, or of path=ve"

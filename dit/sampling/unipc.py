@@ -66,9 +66,14 @@ class UniPC(Solver):
             if self.belief == "eps" and bool(from_noise.any()):
                 ddim = on(x, path.alpha(step.s)) * estimate.x0 + on(x, path.sigma(step.s)) * estimate.eps
                 there = choose(from_noise.reshape(step.t.shape), ddim, there)
-            behind = torch.where(moves & ~from_noise, behind + 1, 0)
             x = step.move(x, there)
+            past[0] = self._remembered(past[0], x, moves & (behind == 0))
+            behind = torch.where(moves & ~from_noise, behind + 1, 0)
             yield State(x, estimate)
+
+    def _remembered(self, taken: Past, x: Tensor, first: Tensor) -> Past:
+        """A step as it is looked back on. x: behind it. first: (n,) bool, frames of which it is the first."""
+        return taken
 
     def _corrected(self, x: Tensor, past: list[Past], end: Tensor, belief: Tensor, which: Tensor, path: Path) -> Tensor:
         """x with the frames `which` corrected by the belief at the end of their last step."""
@@ -139,6 +144,21 @@ class UniPC(Solver):
             factorial *= k + 1
             phi = phi / z - 1 / factorial
         return torch.stack(found, -1)
+
+
+@dataclass(frozen=True)
+class UniPCInPlace(UniPC):
+    """UniPC as it comes out where x is overwritten in place, so that a frame's first correction begins at the end of
+    its first step instead of its start: diffusion forcing of SkyReels-V2, in its own code and in diffusers. It is for
+    the
+        same
+    video, not a better one. The arguments are `UniPC`'s."""
+
+    def _remembered(self, taken: Past, x: Tensor, first: Tensor) -> Past:
+        if not bool(first.any()):
+            return taken
+        kept = x if bool(first.all()) else choose(first.reshape(taken.step.s.shape), x, taken.x)
+        return taken._replace(x=kept)
 
 
 class Past(NamedTuple):

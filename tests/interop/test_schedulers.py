@@ -339,14 +339,18 @@ def test_a_spoiled_part_is_seen(case: Case) -> None:
     assert error > 1e-3, error
 
 
-def test_every_scheduler_has_a_case_and_every_node_builds() -> None:
+def test_every_scheduler_has_a_case_and_what_is_trained_on_builds() -> None:
     assert {case.name for case in CASES} == set(PARTS) == set(DEFAULTS)
     for case in CASES:
-        parts = parts_of(case)
-        build(parts.levels, KINDS["levels"], "levels")
-        assert parts.num_steps == (
-            None if case.family is None else {HUNYUAN: 50, LTX: 50, MOCHI: 64}.get(case.family, parts.num_steps)
-        )
+        levels = build(parts_of(case).levels, KINDS["levels"], "levels")
+        drawn = levels(64, 2, TOKENS, torch.Generator().manual_seed(0), "cpu")
+        assert bool((drawn >= 0).all()) and bool((drawn <= 1).all()) and drawn.std() > 0.05
+
+
+def test_steps_are_those_of_the_pipelines() -> None:
+    steps = {str(case): parts_of(case).num_steps for case in CASES if case.family}
+    assert steps == {"HunyuanVideo": 50, "LTX": 50, "LTX not stretched": 50, "LTX with conditions": 50, "Mochi": 64,
+                     "Cosmos 1.0": 36, "Cosmos-Predict2": 35, "Cosmos-Predict2.5": 36}  # fmt: skip
 
 
 def test_settings_and_defaults_are_those_of_diffusers() -> None:

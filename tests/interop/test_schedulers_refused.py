@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from dit.interop.families import FAMILIES
 from dit.interop.scheduler_settings import DEFAULTS
-from dit.interop.schedulers import COSMOS, LTX, LTX_CONDITIONS, MOCHI, PARTS, of_scheduler
+from dit.interop.schedulers import COSMOS, LTX, LTX_CONDITIONS, MOCHI, PARTS, STEPS, of_scheduler
 
 EULER, UNIPC, DPM, DDIM = (
     f"{name}Scheduler" for name in ("FlowMatchEulerDiscrete", "UniPCMultistep", "DPMSolverMultistep", "DDIM")
@@ -76,6 +77,16 @@ def test_a_setting_that_cannot_be_is_named(
 def test_ltx_with_conditions_says_its_own_sigmas() -> None:
     with pytest.raises(ValueError, match="use_dynamic_shifting=true cannot be"):
         of_scheduler({"_class_name": EULER, "use_dynamic_shifting": True}, LTX, LTX_CONDITIONS)
+
+
+def test_a_network_whose_pipeline_is_not_known_is_named() -> None:
+    """Its pipeline may hand sigmas of its own."""
+    with pytest.raises(ValueError, match="HunyuanVideoFramepackTransformer3DModel: what this network's pipeline hands"):
+        of_scheduler({"_class_name": EULER}, "HunyuanVideoFramepackTransformer3DModel")
+
+
+def test_every_family_of_ours_is_known() -> None:
+    assert {family.class_name for family in FAMILIES} <= STEPS.keys()
 
 
 @pytest.mark.parametrize("name", ["LCMScheduler", None, ["DDIMScheduler"], "a\nb" * 100])

@@ -16,6 +16,7 @@ from dit.diffusion.loss import Noised, Objective
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.diffusion.space import X0
+from dit.diffusion.timesteps import DiscreteTimesteps
 from dit.diffusion.weighting import Uniform
 from dit.recipes.aligned import Aligned
 from dit.recipes.base import Clips
@@ -230,6 +231,8 @@ def test_a_pull_is_its_gradient() -> None:
 def test_what_cannot_be_distilled_is_refused() -> None:
     with pytest.raises(ValueError, match="prediction=eps says nothing of the clip at pure noise"):
         recipe(paths.Linear(), predictions.Eps(1e-3))
+    with pytest.raises(ValueError, match="prediction=eps says nothing of the clip at pure noise"):
+        recipe(paths.Linear(), DiscreteTimesteps(predictions.Eps(1e-3), 1000, 1000.0))
     recipe(paths.VE(0.01, 80.0), predictions.Eps(1e-3))
     with pytest.raises(ValueError, match="compares what the network sees of a clip, and Seen shows it none"):
         Aligned(recipe(*PARTS[0]), lambda width: None)  # type: ignore[arg-type, return-value]
