@@ -21,6 +21,7 @@ from dit.engine.finite import NonFinite
 from dit.engine.module import VideoDiffusion
 from dit.engine.optim import Together, joined
 from dit.recipes.base import Part
+from dit.recipes.denoising import FrozenText
 from dit.recipes.distribution_matching import CRITIC, TEACHER, DistributionMatching
 from dit.sampling.checkpoint import Checkpoint
 from tests.engine import small
@@ -108,6 +109,19 @@ def test_the_student_alone_is_sampled(run: Path) -> None:
     parts = {"net": small.TinyNet(), "text": small.model().text}
     found.fill(parts, found.choose("fast")[1])  # type: ignore[arg-type]
     assert torch.equal(parts["net"].final.weight, small.load(run)["ema"]["fast"]["net.final.weight"])  # type: ignore[union-attr]
+
+
+def test_a_frozen_text_encoder_keeps_its_weights(tmp_path: Path) -> None:
+    """They lie beside the checkpoints, once for the run, and sampling finds them there."""
+    given = small.objective()
+    module = small.model(max_steps=2, objective=given, recipe=FrozenText(given))
+    first = {key: value.clone() for key, value in module.state_dict().items()}
+    small.train(module, tmp_path, small.video_data())
+    saved = small.load(tmp_path)["state_dict"]
+    assert {key.split(".")[0] for key in saved} == {"net"}
+    assert not torch.equal(saved["net.final.weight"], first["net.final.weight"])
+    text = {key: value for key, value in Checkpoint.load(tmp_path).weights.items() if key.startswith("text.")}
+    assert text and small.same(text, {key: first[key] for key in text}) == []
 
 
 def test_copies_begin_with_the_weights_of_the_network() -> None:
