@@ -9,9 +9,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import IO, Any
 
@@ -87,9 +88,10 @@ FREE = (
 )
 
 
-# Sizes of weights that may grow with a default without changing what is learned: a run keeps the value that it began
-# with. {group: key}
-KEPT = {"text": "max_bytes"}
+# A run keeps the value that it began with. Of the first sort are sizes of weights that may grow with a default without
+# changing what is learned; of the second, numbers that null now leaves to the codec.
+KEPT = (("text", "max_bytes"),)
+KEPT_FOR_NULL = (("net", "position", "stride"), ("net", "position", "first"))
 
 # What may be changed on the way where `resume_changes` names it. Anything else is another network, or other moments.
 CHANGEABLE = (
@@ -136,18 +138,32 @@ def check_name(name: str) -> Path:
 
 
 def as_begun(run: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """`config`, with the values of `KEPT` that `run` began with, whatever is asked for now; says where they differ."""
+    """`config`, with the values of `KEPT` that `run` began with, whatever is asked for now; says where they differ. Of
+    `KEPT_FOR_NULL` where null is asked for now."""
     file = run / CONFIG
     before = read_yaml(file) if file.is_file() else {}
-    for group, key in KEPT.items():
-        old, new = before.get(group), config.get(group)
+    for path in (*KEPT, *KEPT_FOR_NULL):
+        *groups, key = path
+        old, new = (reduce(_inside, groups, each) for each in (before, config))
         if not (isinstance(old, dict) and isinstance(new, dict) and key in old and key in new) or old[key] == new[key]:
             continue
+        if path in KEPT_FOR_NULL and new[key] is not None:
+            continue
         log.warning(
-            "%s keeps %s.%s=%s, which it began with; a new run may have %s", run, group, key, old[key], new[key]
+            "%s keeps %s=%s, which it began with; a new run may have %s", run, ".".join(path), old[key], new[key]
         )
-        config = {**config, group: {**new, key: old[key]}}
+        config = _with(config, path, old[key])
     return config
+
+
+def _inside(node: Any, key: str) -> Any:
+    return node.get(key) if isinstance(node, dict) else None
+
+
+def _with(config: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of a config with another value at a path that it has."""
+    key, *rest = path
+    return {**config, key: _with(config[key], rest, value) if rest else value}
 
 
 def config_of(run: Path) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ NAMES = frozenset(
         *(f"task.{key}" for key in ("image", "last_image", "video", "mask")),
         *("data.root", "data.manifest"),
         *("text.folder", "signals.image.folder", "text_cache"),
+        *("codec.folder", "codec.encoder", "codec.decoder"),
         *("logger.wandb.project", "logger.wandb.entity"),
     }
 )

@@ -112,7 +112,7 @@ def test_levels_of_frames_are_checked_beforehand() -> None:
 
 def test_validation_asks_both_at_once() -> None:
     high, low, net = pair(0.5)
-    errors(Denoiser(net, Linear(), Flow()), torch.randn(1, *SHAPE[1:]), {}, [0.1, 0.9, 0.3], torch.Generator())
+    errors(Denoiser(net, Linear(), Flow()), torch.randn(1, *SHAPE[1:]), {}, [0.1, 0.9, 0.3], [torch.Generator()])
     assert len(high.asked[0]) == 1 and len(low.asked[0]) == 2
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dit import entry
 from dit.engine import initial, run, rundir
@@ -230,3 +231,18 @@ def test_first_weights_from_a_damaged_file_are_refused_by_name(tmp_path: Path) -
     file.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(ValueError, match=r"init_from=.*cut\.ckpt cannot be read as a checkpoint .*: take another one"):
         initial.load(small.model(), str(file), "raw", strict=True)
+
+
+def test_a_run_keeps_the_positions_that_it_began_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Numbers that the codec says by now: null asks for whatever the run had, another number is another network."""
+    today = config("net=ltx_video_tiny", "net.in_channels=3", "net.out_channels=3")
+    position = today["net"]["position"]
+    assert position["stride"] is None and position["first"] is None
+    began = {"stride": {"f": 8.0, "h": 32.0, "w": 32.0}, "first": 1.0}
+    before = {**today, "net": {**today["net"], "position": {**position, **began}}}
+    (tmp_path / rundir.CONFIG).write_text(yaml.safe_dump(before))
+    assert rundir.as_begun(tmp_path, today) == before
+    assert "keeps net.position.first=1.0, which it began with" in caplog.text
+    other = changed(today, "net.position.first", 8.0)
+    assert rundir.as_begun(tmp_path, other)["net"]["position"]["first"] == 8.0
+    assert rundir.as_begun(tmp_path / "new", today) is today

@@ -83,6 +83,11 @@ def test_every_entry_point_takes_paths_as_they_are(monkeypatch: pytest.MonkeyPat
     )
     assert (asked["data"]["root"], asked["data"]["manifest"], asked["init_from"]) == (path, None, path)
     assert asked["name"] == "ünï" and asked["preview"]["prompts"] == [path]
+    (asked,) = run("train", ["experiment=demo", "codec=pretrained", f"codec.folder={path}"], monkeypatch)
+    assert asked["codec"]["folder"] == path
+    halves = [f"codec.encoder={path}1", f"codec.decoder={path}2"]
+    (asked,) = run("train", ["experiment=demo", "codec=tiny", *halves], monkeypatch)
+    assert (asked["codec"]["encoder"], asked["codec"]["decoder"]) == (f"{path}1", f"{path}2")
     (asked,) = run("evaluate", [f"ckpt={path}", f"out={path}"], monkeypatch)
     assert (asked["ckpt"], asked["out"]) == (path, path)
 
