@@ -130,6 +130,14 @@ def test_a_preview_that_fails_in_a_sharded_network_ends_the_run_behind_a_checkpo
 
 
 @pytest.mark.slow
+def test_a_validation_that_fails_on_one_rank_costs_no_step(ranks: Path) -> None:
+    said = [(ranks / f"unvalidated-{rank}.txt").read_text() for rank in range(2)]
+    assert said[1] == "OSError: stale file handle"
+    assert said[0] == "ValueError: validation failed on rank 1 (OSError: stale file handle); step 2 is saved"
+    assert small.load(ranks / "unvalidated")["global_step"] == 2 and owed(ranks / "unvalidated", 2) == ["validation"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grown", "back"])
 def test_as_many_clips_a_step_on_other_ranks_are_the_same_run(ranks: Path, name: str) -> None:
     """One process made three steps of 4 clips, or six. Copies go on with 1 clip x 2 ranks x 2 accumulated, or shards

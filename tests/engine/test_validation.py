@@ -175,7 +175,7 @@ def test_every_clip_counts_once_on_any_number_of_ranks(ranks: int, monkeypatch: 
             trainer = SimpleNamespace(
                 datamodule=data, strategy=strategy, precision_plugin=precision, global_rank=rank, world_size=world_size
             )
-            validation.measure(trainer, module, lambda: None)  # type: ignore[arg-type]
+            validation.measure(trainer, module, lambda **_: None)  # type: ignore[arg-type]
         return torch.stack(parts).sum(0)
 
     torch.testing.assert_close(measured(ranks), measured(1), rtol=1e-5, atol=1e-9)

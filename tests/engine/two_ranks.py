@@ -80,6 +80,17 @@ class Undecoded(Preview):
             module.codec.decode = real
 
 
+class Unvalidated(Callback):
+    """The second rank cannot read the validation clips."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        def fails(*args: Any) -> Any:
+            raise OSError("stale file handle")
+
+        if dist.get_rank() == 1:
+            pl_module.validation_step = fails
+
+
 class Warnings(logging.Handler):
     """Keeps what previews warn of."""
 
@@ -271,6 +282,14 @@ def idle_parameter(out: Path) -> None:
                 module, out / name / where, small.video_data(batch_size=2),
                 strategy=strategy(name, find_unused_parameters=True), devices=2,
             )  # fmt: skip
+    try:
+        callbacks = {"every": 100, "validate_every": 2}
+        small.train(
+            small.model(max_steps=6), out / "unvalidated", small.video_data(batch_size=2), [Unvalidated()],
+            callbacks=callbacks, strategy=strategy("ddp"), devices=2,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        (out / f"unvalidated-{dist.get_rank()}.txt").write_text(f"{type(error).__name__}: {error}")
     try:
         small.train(small.idle(), out / "refused", small.video_data(batch_size=2), strategy=strategy("ddp"), devices=2)
     except ValueError as error:

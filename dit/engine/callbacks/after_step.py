@@ -8,14 +8,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
 from dit.checkpoint.files import FOLDER
-from dit.engine import ranks
+from dit.engine import parallel, ranks
 from dit.engine.callbacks.checkpoint import Checkpoints
 from dit.engine.callbacks.place import Place
 from dit.engine.interrupts import Interrupts
@@ -152,11 +152,12 @@ class AfterStep(Callback):
 
     # -- pieces
 
-    def ask(self, failed: bool = False) -> None:
-        """Raises `Failed` on all ranks if one has failed, else `Stopped` if one was told to stop. All must call it
-        together: a rank that has failed calls it with `failed=True` when its next question would be due.
+    def ask(self, failed: bool = False, may_stop: bool = True) -> None:
+        """Raises `Failed` on all ranks if one has failed, else `Stopped` if one was told to stop and it may. All must
+        call it together: a rank that has failed calls it with `failed=True` when its next question would be due.
         """
-        status = ranks.highest(FAILED if failed else self.interrupts.received or 0, self._device)
+        told = self.interrupts.received or 0 if may_stop else 0
+        status = ranks.highest(FAILED if failed else told, self._device)
         if status == FAILED:
             raise Failed
         if status:
@@ -180,8 +181,33 @@ class AfterStep(Callback):
             except EndsRun:  # or the next start would begin with the same failure; the first rank may not get here
                 self._cross_out(trainer, [*unwritten, *due[index + 1 :]])
                 raise
+            except Exception as error:
+                self._leave(trainer, task, error, [*unwritten, *due[index:]])
+                raise
             if self.checkpoints.saved_step == trainer.global_step and trainer.is_global_zero:
                 self._cross_out(trainer, [*unwritten, *due[index + 1 :]])
+
+    def _leave(self, trainer: Trainer, task: Task, error: Exception, due: Sequence[Task]) -> None:
+        """A task has failed, on this rank or, if `error` is `Failed`, on another one: saves the step on all ranks.
+
+        One process does that when the error has passed (`on_exception`). The ranks of a sharded network may be waiting
+        for this one in a forward pass, and are not asked. Raises ValueError on ranks that have not failed.
+        """
+        if trainer.world_size == 1 or isinstance(trainer.strategy, parallel.FSDP2):
+            return
+        said = None if isinstance(error, Failed) else f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        if said is not None:
+            with suppress(Failed):
+                self.ask(failed=True)
+        whys = ranks.gather_objects(said)
+        if self.checkpoints.saved_step != trainer.global_step:
+            self._save(trainer, due)
+        log.warning("saved step %d before leaving", trainer.global_step)
+        if said is None:
+            rank, why = next((rank, why) for rank, why in enumerate(whys) if why is not None)
+            raise ValueError(
+                f"{task.name} failed on rank {rank} ({why}); step {trainer.global_step} is saved"
+            ) from None
 
     def _cross_out(self, trainer: Trainer, still_due: Sequence[Task]) -> None:
         """Notes that only `still_due` is left to be made at this step."""

@@ -81,6 +81,7 @@ class Validation(Task):
                     batch = trainer.strategy.batch_to_device(batch)
                     clips = module.validation_step(batch, index, self.noise_shares, rows)
                     sums += [self._sums(clip) for clip in clips]
+            ask(may_stop=False)  # whether all have their sums; they are added up now, and no work is left to be cut off
             # Ranks take equally many; the clips that fill up the last turn are others' and count there.
             count, rank, ranks = len(trainer.datamodule.val or ()), trainer.global_rank, trainer.world_size  # type: ignore[attr-defined]
             sums = [each * (rank + ranks * place < count) for place, each in enumerate(sums)]
