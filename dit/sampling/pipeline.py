@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dit.diffusion.experts import ByLevel
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
+from dit.sampling.about import OF_SAMPLES, about, sources
 from dit.sampling.canvas import Canvas
 from dit.sampling.checkpoint import TRUSTED
 from dit.sampling.from_checkpoint import parts_of_checkpoint
@@ -24,12 +25,11 @@ from dit.sampling.job import Job, Round, Samples, cost, for_each, listed, own_no
 from dit.sampling.maker import Intermediate, Maker
 from dit.sampling.origin import Origin
 from dit.sampling.plan import Plan
-from dit.sampling.record import as_config, facts, files_of, fingerprint
+from dit.sampling.record import facts, files_of
 from dit.sampling.request import Request
 from dit.sampling.runtime import (
     Progress,
     Timer,
-    device_name,
     evaluating,
     exhausted,
     peak_memory,
@@ -250,10 +250,10 @@ class Pipeline:
             seconds, done = timer.seconds, timer.done
             with self._computing():
                 pixels, latents = exhausted(self._maker.steps(self._round(job, index, timer)))
-            about = self.info(job, job.batches[index])
-            about["seconds_per_step"] = (timer.seconds - seconds) / max(timer.done - done, 1)
-            about["peak_memory_gb"] = peak_memory(self.device) / 1e9
-            yield Samples(pixels, latents, about)
+            info = self.info(job, job.batches[index])
+            info["seconds_per_step"] = (timer.seconds - seconds) / max(timer.done - done, 1)
+            info["peak_memory_gb"] = peak_memory(self.device) / 1e9
+            yield Samples(pixels, latents, info)
         if which:
             count, seconds = sum(len(job.batches[index]) for index in which), timer.seconds / max(timer.done, 1)
             log.info("%d samples: %.3f s a step, peak memory %.2f GB", count, seconds, peak_memory(self.device) / 1e9)
@@ -355,43 +355,18 @@ class Pipeline:
         for said in self.origin.trained.warnings(canvas, plan, self.settings.schedule) if self.origin.trained else ():
             log.warning("%s", said)
 
+    @property
+    def boundary(self) -> float | None:
+        """The noise level at which two networks meet; None where there is one."""
+        return self.net.boundary if isinstance(self.net, ByLevel) else None
+
     def facts(self, job: Job) -> list[dict[str, Any]]:
         """How each sample of a job is made: all that it takes to make it again (`record.py`). Reads the checkpoint and
         the task's files once more, for their fingerprints."""
-        lists = {"prompts", "negative_prompts", "seeds", "labels", "signals"}
-        common = {key: value for key, value in self.info(job, []).items() if key not in lists}
-        sources = {"checkpoint": self.origin.checkpoint}
-        if isinstance(self.net, ByLevel):
-            sources["low_noise_ckpt"] = self.origin.low_noise
-        known = {
-            name: {**source, "sha256": fingerprint(source["path"])} if "path" in source else dict(source)
-            for name, source in sources.items()
-        }
-        return facts({**common, "files": files_of(common["task"]), **known}, job.batches)
+        common = {key: value for key, value in self.info(job, []).items() if key not in OF_SAMPLES}
+        files = {"files": files_of(common["task"]), **sources(self.origin, self.boundary)}
+        return facts({**common, **files}, job.batches)
 
     def info(self, job: Job, wanted: Sequence[Request]) -> dict[str, Any]:
-        """How samples are made, as plain values; parts of the sampler are configs, which build them again."""
-        canvas, settings = job.canvas, self.settings
-        return {
-            "prompts": [each.prompt for each in wanted],
-            "negative_prompts": [each.negative_prompt for each in wanted],
-            "labels": [each.label for each in wanted],
-            "signals": [each.signals for each in wanted],
-            "seeds": [each.seed for each in wanted],
-            "weights": self.origin.weights,
-            "task": as_config(job.task),
-            "schedule": as_config(settings.schedule),
-            "solver": as_config(settings.solver),
-            "guidance": as_config(settings.guidance),
-            "num_steps": job.num_steps,
-            "steps_taken": len(job.levels[0]) - 1,
-            "num_frames": canvas.num_frames,
-            "height": canvas.height,
-            "width": canvas.width,
-            "fps": canvas.fps,
-            "context_level": settings.context_level,
-            "precision": None if settings.precision is None else str(settings.precision).removeprefix("torch."),
-            "device": device_name(self.device),
-            **({"boundary": self.net.boundary} if isinstance(self.net, ByLevel) else {}),
-            **({} if job.noise is None else {"noise": as_config(job.noise)}),
-        }
+        """How samples are made, as plain values (`about.py`)."""
+        return about(job, wanted, self.settings, self.origin, self.device, self.boundary)
