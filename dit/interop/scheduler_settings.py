@@ -185,4 +185,5 @@ def written(value: Any) -> str:
     """A value as JSON has it, in a few characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return value if isinstance(value, str) and value.replace("+", "").replace("-", "").isidentifier() else shown(value)
+    plain = isinstance(value, str) and len(value) < 40 and value.replace("+", "").replace("-", "").isidentifier()
+    return value if plain else shown(value)

@@ -132,6 +132,8 @@ class RatioRamp(Published):
             low, high = low ** (1 / self.rho), high ** (1 / self.rho)
             ratio = (high + share * (low - high)) ** self.rho
         levels = path.t_from_log_snr(-2 * ratio.log()).clamp(min=JUST_ABOVE_CLEAN).float().double()
+        if not bool((levels.diff() < 0).all()) or not bool(levels.isfinite().all()):
+            raise ValueError(f"{self} has no {num_steps} levels that float32 tells apart on this path; rho=7 is usual")
         return _with_end(levels, 0.0) if self.to_clean else levels
 
 

@@ -106,6 +106,36 @@ def test_what_has_no_effect_may_be_anything_of_its_kind(name: str) -> None:
     assert of_scheduler({**config, **more}) == of_scheduler(config)
 
 
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    2**62,
+    0.0,
+    1e30,
+    float("inf"),
+    float("nan"),
+    "",
+    "a" * 500,
+    "${x}",
+    "x\ny",
+    [],
+    {},
+]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_odd_values_are_taken_or_refused_in_a_line(name: str) -> None:
+    usual = {"_class_name": name, **({"clip_sample": False} if "clip_sample" in DEFAULTS[name] else {})}
+    for key in DEFAULTS[name]:
+        for value in ODD:
+            try:
+                of_scheduler({**usual, key: value})
+            except ValueError as error:
+                assert "\n" not in str(error) and len(str(error)) < 300
+
+
 def test_values_of_a_file_are_never_read_as_anything_else() -> None:
     with pytest.raises(ValueError, match="must be one of"):
         of_scheduler({"_class_name": DDIM, "clip_sample": False, "beta_schedule": "${oc.env:HOME}"})
