@@ -25,7 +25,10 @@ def composing(error: Exception, config_name: str | None) -> str:
     if isinstance(error, MissingConfigException):
         return _missing_config(error)
     if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} is missing; give it on the command line: {error.full_key}=..."
+        return (
+            _chosen_base(sys.argv[1:])
+            or f"{error.full_key} is missing; give it on the command line: {error.full_key}=..."
+        )
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
     wanted = re.search(r"Could not override '([^']+)'", message)
@@ -69,6 +72,17 @@ def _missing_config(error: MissingConfigException) -> str:
     hint = f"; did you mean {' or '.join(near)}" if near else ""
     listed = f"; {group} can be: {', '.join(known)}" if known else f"; look for it under configs/{group}"
     return f"there is no config '{asked}'{hint}{listed if len(known) <= MANY or not near else ''}"
+
+
+def _chosen_base(arguments: Sequence[str]) -> str | None:
+    """What to choose instead, where an argument names a base: a config whose name begins with `_`."""
+    for argument in arguments:
+        group, _, name = argument.lstrip("+").partition("=")
+        if name.startswith("_") and (CONFIGS / group / f"{name}.yaml").is_file():
+            texts = {each: (CONFIGS / group / f"{each}.yaml").read_text() for each in options(group)}
+            heirs = [each for each, text in texts.items() if f"\n  - {name}\n" in text]
+            return f"{argument} is no choice, but what these share: {', '.join(heirs)}; choose one of them"
+    return None
 
 
 def _unreadable(error: OverrideParseException) -> str:

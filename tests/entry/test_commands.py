@@ -54,7 +54,7 @@ def test_training_without_validation_and_what_it_says(
     assert "runs/mine is finished: 2 steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("net", ["wan22_i2v_tiny", "cogvideox_i2v_tiny"])
+@pytest.mark.parametrize("net", ["wan22_i2v_tiny", "cogvideox_i2v_tiny", "hunyuan_video15_tiny"])
 def test_models_that_read_given_frames_train_and_sample(
     net: str, command: Callable[..., None], capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_rank_at_work_speaks_for_itself(monkeypatch: pytest.MonkeyPatch, capsy
         (["experiment=demo", "net.pattern=F, (S"], "cannot read net.pattern=F, (S: it has a sign that means something"),
         (["experiment=demo", "net.größe=1"], "'net.größe' is no config key: keys have letters, digits"),
         (["experiment=demo", "nett=demo"], "nett"),
+        (["experiment=demo", "net=_mochi"], "error: net=_mochi is no choice, but what these share: mochi, mochi_tiny;"),
     ],
 )
 def test_mistakes_on_the_command_line(
