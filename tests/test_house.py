@@ -14,7 +14,7 @@ PACKAGES = (
     "net", "diffusion", "signals", "recipes", "sampling", "codec", "text", "engine", "evaluation", "interop", "media",
 )  # fmt: skip
 MAY_IMPORT = {name: {name} for name in PACKAGES} | {
-    "sampling": {"sampling", "diffusion", "signals"},
+    "sampling": {"sampling", "diffusion", "signals", "interop"},
     "engine": set(PACKAGES),
     "interop": {"interop", "net"},
     "recipes": {"recipes", "diffusion", "net"},

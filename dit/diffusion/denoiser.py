@@ -24,10 +24,13 @@ class Denoiser:
     prediction: Prediction
 
     def output(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        """The network's raw output (B, C, F, H, W) for x_t (B, C, F, H, W) at levels t (B, F) or (B, 1)."""
+        """The network's raw output (B, C, F, H, W) for x_t (B, C, F, H, W) at levels t (B, F) or (B, 1).
+
+        Networks that learnt a variance too (DiT, Latte) put it out behind these C channels; nothing here reads it.
+        """
         net = self.net.choose(t, cond) if isinstance(self.net, ByLevel) else self.net
         x_in, t_in = self.prediction.network_input(self.path, x_t, t)
-        return net(x_in, t_in, cond)
+        return net(x_in, t_in, cond)[:, : x_t.shape[1]]
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Estimate:
         """Raw output turned into (x0, eps, velocity), each (B, C, F, H, W)."""

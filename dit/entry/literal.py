@@ -20,7 +20,8 @@ TEXTS = frozenset({"prompt", "negative_prompt"})
 # Every key whose value is a path or the name of something outside the config. `null` is none of them.
 NAMES = frozenset(
     {
-        *("name", "init_from", "lora_from", "resume_from", "ckpt", "low_noise_ckpt", "again", "prompt_file", "out"),
+        *("name", "init_from", "lora_from", "resume_from", "ckpt", "low_noise_ckpt", "pretrained", "again"),
+        *("prompt_file", "out"),
         *("image", "last_image", "video", "mask"),
         *(f"task.{key}" for key in ("image", "last_image", "video", "mask")),
         *("data.root", "data.manifest"),

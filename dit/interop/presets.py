@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,25 @@ def compose(preset: str, overrides: Sequence[str] = (), made: Overrides | None =
     plain = OmegaConf.to_container(config.net, resolve=True)
     assert isinstance(plain, dict)
     return plain  # type: ignore[return-value]
+
+
+def compose_part(group: str, choice: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """configs/<group>/<choice>.yaml, plain and resolved, with values that follow from a file: set as they are."""
+    check_plain(dict(values), group)
+    with outside_of_hydra(), hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        node = hydra.compose(f"{group}/{choice}")[group]
+    return with_values(OmegaConf.to_container(node, resolve=True), values)
+
+
+def with_values(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config with other values at some of its keys (`position.first`), which must be there."""
+    made = copy.deepcopy(config)
+    for key, value in values.items():
+        *path, last = key.split(".")
+        node = functools.reduce(operator.getitem, path, made)
+        assert last in node, key
+        node[last] = value
+    return made  # type: ignore[no-any-return]
 
 
 @contextmanager

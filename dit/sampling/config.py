@@ -16,6 +16,7 @@ class Config(TypedDict):
     """The whole config, as plain containers: a type stands for the node that builds one."""
 
     ckpt: str | None
+    pretrained: str | None
     low_noise_ckpt: str | None
     boundary: Share | None
     weights: str

@@ -42,30 +42,42 @@ def parts_of_checkpoint(
         net = pair(file, low, net, weights, boundary, trusted)
     elif boundary is not None:
         raise ValueError(f"boundary={boundary} lies between two networks, and here is one: give low_noise_ckpt=RUN")
+    trained = Trained(
+        Shape(**file.clip()),
+        file.part("sampling", "schedule", trusted=trusted),
+        file.saw_given(),
+        file.interval(trusted) if low is None else (0.0, 1.0),
+    )
+    origin = Origin(label, _source(file), {} if low is None else _source(low), trained, file.per_frame(trusted))
+    log.info("%s weights of %s on %s", label, file.file, where)
+    return {**assembled(file, net, codec, text, where, trusted, changes), "signals": signals, "origin": origin}
+
+
+def assembled(
+    file: Checkpoint,
+    net: Any,
+    codec: Any,
+    text: nn.Module | None,
+    where: torch.device,
+    trusted: Sequence[str],
+    changes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Parts with weights on their device, the parts of the sampler that a config names, and what changes in them."""
     accelerate(net)
     own = {name: file.part("sampling", name, trusted=trusted) for name in ("schedule", "solver", "guidance")}
-    shape = Shape(**file.clip())
-    origin = Origin(
-        label,
-        _source(file),
-        {} if low is None else _source(low),
-        Trained(shape, own["schedule"], file.saw_given(), file.interval(trusted) if low is None else (0.0, 1.0)),
-        file.per_frame(trusted),
-    )
     settings, shape = changed(
-        Settings(**own, num_steps=file.number("sampling", "num_steps"), offload_text=True), shape, changes
+        Settings(**own, num_steps=file.number("sampling", "num_steps"), offload_text=True),
+        Shape(**file.clip()),
+        changes,
     )
-    log.info("%s weights of %s on %s", label, file.file, where)
     return {
         "net": placed(net, where, settings.offload_experts),
         "codec": placed(codec, where),
         "text": placed(text, where),
         "path": file.part("path", trusted=trusted),
         "prediction": file.part("prediction", trusted=trusted),
-        "signals": signals,
         "settings": settings,
         "shape": shape,
-        "origin": origin,
     }
 
 

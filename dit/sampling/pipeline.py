@@ -21,6 +21,7 @@ from dit.sampling.about import OF_SAMPLES, about, sources
 from dit.sampling.canvas import Canvas
 from dit.sampling.checkpoint import TRUSTED
 from dit.sampling.from_checkpoint import parts_of_checkpoint
+from dit.sampling.from_pretrained import parts_of_published
 from dit.sampling.job import Job, Round, Samples, cost, for_each, listed, own_noise
 from dit.sampling.maker import Intermediate, Maker
 from dit.sampling.origin import Origin
@@ -105,6 +106,29 @@ class Pipeline:
         """
         parts = parts_of_checkpoint(run_or_file, weights, device, low_noise_ckpt, boundary, trusted, changes)
         pipeline = cls(**parts)
+        warn_of_precision(pipeline.settings.precision, pipeline.device)
+        return pipeline
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | FilePath,
+        device: str = "auto",
+        *,
+        trusted: Sequence[str] = TRUSTED,
+        guidance_scale: float | None = None,
+        **changes: Any,
+    ) -> Pipeline:
+        """The pipeline of a published model: a folder as diffusers saves one, with model_index.json.
+
+        Args:
+            guidance_scale: in the terms of the model's own pipeline, which may mean a number that the network is told.
+            device, trusted, changes: as in `from_checkpoint`. What is not named is as in diffusers' class.
+
+        Raises:
+            FileNotFoundError, ValueError: in one line, for a folder that is not there, or a part that is not known.
+        """
+        pipeline = cls(**parts_of_published(folder, device, guidance_scale, trusted, changes))
         warn_of_precision(pipeline.settings.precision, pipeline.device)
         return pipeline
 

@@ -19,6 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from dit.checkpoint.files import FOLDER, step_name
+from dit.encoders import fingerprint as of_files
+from dit.folders import PIPELINE
 from dit.foreign import Kind, build
 from dit.sampling.checkpoint import KINDS
 from dit.sampling.read import missing
@@ -55,7 +57,9 @@ def as_config(thing: Any) -> Any:
 
 
 def fingerprint(file: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content."""
+    """SHA-256 of a file's content; of a published model's folder that of its files, of large ones in samples."""
+    if Path(file).is_dir():
+        return of_files(sorted(each for each in Path(file).rglob("*") if each.is_file()))
     with Path(file).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -156,7 +160,7 @@ def _same(known: Mapping[str, Any], beside: Path) -> str:
         above = list(beside.resolve().parents)
         folder = above[min(2, len(above) - 1)] / FOLDER
         places += [steps, folder / path.name, folder / steps.name]
-    there = [place for place in places if place.is_file()]
+    there = [place for place in places if place.is_file() or (place / PIPELINE).is_file()]
     if not there:
         raise missing(places[0], "file of the sample")
     for place in there:

@@ -83,8 +83,9 @@ def heard(wanted: Sequence[Request], known: Collection[str]) -> list[Request]:
     return made
 
 
-def take_folder(out: str | None, run_or_file: str, facts: Sequence[Mapping[str, Any]]) -> Path:
-    """Makes the folder of a set of samples, for this command alone: `out`, or the next `samples/NNN` of the run.
+def take_folder(out: str | None, run_or_file: str | None, facts: Sequence[Mapping[str, Any]]) -> Path:
+    """Makes the folder of a set of samples, for this command alone: `out`, or the next `samples/NNN` of the run; of no
+    run, where the command is given.
 
     facts: how each sample is made. An `out` that holds samples is taken when it was begun with the same: a command that
     was stopped goes on when it is given again.
@@ -94,8 +95,7 @@ def take_folder(out: str | None, run_or_file: str, facts: Sequence[Mapping[str, 
     """
     said = hashlib.sha256(json.dumps(list(facts), sort_keys=True).encode()).hexdigest()
     if out is None:
-        file = find(run_or_file)
-        samples = (file.parent.parent if file.parent.name == FOLDER else file.parent) / "samples"
+        samples = _home(run_or_file) / "samples"
         samples.mkdir(parents=True, exist_ok=True)
         folder = _next(samples)
     else:
@@ -116,6 +116,13 @@ def take_folder(out: str | None, run_or_file: str, facts: Sequence[Mapping[str, 
         if said not in (folder / REQUEST).read_text(encoding="utf-8"):
             raise ValueError(f"out={out} holds samples of another request; give another out=") from None
     return folder
+
+
+def _home(run_or_file: str | None) -> Path:
+    if run_or_file is None:
+        return Path()
+    file = find(run_or_file)
+    return file.parent.parent if file.parent.name == FOLDER else file.parent
 
 
 def _next(samples: Path) -> Path:

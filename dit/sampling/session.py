@@ -62,10 +62,15 @@ def session(ask: Mapping[str, Any]) -> Session:
     """
     if ask["again"] is not None:
         return _again(ask)
-    if ask["ckpt"] is None:
-        raise ValueError("ckpt is missing; give it on the command line: ckpt=runs/...")
+    if (ask["ckpt"] is None) == (ask["pretrained"] is None):
+        what = "ckpt is missing" if ask["ckpt"] is None else "ckpt and pretrained are both given"
+        raise ValueError(f"{what}; give one of both: ckpt=runs/..., or pretrained= the folder of a published model")
     wanted = requests(*(ask[key] for key in REQUEST))
-    pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in (*MODEL, *NAMES)})
+    changes = {key: ask[key] for key in NAMES}
+    if ask["pretrained"] is not None:
+        pipeline = Pipeline.from_pretrained(ask["pretrained"], ask["device"], trusted=ask["trusted"], **changes)
+    else:
+        pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in MODEL}, **changes)
     if ask["text_cache"] is not None:
         _keep_in(pipeline.text, ask["text_cache"])
     job = pipeline.prepare(heard(wanted, known(pipeline.signals)), task=ask["task"])
@@ -85,8 +90,13 @@ def _again(ask: Mapping[str, Any]) -> Session:
     before = record.read(ask["again"], ask["trusted"])
     parts = {name: part for name, part in before.parts.items() if name != "task"}
     kept = {key: ask[key] for key in ("device", "offload_text", "offload_experts", "reuse_text", "trusted")}
-    kept |= {"low_noise_ckpt": before.low_noise_ckpt, "boundary": before.boundary}
-    pipeline = Pipeline.from_checkpoint(before.checkpoint, **kept, **parts, **before.settings)
+    if before.checkpoint.is_dir():  # of a published model
+        scale = before.facts["checkpoint"].get("guidance_scale")
+        settings = {name: value for name, value in before.settings.items() if name != "weights"}
+        pipeline = Pipeline.from_pretrained(before.checkpoint, guidance_scale=scale, **kept, **parts, **settings)
+    else:
+        kept |= {"low_noise_ckpt": before.low_noise_ckpt, "boundary": before.boundary}
+        pipeline = Pipeline.from_checkpoint(before.checkpoint, **kept, **parts, **before.settings)
     job = pipeline.prepare(before.batch, task=before.parts["task"])
     facts = {key: value for key, value in before.facts.items() if key != "versions"}
     facts["device"] = pipeline.info(job, [])["device"]

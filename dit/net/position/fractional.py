@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,9 +27,9 @@ class FractionalRoPE(Position):
     extent: axis -> seconds or pixels that make up 1.
     stride, first, fps: where tokens are when cond does not say it. stride: axis -> frames or pixels of the video from
       one token to the next; null: as the codec has it (`on_latents`; before that, latents are pixels). first: frames of
-      the video that the first token covers; null: as the codec has it, one where the first frame is coded alone
-      (LTX-Video 0.9.5 and later; 0.9.0 and 0.9.1 had 8, the stride, and so has diffusers' LTXPipeline). fps: frames a
-      second where cond["fps"] (B,) is absent.
+      the video that the first token covers; `stride`: as many as any other, though the codec codes the first frame
+      alone (LTX-Video 0.9.0 and 0.9.1, and diffusers' LTXPipeline); null: as the codec has it (LTX-Video 0.9.5 and
+      later). fps: frames a second where cond["fps"] (B,) is absent.
     pairing: which channels of a head form pairs.
 
     cond may hold `coordinates` (B, 3, N), seconds, rows and columns of pixels of each token, or `rope_scale` (B, 3),
@@ -48,7 +49,7 @@ class FractionalRoPE(Position):
         theta: float,
         extent: dict[str, float],
         stride: dict[str, float] | None,
-        first: float | None,
+        first: float | Literal["stride"] | None,
         fps: float,
         pairing: Pairing,
     ) -> None:
@@ -113,6 +114,8 @@ class FractionalRoPE(Position):
         else:
             strides = [s * p for s, p in zip(compression.stride if compression else (1, 1, 1), patch, strict=True)]
         pixels = [stride * numbers for stride, numbers in zip(strides, tokens, strict=True)]
+        if self._first == "stride":
+            return pixels
         if self._first is not None:
             pixels[0] = (pixels[0] + self._first - strides[0]).clamp(min=0)
         elif compression is not None:

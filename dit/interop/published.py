@@ -1,0 +1,150 @@
+"""A published model's whole folder, as diffusers saves a pipeline, as the config of a run that has all its parts.
+
+`model_index.json` names the class of the pipeline; each part says the rest of itself in its own config.json. What the
+class does by itself (the shape of a clip, steps, guidance, which texts its encoders are handed) is `PIPELINES`. The
+config is made of the same nodes as a checkpoint's, and is built in the same way: training and sampling know no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dit.folders import PIPELINE, read_json
+from dit.foreign import shown
+from dit.interop.diffusers import Stored, open_folder
+from dit.interop.presets import compose_part, with_values
+from dit.interop.schedulers import of_scheduler
+
+SCHEDULER = "scheduler_config.json"
+
+
+class Guided(NamedTuple):
+    """How a scale guides: the scale of classifier-free guidance, and signals for the network."""
+
+    scale: float
+    signals: dict[str, Any]
+
+
+def classifier_free(scale: float) -> Guided:
+    """`uncond + scale (cond - uncond)`; up to 1 the conditioned network alone."""
+    return Guided(max(scale, 1.0), {})
+
+
+def beyond_conditioned(scale: float) -> Guided:
+    """`cond + scale (cond - uncond)` (Cosmos); the class takes scales up to 1 for none."""
+    return Guided(scale + 1 if scale > 1 else 1.0, {})
+
+
+def told(scale: float) -> Guided:
+    """The network is told the scale, and nothing else guides (HunyuanVideo)."""
+    target = {"_target_": "dit.signals.guidance.GuidanceScale", "_partial_": True}
+    return Guided(1.0, {"guidance": {**target, "scale": scale}})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a class of diffusers does by itself.
+
+    Attributes:
+        text: the choice of configs/text; None: it reads no text.
+        num_frames, height, width: of a clip unless it is told others, in pixels. fps: frames a second.
+        num_steps, scale: solver steps and guidance scale unless it is told others.
+        guided: what the scale does: entries of the config.
+        net: values of the network beside what its config.json says, by their place.
+        scaled_by: setting of the scheduler by which latents are multiplied.
+    """
+
+    text: str | None
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    num_steps: int
+    scale: float
+    guided: Callable[[float], Guided] = classifier_free
+    net: Mapping[str, Any] = field(default_factory=dict)
+    scaled_by: str | None = None
+
+
+# Of the classes' `__call__` in diffusers 0.42.1; frame rates are those of their examples.
+PIPELINES = {
+    "WanPipeline": Recipe("wan", 81, 480, 832, 16.0, 50, 5.0),
+    "SkyReelsV2Pipeline": Recipe("wan", 97, 544, 960, 24.0, 50, 6.0),
+    "LTXPipeline": Recipe("ltx", 161, 512, 704, 25.0, 50, 3.0, net={"position.first": "stride"}),
+    "CogVideoXPipeline": Recipe("cogvideox", 49, 480, 720, 8.0, 50, 6.0),
+    "HunyuanVideoPipeline": Recipe("hunyuan_video", 129, 720, 1280, 24.0, 50, 6.0, told),
+    "MochiPipeline": Recipe("mochi", 19, 480, 848, 30.0, 64, 4.5),
+    "AllegroPipeline": Recipe("allegro", 88, 720, 1280, 15.0, 100, 7.5),
+    "CosmosTextToWorldPipeline": Recipe(
+        "cosmos", 121, 704, 1280, 30.0, 36, 7.0, beyond_conditioned, scaled_by="sigma_data"
+    ),
+    "LattePipeline": Recipe("latte", 16, 512, 512, 8.0, 50, 7.5),
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A folder, opened and checked as far as can be without reading its weights.
+
+    Attributes:
+        class_name: of its pipeline. config: as a checkpoint of ours holds one. network: where the weights of `net` are.
+    """
+
+    folder: Path
+    class_name: str
+    config: dict[str, Any]
+    network: Stored
+
+
+def open_pipeline(folder: str | Path, guidance_scale: float | None = None) -> Published:
+    """Opens the folder of a whole pipeline.
+
+    guidance_scale: as its own class takes it; None: its default.
+
+    Raises FileNotFoundError or ValueError, in one line: no model_index.json, a class, setting or scheduler that is not
+    known here, a part that is missing or damaged.
+    """
+    root = Path(folder)
+    if not (root / PIPELINE).is_file():
+        what = "is not there" if not root.exists() else f"has no {PIPELINE}"
+        raise FileNotFoundError(f"pretrained={folder} {what}: the folder of a whole pipeline of diffusers is wanted")
+    index = read_json(root / PIPELINE)
+    name = index.get("_class_name")
+    recipe = PIPELINES.get(name) if isinstance(name, str) else None
+    if recipe is None:
+        known = ", ".join(PIPELINES)
+        raise ValueError(f"{root / PIPELINE}: the class {shown(name)} is not known here; there are {known}")
+    network = open_folder(root / "transformer")
+    guided = recipe.guided(recipe.scale if guidance_scale is None else guidance_scale)
+    said = _scheduler(root)
+    scheduler = of_scheduler(said, network.family.class_name, name)
+    codec = {"folder": str(root / "vae"), "scale": 1.0 if recipe.scaled_by is None else said.get(recipe.scaled_by, 0.5)}
+    config = {
+        "net": with_values(network.config, recipe.net),
+        "codec": compose_part("codec", "pretrained", codec),
+        "text": None if recipe.text is None else compose_part("text", recipe.text, {"folder": str(root)}),
+        "signals": guided.signals,
+        "path": scheduler.path,
+        "prediction": scheduler.prediction,
+        "levels": scheduler.levels,
+        "sampling": {
+            "schedule": scheduler.schedule,
+            "solver": scheduler.solver,
+            "guidance": compose_part("guidance", "cfg", {"scale": guided.scale}),
+            "num_steps": recipe.num_steps,
+        },
+        "data": {name: getattr(recipe, name) for name in ("num_frames", "height", "width", "fps")},
+    }
+    return Published(root, str(name), config, network)
+
+
+def _scheduler(root: Path) -> dict[str, Any]:
+    file = root / "scheduler" / SCHEDULER
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is not there: without it nobody knows which noise levels the model was made for"
+        )
+    return read_json(file)

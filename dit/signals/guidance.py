@@ -1,0 +1,33 @@
+"""The guidance scale that a distilled network imitates in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from data.batch import Batch, Values
+from dit.signals.base import Around, Asked, Clip, Entry, Number
+
+
+class GuidanceScale(Number):
+    """`guidance` (B,): how strongly the network is to follow the prompt (HunyuanVideo). It is always said.
+
+    Args:
+        scale: in training, and of samples that say none by `signals.guidance`.
+    """
+
+    entries = {"guidance": Entry((), torch.float32)}
+    example = 6.0
+    asked = ("guidance",)
+
+    def __init__(self, around: Around, *, scale: float) -> None:
+        super().__init__(around)
+        self.scale = scale
+
+    def of_batch(self, batch: Batch) -> Values:
+        return torch.full((len(batch.pixels),), float(self.scale), device=batch.pixels.device)
+
+    def of_request(self, asked: Asked, clip: Clip) -> Any:
+        said = super().of_request(asked, clip)
+        return float(self.scale) if said is None else said

@@ -1,0 +1,79 @@
+"""How far our samples are from those of diffusers' pipelines: the table in docs/pipelines.md.
+
+    python scripts/pipelines_table.py          # prints it and puts it into the page
+
+Each pipeline is built with tiny random parts, saved, and sampled by both from the same noise: two prompts of different
+lengths, five steps, with guidance and without. It needs pip install -r requirements-dev.txt
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor
+
+from dit.interop.published import PIPELINES
+from dit.sampling.pipeline import Pipeline
+from scripts.twins.pipelines import TWINS, Asked, run, saved
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "pipelines.md"
+BEGIN, END = "<!-- scripts/pipelines_table.py writes from here -->", "<!-- to here -->"
+ASKED = Asked(["a red circle moves left slowly.", "a blue square"], ["blurry, ugly", "ugly"], [3, 8], 5, 4.0)
+
+
+def main() -> None:
+    lines = [
+        "| pipeline of diffusers | latents | latents, guidance 4 | pixels, grey levels | prompts swapped |",
+        "| --- | --- | --- | --- | --- |",
+        *rows(),
+    ]
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text("\n".join([before + BEGIN, *lines, END + after]), encoding="utf-8")
+    print("\n".join(lines))
+
+
+def rows() -> Iterator[str]:
+    for name, twin in TWINS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            theirs = saved(name, Path(folder))
+            plain, guided = (differences(name, theirs, folder, replace(ASKED, scale=scale)) for scale in (1.0, 4.0))
+        pixels = f"{guided['pixels']:.1e}" if twin.decodes else "not compared"
+        kind = type(theirs).__name__
+        assert kind in PIPELINES, kind
+        yield f"| {kind} | {plain['latents']:.1e} | {guided['latents']:.1e} | {pixels} | {guided['swapped']:.1e} |"
+
+
+def differences(name: str, theirs: Any, folder: str, asked: Asked) -> dict[str, float]:
+    """Largest differences: of latents relative to the largest latent, of pixels in grey levels."""
+    frames, height, width = TWINS[name].shape
+    pipeline = Pipeline.from_pretrained(
+        folder, "cpu", num_frames=frames, height=height, width=width, num_steps=asked.num_steps,
+        guidance_scale=asked.scale,
+    )  # fmt: skip
+    codec: Any = pipeline.codec
+    shape = (len(asked.seeds), codec.channels, *pipeline.canvas().latent_shape)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(7))
+    wanted = run(theirs, name, noise, asked, "latent")
+    made = pipeline(asked.prompts, asked.seeds, noise=noise, negative_prompt=asked.negatives)
+    swapped = pipeline(asked.prompts[::-1], asked.seeds, noise=noise, negative_prompt=asked.negatives)
+    found = {"latents": relative(made.latents, wanted), "swapped": relative(swapped.latents, wanted)}
+    if TWINS[name].decodes:
+        found["pixels"] = float((made.pixels - run(theirs, name, noise, asked, "pt")).abs().max() * 127.5)
+    return found
+
+
+def relative(mine: Tensor, other: Tensor) -> float:
+    return float((mine - other).abs().max() / other.abs().max())
+
+
+if __name__ == "__main__":
+    main()

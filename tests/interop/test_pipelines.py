@@ -1,0 +1,89 @@
+"""Whole pipelines: what ours makes of a folder is what diffusers' own class makes of it, from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dit.diffusion.path import Path as NoisePath
+from dit.sampling.job import Samples
+from dit.sampling.pipeline import Pipeline
+from dit.sampling.schedule import Schedule
+from scripts.twins.pipelines import TWINS, Asked, run, saved
+
+ASKED = Asked(["a red circle moves left slowly.", "a blue square"], ["blurry, ugly", "ugly"], [3, 8], 5, 4.0)
+Published = tuple[str, Any, Path]
+
+
+@dataclass(frozen=True)
+class Given(Schedule):
+    """Levels as they are said."""
+
+    levels: tuple[float, ...]
+
+    def __call__(self, num_steps: int, num_tokens: int, path: NoisePath, frames: int) -> Tensor:
+        return torch.tensor(self.levels, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module", params=TWINS)
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, saved(request.param, folder), folder
+
+
+def ours(name: str, folder: Path, asked: Asked) -> Pipeline:
+    frames, height, width = TWINS[name].shape
+    return Pipeline.from_pretrained(
+        folder, "cpu", num_frames=frames, height=height, width=width, num_steps=asked.num_steps,
+        guidance_scale=asked.scale,
+    )  # fmt: skip
+
+
+def noise_for(pipeline: Pipeline) -> Tensor:
+    codec: Any = pipeline.codec
+    shape = (len(ASKED.seeds), codec.channels, *pipeline.canvas().latent_shape)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(7))
+
+
+def relative(mine: Tensor, other: Tensor) -> float:
+    return ((mine - other).abs().max() / other.abs().max()).item()
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_samples_are_those_of_diffusers(published: Published, scale: float) -> None:
+    name, theirs, folder = published
+    asked = replace(ASKED, scale=scale)
+    pipeline = ours(name, folder, asked)
+    noise = noise_for(pipeline)
+    made = pipeline(asked.prompts, asked.seeds, noise=noise, negative_prompt=asked.negatives)
+    assert relative(made.latents, run(theirs, name, noise, asked, "latent")) < 1e-5
+    if TWINS[name].decodes:
+        pixels = run(theirs, name, noise, asked, "pt")
+        near = 1.01 / 127.5 if name == "cosmos" else 1e-5  # its guardrail rounds to grey levels
+        assert (made.pixels - pixels).abs().max() < near * pixels.abs().max()
+
+
+def test_a_spoiled_part_is_noticed(published: Published) -> None:
+    name, theirs, folder = published
+    pipeline = ours(name, folder, ASKED)
+    noise = noise_for(pipeline)
+    wanted = pipeline(ASKED.prompts, ASKED.seeds, noise=noise, negative_prompt=ASKED.negatives)
+
+    def made(other: Pipeline, prompts: Sequence[str] = ASKED.prompts) -> Samples:
+        return other(list(prompts), ASKED.seeds, noise=noise, negative_prompt=ASKED.negatives)
+
+    assert relative(made(pipeline, ASKED.prompts[::-1]).latents, wanted.latents) > 1e-3, "prompts that are swapped"
+    own = pipeline.settings.schedule
+    fewer = pipeline.noise_levels(pipeline.canvas(), torch.zeros(noise.shape[2], dtype=torch.bool))
+    others = made(pipeline.changed(schedule=Given(tuple(fewer.clone().mul(0.97).tolist()))))
+    assert relative(others.latents, wanted.latents) > 1e-3, f"other levels than those of {own}"
+    codec: Any = pipeline.codec
+    assert relative(codec.decode(wanted.latents.flip(1)).clamp(-1, 1), wanted.pixels) > 5e-4, (
+        "channels in another order"
+    )
