@@ -1,4 +1,4 @@
-"""Configs from elsewhere: plain data, from which nothing is built but classes of the kind that belongs to a place.
+"""Configs from elsewhere: plain data, of which each part may build classes of one kind and no others.
 
 A checkpoint, a folder of weights or a run directory may come from a stranger, and its config names what is to be built.
 So it never reaches Hydra or OmegaConf, which would resolve interpolations and call any function. `build` walks plain
@@ -9,7 +9,7 @@ containers itself, under three rules:
 3. An argument gets what its constructor's annotation asks for (`dit.config.kinds`): a part only where one is wanted,
    and one of that class; a value in its range.
 
-A config that passes the first two is built as a user's own is, which run code by design.
+A config that passes the first two is built by the same builder as a user's own config, to which they do not apply.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ DEEPEST = 50  # containers within one another; ours have up to 7
 LARGEST = 2**63  # no whole number is that far from 0
 SHOWN, LONGEST = 60, 300  # characters of a value in a message, and of what others say of it
 DOTTED = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")  # nothing private
-LAYERS = "torch.nn"  # stand wherever parts of a network do
-KNOWN = ("dit", "data", "torch", LAYERS)  # to trust one of these says nothing: their kinds say what of them is built
+LAYERS = "torch.nn"  # allowed wherever parts of a network are
+KNOWN = ("dit", "data", "torch", LAYERS)  # `trusted` cannot name these: `Kind` says which of their classes are built
 
 
 class Refused(ValueError):
@@ -43,7 +43,7 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Kind:
-    """What belongs to a place of a config.
+    """What a part of a config may build.
 
     base: class of the thing itself, a protocol that it has, or Any. homes: the packages, modules or classes in which it
     and its parts are defined.
@@ -143,7 +143,7 @@ def shown(value: Any) -> str:
 
 
 class _Classes:
-    """Which classes a place may ask for."""
+    """Which classes a part of a config may name."""
 
     def __init__(self, kind: Kind, trusted: Sequence[str]) -> None:
         layers = (LAYERS,) if isinstance(kind.base, type) and issubclass(kind.base, nn.Module) else ()

@@ -22,7 +22,7 @@ from torch.nn import functional
 LARGE = 2**23
 # Rows from which on oneDNN is faster for x W^T of any shape. With fewer, rearranging W takes too long.
 MANY_ROWS = 640
-# Input features of a wide product: oneDNN takes long to rearrange such a W for few rows, MKL to sum gradients of it.
+# Input features from which on W is wide: oneDNN is slow at rearranging it for few rows, MKL at computing its gradient.
 WIDE = 2048
 
 

@@ -12,8 +12,8 @@ from typing import Any, NoReturn, TextIO, cast
 
 
 def reopen() -> None:
-    """Gives closed standard streams (`>&-`) somewhere to lead. To be called before any file is opened: the next one
-    would get the number of the closed one, and whatever is printed with it."""
+    """Opens closed standard streams (`>&-`) on the null device. To be called before any file is opened: that file would
+    get the number of the closed stream, and what is printed would be written into it."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -28,7 +28,7 @@ UNHEARD = 141  # what shells say of a command whose reader left: `sample.py ... 
 
 
 def leave_unheard() -> NoReturn:
-    """Ends, in silence, a command whose reader has left (BrokenPipeError)."""
+    """Ends a command whose reader has left (BrokenPipeError), without a message."""
     # Python would complain once more when it flushes at its end.
     for stream in (sys.stdout, sys.stderr):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -73,7 +73,7 @@ def steady() -> Iterator[None]:
 
 
 class Steady:
-    """A text stream whose failures to write are nobody's business."""
+    """A text stream that ignores it when writing fails."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -104,7 +104,7 @@ class Steady:
             self._failed = True
 
     def settle(self) -> None:
-        """Leads a stream that cannot be written to nowhere, or Python would complain when it flushes at its end."""
+        """Redirects a stream that cannot be written to the null device, or Python complains when it flushes at exit."""
         try:
             self._stream.flush()
             if self._failed:

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from omegaconf import DictConfig, OmegaConf
 
+from dit.config.pattern import runs
 from dit.entry import CONFIGS, ROOT, options
 from dit.interop.presets import build_empty, compose
 
@@ -104,12 +105,6 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def runs(pattern: str) -> str:
-    """A pattern with long runs counted: `D*20 P*40`."""
-    groups = [(letter, len(list(group))) for letter, group in itertools.groupby(pattern)]
-    return " ".join(f"{letter}*{count}" for letter, count in groups) if len(pattern) > 8 else pattern
-
-
 def parameters(values: dict[str, Any]) -> int:
     """Of the network of a composed config; counted on the meta device."""
     return sum(p.numel() for p in build_empty(values).parameters())
@@ -137,7 +132,7 @@ def parts_table(configs: dict[str, DictConfig]) -> str:
     names_of: dict[tuple[str, ...], list[str]] = {}
     for name, config in configs.items():
         chosen = choices(config)
-        letters = "".join(dict.fromkeys(config.pattern))
+        letters = "".join(dict.fromkeys(letter for letter, _ in runs(config.pattern)))
         values = (letters, *(chosen.get(group, "none") for group in groups))
         names_of.setdefault(values, []).append(f"`{name}`")
     usual = [most(values) for values in zip(*names_of, strict=True)]
@@ -174,7 +169,7 @@ def size(key: str, values: dict[str, Any]) -> str:
         return ""
     if key == "concat_channels":
         return ", ".join(f"{name} {channels}" for name, channels in values[key].items() if channels)
-    return runs(values[key]) if key == "pattern" else short(values[key])
+    return short(values[key])
 
 
 def values_list(groups: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dit.flops import count_flops, count_flops_by_op
 from dit.net.kernels.auto import Auto
-from dit.net.kernels.door import Kernel
+from dit.net.kernels.base import Kernel
 from dit.net.kernels.flex import Flex
 from dit.net.kernels.masks import KeyPadding
 from dit.net.kernels.sdpa import SDPA

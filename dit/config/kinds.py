@@ -1,7 +1,8 @@
 """Values of a config against the annotations of what they are for: types, ranges, and the names of arguments.
 
-Constructors say what they want; nothing says it a second time. `fitted` refuses what cannot be meant and turns into
-each other what YAML and a shell write alike: `1e4` for a whole number, `5` for a name, a list for a tuple.
+What an argument may be stands in the constructor's signature alone. `fitted` refuses a value that the annotation does
+not allow, and converts what YAML and a shell do not tell apart: `1e4` to a whole number, `5` to a name, a list to a
+tuple.
 """
 
 from __future__ import annotations
@@ -173,8 +174,8 @@ def _is(value: Any, option: Any) -> bool:
 def _makes(node: Mapping[str, Any], option: Any) -> bool:
     """Whether a node builds what an annotation names, as far as classes tell; a function may return anything.
 
-    Where a call that makes something is wanted, a class is left to its owner (`_partial_: true`); where one that does
-    something is wanted, an instance is called.
+    A callable that returns an object is a class with `_partial_: true`, which its owner calls; one that returns nothing
+    that we know is also an instance with `__call__`.
     """
     built, deferred = resolve(str(node[TARGET])), bool(node.get(PARTIAL))
     if not isinstance(built, type):

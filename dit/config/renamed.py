@@ -1,7 +1,8 @@
-"""What classes and arguments are called now that configs of before name otherwise. Nothing else knows the old names.
+"""Configs of before in the words of today: classes and arguments that were moved, renamed or added since.
 
-A run's `config.yaml`, the config in a checkpoint and that of a saved network hold names of classes and arguments.
-Whoever reads one gives it to `current` first: then it builds, and equals what the same command composes today.
+A run's `config.yaml`, the config in a checkpoint and that of a saved network name classes and arguments. Whoever reads
+one gives it to `current` first: then it builds, and equals what the same command composes today. Nothing else knows the
+old names.
 """
 
 from __future__ import annotations
@@ -10,18 +11,49 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit.config.kinds import TARGET
+from dit.config.pattern import short
 
 CLASSES = {
     "dit.interop.adapter.LoRA": "dit.adapters.LoRA",
     "dit.net.alignment.Alignment": "dit.recipes.alignment.Alignment",
     "dit.net.alignment.FrameFeatures": "dit.recipes.encoders.FrameFeatures",
     "dit.net.alignment.pretrained": "dit.recipes.encoders.pretrained",
+    "dit.net.asymmetric.AttentionPool": "dit.net.refiner.AttentionPool",
+    "dit.net.asymmetric.PooledText": "dit.net.refiner.PooledText",
+    "dit.net.asymmetric.Sandwich": "dit.net.dual.Sandwich",
+    "dit.net.checkpointing.EveryNth": "dit.net.runner.EveryNth",
+    "dit.net.checkpointing.KeepAll": "dit.net.runner.KeepAll",
+    "dit.net.context.LastFrame": "dit.net.sequence.LastFrame",
+    "dit.net.context.MeanOfFrames": "dit.net.sequence.MeanOfFrames",
+    "dit.net.context.TextFirst": "dit.net.sequence.TextFirst",
+    "dit.net.context.VideoFirst": "dit.net.sequence.VideoFirst",
+    "dit.net.final.OneLevelFinal": "dit.net.final.AdaLNFinal",
+    "dit.net.frame_rate.AdaLNSingleFPS": "dit.net.modulation.AdaLNSingleFPS",
+    "dit.net.image.ImageCrossAttention": "dit.net.attention.ImageCrossAttention",
+    "dit.net.image.ImageTokens": "dit.net.embed.ImageTokens",
+    "dit.net.image.TwoQueryCrossAttention": "dit.net.attention.TwoQueryCrossAttention",
+    "dit.net.joint.Joint": "dit.net.dual.Joint",
+    "dit.net.joint.PlacedTokens": "dit.net.text.PlacedTokens",
+    "dit.net.joint.TokenLinear": "dit.net.text.TokenLinear",
+    "dit.net.joint.WholeText": "dit.net.text.WholeText",
+    "dit.net.low_rank.LowRank": "dit.net.modulation.LowRank",
+    "dit.net.low_rank.TwofoldEmbedding": "dit.net.embed.TwofoldEmbedding",
+    "dit.net.per_block.PerBlockAdaLNZero": "dit.net.modulation.PerBlockAdaLNZero",
+    "dit.net.per_block.PerBlockEmbedding": "dit.net.embed.PerBlockEmbedding",
+    "dit.net.position.learned_rotary.LearnedRoPE3D": "dit.net.position.rope.LearnedRoPE3D",
+    "dit.net.position.places.Counted": "dit.net.position.coordinates.Counted",
+    "dit.net.position.places.Divided": "dit.net.position.coordinates.Divided",
+    "dit.net.position.places.Fitted": "dit.net.position.coordinates.Fitted",
+    "dit.net.position.places.Timed": "dit.net.position.coordinates.Timed",
 }
-ARGUMENTS: dict[str, dict[str, str]] = {}  # class, by its name of today -> argument -> what it is called now
+# Class, by its name of today -> argument of before -> what it is called now.
+ARGUMENTS = {"dit.net.position.rope.RoPE3D": {"places": "coordinates"}}
+# Class -> argument -> the value that says what a config without it meant.
+ADDED = {"dit.net.final.AdaLNFinal": {"level": None}}
 
 
 def current(node: Any) -> Any:
-    """A config, or a part of one, with the names of today. node: plain containers, no deeper than Python recurses."""
+    """A config, or a part of one, as it is written today. node: plain containers, no deeper than Python recurses."""
     if isinstance(node, (list, tuple)):
         return [current(each) for each in node]
     if not isinstance(node, Mapping):
@@ -32,4 +64,15 @@ def current(node: Any) -> Any:
     target = CLASSES.get(target, target)
     arguments = ARGUMENTS.get(target, {})
     renamed = {arguments.get(key, key): current(value) for key, value in node.items()}
+    renamed |= {key: value for key, value in ADDED.get(target, {}).items() if key not in renamed}
+    if "pattern" in renamed:
+        renamed["pattern"] = one_spelling(renamed["pattern"])
     return {**renamed, TARGET: target}
+
+
+def one_spelling(pattern: Any) -> Any:
+    """A network's `pattern` as `pattern.short` writes it; what is none stays."""
+    try:
+        return short(pattern) if isinstance(pattern, str) else pattern
+    except ValueError:
+        return pattern

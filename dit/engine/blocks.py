@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from dit.net.graphs import allow_many_graphs
+from dit.graphs import allow_many_graphs
 
 
 def repeated_blocks(part: nn.Module) -> list[nn.Module]:

@@ -12,6 +12,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dit.config.build import build
 from dit.config.kinds import TARGET, resolve
+from dit.config.pattern import runs
 from dit.machine import memory, size_in_words
 from dit.recipes.base import Recipe
 
@@ -60,7 +61,7 @@ def check(config: Mapping[str, Any], on_cpu: bool) -> None:
 
 def size_of(name: str, node: Mapping[str, Any]) -> float:
     """Bytes of the parameters of the part that `node` describes. Of a network with many blocks only few are built."""
-    period, depth = len(str(node.get("pattern") or "F")), node.get("depth")
+    period, depth = sum(count for _, count in runs(str(node.get("pattern", "F")))), node.get("depth")
     if name != "net" or not isinstance(depth, int) or depth <= 2 * period:
         return _measured(name, node)
     one, two = (_measured(name, {**node, "depth": blocks * period}) for blocks in (1, 2))

@@ -19,6 +19,7 @@ from typing import IO, Any
 import yaml  # type: ignore[import-untyped]
 
 from dit.checkpoint.files import FOLDER, FROZEN
+from dit.config.renamed import current
 from dit.engine.callbacks.checkpoint import point
 from dit.engine.ema import SNAPSHOTS
 from dit.engine.writers import METRICS
@@ -260,7 +261,7 @@ def _take(held: IO[str], run: Path) -> None:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(key, value before, value now) of all settings that differ and are not `FREE`, in the order of the config."""
-    old, new = dict(_leaves(before)), dict(_leaves(now))
+    old, new = dict(_leaves(current(before))), dict(_leaves(current(now)))
     keys = [*new, *(key for key in old if key not in new)]
     # null says that a part is absent: a key that an older config did not have may be null now.
     return [

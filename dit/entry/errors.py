@@ -68,7 +68,7 @@ class Mistake(SystemExit):
 
 
 def speaker() -> str | None:
-    """What stands in front of this process's mistakes, None when it is to be silent.
+    """What this process prints in front of an error message; None: it prints no message.
 
     Under torchrun, SLURM or Lightning's launcher all ranks check the same config, so one of them, the first of a node,
     speaks for all. Once they work together each has data of its own, and may be the only one that fails.

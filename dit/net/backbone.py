@@ -1,5 +1,6 @@
 """The one backbone: a video diffusion transformer made of parts. Every published one is a config of it."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -10,20 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from dit.config.limits import Count, Natural
+from dit.config.pattern import spelled
 from dit.net.attention import NoQKNorm, Parts
 from dit.net.blocks import Block
 from dit.net.context import make_context
 from dit.net.coordinates import Coordinates
 from dit.net.embed import ClassEmbedding, LevelVector
-from dit.net.kernels.door import Kernel
+from dit.net.kernels.base import Kernel
 from dit.net.layout import Layout
 from dit.net.modulation import Modulation
 from dit.net.patches import Grid, nearest, patchify, token_grid, unpatchify
 from dit.net.position.base import Compression, NoPosition, Position
-from dit.net.reads import Reads, union
+from dit.net.reads import Reads, required, union
 from dit.net.runner import Runner, skipping
-from dit.net.sequence import TextTokens, side_by_side
-from dit.net.text import NoText, Text, required
+from dit.net.sequence import NoiseLevels, TextTokens
+from dit.net.text import NoText, Text
 from dit.net.text_reuse import TextReuse
 
 # cond["padding"] (B, 1, F, H, W) is 1 where a picture is only there to fill the grid; absent, that is nowhere.
@@ -35,23 +37,26 @@ class Backbone(nn.Module):
 
     Sizes
       in_channels, out_channels: of x and of the output.
-      concat_channels: name -> channels, taken from cond and put behind x's channels before patchifying ({given: 1}).
+      concat_channels: key of cond -> its channels, which are put behind those of x before patchifying ({given: 1});
+        null leaves them out.
       width, depth, heads: of the blocks. patch: latents of a token along (f, h, w).
       level_width: of the level vectors, by most models the width.
-      pattern: one letter a block, repeated to `depth`; each names an entry of `templates` (`ST` alternates).
-      templates: letter -> block template, finished with (parts, occurrence).
+      pattern: one letter a block, which names an entry of `templates`; a number behind it says how often. The whole is
+        repeated to `depth`: `F` is all alike, `ST` alternates, `D20P40` is 20 times D, then 40 times P.
+      templates: letter -> constructor of a block, called with (parts, occurrence).
       text_width: of cond["text"]; only a network with text reads it.
-    Parts (null: absent, as are null channels), in parentheses what the backbone finishes them with
-      embed (features, width): of the patches, position (width, head_dim), modulation (width, level_width), norm (dim),
-      attention (parts, layout), qk_norm (heads, head_dim), mlp (width), text (text_width, width), level (level_width):
-      embedding of the noise level, final (width, features, modulation). vectors: key of cond -> embedding (level_width)
-      that is added to the level's: labels, pooled text, fps.
-    Objects: init(net) sets the weights; kernel: attention; checkpointing: the runner of the blocks, `runner` from then
-    on (`dit/net/runner.py`), which decides what activations are kept. family: the class of diffusers that this network
-    is one of, where it is exported to (`dit/interop`); nothing is computed of it.
+    Parts: constructors that the backbone calls with the arguments in parentheses; null leaves a part out
+      embed (features, width): of the patches. position (width, head_dim). modulation (width, level_width). norm (dim).
+      attention (parts, layout). qk_norm (heads, head_dim). mlp (width). text (text_width, width). level (level_width):
+      embeds the noise level. final (width, features, modulation). vectors: key of cond -> constructor (level_width) of
+      what embeds it (labels, pooled text, fps); these embeddings are added to that of the noise level.
+    Objects
+      init(net): sets the weights. kernel: computes attention. checkpointing: runs the blocks and decides which
+      activations are kept (`dit/net/runner.py`); it becomes the attribute `runner`. family: the class of diffusers to
+      which this network can be exported (`dit/interop`), or null; it changes nothing that is computed.
 
-    Noise levels: with t (B, 1) one modulation a sample is broadcast. With t (B, F) each token takes the level of its
-    frame; a token that spans several latent frames takes the mean of their level embeddings, exact for equal levels.
+    Noise levels: with t (B, 1) all tokens of a sample have the same modulation. With t (B, F) each token takes the
+    level of its frame; a token that spans several latent frames takes the mean of their level embeddings.
 
     Raises ValueError for sizes that do not fit one another, naming the nearest ones that do.
     """
@@ -116,8 +121,11 @@ class Backbone(nn.Module):
             modulation=self.modulation,
             kernel=kernel,
         )
-        letters = spell(pattern, depth, templates)
-        self.blocks = nn.ModuleList(templates[x](parts, letters[:i].count(x)) for i, x in enumerate(letters))
+        self.blocks = nn.ModuleList()
+        occurrences: Counter[str] = Counter()
+        for letter in spelled(pattern, depth, templates):
+            self.blocks.append(templates[letter](parts, occurrences[letter]))
+            occurrences[letter] += 1
         self.final = final(width, out_channels * volume, self.modulation)
         self.init_weights()
 
@@ -169,15 +177,18 @@ class Backbone(nn.Module):
             coordinates = coordinates or Coordinates.of_clip(token_grid(self.patch, *x.shape[2:]))
             x = self.patches(x, cond)  # (B, N, C f h w)
         coordinates = fitting(coordinates, x, t)
-        text = self.read_text(t, cond, coordinates)  # (B, L, D): what passes through the blocks, and what they read
-        level = self.level_vectors(t, coordinates, cond, text.vector)  # (B, G, D), G = 1 or frames of tokens
+        levels = NoiseLevels(t, self.patch[0], coordinates)
+        text = self.read_text(cond, levels)  # (B, L, D): what passes through the blocks, and what they read
+        level = self.level_vectors(levels, cond, text.vector)  # (B, G, D), G = 1 or frames of tokens
         rotation = self.position.rotation(coordinates, x, cond)  # cos, sin (1 or B, N, 1 or heads, D / heads)
         offset = self.position.offset(coordinates, x)  # (1, N, D) or None
         modulation = partial(self.modulation, cond=cond)
-        context = make_context(coordinates, modulation, level, rotation, offset, text, self.text)
+        context = make_context(
+            coordinates, modulation, level, rotation, offset, text, self.text.sequence, self.text.level
+        )
 
         x = self.position.add(self.embed(x), coordinates)  # (B, N, D)
-        x, _ = self.runner(dict(enumerate(self.blocks)), (x, context.stream), context)  # (B, N, D), (B, L, D)
+        x, _ = self.runner(dict(enumerate(self.blocks)), (x, context.text.stream), context)  # (B, N, D), (B, L, D)
         x = self.final(x, replace(context.video_levels, vectors=level))  # (B, N, f h w out)
         return unpatchify(x, self.patch, coordinates.grids[0]) if is_video else x  # (B, out, F, H, W)
 
@@ -185,35 +196,18 @@ class Backbone(nn.Module):
         """x (B, in_channels, F, H, W), with the channels that cond brings -> tokens (B, N, C f h w), frame by frame."""
         return patchify(self.with_channels(x, cond), self.patch)
 
-    def read_text(self, t: Tensor, cond: Mapping[str, Tensor], coordinates: Coordinates) -> TextTokens:
-        """The text as the network reads it. That of packed clips whose frames have levels of their own is read clip by
-        clip, each with the levels of its own frames."""
-        clips = coordinates.num_clips
-        if clips == 1 or t.shape[1] == 1:
-            return self.text(cond, t)
-        keys = [key for key in (*self.text.reads.required, *self.text.reads.optional) if key in cond]
-        own = zip(*(cond[key].chunk(clips) for key in keys), strict=True) if keys else [()] * clips
-        levels = (row[None, : self.patch[0] * grid[0]] for row, grid in zip(t, coordinates.grids, strict=True))
-        told = [dict(zip(keys, values, strict=True)) for values in own]
-        return side_by_side([self.text(each, level) for each, level in zip(told, levels, strict=True)])
+    def read_text(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
+        """The text as the blocks read it. `text_reuse` replaces this method while a sampler keeps its text."""
+        return self.text(cond, levels)
 
-    def level_vectors(
-        self, t: Tensor, coordinates: Coordinates, cond: Mapping[str, Tensor], vector: Tensor | None
-    ) -> Tensor:
-        """t (B, 1) -> (B, 1, width); t (B, F) -> (B, F / f, width). `vector` (B, width) and `vectors` are added.
-
-        Of packed clips F is that of the longest; what is said of frames that a clip does not have is not read.
-        """
-        frames = self.patch[0] * max(grid[0] for grid in coordinates.grids)
-        if t.dim() != 2 or t.shape[1] not in (1, frames):
-            raise ValueError(f"t has shape {tuple(t.shape)}; it must be (batch, 1) or (batch, {frames} latent frames)")
-        level = self.level(t)  # (B, 1 or F, D)
+    def level_vectors(self, levels: NoiseLevels, cond: Mapping[str, Tensor], vector: Tensor | None) -> Tensor:
+        """Noise levels (B, 1) or (B, F) -> (B, 1 or F / f, level_width). `vector` (B, level_width) and `vectors` are
+        added; one of them may have a value for each frame where the noise levels have not."""
+        level = self.level(levels.t)  # (B, 1 or F, D)
         for key, embed in self.vectors.items():
-            level = level + cast(LevelVector, embed).at(required(cond, key, f"; net/{key}=none is without it"), t)
-        if level.shape[1] not in (1, frames):
-            raise ValueError(f"level vectors are of {level.shape[1]} frames; they must be of 1 or of {frames}")
-        if level.shape[1] > 1:  # `t` or what is added to it has a value for each frame
-            level = level.unflatten(1, (-1, self.patch[0])).mean(dim=2)  # (B, F / f, D)
+            value = required(cond, key, f"; net/{key}=none is without it")
+            level = level + cast(LevelVector, embed).at(value, levels.t)
+        level = levels.of_tokens(level)
         return level if vector is None else level + vector.unsqueeze(1)
 
     def with_channels(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
@@ -243,11 +237,3 @@ def fitting(coordinates: Coordinates | None, x: Tensor, t: Tensor) -> Coordinate
             f"x has {len(x)} rows and t {len(t)}; {coordinates.num_clips} packed clips are 1 row, with a level for each"
         )
     return coordinates
-
-
-def spell(pattern: str, depth: int, templates: Mapping[str, object]) -> str:
-    """The letters of all blocks: `pattern` repeated to `depth`."""
-    unknown = sorted(set(pattern) - set(templates))
-    if unknown or not pattern:
-        raise ValueError(f"pattern={pattern!r} must be of block templates {', '.join(templates)}; unknown: {unknown}")
-    return (pattern * depth)[:depth]

@@ -10,15 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dit.net.coordinates import Coordinates
-from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
 from dit.net.position.rotary import Rotation
-from dit.net.sequence import JointSequence, TextLevel, TextTokens
-
-# Configs, of runs that there are too, name these classes as of this module.
-from dit.net.sequence import LastFrame as LastFrame
-from dit.net.sequence import MeanOfFrames as MeanOfFrames
-from dit.net.sequence import TextFirst as TextFirst
-from dit.net.sequence import VideoFirst as VideoFirst
+from dit.net.sequence import JointSequence, TextLevel, TextTokens, one_of_frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,20 +44,6 @@ class Levels:
         return replace(self, vectors=one_of_frames(self.vectors, choose, self.frames), run_of_token=run)
 
 
-def one_of_frames(vectors: Tensor, choose: TextLevel, frames: tuple[int, ...] | None) -> Tensor:
-    """(B or K, G, D) -> (B or K, 1, D), each chosen among those of a clip's own frames."""
-    if frames is None or vectors.shape[1] == 1:
-        return choose(vectors)
-    return torch.cat([choose(own[None, :count]) for own, count in zip(vectors, frames, strict=True)])
-
-
-class TextWay(Protocol):
-    """How text tokens join the sequence (`text.Text`): their order, and the noise level that they take."""
-
-    sequence: JointSequence
-    level: TextLevel
-
-
 class MoreKeys(Protocol):
     """Keys and values that self-attention reads beside the sequence's own: of other ranks, or of frames before.
 
@@ -85,11 +65,9 @@ class Context:
     levels, video_levels, text_levels: for the modulation heads of the joint sequence and of either stream.
     rotation, video_rotation: of the joint sequence, and of the video tokens alone.
     offset: (1, N, width), positions that every block adds to its video tokens (None: there are none).
-    text, cross_mask: (B, L, cross_width) for cross-attention, and what may be read of it.
-    image, image_mask: (B, M, any), tokens of an image for cross-attention, likewise.
-    stream: (B, L, any), the text tokens that enter the first block with the video (None: there are none).
+    text: as it was read; of packed clips in one row.
+    cross_mask, image_mask: which of `text.cross` and `text.image` the video tokens may read (None: all).
     sequence, num_text: the order of the joint sequence and its text tokens (0: there is no text stream).
-    text_mask: (B, L) bool, the real tokens of the text (None: all).
     joint_mask: the padding of the joint sequence, for attention among all its tokens.
     more_keys: what self-attention reads beside the sequence's own tokens (None: nothing).
     cross_keys: keys and values that cross-attention reads, where they were made before (`text_reuse.py`).
@@ -102,14 +80,11 @@ class Context:
     rotation: Rotation | None
     video_rotation: Rotation | None
     offset: Tensor | None
-    text: Tensor | None
+    text: TextTokens
     cross_mask: Mask | None
-    image: Tensor | None
     image_mask: Mask | None
-    stream: Tensor | None
     sequence: JointSequence
     num_text: int
-    text_mask: Tensor | None
     joint_mask: KeyPadding | None
     more_keys: MoreKeys | None = None
     cross_keys: tuple[Tensor, ...] | None = None
@@ -135,15 +110,14 @@ def make_context(
     rotation: Rotation | None,
     offset: Tensor | None,
     text: TextTokens,
-    way: TextWay,
+    sequence: JointSequence,
+    text_level: TextLevel,
 ) -> Context:
     """The context of one forward pass. level: (B or K, G, level_width), G = 1 or frames of tokens.
 
-    Text tokens of a joint sequence are not rotated. With a level for each frame they take what `way.level` says.
+    Text tokens of a joint sequence are not rotated. With a level for each frame they take the one of `text_level`.
     """
-    sequence = way.sequence
-    packed, device = coordinates.num_clips > 1, level.device
-    frames = tuple(grid[0] for grid in coordinates.grids) if packed else None
+    packed, frames, device = coordinates.num_clips > 1, coordinates.frames, level.device
     cross_mask = read_mask(coordinates, text.cross, text.mask)
     image_mask = read_mask(coordinates, text.image, None)
     text = flat(text) if packed else text
@@ -154,7 +128,7 @@ def make_context(
     video_rotation, joint_mask, joint_run = rotation, None, run
     if num_text:
         if vectors > 1:
-            level, others = torch.cat([one_of_frames(level, way.level, frames), level], dim=1), 1
+            level, others = torch.cat([one_of_frames(level, text_level, frames), level], dim=1), 1
         if vectors > 1 or packed:
             video = coordinates.run_of_token(vectors, device, others)
             clip = clip_of_text(coordinates.num_clips, num_text, device)
@@ -175,14 +149,11 @@ def make_context(
         rotation=rotation,
         video_rotation=video_rotation,
         offset=offset,
-        text=text.cross,
+        text=text,
         cross_mask=cross_mask,
-        image=text.image,
         image_mask=image_mask,
-        stream=text.stream,
         sequence=sequence,
         num_text=num_text,
-        text_mask=text.mask,
         joint_mask=joint_mask,
     )
 
@@ -206,7 +177,7 @@ def read_mask(coordinates: Coordinates, tokens: Tensor | None, real: Tensor | No
         return None if real is None else KeyPadding(real)
     clips, length = tokens.shape[:2]
     if real is None and coordinates.lengths is not None:
-        return Packed(coordinates.lengths, (length,) * clips)
+        return Spans.packed(coordinates.lengths, (length,) * clips)
     query = coordinates.rows(tokens.device)[:, 0]
     key = clip_of_text(clips, clips * length, tokens.device)
     query, key = (torch.stack([clip, torch.zeros_like(clip), torch.zeros_like(clip)]) for clip in (query, key))

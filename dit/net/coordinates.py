@@ -66,6 +66,11 @@ class Coordinates:
         return self.grids[0] if self.table is None else None
 
     @property
+    def frames(self) -> tuple[int, ...] | None:
+        """Frames of tokens of each of several packed clips; None: there is one clip."""
+        return tuple(grid[0] for grid in self.grids) if self.num_clips > 1 else None
+
+    @property
     def num_tokens(self) -> int:
         return math.prod(self.grids[0]) if self.table is None else len(self.table)
 
@@ -77,19 +82,20 @@ class Coordinates:
         """The table, (N, 4) int64, of a grid too."""
         if self.table is not None:
             return self.table
-        f, h, w = torch.broadcast_tensors(*self.axes(device, torch.int64))
+        f, h, w = torch.broadcast_tensors(*self.numbers(device))
         return torch.stack([torch.zeros_like(f), f, h, w], dim=-1).flatten(0, 2)
 
-    def axes(self, device: torch.device | str, dtype: torch.dtype) -> list[Tensor]:
-        """Numbers of frame, row and column: three axes."""
+    def numbers(self, device: torch.device | str) -> list[Tensor]:
+        """Numbers of frame, row and column: three axes, int64."""
         if self.table is not None:
-            return list(self.table[:, 1:].to(dtype).unbind(1))
-        starts = (self.first[0], 0, 0)
-        counted = [
-            torch.arange(start, start + length, device=device, dtype=dtype)
-            for start, length in zip(starts, self.grids[0], strict=True)
-        ]
-        return [numbers.view(view) for numbers, view in zip(counted, VIEWS, strict=True)]
+            return list(self.table[:, 1:].unbind(1))
+        starts = zip((self.first[0], 0, 0), self.grids[0], VIEWS, strict=True)
+        return [torch.arange(start, start + length, device=device).view(view) for start, length, view in starts]
+
+    def axes(self, like: Tensor) -> list[Tensor]:
+        """The same on the device and in the dtype of `like`, but in float32 at least: large angles must be exact."""
+        precise = torch.promote_types(like.dtype, torch.float32)
+        return [numbers.to(precise) for numbers in self.numbers(like.device)]
 
     def by_clip(self, value: Callable[[Grid], float], like: Tensor) -> float | Tensor:
         """A number that follows from the grid of each token's clip: one for all, or (N,) on the device of `like`."""
@@ -104,22 +110,15 @@ class Coordinates:
             return value.view(-1, 1, 1, 1)
         return value[:, None] if self.num_clips == 1 else value[self.table[:, 0]][None]
 
-    def look_up(self, axis: int, table: Tensor) -> Tensor:
-        """The rows of a table (length, D) that the tokens' numbers on an axis say: an axis, with D behind."""
-        if self.table is not None:
-            return functional.embedding(self.table[:, 1 + axis], table)
-        start = self.first[0] if axis == 0 else 0
-        return table[start : start + self.grids[0][axis]].unflatten(0, VIEWS[axis])
-
     def spread(self, axes: Sequence[Tensor]) -> Tensor:
         """Axes with channels behind, side by side for each token: (N, all channels), or (B, N, all channels)."""
         tokens = self.grids[0] if self.table is None else (len(self.table),)
         batch = next((axis.shape[: -1 - len(tokens)] for axis in axes if axis.dim() > 1 + len(tokens)), ())
         return torch.cat([axis.expand(*batch, *tokens, -1) for axis in axes], dim=-1).flatten(-1 - len(tokens), -2)
 
-    def of_tokens(self, device: torch.device | str, dtype: torch.dtype) -> Tensor:
-        """Numbers of frame, row and column of each token, (N, 3)."""
-        return self.spread([axis.unsqueeze(-1) for axis in self.axes(device, dtype)])
+    def of_tokens(self, like: Tensor) -> Tensor:
+        """Numbers of frame, row and column of each token, (N, 3), in a dtype as those of `axes`."""
+        return self.spread([axis.unsqueeze(-1) for axis in self.axes(like)])
 
     def run_of_token(self, vectors: int, device: torch.device, others: int = 0) -> Tensor:
         """(N,) int64: which level vector a token takes, of those of all clips one after another.

@@ -1,12 +1,15 @@
 """What turns scalars, classes and features of other networks into vectors: of the noise level, and of text tokens."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dit.config.limits import Count, Positive
+from dit.net.layers import LayerNorm
+from dit.net.patches import nearest
 
 
 class PatchEmbedding(nn.Linear):
@@ -27,8 +30,8 @@ class LevelVector(nn.Module):
         return self(value).unsqueeze(1)
 
 
-class ScalarEmbedding(LevelVector):
-    """Sinusoids of a scalar, then Linear, SiLU, Linear (DiT's timestep embedder): noise levels, frame rates.
+class Sinusoids(LevelVector):
+    """Base of the embeddings of a scalar by its sinusoids, whose layers are `hidden` and `out`.
 
     frequencies: number of features, cosines and sines together, so even. max_period: sets the slowest wave, as `shift`
       says, in units of scaled input.
@@ -37,28 +40,45 @@ class ScalarEmbedding(LevelVector):
       with 1 the power is 1 (DDPM's code; diffusers' `downscale_freq_shift`).
     """
 
-    def __init__(self, width: int, *, frequencies: Count, max_period: Positive, scale: float, shift: float) -> None:
+    hidden: nn.Linear
+    out: nn.Linear
+
+    def __init__(self, frequencies: Count, max_period: Positive, scale: float, shift: float) -> None:
         super().__init__()
         if frequencies % 2:
             raise ValueError(f"frequencies={frequencies} is odd; nearest: {frequencies - 1}, {frequencies + 1}")
-        self.frequencies = frequencies
-        self.max_period = max_period
-        self.scale = scale
-        self.shift = shift
-        self.hidden = nn.Linear(frequencies, width)
-        self.out = nn.Linear(width, width)
+        self.frequencies, self.max_period, self.scale, self.shift = frequencies, max_period, scale, shift
 
     def init_own(self, std: float) -> None:
         """Normal weights, as in DiT; called by the network's init part."""
         nn.init.normal_(self.hidden.weight, std=std)
         nn.init.normal_(self.out.weight, std=std)
 
-    def forward(self, value: Tensor) -> Tensor:
-        """value (...) -> (..., width). The sinusoids are computed in float32 at least."""
-        dtype = self.hidden.weight.dtype
+    def sinusoids(self, value: Tensor) -> Tensor:
+        """value (...) -> cosines, then sines (..., frequencies), computed in float32 at least."""
+        dtype, half = self.hidden.weight.dtype, self.frequencies // 2
         precise = torch.promote_types(dtype, torch.float32)
-        features = sinusoids(value, self.frequencies, self.max_period, self.scale, self.shift, precise)
-        return self.out(functional.silu(self.hidden(features.to(dtype))))
+        steps = torch.arange(half, device=value.device, dtype=precise)
+        # Scaled before it is rounded: a float64 level then gives whole timesteps exactly.
+        scaled = (self.scale * value.to(torch.promote_types(value.dtype, precise))).to(precise)
+        angles = scaled[..., None] * torch.exp(-math.log(self.max_period) / (half - self.shift) * steps)
+        return torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)
+
+
+class ScalarEmbedding(Sinusoids):
+    """Sinusoids of a scalar, then Linear, SiLU, Linear (DiT's timestep embedder): noise levels, frame rates.
+
+    The arguments are those of `Sinusoids`.
+    """
+
+    def __init__(self, width: int, *, frequencies: Count, max_period: Positive, scale: float, shift: float) -> None:
+        super().__init__(frequencies, max_period, scale, shift)
+        self.hidden = nn.Linear(frequencies, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """value (...) -> (..., width)."""
+        return self.out(functional.silu(self.hidden(self.sinusoids(value))))
 
 
 class LevelFromNoise(ScalarEmbedding):
@@ -79,16 +99,75 @@ class NoisyFramesScalar(ScalarEmbedding):
         return vector * (t > 0).unsqueeze(-1).to(vector.dtype)
 
 
-def sinusoids(
-    value: Tensor, frequencies: Count, max_period: Positive, scale: float, shift: float, dtype: torch.dtype
-) -> Tensor:
-    """value (...) -> cosines, then sines (..., frequencies); the settings are those of `ScalarEmbedding`."""
-    half = frequencies // 2
-    steps = torch.arange(half, device=value.device, dtype=dtype)
-    # Scaled before it is rounded to `dtype`: a float64 level then gives whole timesteps exactly.
-    scaled = (scale * value.to(torch.promote_types(value.dtype, dtype))).to(dtype)
-    angles = scaled[..., None] * torch.exp(-math.log(max_period) / (half - shift) * steps)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+class TwofoldEmbedding(Sinusoids):
+    """Embeds the noise level in two ways, which stand side by side in one level vector of 4 * width channels (Cosmos,
+    arXiv 2501.03575):
+
+    - channels [0, width): its sinusoids, normed;
+    - channels [width, 4 * width): the same sinusoids through Linear, SiLU, Linear: a shift, a scale and a gate.
+
+    `modulation.LowRank` projects the former in each block and adds the latter to what comes out.
+
+    max_period, scale, shift: as in `Sinusoids`. norm: of the sinusoids.
+    Raises ValueError when level_width is not 4 * width for an even width.
+    """
+
+    def __init__(
+        self,
+        level_width: int,
+        *,
+        max_period: float,
+        scale: float,
+        shift: float,
+        norm: Callable[[int], nn.Module],
+    ) -> None:
+        if level_width % 8:
+            raise ValueError(f"level_width={level_width} must be 4 * width for an even width (a multiple of 8)")
+        width = level_width // 4
+        super().__init__(width, max_period, scale, shift)
+        self.norm = norm(width)
+        self.hidden = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, 3 * width, bias=False)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """value (...) -> (..., 4 * width)."""
+        waves = self.sinusoids(value)
+        return torch.cat([self.norm(waves), self.out(functional.silu(self.hidden(waves)))], dim=-1)
+
+
+class PerBlockEmbedding(Sinusoids):
+    """`ScalarEmbedding` once for each block: shared sinusoids, then Linear, SiLU, Linear with weights of its own
+    (diffusers' DiT). The vectors of all blocks stand side by side in one level vector of level_width = depth * width:
+    they are computed together, once a step, and other embeddings (classes, pooled text) are added to them.
+
+    blocks: how many; the other arguments are those of `Sinusoids`.
+    Raises ValueError when level_width is not a multiple of `blocks`.
+    """
+
+    def __init__(
+        self, level_width: int, *, blocks: int, frequencies: int, max_period: float, scale: float, shift: float
+    ) -> None:
+        super().__init__(frequencies, max_period, scale, shift)
+        if level_width % blocks:
+            near = nearest(level_width, blocks)
+            raise ValueError(f"level_width={level_width} is not a multiple of blocks={blocks}; nearest: {near}")
+        self.blocks = blocks
+        self.hidden = nn.Linear(frequencies, level_width)
+        # The blocks' matrices (out, in), stacked.
+        self.out_weight = nn.Parameter(torch.empty(level_width, level_width // blocks))
+        self.out_bias = nn.Parameter(torch.empty(level_width))
+
+    def init_own(self, std: float) -> None:
+        """Normal weights, as in `ScalarEmbedding`; called by the network's init part."""
+        nn.init.normal_(self.hidden.weight, std=std)
+        nn.init.normal_(self.out_weight, std=std)
+        nn.init.zeros_(self.out_bias)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """value (B, G) -> (B, G, level_width)."""
+        hidden = functional.silu(self.hidden(self.sinusoids(value))).unflatten(-1, (self.blocks, -1))
+        out = torch.einsum("...ni,noi->...no", hidden, self.out_weight.unflatten(0, (self.blocks, -1)))
+        return out.flatten(-2) + self.out_bias
 
 
 class ClassEmbedding(LevelVector):
@@ -157,3 +236,32 @@ class GELUProjection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., features) -> (..., width)."""
         return functional.gelu(self.linear(x))
+
+
+class ImageTokens(nn.Module):
+    """Features of an image encoder (CLIP) to tokens: LayerNorm, Linear, GELU, Linear, LayerNorm (Wan's `img_emb`).
+
+    features: width of what comes in. eps: of the norms.
+    positions: null for one image a sample; or the tokens of two images together (first and last frame), each of which
+      then has a learned position. The images of a batch come one after another, the two of a sample side by side.
+    """
+
+    def __init__(self, width: int, *, features: int, positions: int | None, eps: float) -> None:
+        super().__init__()
+        self.features = features
+        self.table = None if positions is None else nn.Parameter(torch.zeros(1, positions, features))
+        self.norm_in = LayerNorm(features, eps=eps, affine=True)
+        self.hidden = nn.Linear(features, features)
+        self.out = nn.Linear(features, width)
+        self.norm_out = LayerNorm(width, eps=eps, affine=True)
+
+    def init_own(self, std: float) -> None:
+        """Positions start at zero; called by the network's init part."""
+        if self.table is not None:
+            nn.init.zeros_(self.table)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (B, M, features) -> (B, M, width); with positions, (2 B, M, features) -> (B, 2 M, width)."""
+        if self.table is not None:
+            image = image.reshape(-1, 2 * image.shape[1], image.shape[2]) + self.table
+        return self.norm_out(self.out(functional.gelu(self.hidden(self.norm_in(image)))))

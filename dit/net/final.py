@@ -13,26 +13,8 @@ from dit.net.sequence import TextLevel
 class AdaLNFinal(nn.Module):
     """Norm, shift and scale by the level, a Linear that starts at zero (DiT, PixArt, Wan).
 
-    norm: of the tokens; the blocks' may be another. bias: of the Linear.
-    """
-
-    def __init__(
-        self, width: int, features: int, modulation: Modulation, *, norm: Callable[[int], nn.Module], bias: bool
-    ) -> None:
-        super().__init__()
-        self.modulation = modulation.final_head()
-        self.norm = norm(width)
-        self.linear = ZeroLinear(width, features, bias=bias)
-
-    def forward(self, x: Tensor, levels: Levels) -> Tensor:
-        """Tokens (B, N, width) and their level vectors -> (B, N, features)."""
-        shift, scale = levels.of(self.modulation)
-        return self.linear(modulate(self.norm(x), shift, scale))
-
-
-class OneLevelFinal(AdaLNFinal):
-    """As `AdaLNFinal`, but where frames have levels of their own all tokens take the same (HunyuanVideo's
-    image-to-video). level: which one.
+    norm: of the tokens; the blocks' may be another. bias: of the Linear. level: which level all tokens of a clip take
+    where its frames have levels of their own (HunyuanVideo's image-to-video: the last frame's); null: each its own.
     """
 
     def __init__(
@@ -43,11 +25,16 @@ class OneLevelFinal(AdaLNFinal):
         *,
         norm: Callable[[int], nn.Module],
         bias: bool,
-        level: TextLevel,
+        level: TextLevel | None,
     ) -> None:
-        super().__init__(width, features, modulation, norm=norm, bias=bias)
+        super().__init__()
+        self.modulation = modulation.final_head()
+        self.norm = norm(width)
+        self.linear = ZeroLinear(width, features, bias=bias)
         self.level = level
 
     def forward(self, x: Tensor, levels: Levels) -> Tensor:
         """Tokens (B, N, width) and their level vectors -> (B, N, features)."""
-        return super().forward(x, levels.one(self.level))
+        levels = levels if self.level is None else levels.one(self.level)
+        shift, scale = levels.of(self.modulation)
+        return self.linear(modulate(self.norm(x), shift, scale))

@@ -1,8 +1,8 @@
-"""Which tokens attend to one another: all, those of a frame, a place or a window, or all that came before.
+"""Which tokens attend to one another: all, those of a frame, of a row and column, or of a window, or all earlier ones.
 
-Of one whole clip, a layout regroups queries, keys and values, each (B, N, heads, head_dim), calls the kernel and puts
-the result back. Of any other sequence (`Coordinates`) it says which tokens belong together, and the kernel gets a mask.
-Text tokens of a joint sequence attend to everything in their clip, and are keys for every group of it.
+For one whole clip, a layout regroups queries, keys and values, each (B, N, heads, head_dim), calls the kernel and
+undoes the regrouping. For any other sequence (`Coordinates`) it makes a mask from the coordinates for the kernel.
+Text tokens of a joint sequence attend to everything in their clip, and every group of the clip attends to them.
 """
 
 from abc import ABC, abstractmethod
@@ -14,9 +14,8 @@ from torch.nn import functional
 
 from dit.net.context import Context, clip_of_text
 from dit.net.coordinates import Coordinates
-from dit.net.kernels import masks
-from dit.net.kernels.door import Kernel
-from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed
+from dit.net.kernels.base import Kernel
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
 from dit.net.patches import Grid
 
 MOST = 2**20  # numbers along an axis
@@ -62,13 +61,13 @@ class Layout(ABC):
     def _mask(self, context: Context) -> Mask | None:
         keys = context.coordinates if context.more_keys is None else context.more_keys.coordinates
         real = None
-        if context.num_text and context.text_mask is not None:
-            video = context.text_mask.new_ones(len(context.text_mask), keys.num_tokens)
-            real = context.sequence.join(video, context.text_mask)
+        if context.num_text and context.text.mask is not None:
+            video = context.text.mask.new_ones(len(context.text.mask), keys.num_tokens)
+            real = context.sequence.join(video, context.text.mask)
         if self.reads_all and keys.num_clips == 1:
             return None if real is None else KeyPadding(real, never_empty=True)
         if self.reads_all and keys.lengths is not None and not context.num_text and context.more_keys is None:
-            return Packed(keys.lengths)
+            return Spans.packed(keys.lengths)
         query, key = (self._joint_members(each, context) for each in (context.coordinates, keys))
         return ByCoordinates(query, key, real)
 
@@ -95,8 +94,13 @@ class Layout(ABC):
         return torch.zeros_like(rows[:, 0])
 
     def __repr__(self) -> str:
-        """The same for layouts that are the same."""
-        return f"{type(self).__name__}{sorted(vars(self).items())}"
+        """The same for layouts that are the same. torch.compile traces it: so it names no attribute by itself."""
+        return f"{type(self).__name__}{self.settings}"
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What tells it from others of its class."""
+        return ()
 
     def at(self, occurrence: int) -> "Layout":
         """The layout of the block that is the `occurrence`-th of its letter in the pattern, from 0."""
@@ -124,6 +128,10 @@ class BlockCausal(Layout):
         self.block = block
 
     @property
+    def settings(self) -> tuple[object, ...]:
+        return (self.block,)
+
+    @property
     def period(self) -> int:
         return self.block
 
@@ -141,7 +149,7 @@ class BlockCausal(Layout):
 
     def of_grid(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         frames, height, width = context.coordinates.grids[0]
-        mask = masks.BlockCausal(frames, height * width, self.block) if self.block < frames else None
+        mask = Spans.block_causal(frames, height * width, self.block) if self.block < frames else None
         return attend(kernel, q, k, v, mask)
 
 
@@ -157,7 +165,7 @@ class Grouped(Layout):
         """(B * groups, n, heads, head_dim) -> (B, N, heads, head_dim)."""
 
     def held(self, grid: Grid, device: torch.device) -> Tensor | None:
-        """(groups, n) bool, which places of the groups hold a token; None: all."""
+        """(groups, n) bool, which entries of the groups hold a token; None: all."""
         return None
 
     def of_grid(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
@@ -172,9 +180,9 @@ class Grouped(Layout):
         text = None
         if text_q is not None and text_k is not None and text_v is not None:
             text = attend(kernel, text_q, k, v, context.joint_mask)  # (B, L, heads, head_dim)
-            if real is not None or context.text_mask is not None:
+            if real is not None or context.text.mask is not None:
                 real = torch.cat(
-                    [or_all(real, keys), or_all(context.text_mask, text_k).repeat_interleave(groups, 0)], 1
+                    [or_all(real, keys), or_all(context.text.mask, text_k).repeat_interleave(groups, 0)], 1
                 )
             keys = torch.cat([keys, text_k.repeat_interleave(groups, 0)], dim=1)
             values = torch.cat([values, text_v.repeat_interleave(groups, 0)], dim=1)
@@ -197,7 +205,7 @@ class Spatial(Grouped):
 
 
 class Temporal(Grouped):
-    """A token attends to those at its own place in all frames."""
+    """A token attends to those of its own row and column in all frames."""
 
     def group_of(self, coordinates: Coordinates, rows: Tensor) -> Tensor:
         return rows[:, 2] * MOST + rows[:, 3]
@@ -213,7 +221,7 @@ class Windowed(Grouped):
     """A token attends to those of its window; every other windowed block shifts its windows by half (arXiv 2103.14030).
 
     window: tokens of a window along (f, h, w); an axis that is shorter is one window. Windows that reach over the
-    border are cut there: the places outside hold no token, and no window wraps around.
+    border are cut there: what is outside holds no token, and no window wraps around.
     """
 
     def __init__(self, window: list[int]) -> None:
@@ -226,6 +234,10 @@ class Windowed(Grouped):
         layout = Windowed(list(self.window))
         layout.shifted = occurrence % 2 == 1
         return layout
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        return self.window, self.shifted
 
     @property
     def period(self) -> int:

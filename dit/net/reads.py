@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 
 class Reads(NamedTuple):
@@ -19,3 +21,11 @@ def union(parts: Iterable[Any], *more: Reads) -> Reads:
     required = dict.fromkeys(key for each in declared for key in each.required)
     optional = dict.fromkeys(key for each in declared for key in each.optional if key not in required)
     return Reads(tuple(required), tuple(optional))
+
+
+def required(cond: Mapping[str, Tensor], key: str, instead: str = "") -> Tensor:
+    """cond[key], or a ValueError that says what is there, and ends with `instead`."""
+    if key not in cond:
+        there = ", ".join(sorted(cond)) or "nothing"
+        raise ValueError(f"this network needs cond[{key!r}], and got only: {there}{instead}")
+    return cond[key]

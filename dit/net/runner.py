@@ -1,8 +1,9 @@
 """The object that runs the blocks and has them all in hand, and runners that stand around another for a while.
 
-A network's own runner (`checkpointing.py`) decides what is kept for the backward pass. One that is put around it from
-outside looks at a block's output, leaves blocks out, or does what else needs more than one block at a time. Neither the
-blocks nor `Backbone.forward` know which: compiled, sharded or recomputed blocks stay what they are.
+A network's own runner (`KeepAll`, `EveryNth`; the config's `checkpointing`) decides what is kept for the backward pass.
+One that is put around it from outside looks at a block's output, leaves blocks out, or does what else needs more than
+one block at a time. Neither the blocks nor `Backbone.forward` know which: compiled, sharded or recomputed blocks stay
+what they are.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dit.net.context import Context
 
@@ -25,6 +27,33 @@ class Runner(Protocol):
     def __call__(self, blocks: Blocks, streams: Streams, context: Context) -> Streams:
         """The streams that come out of the last block. A block is called as block(video, text, context)."""
         ...
+
+
+class KeepAll:
+    """Keep all activations: fastest."""
+
+    def __call__(self, blocks: Blocks, streams: Streams, context: Context) -> Streams:
+        for block in blocks.values():
+            streams = block(*streams, context)
+        return streams
+
+
+class EveryNth:
+    """Run every n-th block twice and keep only its input (arXiv 1604.06174). every=1: all blocks; the least memory."""
+
+    def __init__(self, every: int) -> None:
+        if every < 1:
+            raise ValueError(f"every={every} must be at least 1 (every block); for none: net/checkpointing=none")
+        self.every = every
+
+    def __call__(self, blocks: Blocks, streams: Streams, context: Context) -> Streams:
+        """Gradients are those of KeepAll."""
+        for index, block in blocks.items():
+            if index % self.every:
+                streams = block(*streams, context)
+            else:
+                streams = checkpoint(block, *streams, context, use_reentrant=False)
+        return streams
 
 
 class HasRunner(Protocol):

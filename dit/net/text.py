@@ -3,12 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from dit.net.attention import Parts
 from dit.net.embed import GELUProjection
-from dit.net.reads import Reads
-from dit.net.sequence import JointSequence, MeanOfFrames, TextFirst, TextLevel, TextTokens
+from dit.net.reads import Reads, required
+from dit.net.sequence import JointSequence, MeanOfFrames, NoiseLevels, TextFirst, TextLevel, TextTokens
 
 
 class Text(nn.Module):
@@ -37,8 +38,8 @@ class Text(nn.Module):
         self.cross_width = width
 
     @abstractmethod
-    def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
-        """`text` (B, L, text_width) and `text_mask` (B, L; absent: all real) of cond, t (B, 1) or (B, F) -> tokens."""
+    def forward(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
+        """`text` (B, L, text_width) and `text_mask` (B, L; absent: all real) of cond, and noise levels -> tokens."""
 
     def features(self, cond: Mapping[str, Tensor]) -> Tensor:
         """cond["text"], (B, L, text_width)."""
@@ -60,7 +61,7 @@ class NoText(Text):
 
     reads = Reads()
 
-    def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
+    def forward(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
         return TextTokens()
 
 
@@ -89,7 +90,7 @@ class CrossText(Text):
             self.reads = Reads(("text",), ("text_mask", "image"))
         self.attention = attention
 
-    def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
+    def forward(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
         image = None if self.image is None or "image" not in cond else self.image(cond["image"])
         return TextTokens(cross=self.embed(self.features(cond)), mask=cond.get("text_mask"), image=image)
 
@@ -137,13 +138,48 @@ class JointText(Text):
         self.embed = embed(text_width, width)
         self.sequence, self.level = sequence, level
 
-    def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
+    def forward(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
         return TextTokens(stream=self.embed(self.features(cond)), mask=cond.get("text_mask"))
 
 
-def required(cond: Mapping[str, Tensor], key: str, instead: str = "") -> Tensor:
-    """cond[key], or a ValueError that says what is there, and ends with `instead`."""
-    if key not in cond:
-        there = ", ".join(sorted(cond)) or "nothing"
-        raise ValueError(f"this network needs cond[{key!r}], and got only: {there}{instead}")
-    return cond[key]
+class WholeText(JointText):
+    """As `JointText`, but padding is read like text: cond["text_mask"] is not used. CogVideoX (arXiv 2408.06072) was
+    trained so, on texts padded to one length. The arguments are `JointText`'s.
+    """
+
+    reads = Reads(("text",))
+
+    def forward(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
+        return TextTokens(stream=self.embed(self.features(cond)))
+
+
+class TokenLinear(nn.Linear):
+    """Text features to the network's width by one Linear. length: tokens that a text must have, or null: any number."""
+
+    def __init__(self, text_width: int, width: int, *, length: int | None) -> None:
+        super().__init__(text_width, width)
+        self.length = length
+
+    def forward(self, text: Tensor) -> Tensor:
+        """text (B, L, text_width) -> (B, L, width)."""
+        if self.length is not None and text.shape[1] != self.length:
+            raise ValueError(
+                f"cond['text'] has {text.shape[1]} tokens; this network reads texts of {self.length}: pad them to that"
+            )
+        return super().forward(text)
+
+
+class PlacedTokens(TokenLinear):
+    """As `TokenLinear`, with a learned position for each token (CogVideoX-5B image-to-video). length: of the texts."""
+
+    def __init__(self, text_width: int, width: int, *, length: int) -> None:
+        super().__init__(text_width, width, length=length)
+        self.table = nn.Parameter(torch.zeros(1, length, width))
+
+    def init_own(self, std: float) -> None:
+        """Positions of text start at zero; called by the network's init part."""
+        nn.init.zeros_(self.table)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """text (B, L, text_width) -> (B, L, width)."""
+        return super().forward(text) + self.table

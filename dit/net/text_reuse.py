@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dit.net.context import Context
-from dit.net.coordinates import Coordinates
 from dit.net.runner import Blocks, Runner, Streams
-from dit.net.sequence import TextTokens
+from dit.net.sequence import NoiseLevels, TextTokens
 
 MOST = 3  # texts that are kept: guidance asks for the conditional ones, the unconditional ones, and both together
 
@@ -64,25 +63,25 @@ class TextReuse:
         elif self.works:
             self.net.read_text = own
 
-    def read_text(self, t: Tensor, cond: Mapping[str, Tensor], coordinates: Coordinates) -> TextTokens:
+    def read_text(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
         """As the network's own."""
-        if torch.is_grad_enabled() or self.net.text.reads_level or coordinates.num_clips > 1:
-            return self.read(t, cond, coordinates)
+        if torch.is_grad_enabled() or self.net.text.reads_level or levels.coordinates.num_clips > 1:
+            return self.read(cond, levels)
         reads = self.net.text.reads
         tensors = [cond.get(key) for key in (*reads.required, *reads.optional)]
         inputs = tuple((tensor, version(tensor)) for tensor in tensors)
         for kept in self.texts:
             if all(a is b and old == new for (a, old), (b, new) in zip(kept.inputs, inputs, strict=True)):
                 return kept.tokens
-        self.texts = [*self.texts[1 - MOST :], Kept(inputs, self.read(t, cond, coordinates))]
+        self.texts = [*self.texts[1 - MOST :], Kept(inputs, self.read(cond, levels))]
         return self.texts[-1].tokens
 
     def of(self, context: Context) -> Kept | None:
-        """The text that blocks read in this pass."""
-        if context.text is None:
+        """The text that blocks read in this pass; None where they read none, or a stream that blocks change."""
+        if context.text.cross is None or context.text.cross is context.text.stream:
             return None
         # The newest: a tensor that blocks read as it is may have been written to since it was first seen.
-        return next((kept for kept in reversed(self.texts) if kept.tokens.cross is context.text), None)
+        return next((kept for kept in reversed(self.texts) if kept.tokens.cross is context.text.cross), None)
 
 
 def version(tensor: Tensor | None) -> int:

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from dit.config.limits import Count, NonNegative, Positive
-from dit.net.attention import Parts
+from dit.net.attention import Parts, StreamHeads
 from dit.net.blocks import Block, ThreeBranch
 from dit.net.context import Context
-from dit.net.dual import StreamHeads, text_stream_width
+from dit.net.dual import text_stream_width
 from dit.net.embed import LevelVector
 from dit.net.kernels.masks import KeyPadding
 from dit.net.layers import LayerNorm, add_gated, modulate
 from dit.net.layout import attend
 from dit.net.position.base import frequencies
 from dit.net.position.rotary import Pairing, Rotation
-from dit.net.sequence import JointSequence, TextLevel, TextTokens
+from dit.net.sequence import JointSequence, NoiseLevels, TextLevel, TextTokens
 from dit.net.text import JointText
 
 
@@ -42,8 +42,8 @@ class StreamText(JointText):
         super().__init__(text_width, width, embed=embed, sequence=sequence, level=level)
         self.attention = attention
 
-    def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
-        text = super().forward(cond, t)
+    def forward(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
+        text = super().forward(cond, levels)
         return replace(text, cross=text.stream)
 
     def cross_attention(self, parts: Parts) -> nn.Module:
@@ -78,10 +78,10 @@ class TextBlock(Block):
     def attend(self, x: Tensor, context: Context) -> Tensor:
         """x (B, L, D), or the texts of K packed clips (1, K L, D) -> the same; each text attends to itself."""
         texts = x.unflatten(1, (context.coordinates.num_clips, -1)).flatten(0, 1)  # (B K, L, D)
-        q, k, v = self.project(texts)  # (B K, L, heads, head_dim) each
+        q, k, v = self.project.normed(texts)  # (B K, L, heads, head_dim) each
         rotation = self.rotation(q)
         q, k = (rotation.rotate(each).to(v.dtype) for each in (q, k))
-        mask = None if context.text_mask is None else KeyPadding(context.text_mask.reshape(texts.shape[:2]))
+        mask = None if context.text.mask is None else KeyPadding(context.text.mask.reshape(texts.shape[:2]))
         return self.out(attend(self.kernel, q, k, v, mask).flatten(2)).view(x.shape)
 
     def rotation(self, q: Tensor) -> Rotation:
@@ -104,9 +104,8 @@ class StreamReader(ThreeBranch):
             context,
             levels=context.video_levels,
             rotation=context.video_rotation,
-            text=text,
+            text=replace(context.text, cross=text),
             num_text=0,
-            text_mask=None,
             joint_mask=None,
             masks={},
         )

@@ -11,7 +11,7 @@ from torch.nn import functional
 from dit.config.limits import Count, NonNegative
 from dit.net.layers import LayerNorm
 from dit.net.reads import Reads, union
-from dit.net.sequence import TextTokens
+from dit.net.sequence import NoiseLevels, TextTokens
 from dit.net.text import Text
 
 TEXT, GLYPHS, IMAGE = range(3)  # rows of `kinds`
@@ -47,14 +47,15 @@ class SeveralKinds(Text):
         self.kinds = nn.Parameter(torch.zeros(3, width))
         self.stream_width = width
         self.sequence, self.level = self.text.sequence, self.text.level
+        self.reads_level = self.text.reads_level
         self.reads = union([self.text], Reads(optional=("text_mask", "glyphs", "glyphs_mask", "image")))
 
     def init_own(self, std: float) -> None:
         """Normal, as embeddings of classes; called by the network's init part."""
         nn.init.normal_(self.kinds, std=std)
 
-    def forward(self, cond: Mapping[str, Tensor], t: Tensor) -> TextTokens:
-        text = self.text(cond, t)
+    def forward(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
+        text = self.text(cond, levels)
         assert text.stream is not None  # the constructor has seen to it
         mask = cond.get("glyphs_mask")
         parts = [(text.stream + self.kinds[TEXT], text.mask)]  # (B, any, width), (B, any) or None

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from dit.config.kinds import TARGET, arguments, resolve
 from dit.config.renamed import ARGUMENTS, CLASSES, current
-from dit.engine import resume, rundir
+from dit.engine import rundir
 from dit.interop.presets import CONFIGS
 
 CLASSES_BEFORE = {now: before for before, now in CLASSES.items()}
@@ -52,6 +52,13 @@ def test_each_argument_of_today_is_there_and_none_of_before(target: str) -> None
 def test_a_run_of_before_is_the_same_run_today() -> None:
     today = config()
     before = as_before(today)
-    assert rundir.differences(before, today), "nothing in this config was renamed"
+    assert before["alignment"] != today["alignment"] and before["net"] != today["net"]
     assert current(before) == today
-    assert not rundir.differences(resume._completed(before, None), today)
+    assert not rundir.differences(before, today)
+
+
+def test_what_was_added_means_what_it_meant() -> None:
+    before = {TARGET: "dit.net.final.AdaLNFinal", "_partial_": True, "bias": True}
+    assert current({"net": {"final": before}})["net"]["final"] == {**before, "level": None}
+    own = {**before, TARGET: "dit.net.final.OneLevelFinal", "level": {TARGET: "dit.net.context.LastFrame"}}
+    assert current(own) == {**before, "level": {TARGET: "dit.net.sequence.LastFrame"}}

@@ -22,7 +22,7 @@ def config(*overrides: str) -> dict[str, Any]:
 
 
 def test_the_estimate_is_the_network() -> None:
-    for pattern, depth in (("F", 7), ("ST", 6)):
+    for pattern, depth in (("F", 7), ("ST", 6), ("S2T", 9)):
         node = config(f"net.depth={depth}", f"net.pattern={pattern}")["net"]
         with torch.device("meta"):
             net = build(node)

@@ -14,8 +14,7 @@ from torch import nn
 from dit.interop import call_like_diffusers, from_diffusers, to_diffusers
 from dit.interop.diffusers import adopted, net_config
 from dit.interop.presets import build_empty, compose
-from dit.net.modulation import AdaLNZero
-from dit.net.per_block import PerBlockAdaLNZero
+from dit.net.modulation import AdaLNZero, PerBlockAdaLNZero
 from tests.interop.equality import (
     assert_equal,
     assert_notices,

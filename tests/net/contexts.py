@@ -1,7 +1,5 @@
 """The context of a forward pass that a test has no network for."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -9,15 +7,7 @@ from dit.net.context import Context, make_context
 from dit.net.coordinates import Coordinates
 from dit.net.patches import Grid
 from dit.net.position.rotary import Rotation
-from dit.net.sequence import JointSequence, MeanOfFrames, TextFirst, TextLevel, TextTokens
-
-
-@dataclass
-class Way:
-    """How text joins the sequence."""
-
-    sequence: JointSequence
-    level: TextLevel
+from dit.net.sequence import JointSequence, MeanOfFrames, TextFirst, TextTokens
 
 
 def context_of(
@@ -34,5 +24,5 @@ def context_of(
     coordinates = where if isinstance(where, Coordinates) else Coordinates.of_clip(where)
     steer = modulation or nn.Identity()
     level = torch.zeros(2, 1, 1) if level is None else level
-    tokens, way = TextTokens(stream=text, mask=mask), Way(sequence or TextFirst(), MeanOfFrames())
-    return make_context(coordinates, steer, level, rotation, None, tokens, way)
+    tokens, order = TextTokens(stream=text, mask=mask), sequence or TextFirst()
+    return make_context(coordinates, steer, level, rotation, None, tokens, order, MeanOfFrames())

@@ -15,7 +15,7 @@ from torch.nn.attention import flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dit.net.kernels import flex
-from dit.net.kernels.masks import BlockCausal, ByCoordinates, KeyPadding, Mask, Packed
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
 
 CPU = torch.device("cpu")
 LENGTHS = (1, 9, 127, 128, 129, 256, 300, 500)  # around multiples of a block
@@ -25,9 +25,9 @@ draw = random.Random(0)
 def padding(batch: int, num_keys: int) -> KeyPadding:
     """Holes anywhere, or padding at the end; whole blocks of it among them."""
     share = draw.choice([0.0, 0.01, 0.5, 0.99, 1.0])
-    keep = torch.rand(batch, num_keys, generator=torch.Generator().manual_seed(draw.randrange(1000))) < share
-    keep[0, : draw.randint(0, num_keys)] = True
-    return KeyPadding(keep)
+    real = torch.rand(batch, num_keys, generator=torch.Generator().manual_seed(draw.randrange(1000))) < share
+    real[0, : draw.randint(0, num_keys)] = True
+    return KeyPadding(real)
 
 
 def case(kind: type[Mask]) -> tuple[Mask, int, int]:
@@ -35,19 +35,19 @@ def case(kind: type[Mask]) -> tuple[Mask, int, int]:
     if kind is KeyPadding:
         queries, keys = draw.choice(LENGTHS), draw.choice(LENGTHS)
         return padding(draw.choice([1, 3]), keys), queries, keys
-    if kind is BlockCausal:
+    if draw.random() < 0.5:
         frames = draw.randint(1, 9)
-        mask = BlockCausal(frames, draw.choice([1, 7, 64, 100, 128]), draw.randint(1, frames))
-        return mask, mask.num_tokens, mask.num_tokens
+        mask = Spans.block_causal(frames, draw.choice([1, 7, 64, 100, 128]), draw.randint(1, frames))
+        return mask, *mask.size
     lengths = [draw.choice([1, 5, 128, 130, 300]) for _ in range(draw.randint(1, 6))]
     keys = [draw.choice([0, 0, 5, 77, 128, 256]) for _ in lengths]
-    packed = Packed(tuple(lengths), tuple(keys) if sum(keys) else None)
-    return packed, sum(packed.lengths), sum(packed.keys)
+    packed = Spans.packed(tuple(lengths), tuple(keys) if sum(keys) else None)
+    return packed, *packed.size
 
 
-@pytest.mark.parametrize("kind", [KeyPadding, BlockCausal, Packed])
+@pytest.mark.parametrize("kind", [KeyPadding, Spans])
 def test_block_masks_are_those_that_torch_makes(kind: type[Mask]) -> None:
-    for _ in range(40):
+    for _ in range(60):
         mask, queries, keys = case(kind)
         rows = 3 if kind is KeyPadding else None
         wanted = flex_attention.create_block_mask(
@@ -71,7 +71,7 @@ def by_coordinates() -> tuple[ByCoordinates, int, int]:
         return torch.tensor(rows).repeat_interleave(torch.tensor(runs), dim=0).T.contiguous()
 
     query, key = numbers(draw.randint(1, 5)), numbers(draw.randint(1, 5))
-    real = draw.choice([None, padding(3, key.shape[1]).keep])
+    real = draw.choice([None, padding(3, key.shape[1]).real])
     return ByCoordinates(query, key, real), query.shape[1], key.shape[1]
 
 
@@ -102,7 +102,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
-LONG = [KeyPadding(torch.arange(9000)[None] < 8000), BlockCausal(90, 100, 5), Packed((4000, 5000))]
+LONG = [KeyPadding(torch.arange(9000)[None] < 8000), Spans.block_causal(90, 100, 5), Spans.packed((4000, 5000))]
 LONG += [ByCoordinates(*[torch.arange(9000).expand(3, -1) // 100] * 2, None)]
 
 

@@ -19,9 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from dit.entry import CONFIGS
 from dit.net.kernels import auto
 from dit.net.kernels.auto import Auto, probe
-from dit.net.kernels.door import KernelError
+from dit.net.kernels.base import KernelError
 from dit.net.kernels.flex import Flex
-from dit.net.kernels.masks import BlockCausal, ByCoordinates, KeyPadding, Mask, Packed
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
 from dit.net.kernels.sdpa import SDPA
 from dit.net.kernels.xformers import XFormers
 
@@ -30,8 +30,8 @@ BATCH, HEADS, QUERIES, HEAD_DIM = 3, 2, 14, 16
 
 def padding() -> KeyPadding:
     """Holes, padding at the end, and a sample without any key."""
-    keep = torch.tensor([[1, 0, 1, 1, 0, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0, 0, 0], [0] * 9], dtype=torch.bool)
-    return KeyPadding(keep)
+    real = torch.tensor([[1, 0, 1, 1, 0, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0, 0, 0], [0] * 9], dtype=torch.bool)
+    return KeyPadding(real)
 
 
 def by_coordinates() -> ByCoordinates:
@@ -39,18 +39,18 @@ def by_coordinates() -> ByCoordinates:
     query, key = (torch.arange(n) for n in (QUERIES, 9))
     numbers = [torch.stack([n % 2, n % 3, n // 4]) for n in (query, key)]
     numbers[0][1, 3] = numbers[1][1, 4] = ByCoordinates.ANY
-    return ByCoordinates(numbers[0], numbers[1], padding().keep)
+    return ByCoordinates(numbers[0], numbers[1], padding().real)
 
 
 # name -> (mask, number of keys)
 CASES: dict[str, tuple[Mask | None, int]] = {
     "none": (None, 9),
     "padding": (padding(), 9),
-    "padding_beside_video": (KeyPadding(padding().keep | (torch.arange(9) > 6), never_empty=True), 9),
-    "block_causal": (BlockCausal(frames=7, tokens_per_frame=2, block=3), QUERIES),  # 3 + 3 + 1 frames
-    "frame_causal": (BlockCausal(frames=7, tokens_per_frame=2, block=1), QUERIES),
-    "packed": (Packed((3, 10, 1)), QUERIES),
-    "packed_cross": (Packed((3, 4, 7), (5, 0, 2)), 7),  # the second sample has no text
+    "padding_beside_video": (KeyPadding(padding().real | (torch.arange(9) > 6), never_empty=True), 9),
+    "block_causal": (Spans.block_causal(frames=7, tokens_per_frame=2, block=3), QUERIES),  # 3 + 3 + 1 frames
+    "frame_causal": (Spans.block_causal(frames=7, tokens_per_frame=2, block=1), QUERIES),
+    "packed": (Spans.packed((3, 10, 1)), QUERIES),
+    "packed_cross": (Spans.packed((3, 4, 7), (5, 0, 2)), 7),  # the second sample has no text
     "by_coordinates": (by_coordinates(), 9),
 }
 each_case = pytest.mark.parametrize("case", CASES)
@@ -144,11 +144,11 @@ def test_kernels_on_the_gpu_equal_the_definition(kernel, case: str, dtype: torch
 
 
 SPOILED: dict[str, Mask] = {
-    "padding": KeyPadding(padding().keep ^ (torch.arange(27).view(3, 9) == 1)),  # one key of one sample
-    "block_causal": BlockCausal(frames=7, tokens_per_frame=2, block=2),
-    "frame_causal": BlockCausal(frames=14, tokens_per_frame=1, block=1),
-    "packed": Packed((3, 9, 2)),
-    "packed_cross": Packed((3, 4, 7), (5, 1, 1)),
+    "padding": KeyPadding(padding().real ^ (torch.arange(27).view(3, 9) == 1)),  # one key of one sample
+    "block_causal": Spans.block_causal(frames=7, tokens_per_frame=2, block=2),
+    "frame_causal": Spans.block_causal(frames=14, tokens_per_frame=1, block=1),
+    "packed": Spans.packed((3, 9, 2)),
+    "packed_cross": Spans.packed((3, 4, 7), (5, 1, 1)),
 }
 
 
@@ -199,7 +199,7 @@ def test_kernels_compile_into_one_graph(kernel, case: str) -> None:
 
 
 def test_a_mask_first_met_while_sampling_serves_training() -> None:
-    mask, num_keys = BlockCausal(frames=7, tokens_per_frame=2, block=4), QUERIES
+    mask, num_keys = Spans.block_causal(frames=7, tokens_per_frame=2, block=4), QUERIES
     q, k, v, grad = inputs(num_keys, torch.float32)
     with torch.inference_mode():
         Flex()(q, k, v, mask)
@@ -208,7 +208,7 @@ def test_a_mask_first_met_while_sampling_serves_training() -> None:
 
 @pytest.mark.parametrize("kernel", [SDPA(), Flex(), XFormers()], ids=lambda kernel: type(kernel).__name__)
 @pytest.mark.parametrize(
-    "mask", [KeyPadding(torch.ones(3, 8, dtype=torch.bool)), BlockCausal(5, 2, 1), Packed((3, 10), (4, 5))]
+    "mask", [KeyPadding(torch.ones(3, 8, dtype=torch.bool)), Spans.block_causal(5, 2, 1), Spans.packed((3, 10), (4, 5))]
 )
 def test_a_mask_for_other_shapes_is_refused(kernel, mask: Mask) -> None:
     q, k, v, _ = inputs(9, torch.float32)
@@ -220,10 +220,10 @@ def test_a_mask_for_other_shapes_is_refused(kernel, mask: Mask) -> None:
     ("build", "words"),
     [
         (lambda: KeyPadding(torch.ones(3, 8)), "bool"),
-        (lambda: BlockCausal(4, 2, 0), "block=0"),
-        (lambda: Packed((3, 2), (1,)), "2 query and 1 key"),
-        (lambda: Packed((3, 0)), "at least 1 query"),
-        (lambda: Packed((3, 4), (1, -1)), "0 keys"),
+        (lambda: Spans.block_causal(4, 2, 0), "block=0"),
+        (lambda: Spans.packed((3, 2), (1,)), "2 query and 1 key"),
+        (lambda: Spans.packed((3, 0)), "at least 1 query"),
+        (lambda: Spans.packed((3, 4), (1, -1)), "0 keys"),
     ],
 )
 def test_masks_refuse_nonsense(build, words: str) -> None:
@@ -278,7 +278,7 @@ def test_auto_takes_the_first_that_runs() -> None:
 
     assert chosen(Broken("call"), Works(), SDPA()) == "Works"
     assert chosen(Flex()) == "SDPA"  # runs on the CPU, but is unfit for it
-    assert probe(SDPA(), "cpu", torch.bfloat16, 64, Packed) is None
+    assert probe(SDPA(), "cpu", torch.bfloat16, 64, Spans) is None
 
 
 def test_the_config_of_auto_chooses_among_real_kernels() -> None:

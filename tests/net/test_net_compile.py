@@ -21,7 +21,9 @@ from dit.interop.family import Family
 from dit.interop.presets import compose
 from dit.net import runner
 from dit.net.backbone import Backbone
+from dit.net.coordinates import Coordinates
 from dit.net.kernels import auto
+from dit.net.patches import token_grid
 from scripts.twins.examples import Draw, example
 from tests.interop.reference import randomise
 
@@ -176,6 +178,43 @@ def test_hooks_into_a_compiled_network(way: str) -> None:
         assert_same(results(compiled, net, (x, t, cond)), wanted[2])
         counts.append(graphs())
     assert counts == ([3, 3] if way == "whole" else [2, 2])  # by blocks: with gradients, and without
+
+
+@pytest.mark.parametrize("way", ["whole", "blocks"])
+def test_packed_clips_in_a_compiled_network(way: str) -> None:
+    """A table of coordinates that is made anew at every call compiles nothing anew. If blocks are compiled, the first
+    one of a layout makes the mask and the others find it: two graphs."""
+    net = network(WAN)
+    clips = [call(WAN, net, batch=1, size=size) for size in ((2, 4, 6), (3, 8, 4))]
+    tokens = torch.cat([net.patches(x, cond) for x, _, cond in clips], dim=1)
+    cond = {key: torch.cat([own[key] for _, _, own in clips]) for key in clips[0][2]}
+    given = tokens, torch.tensor([[0.3], [0.8]], dtype=torch.float64), cond
+    grids = [token_grid(net.patch, *x.shape[2:]) for x, _, _ in clips]
+
+    def packed(function: Any) -> Any:
+        return lambda *given: function(*given, Coordinates.packed(grids, "cpu"))
+
+    wanted = results(packed(net), net, given)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True) if way == "whole" else by_blocks(net)
+    for _ in range(2):
+        assert_same(results(packed(compiled), net, given), wanted)
+        assert graphs() == (1 if way == "whole" else 2)
+
+
+@pytest.mark.parametrize("way", ["whole", "blocks"])
+def test_a_stream_in_a_compiled_network(way: str) -> None:
+    """Frame 1,000, then 1,002 and so on: another number, not another graph each."""
+    net = network(WAN)
+    x, t, cond = call(WAN, net)
+    grid = token_grid(net.patch, *x.shape[2:])
+    wanted = {first: net(x, t, cond, Coordinates.of_clip(grid, first)) for first in (1000, 1002, 1004, 1006)}
+    compiled = torch.compile(net, backend="eager", fullgraph=True) if way == "whole" else by_blocks(net, "eager")
+    counts = []
+    with torch.no_grad():
+        for first, want in wanted.items():
+            assert_same([compiled(x, t, cond, Coordinates.of_clip(grid, first))], [want])
+            counts.append(graphs())
+    assert counts[-1] == counts[1] <= 2  # the first change makes it a variable of the graph
 
 
 @pytest.mark.parametrize("way", ["whole", "blocks"])

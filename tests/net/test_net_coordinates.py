@@ -339,7 +339,7 @@ def test_numbers_of_tokens() -> None:
     last = packed.part(slice(3, None), "cpu")
     assert last.rows("cpu").tolist() == rows[3:] and last.lengths is None and last.grids == packed.grids
     later = Coordinates.of_clip((1, 2, 2), 3)
-    assert later.of_tokens("cpu", DOUBLE).tolist() == [[3, 0, 0], [3, 0, 1], [3, 1, 0], [3, 1, 1]]
+    assert later.of_tokens(torch.zeros(1, dtype=DOUBLE)).tolist() == [[3, 0, 0], [3, 0, 1], [3, 1, 0], [3, 1, 1]]
 
 
 def test_sequences_that_do_not_fit_are_one_line(build: Build) -> None:

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from dit.net.attention import NoQKNorm, Parts
+from dit.net.coordinates import Coordinates
 from dit.net.dual import Dual, JointAttention
 from dit.net.embed import NoisyFramesScalar, ScalarEmbedding
 from dit.net.kernels.sdpa import SDPA
 from dit.net.layers import GELUMLP, LayerNorm
 from dit.net.layout import Full
 from dit.net.modulation import AdaLNSingle, AdaLNZero, Modulation
-from dit.net.sequence import VideoFirst
+from dit.net.refiner import mean_of_real
+from dit.net.sequence import NoiseLevels, VideoFirst
 from tests.net.contexts import context_of
 
 TINY = ["net.width=32", "net.depth=4", "net.heads=2", "net.text_width=10", "net.in_channels=3", "net.out_channels=3"]
@@ -65,6 +67,29 @@ def test_padding_is_hidden(randomised, text: str) -> None:
     assert change[0] == 0 and change[1] > 1e-4
     shorter = {key: value[1:, :3] if key.startswith("text") else value[1:] for key, value in cond.items()}
     torch.testing.assert_close(net(x[1:], t[1:], shorter), before[1:], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("level", ["MeanOfFrames", "LastFrame"])
+def test_refined_text_hears_the_noise_of_tokens_not_of_latent_frames(randomised, level: str) -> None:
+    """With a patch of 2 in time a frame of tokens has the mean of two embeddings, for the refiner as for the blocks:
+    the last one, where text takes that, is no single latent frame."""
+    of_level = f"net.text.level._target_=dit.net.sequence.{level}"
+    net = randomised(*TINY, "net.patch=[2,2,2]", of_level, preset="hunyuan_video_tiny", tiny=False)
+    _, cond = inputs()
+    t = torch.tensor([[0.0, 0.2, 0.5, 0.9], [0.1, 0.1, 0.3, 0.3]], dtype=torch.float64)
+    coordinates = Coordinates.of_clip((2, 2, 2))
+    heard: list[torch.Tensor] = []
+    net.text.blocks[0].register_forward_hook(lambda module, given, out: heard.append(given[1]))
+    text = net.text(cond, NoiseLevels(t, 2, coordinates))
+    embedded = net.text.noise(t).unflatten(1, (2, 2)).mean(dim=2)  # (B, 2 frames of tokens, D)
+    noise = embedded[:, -1] if level == "LastFrame" else embedded.mean(dim=1)
+    wanted = torch.nn.functional.silu(noise + net.text.mean(mean_of_real(cond["text"], cond["text_mask"])))
+    torch.testing.assert_close(heard[0][:, 0], wanted)
+    # One level for all latent frames is that level for each.
+    one = t[:, :1]
+    by_frame = net.text(cond, NoiseLevels(one.expand(-1, 4), 2, coordinates))
+    torch.testing.assert_close(by_frame.stream, net.text(cond, NoiseLevels(one, 2, coordinates)).stream)
+    assert not torch.allclose(by_frame.stream, text.stream)
 
 
 def test_a_text_without_any_real_token_is_finite(randomised) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dit.net.frame_rate import AdaLNSingleFPS
+from dit.net.modulation import AdaLNSingleFPS
 
 
 def test_rates_fall_into_classes() -> None:

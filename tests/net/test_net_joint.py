@@ -1,4 +1,4 @@
-"""Text and video in one sequence with modulations of their own, and rotary places that are fitted or divided."""
+"""Text and video in one sequence with modulations of their own, and rotary coordinates that are fitted or divided."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dit.net.coordinates import Coordinates
-from dit.net.position.places import Counted, Divided, Fitted
+from dit.net.position.coordinates import Counted, Divided, Fitted
 from dit.net.position.rope import RoPE3D
 from dit.net.position.rotary import HalfSplit, HalfSplitParts
 from dit.net.sequence import LastFrame, MeanOfFrames
@@ -104,22 +104,22 @@ def flat(axes: list[torch.Tensor]) -> list[torch.Tensor]:
     return [numbers.flatten() for numbers in axes]
 
 
-def test_fitted_places() -> None:
-    """The training's own picture has whole places; a wider one starts lower and is squeezed, as by the reference."""
-    places = Fitted([4, 6])
-    frames, rows, columns = flat(places(Coordinates.of_clip((3, 4, 6)), torch.device("cpu"), torch.float64, {}))
+def test_fitted_coordinates() -> None:
+    """The training's own picture has whole numbers; a wider one starts lower and is squeezed, as by the reference."""
+    fitted = Fitted([4, 6])
+    frames, rows, columns = flat(fitted(Coordinates.of_clip((3, 4, 6)), torch.zeros(1, dtype=torch.float64), {}))
     assert frames.tolist() == [0, 1, 2] and rows.tolist() == [0, 1, 2, 3] and columns.tolist() == [0, 1, 2, 3, 4, 5]
-    _, rows, columns = flat(places(Coordinates.of_clip((3, 2, 6)), torch.device("cpu"), torch.float64, {}))
+    _, rows, columns = flat(fitted(Coordinates.of_clip((3, 2, 6)), torch.zeros(1, dtype=torch.float64), {}))
     assert rows.tolist() == [1, 1.5] and columns.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_divided_places_rotate_slower() -> None:
+def test_divided_coordinates_rotate_slower() -> None:
     grid, like = (2, 3, 5), torch.zeros(1, dtype=torch.float64)
     divided, plain = (
         RoPE3D(
-            0, 12, theta=100.0, split=THIRDS, scale=THIRDS, reference=None, pairing=HalfSplitParts(3), places=places
+            0, 12, theta=100.0, split=THIRDS, scale=THIRDS, reference=None, pairing=HalfSplitParts(3), coordinates=own
         ).rotation(Coordinates.of_clip(grid), like, {})
-        for places in (Divided({"f": 1.0, "h": 1.0, "w": 2.0}), Counted())
+        for own in (Divided({"f": 1.0, "h": 1.0, "w": 2.0}), Counted())
     )
     assert torch.equal(divided.cos[..., :8], plain.cos[..., :8])
     every_other = divided.cos.unflatten(1, grid)[:, :, :, ::2]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dit.net.coordinates import Coordinates
 from dit.net.position.base import NoPosition, split_pairs
-from dit.net.position.places import Counted
+from dit.net.position.coordinates import Counted
 from dit.net.position.rope import RoPE3D
 from dit.net.position.rotary import HalfSplit, Interleaved, Pairing
 from dit.net.position.sincos import SinCos3D
@@ -23,7 +23,7 @@ LIKE = torch.zeros(1, dtype=torch.float64)
 
 def rope(head_dim: int = 16, **changes: object) -> RoPE3D:
     settings: dict = {"theta": 100.0, "split": EVEN, "scale": ONE, "reference": None, "pairing": HalfSplit()}
-    settings["places"] = Counted()
+    settings["coordinates"] = Counted()
     return RoPE3D(0, head_dim, **(settings | changes))
 
 

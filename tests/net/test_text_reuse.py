@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dit.net.coordinates import Coordinates
+from dit.net.patches import token_grid
+from dit.net.sequence import NoiseLevels
 from dit.net.text_reuse import MOST, TextReuse
 from tests.net.conftest import Build
 
@@ -76,7 +79,8 @@ def test_the_same_bits_with_fewer_products(randomised: Build, name: str) -> None
             with reuse:
                 found.append(products(net, x, t, cond))
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(plain, found, strict=True))
-        embedding = products(net.text, cond, levels(0.5)[0])[0]
+        where = Coordinates.of_clip(token_grid(net.patch, *GRID))
+        embedding = products(net.text, cond, NoiseLevels(levels(0.5)[0], net.patch[0], where))[0]
     blocks = [block.cross_attention for block in net.blocks if getattr(block, "cross_attention", None) is not None]
     saved = sum(2 * cond["text"].shape[:2].numel() * each.kv.weight.numel() for each in blocks)
     if "image" in cond:
@@ -85,6 +89,18 @@ def test_the_same_bits_with_fewer_products(randomised: Build, name: str) -> None
     saved = 0 if name == "hunyuan" else saved + embedding  # its text knows the noise level
     assert [flops for flops, _ in found] == [whole[0], whole[1] - saved, whole[2] - saved]
     assert saved > 0 or name in ("hunyuan", "latte")
+
+
+@pytest.mark.parametrize("preset", ["kandinsky5_tiny", "hunyuan_video15_tiny"])
+def test_text_that_changes_with_the_level_is_made_anew(randomised: Build, preset: str) -> None:
+    """Cross-attention that reads a stream which blocks have changed; text of several kinds, one of them refined."""
+    net: Any = randomised(preset=preset, tiny=False)
+    x, cond = asked(net)
+    with torch.no_grad():
+        plain = [net(x, t, cond) for t in levels(0.9, 0.1)]
+        with net.text_reuse():
+            assert all(torch.equal(net(x, t, cond), out) for t, out in zip(levels(0.9, 0.1), plain, strict=True))
+    assert not torch.allclose(*plain)
 
 
 @pytest.mark.parametrize("name", CROSS)

@@ -31,7 +31,3 @@ def test_what_few_have_is_bold() -> None:
     assert backbone_table.most(["a", "a", "b"]) == "a" and backbone_table.most(["a", "b"]) is None
     assert backbone_table.cell("b", "a") == "**b**" and backbone_table.cell("a", "a") == "a"
     assert backbone_table.cell("none", None) == "-"
-
-
-def test_long_patterns_are_counted() -> None:
-    assert backbone_table.runs("D" * 20 + "P" * 40) == "D*20 P*40" and backbone_table.runs("ST") == "ST"

@@ -61,8 +61,7 @@ def test_attention_names_the_choice_and_the_refusals() -> None:
     assert {finding.name.partition(", ")[2] for finding in choices} == {
         "no mask",
         "KeyPadding",
-        "BlockCausal",
-        "Packed",
+        "Spans",
         "ByCoordinates",
     }
     assert all("," in finding.name and finding.detail in ("SDPA", "XFormers", "Flex") for finding in choices)

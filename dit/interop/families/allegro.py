@@ -78,7 +78,7 @@ class Allegro(Family):
             "heads": s["num_attention_heads"],
             "depth": s["num_layers"],
             "text_width": s["caption_channels"],
-            "position.places.divide": {axis: s[f"interpolation_scale_{name}"] for axis, name in AXES.items()},
+            "position.coordinates.divide": {axis: s[f"interpolation_scale_{name}"] for axis, name in AXES.items()},
             "norm.eps": s["norm_eps"],
             "attention.qkv_bias": s["attention_bias"],
             "text.attention.q_bias": s["attention_bias"],
@@ -101,7 +101,7 @@ class Allegro(Family):
             "activation_fn": "gelu" if block.mlp.approximate == "none" else "gelu-approximate",
             "norm_eps": block.norm1.eps,
             "caption_channels": net.text.text_width,
-            **{f"interpolation_scale_{name}": net.position.places.divide[axis] for axis, name in AXES.items()},
+            **{f"interpolation_scale_{name}": net.position.coordinates.divide[axis] for axis, name in AXES.items()},
         }
 
     def links(self, net: Network) -> list[Link]:

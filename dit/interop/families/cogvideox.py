@@ -15,7 +15,7 @@ from dit.interop.rotations import check_rotation
 from dit.interop.weights import Link, channels_first, convolution, kinds, linear, reordered_linear
 from dit.net.patches import Grid, token_grid
 from dit.net.position.base import Several
-from dit.net.position.places import Counted
+from dit.net.position.coordinates import Counted
 from dit.net.position.rope import RoPE3D
 from dit.net.position.sincos import SinCos3D
 
@@ -131,7 +131,7 @@ class CogVideoX(Family):
                 "temporal_interpolation_scale": scale["f"],
             }
         learned = isinstance(net.position, Several)
-        picture = (net.position.parts["rotary"] if learned else net.position).places.picture
+        picture = (net.position.parts["rotary"] if learned else net.position).coordinates.picture
         settings |= {
             "sample_height": picture[0] * net.patch[1],
             "sample_width": picture[1] * net.patch[2],
@@ -234,13 +234,13 @@ def positions(s: Mapping[str, Any]) -> Overrides:
     if s["use_learned_positional_embeddings"]:
         frames = (s["sample_frames"] - 1) // s["temporal_compression_ratio"] + 1
         values = {
-            "position.parts.rotary.places.picture": picture,
+            "position.parts.rotary.coordinates.picture": picture,
             "position.parts.added.grid": [frames, *picture],
             "text.embed.length": length,
         }
         return Overrides({"position": "rope3d_fitted_learned", "text": "joint_placed"}, values)
     if s["use_rotary_positional_embeddings"]:
-        return Overrides({"position": "rope3d_fitted"}, {"position.places.picture": picture})
+        return Overrides({"position": "rope3d_fitted"}, {"position.coordinates.picture": picture})
     rows = s["spatial_interpolation_scale"]
     values = {
         "position.scale": {"f": s["temporal_interpolation_scale"], "h": rows, "w": rows},
@@ -251,7 +251,7 @@ def positions(s: Mapping[str, Any]) -> Overrides:
 
 def counted(net: Network) -> bool:
     """Whether this is generation 1.5."""
-    return isinstance(net.position, RoPE3D) and isinstance(net.position.places, Counted)
+    return isinstance(net.position, RoPE3D) and isinstance(net.position.coordinates, Counted)
 
 
 def learned_grid(net: Network) -> Grid:

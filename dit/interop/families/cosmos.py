@@ -11,8 +11,8 @@ from torch.nn import functional
 from dit.interop.families.basic import attention_links, mlp_links
 from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, Reordered, joined_linear, linear
+from dit.net.attention import TwoQueryCrossAttention
 from dit.net.coordinates import AXES
-from dit.net.image import TwoQueryCrossAttention
 from dit.net.patches import Grid, token_grid
 from dit.net.position.base import Several
 from dit.net.position.tables import AxisTables

@@ -17,8 +17,8 @@ from dit.interop.families.basic import activation, attention_links, mlp_links, m
 from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import Change, Copies, Joined, Link, convolution, linear
 from dit.net.embed import LevelFromNoise, ScalarEmbedding
+from dit.net.modulation import PerBlockAdaLNZero
 from dit.net.patches import token_grid
-from dit.net.per_block import PerBlockAdaLNZero
 from dit.net.position.sincos import SinCos3D
 
 BLOCKS = "transformer_blocks"

@@ -24,7 +24,6 @@ from dit.net.attention import NoQKNorm
 from dit.net.blocks import Parallel
 from dit.net.coordinates import AXES
 from dit.net.dual import Dual
-from dit.net.final import OneLevelFinal
 from dit.net.layers import RMSNorm
 from dit.net.patches import token_grid
 
@@ -130,7 +129,7 @@ class HunyuanVideo(Family):
             "pooled_projection_dim": net.vectors["pooled"].hidden.in_features,
             "rope_theta": net.position.theta,
             "rope_axes_dim": [2 * net.position.pairs[axis] for axis in AXES],
-            "image_condition_type": TOKEN_REPLACE if isinstance(net.final, OneLevelFinal) else image,
+            "image_condition_type": TOKEN_REPLACE if net.final.level is not None else image,
         }
 
     def links(self, net: Network) -> list[Link]:
@@ -178,7 +177,7 @@ class HunyuanVideo(Family):
             sizes = [net.in_channels, *net.concat_channels.values()]
             x, cond["given_latents"], cond["given"] = x.split(sizes, dim=1)
         t = levels(timestep, net.level.scale, grid)
-        if isinstance(net.final, OneLevelFinal):
+        if net.final.level is not None:
             t = self.with_image(net, t, x.shape[2])
         return x, t, cond
 

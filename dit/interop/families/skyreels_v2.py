@@ -11,8 +11,8 @@ from torch import Tensor
 from dit.interop.families.wan import Wan
 from dit.interop.family import Call, Network, Overrides
 from dit.interop.weights import Link, linear
-from dit.net.frame_rate import AdaLNSingleFPS
 from dit.net.layout import BlockCausal
+from dit.net.modulation import AdaLNSingleFPS
 
 # Frames a second of the class's `fps`: 0 is 16, and 1 is any other rate, in its pipelines 24.
 RATES = (16.0, 24.0)

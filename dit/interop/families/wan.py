@@ -8,8 +8,8 @@ from typing import Any
 from dit.interop.families.basic import attention_links, embedding_links, mlp_links
 from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, Same, convolution, joined_linear, linear
-from dit.net.attention import AcrossHeads
-from dit.net.image import ImageCrossAttention, ImageTokens
+from dit.net.attention import AcrossHeads, ImageCrossAttention
+from dit.net.embed import ImageTokens
 from dit.net.patches import token_grid
 
 # Channels of the input behind the noisy latents of an image-to-video model, in this order: which pixel frames of each

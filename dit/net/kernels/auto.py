@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import _disable_current_modes
 
-from dit.net.kernels.door import Kernel, KernelError, short
-from dit.net.kernels.masks import BlockCausal, ByCoordinates, KeyPadding, Mask, Packed
+from dit.net.kernels.base import Kernel, KernelError, short
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
 from dit.net.kernels.sdpa import SDPA
 
 log = logging.getLogger(__name__)
 
 FALLBACK = SDPA()
-MASK_TYPES: tuple[type[Mask] | None, ...] = (None, KeyPadding, BlockCausal, Packed, ByCoordinates)
+MASK_TYPES: tuple[type[Mask] | None, ...] = (None, KeyPadding, Spans, ByCoordinates)
 
 # The answers, for the life of the process: candidates, device type, dtype, head size, kind of mask -> kernel.
 _choices: dict[tuple[Any, ...], Kernel] = {}
@@ -150,10 +150,8 @@ def _run(
     mask: Mask | None = None
     if mask_type is KeyPadding:
         mask = KeyPadding(torch.arange(tokens, device=device) < torch.tensor([[tokens], [tokens // 2]], device=device))
-    elif mask_type is BlockCausal:
-        mask = BlockCausal(frames=4, tokens_per_frame=tokens // 4, block=2)
-    elif mask_type is Packed:
-        mask = Packed((tokens // 4, tokens - tokens // 4))
+    elif mask_type is Spans:
+        mask = Spans.packed([tokens // 4, tokens - tokens // 4])
     elif mask_type is ByCoordinates:
         number = torch.arange(tokens, device=device)
         numbers = torch.stack([number % 2, number % 3, number // 8])

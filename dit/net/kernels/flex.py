@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dit.net.graphs import allow_many_graphs
-from dit.net.kernels.door import KernelError, Stateless
-from dit.net.kernels.masks import BlockCausal, ByCoordinates, KeyPadding, Mask
+from dit.graphs import allow_many_graphs
+from dit.net.kernels.base import KernelError, Stateless
+from dit.net.kernels.masks import ByCoordinates, Mask, Spans
 from dit.net.kernels.sdpa import SDPA
 
 BLOCK = 128  # queries, and keys, that FlexAttention takes or skips together
@@ -23,11 +23,7 @@ class Flex(Stateless):
     on it has none at all, which is a KernelError.
     """
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
-        """q (B, heads, Nq, head_dim), k and v (B, heads, Nk, head_dim) -> (B, heads, Nq, head_dim)."""
-        q, k = q.to(v.dtype), k.to(v.dtype)
-        if mask is not None:
-            mask.check(q, k)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
         if q.device.type == "meta":  # nothing to compute, only shapes and FLOPs to count
             return SDPA()(q, k, v, mask)
         attend = _eager if q.device.type == "cpu" else _compiled()
@@ -93,88 +89,57 @@ def _blocks(mask: Mask, batch: int, num_queries: int, num_keys: int, device: tor
     """Of each block of queries and block of keys: whether some of its pairs may attend, and whether all may.
 
     (samples or 1, 1, blocks of queries, blocks of keys) bool each. A block that ends outside of the sequence is never
-    whole.
+    whole. By coordinates, `some` may be said of a block that has none.
     """
-    first_query, last_query, whole_query = _ends(num_queries, device)
-    first_key, last_key, whole_key = _ends(num_keys, device)
-    whole = whole_query[:, None] & whole_key
-    if isinstance(mask, KeyPadding):
-        padded = functional.pad(mask.keep.to(device), (0, -num_keys % BLOCK)).unflatten(1, (-1, BLOCK))
-        some, every = (found.expand(batch, -1)[:, None, None] for found in (padded.any(-1), padded.all(-1)))
-        return some.expand(-1, -1, len(whole), -1), every & whole
-    if isinstance(mask, BlockCausal):
-        size = mask.block_tokens
-        some = (last_query // size)[:, None] >= first_key // size
-        every = (first_query // size)[:, None] >= last_key // size
-        return some[None, None], (every & whole)[None, None]
-    if isinstance(mask, ByCoordinates):
-        return _blocks_by_coordinates(mask, device, whole)
-    query_samples, key_samples = mask.query_samples(device), mask.key_samples(device)
-    sample = torch.arange(len(mask.lengths), device=device)
-    has_keys = (key_samples[:, None] == sample).any(0)
-    of_query = _within(query_samples[first_query], sample, query_samples[last_query])
-    of_key = _within(key_samples[first_key], sample, key_samples[last_key]) & has_keys
-    some = (of_query[:, None] & of_key).any(-1)
-    alone = (of_query.sum(-1) == 1)[:, None] & (of_key.sum(-1) == 1)
-    return some[None, None], (some & alone & whole)[None, None]
+    (query, last_query), (key, last_key) = (_range(torch.arange(n, device=device)) for n in (num_queries, num_keys))
+    every = (last_query - query == BLOCK - 1)[:, None] & (last_key - key == BLOCK - 1)
+    some = torch.ones_like(every)
+    if isinstance(mask, Spans):
+        (first, last_first), (stop, last_stop) = (_range(bounds) for bounds in mask.bounds(device))
+        some = (first[:, None] <= last_key) & (key < last_stop[:, None])
+        every = every & (last_first[:, None] <= key) & (last_key < stop[:, None])
+    elif isinstance(mask, ByCoordinates):
+        some, all_pairs = _blocks_by_coordinates(mask, device)
+        every = every & all_pairs
+    if mask.real is None:
+        return some[None, None], every[None, None]
+    real = functional.pad(mask.real.to(device).expand(batch, -1), (0, -num_keys % BLOCK)).unflatten(1, (-1, BLOCK))
+    return some & real.any(-1)[:, None, None], every & real.all(-1)[:, None, None]
 
 
-def _blocks_by_coordinates(mask: ByCoordinates, device: torch.device, whole: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_blocks`, from the least and largest numbers of each block: none too few, perhaps some too many; a block that
-    is said to be whole, is."""
+def _blocks_by_coordinates(mask: ByCoordinates, device: torch.device) -> tuple[Tensor, Tensor]:
+    """From the least and largest numbers of each block: whether some pairs may attend (none too few, perhaps some too
+    many), and whether all surely may; padding left aside."""
     (q_low, q_high), (k_low, k_high) = (_range(numbers.to(device)) for numbers in (mask.query, mask.key))
     q_low, q_high, k_low, k_high = q_low[:, :, None], q_high[:, :, None], k_low[:, None], k_high[:, None]
     overlap, equal = (q_low <= k_high) & (k_low <= q_high), (q_low == k_high) & (k_low == q_high)
     some_any = (q_low[1] == mask.ANY) | (k_low[1] == mask.ANY)  # the least number of all
     every_any = (q_high[1] == mask.ANY) | (k_high[1] == mask.ANY)
     some = overlap[0] & (overlap[1] | some_any) & (q_high[2] >= k_low[2])
-    every = equal[0] & (equal[1] | every_any) & (q_low[2] >= k_high[2]) & whole
-    if mask.real is None:
-        return some[None, None], every[None, None]
-    real = functional.pad(mask.real.to(device), (0, -mask.real.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
-    some_real, every_real = (found[:, None, None] for found in (real.any(-1), real.all(-1)))
-    return some & some_real, every & every_real
+    return some, equal[0] & (equal[1] | every_any) & (q_low[2] >= k_high[2])
 
 
 def _range(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """(3, n) -> the least and the largest of each block, (3, blocks) each."""
-    last = numbers[:, -1:].expand(-1, -numbers.shape[1] % BLOCK)
-    blocks = torch.cat([numbers, last], dim=1).unflatten(1, (-1, BLOCK))
+    """Numbers of tokens (..., n) -> the least and the largest of each block, (..., blocks) each."""
+    last = numbers[..., -1:].expand(*numbers.shape[:-1], -numbers.shape[-1] % BLOCK)
+    blocks = torch.cat([numbers, last], dim=-1).unflatten(-1, (-1, BLOCK))
     return blocks.amin(-1), blocks.amax(-1)
-
-
-def _ends(num_tokens: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """First token of each block, its last one, and whether it is whole."""
-    first = torch.arange(0, num_tokens, BLOCK, device=device)
-    return first, (first + BLOCK - 1).clamp(max=num_tokens - 1), first + BLOCK <= num_tokens
-
-
-def _within(first: Tensor, number: Tensor, last: Tensor) -> Tensor:
-    """first and last (n,), number (m,) -> (n, m) bool, whether the number lies between them, both included."""
-    return (first[:, None] <= number) & (number <= last[:, None])
 
 
 def _predicate(mask: Mask, batch: int, device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """The mask as FlexAttention asks for it: (sample, head, query, key) -> may attend."""
-    if isinstance(mask, KeyPadding):
-        keep = mask.keep.to(device).expand(batch, -1).contiguous()
-        return lambda sample, head, query, key: keep[sample, key]
-    if isinstance(mask, BlockCausal):
-        size = mask.block_tokens
-        return lambda sample, head, query, key: query // size >= key // size
-    if isinstance(mask, ByCoordinates):
-        return _predicate_by_coordinates(mask, batch, device)
-    query_sample, key_sample = mask.query_samples(device), mask.key_samples(device)
-    return lambda sample, head, query, key: query_sample[query] == key_sample[key]
-
-
-def _predicate_by_coordinates(mask: ByCoordinates, batch: int, device: torch.device) -> Callable[..., Tensor]:
+    if isinstance(mask, Spans):
+        first, stop = mask.bounds(device)
+        return lambda sample, head, query, key: (first[query] <= key) & (key < stop[query])
+    real = None if mask.real is None else mask.real.to(device).expand(batch, -1).contiguous()
+    if not isinstance(mask, ByCoordinates):
+        assert real is not None  # KeyPadding
+        return lambda sample, head, query, key: real[sample, key]
     queries, keys = (tuple(numbers.to(device).contiguous().unbind(0)) for numbers in (mask.query, mask.key))
 
     def may_attend(sample: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return mask.allowed([numbers[query] for numbers in queries], [numbers[key] for numbers in keys])
 
-    if mask.real is None:
+    if real is None:
         return may_attend
-    real = mask.real.to(device).expand(batch, -1).contiguous()
     return lambda sample, head, query, key: may_attend(sample, head, query, key) & real[sample, key]

@@ -6,143 +6,140 @@ against it. In every kernel a query that may attend to nothing gets zeros, and s
 fit q and k is an error (`check`), for it would broadcast or cut silently.
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, TypeAlias
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 
+class Mask(ABC):
+    """Base of the masks. real: (B or 1, Nk) bool, which keys are real and not padding; None: all."""
+
+    real: Tensor | None
+
+    @abstractmethod
+    def dense(self, device: torch.device | str) -> Tensor:
+        """(B or 1, 1, Nq or 1, Nk) bool, True = may attend."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int | None, int]:
+        """Queries (None: any number) and keys that it is for."""
+
+    def rows(self, part: slice) -> Self:
+        """The mask of some of the samples."""
+        return self if self.real is None or len(self.real) == 1 else replace(self, real=self.real[part])  # type: ignore[type-var]
+
+    def check(self, q: Tensor, k: Tensor) -> None:
+        """Raises ValueError when the mask is for other shapes than these q and k."""
+        queries, keys = self.size
+        samples = None if self.real is None or len(self.real) == 1 else len(self.real)
+        if queries not in (None, q.shape[2]) or keys != k.shape[2] or samples not in (None, len(k)):
+            raise ValueError(
+                f"{type(self).__name__} is for {queries or 'any'} queries on {keys} keys of {samples or 'any'} samples,"
+                f" not for {q.shape[2]} on {k.shape[2]} of {len(k)}"
+            )
+
+
 @dataclass(frozen=True, eq=False)
-class KeyPadding:
+class KeyPadding(Mask):
     """Keys that are real and not padding, e.g. the tokens of captions of different lengths.
 
-    keep: (B, Nk) bool, True = real key. never_empty: the caller knows that every sample has a real key (there is video
+    real: (B, Nk) bool, True = real key. never_empty: the caller knows that every sample has a real key (there is video
     among them), so that kernels need not look out for one that has none; where that is not true, they give nonsense.
     """
 
-    keep: Tensor
+    real: Tensor
     never_empty: bool = False
 
     def __post_init__(self) -> None:
-        if self.keep.dtype != torch.bool or self.keep.dim() != 2:
+        if self.real.dtype != torch.bool or self.real.dim() != 2:
             raise ValueError(
-                f"KeyPadding.keep is {self.keep.dtype} of shape {tuple(self.keep.shape)}; "
+                f"KeyPadding.real is {self.real.dtype} of shape {tuple(self.real.shape)}; "
                 "it must be bool (batch, keys), True = real key"
             )
 
+    @property
+    def size(self) -> tuple[None, int]:
+        return None, self.real.shape[1]
+
     def dense(self, device: torch.device | str) -> Tensor:
-        """(B, 1, 1, Nk) bool, True = may attend."""
-        return self.keep.to(device)[:, None, None, :]
-
-    def rows(self, part: slice) -> "KeyPadding":
-        """The mask of some of the samples."""
-        return self if len(self.keep) == 1 else KeyPadding(self.keep[part], self.never_empty)
-
-    def check(self, q: Tensor, k: Tensor) -> None:
-        """Raise ValueError when the mask is for other shapes than these q and k."""
-        if self.keep.shape[1] != k.shape[2] or self.keep.shape[0] not in (1, k.shape[0]):
-            raise ValueError(f"KeyPadding is for {tuple(self.keep.shape)} keys, not for {(k.shape[0], k.shape[2])}")
+        return self.real.to(device)[:, None, None, :]
 
 
 @dataclass(frozen=True)
-class BlockCausal:
-    """Blocks of frames in time: attention is full inside a block and causal between blocks (frame-major tokens).
+class Spans(Mask):
+    """Queries in runs, one after another; a run attends to one span of keys, to all of it and to nothing else.
 
-    frames: latent frames F; tokens_per_frame: H*W tokens of one frame; block: frames in a block. The last block may be
-    shorter. block=1 is frame-causal attention, block=frames is full attention. Queries and keys are the same tokens.
-    As in SkyReels-V2 (arXiv 2504.13074) and diffusion forcing (arXiv 2407.01392).
-    """
-
-    frames: int
-    tokens_per_frame: int
-    block: int
-
-    def __post_init__(self) -> None:
-        for name in ("frames", "tokens_per_frame", "block"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"BlockCausal.{name}={getattr(self, name)} must be at least 1")
-
-    @property
-    def num_tokens(self) -> int:
-        return self.frames * self.tokens_per_frame
-
-    @property
-    def block_tokens(self) -> int:
-        """Tokens of one whole block."""
-        return self.block * self.tokens_per_frame
-
-    def spans(self) -> list[tuple[int, int]]:
-        """(start, stop) tokens of each block. Its queries may attend to the keys [0, stop), and to all of them."""
-        starts = range(0, self.num_tokens, self.block_tokens)
-        return [(start, min(start + self.block_tokens, self.num_tokens)) for start in starts]
-
-    def dense(self, device: torch.device | str) -> Tensor:
-        """(1, 1, N, N) bool, True = may attend."""
-        block = torch.arange(self.num_tokens, device=device) // self.block_tokens
-        return (block[:, None] >= block[None, :])[None, None]
-
-    def rows(self, part: slice) -> "BlockCausal":
-        """The mask of some of the samples: that of all."""
-        return self
-
-    def check(self, q: Tensor, k: Tensor) -> None:
-        """Raise ValueError when the mask is for other shapes than these q and k."""
-        if not q.shape[2] == k.shape[2] == self.num_tokens:
-            raise ValueError(f"BlockCausal is for {self.num_tokens} tokens, not for {q.shape[2]} on {k.shape[2]}")
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Several samples one after another in one sequence; each attends only to itself (block-diagonal).
-
-    lengths: query tokens of each sample; key_lengths: key tokens of each sample, for cross-attention (None: the same as
-    `lengths`, self-attention). Both cover their whole sequence: sum(lengths) = Nq, sum(key_lengths) = Nk. A sample may
-    be without keys (no text), but not without queries. Packing as in NaViT (arXiv 2307.06304).
+    lengths: queries of each run, at least 1. keys: (start, stop) of each run's span, which may be empty; the last one
+    ends with the keys.
     """
 
     lengths: tuple[int, ...]
-    key_lengths: tuple[int, ...] | None = None
+    keys: tuple[tuple[int, int], ...]
+    real: None = field(default=None, init=False, repr=False)  # all keys are
 
-    def __post_init__(self) -> None:
-        if len(self.lengths) != len(self.keys):
-            raise ValueError(
-                f"Packed has {len(self.lengths)} query and {len(self.keys)} key lengths; give one of each a sample"
-            )
-        if min(self.lengths, default=0) < 1 or min(self.keys) < 0:
-            raise ValueError(f"Packed needs samples of at least 1 query and 0 keys, not {self.lengths} on {self.keys}")
+    @classmethod
+    def packed(cls, lengths: Sequence[int], key_lengths: Sequence[int] | None = None) -> Self:
+        """Several samples one after another; each attends to itself alone (NaViT, arXiv 2307.06304).
+
+        lengths: query tokens of each sample. key_lengths: its key tokens, for cross-attention (None: the same tokens).
+        A sample may be without keys (no text), but not without queries.
+        """
+        counts = lengths if key_lengths is None else key_lengths
+        if len(lengths) != len(counts):
+            raise ValueError(f"{len(lengths)} query and {len(counts)} key lengths; give one of each a packed sample")
+        if min(lengths, default=0) < 1 or min(counts) < 0:
+            raise ValueError(f"packed samples have at least 1 query and 0 keys, not {lengths} on {counts}")
+        stops = zip(accumulate(counts), counts, strict=True)
+        return cls(tuple(lengths), tuple((stop - count, stop) for stop, count in stops))
+
+    @classmethod
+    def block_causal(cls, frames: int, tokens_per_frame: int, block: int) -> Self:
+        """Attention is full inside a block of frames and causal between blocks (SkyReels-V2, arXiv 2504.13074).
+
+        The tokens go frame by frame. block: frames of a block; the last one may be shorter. 1 is causal frame by frame.
+        """
+        if min(frames, tokens_per_frame, block) < 1:
+            raise ValueError(f"frames={frames}, tokens_per_frame={tokens_per_frame}, block={block}: each at least 1")
+        size, total = block * tokens_per_frame, frames * tokens_per_frame
+        stops = [min(start + size, total) for start in range(0, total, size)]
+        lengths = [stop - start for start, stop in zip(range(0, total, size), stops, strict=True)]
+        return cls(tuple(lengths), tuple((0, stop) for stop in stops))
 
     @property
-    def keys(self) -> tuple[int, ...]:
-        """Key tokens of each sample."""
-        return self.lengths if self.key_lengths is None else self.key_lengths
+    def size(self) -> tuple[int, int]:
+        return sum(self.lengths), self.keys[-1][1]
+
+    @property
+    def key_lengths(self) -> tuple[int, ...]:
+        """Keys of each span."""
+        return tuple(stop - start for start, stop in self.keys)
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether each span begins where the one before it ends, so that every key is in one of them."""
+        starts, stops = zip(*self.keys, strict=True)
+        return starts == (0, *stops[:-1])
+
+    def bounds(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """First key of each query, and the one behind its last, (Nq,) int64 each; for an empty span all keys and 0."""
+        lengths = torch.tensor(self.lengths, device=device)
+        some = [(start, stop) if stop > start else (self.size[1], 0) for start, stop in self.keys]
+        first, stop = torch.tensor(some, device=device).repeat_interleave(lengths, dim=0).unbind(1)
+        return first, stop
 
     def dense(self, device: torch.device | str) -> Tensor:
-        """(1, 1, Nq, Nk) bool, True = may attend."""
-        return (self.query_samples(device)[:, None] == self.key_samples(device)[None, :])[None, None]
-
-    def query_samples(self, device: torch.device | str) -> Tensor:
-        """(Nq,) int64: which sample each query belongs to."""
-        return _repeat_index(self.lengths, device)
-
-    def key_samples(self, device: torch.device | str) -> Tensor:
-        """(Nk,) int64: which sample each key belongs to."""
-        return _repeat_index(self.keys, device)
-
-    def rows(self, part: slice) -> "Packed":
-        """The mask of some of the samples: that of all."""
-        return self
-
-    def check(self, q: Tensor, k: Tensor) -> None:
-        """Raise ValueError when the mask is for other shapes than these q and k."""
-        if (sum(self.lengths), sum(self.keys)) != (q.shape[2], k.shape[2]):
-            raise ValueError(
-                f"Packed is for {sum(self.lengths)} tokens on {sum(self.keys)}, not for {q.shape[2]} on {k.shape[2]}"
-            )
+        (first, stop), key = self.bounds(device), torch.arange(self.size[1], device=device)
+        return ((first[:, None] <= key) & (key < stop[:, None]))[None, None]
 
 
 @dataclass(frozen=True, eq=False)
-class ByCoordinates:
+class ByCoordinates(Mask):
     """Tokens anywhere in a sequence, told apart by three numbers: clip, group and step.
 
     A query attends to the keys of its own clip and group (ANY: of all groups; such a key is read by all groups) whose
@@ -156,32 +153,15 @@ class ByCoordinates:
     key: Tensor
     real: Tensor | None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.query.shape[1], self.key.shape[1]
+
     def allowed(self, query: Tensor | list[Tensor], key: Tensor | list[Tensor]) -> Tensor:
         """Three numbers of queries and of keys, which broadcast -> bool (...), padding left aside."""
         same_group = (query[1] == key[1]) | (query[1] == self.ANY) | (key[1] == self.ANY)
         return (query[0] == key[0]) & same_group & (query[2] >= key[2])
 
     def dense(self, device: torch.device | str) -> Tensor:
-        """(1 or B, 1, Nq, Nk) bool, True = may attend."""
         allowed = self.allowed(self.query.to(device)[:, :, None], self.key.to(device)[:, None, :])[None, None]
         return allowed if self.real is None else allowed & self.real.to(device)[:, None, None, :]
-
-    def rows(self, part: slice) -> "ByCoordinates":
-        """The mask of some of the samples."""
-        return self if self.real is None or len(self.real) == 1 else replace(self, real=self.real[part])
-
-    def check(self, q: Tensor, k: Tensor) -> None:
-        """Raise ValueError when the mask is for other shapes than these q and k."""
-        if (self.query.shape[1], self.key.shape[1]) != (q.shape[2], k.shape[2]):
-            raise ValueError(
-                f"ByCoordinates is for {self.query.shape[1]} tokens on {self.key.shape[1]}, not for {q.shape[2]} on"
-                f" {k.shape[2]}"
-            )
-
-
-def _repeat_index(lengths: tuple[int, ...], device: torch.device | str) -> Tensor:
-    index = torch.arange(len(lengths), device=device)
-    return index.repeat_interleave(torch.tensor(lengths, dtype=torch.long, device=device))
-
-
-Mask: TypeAlias = KeyPadding | BlockCausal | Packed | ByCoordinates

@@ -9,8 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from dit.net.kernels.door import KernelError, Stateless
-from dit.net.kernels.masks import BlockCausal, ByCoordinates, KeyPadding, Mask, Packed
+from dit.net.kernels.base import KernelError, Stateless
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
 from dit.net.kernels.sdpa import SDPA
 
 NO_TABLES = "it has no form of masks by coordinates"
@@ -24,11 +24,7 @@ class XFormers(Stateless):
 
     # A graph break in place of a trace: what xformers decides from lengths in Python would be frozen into the graph.
     @torch.compiler.disable
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
-        """q (B, heads, Nq, head_dim), k and v (B, heads, Nk, head_dim) -> (B, heads, Nq, head_dim)."""
-        q, k = q.to(v.dtype), k.to(v.dtype)
-        if mask is not None:
-            mask.check(q, k)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
         if q.device.type == "meta":  # nothing to compute, only shapes and FLOPs to count
             return SDPA()(q, k, v, mask)
         if isinstance(mask, ByCoordinates):
@@ -53,20 +49,20 @@ class XFormers(Stateless):
         return None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: KeyPadding | BlockCausal | Packed | None) -> Tensor:
-    """As XFormers.__call__, with q, k, v and the result (B, N, heads, head_dim)."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
+    """As XFormers.attend, with q, k, v and the result (B, N, heads, head_dim)."""
     from xformers.ops import memory_efficient_attention
 
     if mask is None:
         return memory_efficient_attention(q, k, v)
-    if isinstance(mask, BlockCausal):
-        outputs = [
-            memory_efficient_attention(q[:, start:stop], k[:, :stop], v[:, :stop]) for start, stop in mask.spans()
-        ]
-        return torch.cat(outputs, dim=1)
     if isinstance(mask, KeyPadding):
         return _padded(q, k, v, mask)
-    return _packed(q, k, v, mask)
+    assert isinstance(mask, Spans)
+    if mask.disjoint:
+        return _packed(q, k, v, mask)
+    runs = zip(q.split(mask.lengths, dim=1), mask.keys, strict=True)
+    outputs = [memory_efficient_attention(qs, k[:, start:stop], v[:, start:stop]) for qs, (start, stop) in runs]
+    return torch.cat(outputs, dim=1)
 
 
 def _padded(q: Tensor, k: Tensor, v: Tensor, mask: KeyPadding) -> Tensor:
@@ -88,16 +84,16 @@ def _kept_keys(mask: KeyPadding, batch: int, device: torch.device) -> tuple[Tens
     A sample without keys keeps its first one, for which the caller sets the value to zero: zero output, no gradient.
     Cached, since it waits for the device: once a mask, not once a layer.
     """
-    keep = mask.keep.to(device).expand(batch, -1)
-    empty = ~keep.any(dim=1)
-    first = torch.arange(keep.shape[1], device=device) == 0
-    keep = keep | (empty[:, None] & first)
-    return keep.flatten().nonzero().squeeze(1), tuple(keep.sum(dim=1).tolist()), empty
+    real = mask.real.to(device).expand(batch, -1)
+    empty = ~real.any(dim=1)
+    first = torch.arange(real.shape[1], device=device) == 0
+    real = real | (empty[:, None] & first)
+    return real.flatten().nonzero().squeeze(1), tuple(real.sum(dim=1).tolist()), empty
 
 
-def _packed(q: Tensor, k: Tensor, v: Tensor, mask: Packed) -> Tensor:
+def _packed(q: Tensor, k: Tensor, v: Tensor, mask: Spans) -> Tensor:
     batch = q.shape[0]
-    lengths, key_lengths = mask.lengths * batch, mask.keys * batch
+    lengths, key_lengths = mask.lengths * batch, mask.key_lengths * batch
     k, v = k.flatten(0, 1)[None], v.flatten(0, 1)[None]
     if 0 in key_lengths:  # a sample without keys gets one of zeros: zero output
         k, v = (_fill_empty(x, key_lengths) for x in (k, v))

@@ -18,7 +18,7 @@ from dit.net.patches import Grid
 from dit.net.position.rotary import Rotation
 from dit.net.reads import Reads, union
 
-MOST_PAIRS = 4096  # of channels in a head that anybody would make
+MOST_PAIRS = 4096  # of channels; no head has as many
 
 
 class Compression(Protocol):
@@ -35,7 +35,7 @@ class Compression(Protocol):
 
 
 class Position(nn.Module):
-    """Base of the positions, and itself the absence of one. reads: the keys of cond that `rotation` reads."""
+    """Base of the positions, whose methods change nothing. reads: the keys of cond that `rotation` reads."""
 
     reads = Reads()
 

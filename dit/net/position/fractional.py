@@ -94,7 +94,7 @@ class FractionalRoPE(Position):
                     f"cond['coordinates'] has shape {tuple(given.shape)}; it must be (batch, 3, {count} tokens)"
                 )
             return [given[:, i].to(dtype) / self.extent[axis] for i, axis in enumerate(AXES)]
-        axes = coordinates.axes(like.device, dtype)
+        axes = coordinates.axes(like)
         if "rope_scale" in cond:
             scale = cond["rope_scale"].to(dtype)
             if scale.dim() != 2 or scale.shape[1] != 3:

@@ -1,18 +1,19 @@
-"""Rotary positions along time, height and width (RoFormer, arXiv 2104.09864, on three axes)."""
+"""Rotary positions along time, height and width (RoFormer, arXiv 2104.09864, on three axes), fixed and learned."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dit.config.limits import Count, Positive
 from dit.net.coordinates import AXES, Coordinates
 from dit.net.patches import Grid
 from dit.net.position.base import Position, each_axis, frequencies, half, split_pairs
-from dit.net.position.places import Places
+from dit.net.position.coordinates import RotaryCoordinates
 from dit.net.position.rotary import Pairing, Rotation
 
 
@@ -25,7 +26,7 @@ class RoPE3D(Position):
     scale: axis -> how many times longer than in training the axis is; theta is raised so that the slowest frequency
       keeps its range ("NTK-aware" scaling, as in Cosmos).
     reference: axis -> tokens along it in training, or null; a longer axis is scaled by its excess.
-    pairing: which channels form pairs. places: where the tokens are along each axis.
+    pairing: which channels form pairs. coordinates: what the angles are multiples of.
 
     Raises ValueError when the head size is odd or has too few pairs for the axes.
     """
@@ -40,7 +41,7 @@ class RoPE3D(Position):
         scale: dict[str, Positive],
         reference: dict[str, Count] | None,
         pairing: Pairing,
-        places: Places,
+        coordinates: RotaryCoordinates,
     ) -> None:
         super().__init__()
         self.theta = theta
@@ -49,16 +50,15 @@ class RoPE3D(Position):
         )
         self.scale = each_axis(scale)
         self.reference = reference
-        self.pairing, self.places = pairing, places
-        self.reads = places.reads
+        self.pairing, self.coordinates = pairing, coordinates
+        self.reads = coordinates.reads
 
     def rotation(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
         """Angles are computed in float32 at least, axis by axis, and only then spread over the tokens."""
-        axes = self.places(coordinates, like.device, torch.promote_types(like.dtype, torch.float32), cond)
         angles = {}
-        for i, (axis, places) in enumerate(zip(AXES, axes, strict=True)):
-            theta = coordinates.by_clip(partial(self.base, i), places)
-            angles[axis] = places.unsqueeze(-1) * frequencies(self.pairs.get(axis, 0), theta, places)
+        for i, (axis, numbers) in enumerate(zip(AXES, self.coordinates(coordinates, like, cond), strict=True)):
+            theta = coordinates.by_clip(partial(self.base, i), numbers)
+            angles[axis] = numbers.unsqueeze(-1) * frequencies(self.pairs.get(axis, 0), theta, numbers)
         joined = coordinates.spread([angles[axis] for axis in self.pairs])
         tables = self.pairing.tables(joined)  # (N, head_dim) or (B, N, head_dim)
         cos, sin = (table.reshape(-1, *table.shape[-2:]).unsqueeze(2) for table in tables)
@@ -73,3 +73,38 @@ class RoPE3D(Position):
         pairs = self.pairs.get(axis, 0)
         stretch = self.scale[axis] * (max(1.0, length / self.reference[axis]) if self.reference else 1.0)
         return self.theta * stretch ** (pairs / (pairs - 1)) if pairs > 1 else self.theta
+
+
+class LearnedRoPE3D(Position):
+    """The angle of each pair of each head is a learned mixture of time, height and width (Mochi, Genmo 2024).
+
+    Frames are counted; rows and columns are measured from the middle of the picture, in units that make it `area`.
+
+    area: of every picture, in tokens (36864 = 192 * 192). std: of the initial frequencies: a random frequency tells
+    tokens apart that are about 1 / std away. pairing: which channels form pairs.
+
+    Raises ValueError when the head size is odd.
+    """
+
+    def __init__(self, width: int, head_dim: int, *, area: float, std: float, pairing: Pairing) -> None:
+        super().__init__()
+        pairs = half(head_dim, "RoPE needs an even head size")
+        self.area, self.std, self.pairing = area, std, pairing
+        self.frequencies = nn.Parameter(torch.empty(3, width // head_dim, pairs))
+        self.init_own(std)
+
+    def init_own(self, std: float) -> None:
+        """Normal with a std of their own; called by the network's init part, whose std is for embeddings."""
+        nn.init.normal_(self.frequencies, std=self.std)
+
+    def rotation(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
+        """cos and sin (1, N, heads, head_dim), computed in float32 at least."""
+        f, h, w = coordinates.axes(like)
+        unit = coordinates.by_clip(lambda grid: math.sqrt(self.area / (grid[1] * grid[2])), f)
+        rows = unit * (h - coordinates.by_clip(lambda grid: (grid[1] - 1) / 2, h))
+        columns = unit * (w - coordinates.by_clip(lambda grid: (grid[2] - 1) / 2, w))
+        by_frame, by_row, by_column = self.frequencies.to(f.dtype)  # (heads, head_dim / 2) each
+        # Axis by axis, then added up over the tokens.
+        angles = f[..., None, None] * by_frame + rows[..., None, None] * by_row + columns[..., None, None] * by_column
+        cos, sin = self.pairing.tables(angles.flatten(0, -3))  # (N, heads, head_dim)
+        return Rotation(cos[None], sin[None], self.pairing)

@@ -50,10 +50,9 @@ class SinCos3D(Position):
     def table(self, coordinates: Coordinates, like: Tensor) -> Tensor:
         """(N, width), in float32 at least."""
         waves = {}
-        axes = coordinates.axes(like.device, torch.promote_types(like.dtype, torch.float32))
-        for i, (axis, numbers) in enumerate(zip(AXES, axes, strict=True)):
-            places = numbers / coordinates.by_clip(partial(self.unit, i), numbers)
-            angles = places.unsqueeze(-1) * frequencies(self.pairs.get(axis, 0), self.theta, places)
+        for i, (axis, numbers) in enumerate(zip(AXES, coordinates.axes(like), strict=True)):
+            positions = numbers / coordinates.by_clip(partial(self.unit, i), numbers)
+            angles = positions.unsqueeze(-1) * frequencies(self.pairs.get(axis, 0), self.theta, positions)
             waves[axis] = torch.cat([angles.sin(), angles.cos()], dim=-1)  # an axis, with 2 * pairs channels
         return coordinates.spread([waves[axis] for axis in self.pairs])
 
@@ -67,7 +66,7 @@ class FittedSinCos(SinCos3D):
     """Positions that fill the range of training on any grid, so that a finer grid has positions between (diffusers'
     PatchEmbed, of its DiT and Latte).
 
-    reference: axis -> tokens along it in training. A token of an axis with n tokens is at place * reference / n; an
+    reference: axis -> tokens along it in training. The i-th token of an axis with n tokens is at i * reference / n; an
     axis that is not named, and null, as in `SinCos3D`. The other arguments are those of `SinCos3D`.
     """
 

@@ -81,7 +81,8 @@ class AxisTables(Position):
                 raise ValueError(
                     f"{max(lengths)} tokens along {axis}; the learned positions of this network end at {most}"
                 )
-        f, h, w = (coordinates.look_up(i, self.tables[axis]) for i, axis in enumerate(AXES))
+        numbers = zip(AXES, coordinates.numbers(like.device), strict=True)
+        f, h, w = (functional.embedding(own, self.tables[axis]) for axis, own in numbers)
         total = (f + h + w).flatten(0, -2)  # (N, width)
         size = torch.linalg.vector_norm(total, dim=-1, keepdim=True) / math.sqrt(total.shape[-1])
         return (total / (size + self.eps)).to(like.dtype)[None]

@@ -1,4 +1,4 @@
-"""Where tokens are along time, height and width, for rotary positions: counted, in seconds, fitted, or divided."""
+"""Coordinates that a rotary position multiplies by its frequencies: counted, in seconds, divided, or fitted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from dit.net.coordinates import AXES, Coordinates
@@ -14,33 +13,29 @@ from dit.net.patches import Grid
 from dit.net.reads import Reads
 
 
-class Places(Protocol):
-    """Coordinates of the tokens of a grid along each axis, which a rotary position multiplies by its frequencies.
+class RotaryCoordinates(Protocol):
+    """Makes of the numbers of frame, row and column what the angles are multiples of.
 
-    reads: the keys of cond that they depend on.
+    reads: the keys of cond that it depends on.
     """
 
     reads: Reads
 
-    def __call__(
-        self, coordinates: Coordinates, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
-    ) -> list[Tensor]:
-        """Three axes (`Coordinates`), with a batch in front where each sample has places of its own."""
+    def __call__(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> list[Tensor]:
+        """Three axes, as `Coordinates.axes`, with a batch in front where samples have coordinates of their own."""
         ...
 
 
 class Counted:
-    """From 0, one after another."""
+    """The numbers themselves."""
 
     reads = Reads()
 
-    def __call__(
-        self, coordinates: Coordinates, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
-    ) -> list[Tensor]:
-        return coordinates.axes(device, dtype)
+    def __call__(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> list[Tensor]:
+        return coordinates.axes(like)
 
 
-class Timed(Counted):
+class Timed:
     """Frames stand at their time: with cond["fps"] (B,), a frame is base_fps / fps long (Cosmos).
 
     base_fps: frames a second at which frames are one apart; they are too where cond has no fps (images).
@@ -51,30 +46,45 @@ class Timed(Counted):
     def __init__(self, base_fps: float) -> None:
         self.base_fps = base_fps
 
-    def __call__(
-        self, coordinates: Coordinates, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
-    ) -> list[Tensor]:
-        frames, rows, columns = super().__call__(coordinates, device, dtype, cond)
+    def __call__(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> list[Tensor]:
+        frames, rows, columns = coordinates.axes(like)
         if "fps" in cond:
-            frames = self.base_fps * (frames / coordinates.of_clips(cond["fps"].to(dtype)))
+            frames = self.base_fps * (frames / coordinates.of_clips(cond["fps"].to(frames.dtype)))
         return [frames, rows, columns]
 
 
-class Divided(Counted):
+class Divided:
     """Divided, so that a larger grid keeps the range of a smaller training (position interpolation, arXiv 2306.15595;
     Allegro, arXiv 2410.15458).
 
-    divide: axis -> places along it are divided by this.
+    divide: axis -> what the numbers along it are divided by.
     """
+
+    reads = Reads()
 
     def __init__(self, divide: dict[str, float]) -> None:
         self.divide = divide
 
-    def __call__(
-        self, coordinates: Coordinates, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
-    ) -> list[Tensor]:
-        counted = super().__call__(coordinates, device, dtype, cond)
-        return [places / self.divide[axis] for axis, places in zip(AXES, counted, strict=True)]
+    def __call__(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> list[Tensor]:
+        return [numbers / self.divide[axis] for axis, numbers in zip(AXES, coordinates.axes(like), strict=True)]
+
+
+class Scaled:
+    """Multiplied by cond["rope_scale"] (B, 3) where it is there, a number for each axis: at a higher resolution tokens
+    stand closer (Kandinsky 5).
+    """
+
+    reads = Reads(optional=("rope_scale",))
+
+    def __call__(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> list[Tensor]:
+        """Raises ValueError for scales of another shape."""
+        axes = coordinates.axes(like)
+        if "rope_scale" not in cond:
+            return axes
+        scale = cond["rope_scale"].to(axes[0].dtype)
+        if scale.dim() != 2 or scale.shape[1] != len(axes):
+            raise ValueError(f"cond['rope_scale'] has shape {tuple(scale.shape)}; it must be (batch, 3)")
+        return [numbers * coordinates.of_clips(scale[:, i]) for i, numbers in enumerate(axes)]
 
 
 class Fitted:
@@ -89,17 +99,15 @@ class Fitted:
     def __init__(self, picture: list[int]) -> None:
         self.picture = picture
 
-    def __call__(
-        self, coordinates: Coordinates, device: torch.device, dtype: torch.dtype, cond: Mapping[str, Tensor]
-    ) -> list[Tensor]:
+    def __call__(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> list[Tensor]:
         """Rows and columns may lie between those of the training."""
-        frames, *axes = coordinates.axes(device, dtype)
-        placed = [frames]
+        frames, *axes = coordinates.axes(like)
+        fitted = [frames]
         for i, numbers in enumerate(axes):
             first = coordinates.by_clip(partial(self.first, i), numbers)
             step = coordinates.by_clip(partial(self.step, i), numbers)
-            placed.append(first + step * numbers)
-        return placed
+            fitted.append(first + step * numbers)
+        return fitted
 
     def first(self, i: int, grid: Grid) -> float:
         """Where the first row (i=0) or column (1) stands."""

@@ -1,5 +1,6 @@
-"""What every attention kernel promises to the network: the one door that they all stand behind."""
+"""What every attention kernel promises to the network."""
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -24,11 +25,21 @@ class Kernel(Protocol):
         ...
 
 
-class Stateless:
+class Stateless(ABC):
     """Base of kernels without state: equal to every other of its class, so that all layers share one answer of `auto`.
 
     Not a dataclass: OmegaConf takes those for configs when they stand in a list.
     """
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
+        """q (B, heads, Nq, head_dim), k and v (B, heads, Nk, head_dim) -> (B, heads, Nq, head_dim)."""
+        if mask is not None:
+            mask.check(q, k)
+        return self.attend(q.to(v.dtype), k.to(v.dtype), v, mask)
+
+    @abstractmethod
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
+        """The same for a mask that fits, and q, k and v of one dtype."""
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self)
