@@ -32,7 +32,13 @@ CLASSES = {  # `model_type` of a config.json -> class of transformers
     "qwen2_5_vl": "Qwen2_5_VLModel",
     "qwen2_5_vl_text": "Qwen2_5_VLTextModel",
 }
-TOKENIZERS = ("T5Tokenizer", "CLIPTokenizer", "LlamaTokenizer", "Qwen2Tokenizer")  # read without a tokenizer.json
+TOKENIZERS = (
+    "T5Tokenizer",
+    "ByT5Tokenizer",
+    "CLIPTokenizer",
+    "LlamaTokenizer",
+    "Qwen2Tokenizer",
+)  # read without a json
 SENTENCEPIECE = ("spiece.model", "tokenizer.model")
 IMAGE_PROCESSORS = ("CLIPImageProcessor",)
 

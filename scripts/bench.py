@@ -97,7 +97,13 @@ def make_inputs(
     t = torch.rand(batch, frames if settings.per_frame else 1, device=device)
     with torch.device("meta"):
         reads = build(config, kernel="sdpa").reads
-    sizes = {"text_tokens": settings.text_tokens, "text_width": config.text_width, "pooled_width": config.text_width}
+    sizes = {
+        "text_tokens": settings.text_tokens,
+        "text_width": config.text_width,
+        "pooled_width": config.text_width,
+        "glyph_tokens": settings.text_tokens,
+        "glyph_width": OmegaConf.select(config, "text.glyphs.features"),
+    }
     cond = {
         key: fill(entry.of(batch, sizes), entry.dtype, device)
         for signal in BUILT_IN.values()

@@ -11,6 +11,7 @@ from data.batch import Batch, Values
 from dit.encoders import to_bytes
 from dit.signals.base import Alone, Around, Asked, Clip, Cond, Entry, Signal, row_of
 
+USUAL = ("text", "text_mask", "pooled")  # what an encoder makes that does not say
 BLACK = torch.zeros(3, 16, 16, dtype=torch.uint8)
 
 
@@ -18,9 +19,10 @@ class Text(Signal):
     """Captions and prompts through the run's text encoder; "" says nothing. Guidance leads away from the negative
     prompt.
 
-    `text` (B, L, text_width) float, `text_mask` (B, L) bool, True = a token that is read, and where the encoder makes
-    it `pooled` (B, pooled_width) float. An encoder that sees pictures is shown the first frame beside each text, and a
-    black one beside what guidance leads away from.
+    `text` (B, L, text_width) float, `text_mask` (B, L) bool, True = a token that is read, and of those that follow what
+    the encoder makes: `pooled` (B, pooled_width) float, `glyphs` (B, M, glyph_width) float, `glyphs_mask` (B, M) bool.
+    An encoder that sees pictures is shown the first frame beside each text, and a black one beside what guidance leads
+    away from.
 
     Raises ValueError where there is no encoder.
     """
@@ -29,6 +31,8 @@ class Text(Signal):
         "text": Entry(("text_tokens", "text_width"), torch.float32),
         "text_mask": Entry(("text_tokens",), torch.bool),
         "pooled": Entry(("pooled_width",), torch.float32),
+        "glyphs": Entry(("glyph_tokens", "glyph_width"), torch.float32),
+        "glyphs_mask": Entry(("glyph_tokens",), torch.bool),
     }
     nothing: ClassVar[Any] = ""
     example = "a red circle moves to the right, quickly"  # text is a small part of the arithmetic
@@ -38,7 +42,7 @@ class Text(Signal):
         if around.encoder is None:
             raise ValueError("signals.text needs a text encoder, and there is none: text=bytes, or signals.text=null")
         self.encoder: Any = around.encoder
-        makes = getattr(self.encoder, "makes", tuple(Text.entries))  # one of somebody else makes all
+        makes = getattr(self.encoder, "makes", USUAL)
         self.entries = {key: Text.entries[key] for key in makes}  # type: ignore[misc]
 
         self.sees_pictures = bool(getattr(self.encoder, "sees_pictures", False))

@@ -26,7 +26,7 @@ class TextEncoder(nn.Module, ABC):
 
     @property
     def makes(self) -> tuple[str, ...]:
-        """The entries that it returns."""
+        """The entries that it returns: those above, and others where an encoder says more."""
         return ("text", "text_mask") if self.pooled_width is None else ("text", "text_mask", "pooled")
 
     def readable(self, prompt: str) -> str:

@@ -37,8 +37,12 @@ class Part(ABC):
         clean: what is done to the prompt first; None leaves it.
         template: what stands around the prompt, beyond `length`; None is nothing.
 
+    `makes`: the entries of `cond` that it fills.
+
     Raises FileNotFoundError or ValueError in one line for a folder that is not there or not known.
     """
+
+    makes: tuple[str, ...]
 
     def __init__(
         self,
@@ -115,6 +119,8 @@ class Tokens(Part):
         hides_empty: whether no token of an empty prompt is to be read (Mochi).
     """
 
+    makes = ("text", "text_mask")
+
     def __init__(
         self,
         folder: str | None,
@@ -164,14 +170,18 @@ class Tokens(Part):
         return {"text": some.new_zeros(0, self.width), "text_mask": some.new_zeros(0, dtype=torch.bool)}
 
     def joined(self, rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-        longest = max(len(row["text"]) for row in rows)
-        length = self.total if self.to_length else max(longest, 1)
+        length = self.total if self.to_length else max(1, *(self._read(row) for row in rows))
         text = torch.zeros(len(rows), length, self.width, dtype=dtype, device=device)
         mask = torch.zeros(len(rows), length, dtype=torch.bool, device=device)
         for i, row in enumerate(rows):
-            text[i, : len(row["text"])] = row["text"].to(text, non_blocking=True)
-            mask[i, : len(row["text"])] = row["text_mask"].to(device, non_blocking=True)
+            there = min(len(row["text"]), length)
+            text[i, :there] = row["text"][:there].to(text, non_blocking=True)
+            mask[i, :there] = row["text_mask"][:there].to(device, non_blocking=True)
         return {"text": text, "text_mask": mask if self.masked else torch.ones_like(mask)}
+
+    def _read(self, row: Row) -> int:
+        """Tokens of a prompt without those that fill up."""
+        return len(row["text"]) if self.padding == "zeros" else int(row["text_mask"].sum())
 
     def shapes(self) -> Row:
         length = self.total if self.to_length or self.padding != "zeros" else min(self.total, 16)
@@ -180,6 +190,8 @@ class Tokens(Part):
 
 class Pooled(Part):
     """One vector of a prompt, `pooled` (B, width): what CLIP makes of the token that ends it."""
+
+    makes = ("pooled",)
 
     def __init__(
         self, folder: str | None, *, encoder: str, tokenizer: str, length: Count, clean: Cleaning | None

@@ -73,6 +73,10 @@ class Pretrained(TextEncoder):
                 f" {found}, needed {fingerprint}"
             )
 
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return tuple(entry for part in self.parts.values() for entry in part.makes)
+
     def _several(self, kind: type[Part]) -> list[Any]:
         return [part for part in self.parts.values() if isinstance(part, kind)]
 
@@ -184,10 +188,11 @@ class Pretrained(TextEncoder):
         cut = [(prompt, read) for prompt in prompts if (read := self.readable(prompt)) != prompt]
         if cut:
             self.has_cut = True
+            (prompt, read), length = cut[0], self._only(Tokens).length
             log.warning(
-                "%d of %d prompts are longer than the %d tokens that the text encoder reads: %r is read up to %r, and"
-                " of any other that is too long the first tokens are",
-                len(cut), len(prompts), self._only(Tokens).length, f"{cut[0][0][:30]}...", f"...{cut[0][1][-30:]}",
+                "%d of %d prompts are longer than the %d tokens that the text encoder reads, and only the beginning of"
+                " these is: of %r what ends with %r",
+                len(cut), len(prompts), length, prompt if len(prompt) < 40 else f"{prompt[:40]}...", read[-30:],
             )  # fmt: skip
 
     # -- devices

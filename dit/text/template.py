@@ -47,18 +47,19 @@ class Chat:
         system: the system message.
         typed: whether messages are lists of typed parts, as models that also read images have them.
         answer: whether the mark that opens the model's answer stands at the end.
+        blank: what an empty prompt is.
         crop: tokens in front of the prompt, as the model's pipeline counts them; 0 leaves all.
     """
 
     special = False
 
-    def __init__(self, system: str, typed: bool, answer: bool, crop: Natural) -> None:
-        self.system, self.typed, self.answer, self.crop = system, typed, answer, crop
+    def __init__(self, system: str, typed: bool, answer: bool, blank: str, crop: Natural) -> None:
+        self.system, self.typed, self.answer, self.blank, self.crop = system, typed, answer, blank, crop
 
     def around(self, prompt: str, tokenizer: Any) -> str:
         if tokenizer.chat_template is None:
             raise ValueError(f"the tokenizer in {tokenizer.name_or_path} has no chat template: fetch the model whole")
-        said = [("system", self.system), ("user", prompt)]
+        said = [("system", self.system), ("user", prompt or self.blank)]
         messages = [{"role": role, "content": [{"type": "text", "text": t}] if self.typed else t} for role, t in said]
         return tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=self.answer, add_vision_id=False

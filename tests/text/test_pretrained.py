@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import multiprocessing
@@ -245,6 +246,34 @@ def test_dtypes(folder: Path) -> None:
 
 def test_half_a_character_is_no_crash(folder: Path) -> None:
     build(node(folder))(["a \ud83d cat"])
+
+
+@pytest.mark.parametrize("kind", ["T5Tokenizer", "CLIPTokenizer"])
+def test_tokenizers_of_older_folders_are_read(kind: str, tmp_path: Path) -> None:
+    """Without a tokenizer.json: pieces of sentencepiece, or a vocabulary and merges."""
+    said = {"tokenizer_class": f"{kind}Fast", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    if kind == "T5Tokenizer":
+        pieces = pytest.importorskip("sentencepiece")
+        model = io.BytesIO()
+        pieces.SentencePieceTrainer.train(
+            sentence_iterator=iter(PROMPTS), model_writer=model, vocab_size=70, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+            hard_vocab_limit=False, minloglevel=2,
+        )  # fmt: skip
+        (tmp_path / "spiece.model").write_bytes(model.getvalue())
+        said["extra_ids"] = 0
+        theirs = pieces.SentencePieceProcessor(model_proto=model.getvalue())
+        wanted = [[*theirs.encode(prompt), 1] for prompt in PROMPTS]
+    else:
+        signs = [*"acnrstu", *(f"{sign}</w>" for sign in "acnrstu"), "</s>", "<pad>", "<unk>"]
+        vocabulary = {sign: i for i, sign in enumerate(["<s>", *signs, "ru", "run", "runs</w>"])}
+        (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+        (tmp_path / "merges.txt").write_text("#version: 0.2\nr u\nru n\nrun s</w>\n")
+        said["bos_token"] = "<s>"
+        wanted = [[vocabulary[sign] for sign in ("<s>", "a</w>", "c", "a", "t</w>", "runs</w>", "</s>")]]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    made = encoders.load_tokenizer(tmp_path, "text.folder")
+    for prompt, ids in zip(PROMPTS, wanted, strict=False):
+        assert made(prompt)["input_ids"] == ids
 
 
 # -- what is refused

@@ -12,7 +12,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 
 CAT = "a cat runs"
-ODD = "Ein  größerer Hund &amp; 猫,\n\tläuft <b>schön</b>; see https://example.com/a_b-c-d_e-f or IMG_2034.png"
+ODD = (
+    'Ein  größerer Hund &amp; 猫,\n\tläuft <b>schön</b>; see "two words" “and more” at'
+    " https://example.com/a_b-c-d_e-f or IMG_2034.png"
+)
 LONG = "the red ball rolls down the hill and " * 40 + "ends"
 PROMPTS = [CAT, ODD, "", LONG]
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>"]
@@ -60,9 +63,9 @@ def randomised(model: nn.Module, seed: int) -> Any:
     return model.eval()
 
 
-def t5(kind: str = "T5") -> Any:
+def t5(kind: str = "T5", vocabulary: int = 140) -> Any:
     config = getattr(transformers, f"{kind}Config")(
-        vocab_size=140, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, relative_attention_num_buckets=8,
+        vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, relative_attention_num_buckets=8,
         relative_attention_max_distance=16, feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
     return randomised(getattr(transformers, f"{kind}EncoderModel")(config), 1)
@@ -82,6 +85,11 @@ def llama() -> Any:
         num_key_value_heads=1, max_position_embeddings=1024, bos_token_id=3, eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
     return randomised(transformers.LlamaModel(config), 3)
+
+
+def qwen_text() -> Any:
+    config = qwen().config.text_config
+    return randomised(transformers.Qwen2_5_VLTextModel(config), 7)
 
 
 def qwen() -> Any:
