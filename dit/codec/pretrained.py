@@ -78,6 +78,7 @@ class Pretrained(Codec):
                 raise ValueError(f"{self._name} takes pictures of {self._size} alone, in one piece: codec.tiling=null")
             if family.streams and tiling.sizes[0] is not None:
                 raise ValueError(f"{self._name} codes few frames at a time by itself: codec.tiling.num_frames=null")
+            tiling.spans((1, 1, 1), self.compression)  # raises for tiles that are too small
             family.whole(model)
 
     def identified(self) -> str:

@@ -51,6 +51,8 @@ class Tiny(Codec):
     ) -> None:
         super().__init__()
         self.shift, self.scale, self.batch, self.tiling = shift, scale, batch, tiling
+        if tiling is not None:
+            tiling.spans((1, 1, 1), self.compression)  # raises for tiles that are too small
         self.encoder, self.decoder = encoder_layers(), decoder_layers()
         files = {"encoder": there(encoder, "encoder"), "decoder": there(decoder, "decoder")}
         if not torch.empty(0).is_meta:

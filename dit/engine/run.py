@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.begin import Begin
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.finite import NonFinite
+from dit.engine.fitting import check_channels, check_encoder, check_sizes
 from dit.engine.interrupts import Interrupts
 from dit.engine.module import VideoDiffusion
 from dit.engine.training import Training
@@ -156,9 +157,8 @@ def build(config: dict[str, Any]) -> Parts:
     codec: Codec = _make(config["codec"])
     config["codec"] = identified(config["codec"], codec)
     net: Backbone = _make(config["net"])
-    # Before the data, which may take long to open: both raise with the nearest sizes that fit.
-    shape = codec.latent_shape(*(config["data"][key] for key in ("num_frames", "height", "width")))
-    net.on_latents(codec.compression).num_tokens(*shape)
+    net.on_latents(codec.compression)
+    check_sizes(net, codec, *(config["data"][key] for key in ("num_frames", "height", "width")))  # data opens slowly
     text: TextEncoder | None = _make(config["text"])
     config["text"] = identified(config["text"], text)
     if config["text_cache"] is not None:
@@ -205,18 +205,6 @@ def identified(node: Any, part: Any) -> Any:
     return {**node, "fingerprint": part.identified()} if hasattr(part, "identified") else node
 
 
-def check_channels(net: Mapping[str, Any], codec: Codec, text: TextEncoder | None) -> None:
-    """Raises ValueError for widths of the network that are not those of codec and text encoder, with all overrides that
-    make them so. (The variance that DiT and Latte also put out is not trained here.)"""
-    wanted = dict.fromkeys(("in_channels", "out_channels"), ("the codec gives", codec.channels))
-    if text is not None and net["text"] is not None:
-        wanted["text_width"] = ("the text encoder", text.width)
-    wrong = [key for key, (_, width) in wanted.items() if net[key] != width]
-    if wrong:
-        (by, width), needed = wanted[wrong[0]], " ".join(f"net.{key}={wanted[key][1]}" for key in wrong)
-        raise ValueError(f"net.{wrong[0]}={net[wrong[0]]}, but {by} {width}; add {needed}")
-
-
 def build_signals(
     nodes: Mapping[str, Any], net: Backbone, text: TextEncoder | None, data: LightningDataModule
 ) -> dict[str, Signal]:
@@ -227,15 +215,6 @@ def build_signals(
     for name, each in signals.items():
         each.check(data, name)  # type: ignore[arg-type]
     return signals
-
-
-def check_encoder(text: TextEncoder | None, signals: Collection[str]) -> None:
-    """Raises ValueError for a text encoder that no signal uses: `label` and `fps` use none."""
-    if text is not None and not set(signals) - {"label", "fps"}:
-        raise ValueError(
-            f"text={type(text).__name__} encodes captions, and no part of this network reads them: text=none leaves it"
-            " out, and net/text=cross or net/pooled=mlp reads them"
-        )
 
 
 def callbacks(parts: Parts) -> list[Callback]:

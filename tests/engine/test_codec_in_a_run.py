@@ -116,3 +116,28 @@ def test_a_checkpoint_reads_no_pickle(folder: Path) -> None:
     weights.unlink()
     with pytest.raises(ValueError, match="diffusion_pytorch_model.bin is a pickle, which may run code"):
         Pipeline.from_checkpoint("runs/latents", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (("data.num_frames=8",), r"^num_frames=8 is not 4k\+1 for AutoencoderKLWan; nearest: 5, 9$"),
+        (
+            ("data.num_frames=9", "net.patch=[2,1,1]"),
+            "^latent frames=3 is not a multiple of the patch's 2; nearest: 2, 4. In pixels: data.num_frames=5 or "
+            "data.num_frames=13$",
+        ),
+        (
+            ("data.height=24", "net.patch=[1,4,1]"),
+            "^latent height=6 .* the patch's 4; nearest: 4, 8. In pixels: data.height=16 or data.height=32$",
+        ),
+        (("data.width=4", "net.patch=[1,1,2]"), "nearest: 2. In pixels: data.width=8$"),
+        (("net.in_channels=3",), "^net.in_channels=3, but the codec gives 4; add net.in_channels=4$"),
+        (("codec/tiling=tiles", "codec.tiling.height=2"), "tiling.height=2 is less than the 4 of a latent; nearest: 4"),
+    ],
+)
+def test_clips_and_tiles_that_do_not_fit(overrides: tuple[str, ...], said: str, folder: Path) -> None:
+    """Before anything is written."""
+    with pytest.raises(ValueError, match=said):
+        run.train(config(*settings("wan", folder), *overrides))
+    assert not (folder / "runs").exists()

@@ -1,0 +1,57 @@
+"""Whether clips, codec, network and text encoder of a run fit one another, with what would make them fit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from dit.codec.base import Codec
+from dit.net.backbone import Backbone
+from dit.text.base import TextEncoder
+
+AXES = ("num_frames", "height", "width")
+
+
+def check_sizes(net: Backbone, codec: Codec, num_frames: int, height: int, width: int) -> None:
+    """Raises ValueError for clips that codec or network cannot take, with the nearest that both can."""
+    shape = codec.latent_shape(num_frames, height, width)
+    try:
+        net.num_tokens(*shape)
+    except ValueError as error:
+        for axis, (name, size, patch) in enumerate(zip(AXES, shape, net.patch, strict=True)):
+            if size % patch and (near := list(_fitting(codec, (num_frames, height, width), axis, size, patch))):
+                clips = " or ".join(f"data.{name}={each}" for each in near)
+                raise ValueError(f"{error}. In pixels: {clips}") from None
+        raise
+
+
+def _fitting(codec: Codec, clip: tuple[int, int, int], axis: int, size: int, patch: int) -> Iterator[int]:
+    """The sizes of a clip along an axis that give the nearest multiples of a patch beside `size` latents."""
+    for latents in (size // patch * patch, (size // patch + 1) * patch):
+        pixels = codec.compression.pixel_shape(*(latents if each == axis else 1 for each in range(3)))[axis]
+        try:
+            codec.latent_shape(*(pixels if each == axis else length for each, length in enumerate(clip)))
+        except ValueError:
+            continue  # none, or not in whole groups
+        yield pixels
+
+
+def check_channels(net: Mapping[str, Any], codec: Codec, text: TextEncoder | None) -> None:
+    """Raises ValueError for widths of the network that are not those of codec and text encoder, with all overrides that
+    make them so. (The variance that DiT and Latte also put out is not trained here.)"""
+    wanted = dict.fromkeys(("in_channels", "out_channels"), ("the codec gives", codec.channels))
+    if text is not None and net["text"] is not None:
+        wanted["text_width"] = ("the text encoder", text.width)
+    wrong = [key for key, (_, width) in wanted.items() if net[key] != width]
+    if wrong:
+        (by, width), needed = wanted[wrong[0]], " ".join(f"net.{key}={wanted[key][1]}" for key in wrong)
+        raise ValueError(f"net.{wrong[0]}={net[wrong[0]]}, but {by} {width}; add {needed}")
+
+
+def check_encoder(text: TextEncoder | None, signals: Collection[str]) -> None:
+    """Raises ValueError for a text encoder that no signal uses: `label` and `fps` use none."""
+    if text is not None and not set(signals) - {"label", "fps"}:
+        raise ValueError(
+            f"text={type(text).__name__} encodes captions, and no part of this network reads them: text=none leaves it"
+            " out, and net/text=cross or net/pooled=mlp reads them"
+        )
