@@ -45,7 +45,8 @@ class DistributionMatching(Recipe):
     Of the clips only what is told of them (captions, classes, frame rates) and their size are used. No frame is given.
 
     Args:
-        objective: path and prediction of all three; its levels are those of x_t, and its loss is the critic's.
+        objective: path and prediction of all three; its levels are those of x_t (uniform in [0.02, 0.98] in the paper),
+            and its loss is the critic's.
         critic_optim: `critic_optim(model)`.
         student_every: steps from one update of the student to the next (DMD2's two time scales; 1 in DMD). The critic
             learns in all.
