@@ -133,6 +133,38 @@ def test_one_network_is_on_the_device_at_a_time() -> None:
     assert list(net.state_dict()) == ["high.weight", "low.weight"]
 
 
+class Counted:
+    """A context that says how often it was entered and left."""
+
+    def __init__(self) -> None:
+        self.entered = self.left = 0
+
+    def __enter__(self) -> None:
+        self.entered += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.left += 1
+
+
+def test_what_surrounds_one_network_surrounds_both() -> None:
+    """Reused texts, which are entered at each step, and blocks that are left out."""
+    high, low, net = pair(0.5)
+    texts, skips = [Counted(), Counted()], [Counted(), Counted()]
+    for expert, text, skip in zip((high, low), texts, skips, strict=True):
+        expert.text_reuse = lambda text=text: text
+        expert.skipping = lambda blocks, skip=skip: skip
+    reuse = net.text_reuse()
+    for _ in range(3):
+        with reuse:
+            pass
+    with pytest.raises(RuntimeError), net.skipping([1]):
+        raise RuntimeError
+    assert [(each.entered, each.left) for each in texts + skips] == [(3, 3), (3, 3), (1, 1), (1, 1)]
+    plain = pair(0.5)[2].text_reuse()  # networks that know of no such thing
+    with plain:
+        pass
+
+
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="differ: in_channels is 3 and 4"):
         ByLevel(Expert(1.0), Expert(1.0, in_channels=4), 0.5)

@@ -104,6 +104,22 @@ def test_text_that_changes_with_the_level_is_made_anew(randomised: Build, preset
 
 
 @pytest.mark.parametrize("name", CROSS)
+def test_the_same_bits_under_autocast(randomised: Build, name: str) -> None:
+    preset, overrides = PRESETS[name]
+    net: Any = randomised(*overrides, preset=preset, tiny=False, dtype=torch.float32)
+    x, cond = asked(net)
+    x, cond = x.float(), {key: value.float() if value.is_floating_point() else value for key, value in cond.items()}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted = [net(x, t.float(), cond) for t in levels(0.9, 0.5)]
+        reuse = net.text_reuse()
+        for t, plain in zip(levels(0.9, 0.5), wanted, strict=True):
+            with reuse:
+                assert torch.equal(net(x, t.float(), cond), plain)
+    keys = [key for each in reuse.texts[0].keys.values() for key in each]
+    assert keys and all(key.dtype == torch.bfloat16 for key in keys)
+
+
+@pytest.mark.parametrize("name", CROSS)
 def test_another_text_is_another_text(randomised: Build, name: str) -> None:
     preset, overrides = PRESETS[name]
     net: Any = randomised(*overrides, preset=preset, tiny=False)

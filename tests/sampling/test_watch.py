@@ -91,6 +91,33 @@ def test_two_loops_at_once(made: Pipeline) -> None:
     assert all(torch.equal(each.latents, latents) for (_, each), latents in zip(last, wanted, strict=True))
 
 
+class Reuse:
+    """What a network may know of a text while it is entered; remembers the calls that were made inside."""
+
+    def __init__(self, net: Any) -> None:
+        self.net, self.calls = net, 0
+
+    def __enter__(self) -> None:
+        self.before = len(self.net.asked)
+
+    def __exit__(self, *_: object) -> None:
+        self.calls += len(self.net.asked) - self.before
+
+
+def test_texts_are_reused_in_each_clip(made: Pipeline) -> None:
+    """One for a clip, around every call of the network, and around nothing between two steps."""
+    net: Any = made.net
+    reuses: list[Reuse] = []
+    net.text_reuse = lambda: (reuses.append(Reuse(net)), reuses[-1])[1]
+    task = LongTextToVideo(2, 2)
+    for step, _ in made.watch("red", 3, task):
+        net.asked.append(None)  # as if somebody else had called it
+        assert [each.calls for each in reuses] == ([step] if step <= 4 else [4, step - 4])
+    assert len(reuses) == 2
+    made("red", 3, task, reuse_text=False)
+    assert len(reuses) == 2
+
+
 def test_it_takes_what_a_call_takes(made: Pipeline) -> None:
     """And says what is wrong at once, not when the loop begins."""
     called = set(inspect.signature(made.__call__).parameters) - {"progress", "changes"}
