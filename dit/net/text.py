@@ -21,11 +21,12 @@ class Text(nn.Module):
       modulated, where frames have levels of their own.
     vector: one vector of the whole text, added to that of the noise level; vector_width is its width, or None.
 
-    reads: the keys of cond that this way reads. reads_level: whether it also reads the noise level t.
+    reads: the keys of cond that this way reads. reads_level: whether its tokens depend on the noise level t too.
+      Where not, a sampler makes them once (`text_reuse.py`).
     """
 
     reads = Reads(("text",), ("text_mask",))
-    reads_level = False
+    reads_level = True
 
     sequence: JointSequence = TextFirst()
     level: TextLevel = MeanOfFrames()
@@ -60,6 +61,7 @@ class NoText(Text):
     """The network is not told any text."""
 
     reads = Reads()
+    reads_level = False
 
     def forward(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
         return TextTokens()
@@ -72,6 +74,8 @@ class CrossText(Text):
     (B, M, any), to tokens of this width, or null: the network reads none; it may be absent from cond.
     attention: the block's, finished with its parts.
     """
+
+    reads_level = False
 
     def __init__(
         self,
@@ -123,6 +127,8 @@ class JointText(Text):
 
     sequence: the order of the two. level: which noise level text tokens take. Their output is not used.
     """
+
+    reads_level = False
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 Where text enters by cross-attention (Wan, LTX-Video, Allegro, Cosmos, Latte), its projection and the keys and values of
 every block do not depend on the noise level: each step would make the same numbers again. Text tokens that pass through
-the blocks with the video do change with the level; of those only the embedding is kept (CogVideoX, Mochi), and nothing
+the blocks do change with the level; of those only the embedding is kept (CogVideoX, Mochi, Kandinsky 5), and nothing
 where that knows the level too (HunyuanVideo).
 """
 
