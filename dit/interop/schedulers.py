@@ -24,31 +24,19 @@ Settings: TypeAlias = dict[str, Any]
 COSMOS, HUNYUAN, LTX, MOCHI = (f"{name}Transformer3DModel" for name in ("Cosmos", "HunyuanVideo", "LTXVideo", "Mochi"))
 LTX_CONDITIONS = "LTXConditionPipeline"
 FORCING = "SkyReelsV2DiffusionForcing"  # how the names of pipelines begin that overwrite x in place, frame by frame
-# num_inference_steps of the pipelines of each family that is known here
-STEPS = {
-    "AllegroTransformer3DModel": 100,
-    "CogVideoXTransformer3DModel": 50,
-    COSMOS: 36,
-    "DiTTransformer2DModel": 50,
-    HUNYUAN: 50,
-    "HunyuanVideo15Transformer3DModel": 50,
-    "Kandinsky5Transformer3DModel": 50,
-    "LatteTransformer3DModel": 50,
-    LTX: 50,
-    "LTX2VideoTransformer3DModel": 30,
-    MOCHI: 64,
-    "SanaVideoTransformer3DModel": 50,
-    "SkyReelsV2Transformer3DModel": 50,
-    "WanTransformer3DModel": 50,
-    "WanVACETransformer3DModel": 50,
-}
+# Networks of which it is known what their pipelines hand the scheduler
+FAMILIES = (
+    *("AllegroTransformer3DModel", "CogVideoXTransformer3DModel", COSMOS, "DiTTransformer2DModel", HUNYUAN),
+    *("HunyuanVideo15Transformer3DModel", "Kandinsky5Transformer3DModel", "LatteTransformer3DModel", LTX),
+    *("LTX2VideoTransformer3DModel", MOCHI, "SanaVideoTransformer3DModel", "SkyReelsV2Transformer3DModel"),
+    *("WanTransformer3DModel", "WanVACETransformer3DModel"),
+)
 # Those whose pipelines hand the scheduler n sigmas from 1 to 1 / n
 FROM_ONE = (HUNYUAN, "HunyuanVideo15Transformer3DModel", LTX, "LTX2VideoTransformer3DModel")
 SCALE = 1000.0  # by which networks multiply what they are told of the level
 SMALLEST = 2.0**-24  # alpha_bar of the noisiest timestep where diffusers wants it above 0
 JUST_BELOW_NOISE = 1 - 1e-6  # where its UniPC begins instead of at 1
 MOCHI_THRESHOLD = 0.025
-PREDICT2_STEPS = 35
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,6 @@ class Scheduler:
         path, prediction, schedule, solver: what samples.
         levels: what to train on: the schedule's shift over logit-normal levels, or uniform timesteps. Which levels a
             model was really trained on, its scheduler does not say.
-        num_steps: of the model's pipeline; None where the family is not known.
     """
 
     path: Node
@@ -67,7 +54,6 @@ class Scheduler:
     schedule: Node
     solver: Node
     levels: Node
-    num_steps: int | None
 
 
 def of_scheduler(config: Mapping[str, Any], family: str | None = None, pipeline: str | None = None) -> Scheduler:
@@ -84,10 +70,10 @@ def of_scheduler(config: Mapping[str, Any], family: str | None = None, pipeline:
     """
     check_plain(config, "scheduler_config", free_text=True)
     name = config.get("_class_name")
-    if family is not None and family not in STEPS:
+    if family is not None and family not in FAMILIES:
         raise ValueError(
             f"{family!s:.60}: what this network's pipeline hands its scheduler is not known here; known are"
-            f" {', '.join(STEPS)}"
+            f" {', '.join(FAMILIES)}"
         )
     if not isinstance(name, str) or name not in PARTS:
         raise ValueError(f"scheduler {shown(name)} is not known here; there are {', '.join(PARTS)}")
@@ -95,10 +81,10 @@ def of_scheduler(config: Mapping[str, Any], family: str | None = None, pipeline:
         found = PARTS[name](settings(config, name), family, pipeline)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return Scheduler(**{"num_steps": STEPS.get(family or ""), **found})
+    return Scheduler(**found)
 
 
-def _flow_euler(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any]:
+def _flow_euler(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
     _refuse(s, "it has no part here", use_exponential_sigmas=False, use_beta_sigmas=False)
     if family == COSMOS:
         return _cosmos_predict2(s)
@@ -123,26 +109,23 @@ def _flow_euler(s: Settings, family: str | None, pipeline: str | None) -> dict[s
     return _parts(_path("Linear"), prediction, schedule, solver, _logit_normal(shift))
 
 
-def _cosmos_predict2(s: Settings) -> dict[str, Any]:
+def _cosmos_predict2(s: Settings) -> dict[str, Node]:
     """Its pipeline works on x0 + sigma eps, takes sigmas of its own, and tells the network sigma / (1 + sigma):
     rectified flow, with steps that are straight in sigma. It ends at the smallest sigma."""
     _refuse(s, "Cosmos-Predict2 takes Karras's sigmas", use_karras_sigmas=True, stochastic_sampling=False)
     _refuse(s, "Cosmos-Predict2 takes Karras's sigmas", use_dynamic_shifting=False, invert_sigmas=False)
     schedule = _schedule("RatioRamp", unit_start=False, sigma_min=0.002, sigma_max=80.0, rho=7.0, to_clean=False)
-    parts = _parts(
-        _path("Linear"), _prediction("Flow"), schedule, _solver("solvers.DDIM", eta=0.0), _logit_normal(None)
-    )
-    return {**parts, "num_steps": PREDICT2_STEPS}
+    return _parts(_path("Linear"), _prediction("Flow"), schedule, _solver("solvers.DDIM", eta=0.0), _logit_normal(None))
 
 
-def _flow_heun(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any]:
+def _flow_heun(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
     _refuse(s, "networks are told 1000 sigma", num_train_timesteps=1000)
     shift = _levels("levels.ConstantShift", shift=s["shift"])
     schedule = _ramp(1.0, _shifted(s, 1 / s["num_train_timesteps"]), True, shift, None)
     return _parts(_path("Linear"), _prediction("Flow"), schedule, _solver("solvers.Heun"), _logit_normal(shift))
 
 
-def _unipc(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any]:
+def _unipc(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
     _refuse(s, "it has no part here", thresholding=False, trained_betas=None, disable_corrector=[], solver_p=None)
     _refuse(s, "it has no part here", use_exponential_sigmas=False, use_beta_sigmas=False, use_dynamic_shifting=False)
     _among(s, "solver_order", 1, 2, 3)
@@ -178,7 +161,7 @@ def _unipc(s: Settings, family: str | None, pipeline: str | None) -> dict[str, A
     return _parts(_path("Linear"), told, schedule, solver, _logit_normal(shift))
 
 
-def _dpm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any]:
+def _dpm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
     _refuse(s, "it has no part here", thresholding=False, trained_betas=None, variance_type=None)
     _refuse(s, "it has no part here", use_exponential_sigmas=False, use_beta_sigmas=False, use_lu_lambdas=False)
     _refuse(s, "it has no part here", use_karras_sigmas=False, use_dynamic_shifting=False)
@@ -202,34 +185,34 @@ def _dpm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any
     return _parts(_path("Linear"), told, schedule, solver, _logit_normal(shift))
 
 
-def _ddim(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any]:
+def _ddim(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
     _refuse(s, "clipping has no part here", clip_sample=False, thresholding=False)
     return _with_stride(s, _solver("solvers.DDIM", eta=0.0))
 
 
-def _ddpm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any]:
+def _ddpm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
     _refuse(s, "clipping has no part here", clip_sample=False, thresholding=False)
     _among(s, "variance_type", "fixed_small", "fixed_small_log")
     _zero_snr_needs(s)
     return _of_betas(s, _solver("solvers.DDIM", eta=1.0), one_more=False, to_clean=True, least=0.0)
 
 
-def _cogvideox_ddim(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any]:
+def _cogvideox_ddim(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
     return _with_stride(s, _solver("solvers.DDIM", eta=0.0))
 
 
-def _cogvideox_dpm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any]:
+def _cogvideox_dpm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
     _refuse(s, "the last step is of first order here", set_alpha_to_one=True)
     return _with_stride(s, _solver("stochastic.SDEDPMSolverPP2M"))
 
 
-def _euler_ancestral(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any]:
+def _euler_ancestral(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
     _among(s, "prediction_type", "epsilon", "v_prediction")
     solver, unit = _solver("solvers.DDIM", eta=1.0), s["timestep_spacing"] == "leading"
     return _of_betas(s, solver, one_more=False, to_clean=True, least=SMALLEST, whole=False, unit_start=unit)
 
 
-def _edm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any]:
+def _edm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
     _refuse(s, "it has no part here", prediction_type="epsilon")
     ends = {"sigma_min": s["sigma_min"], "sigma_max": s["sigma_max"]}
     rho = s["rho"] if s["sigma_schedule"] == "karras" else None
@@ -239,7 +222,7 @@ def _edm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Any
     return _parts(_path("VE", **ends), prediction, schedule, solver, _levels("levels.Uniform"))
 
 
-def _with_stride(s: Settings, solver: Node) -> dict[str, Any]:
+def _with_stride(s: Settings, solver: Node) -> dict[str, Node]:
     """DDIM and its like: unless spacing is leading, where it is the same, steps have a length of their own."""
     _zero_snr_needs(s)
     if s["timestep_spacing"] != "leading":
@@ -262,7 +245,7 @@ def _of_betas(
     least: float,
     whole: bool = True,
     unit_start: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, Node]:
     """Parts of a scheduler with a table of betas."""
     _refuse(s, "it has no part here", trained_betas=None)
     _among(s, "prediction_type", "epsilon", "v_prediction", "sample")
@@ -298,7 +281,7 @@ def _of_betas(
     return _parts(path, _told("DiscreteTimesteps", output, s), schedule, solver, levels)
 
 
-def _parts(path: Node, prediction: Node, schedule: Node, solver: Node, levels: Node) -> dict[str, Any]:
+def _parts(path: Node, prediction: Node, schedule: Node, solver: Node, levels: Node) -> dict[str, Node]:
     return {"path": path, "prediction": prediction, "schedule": schedule, "solver": solver, "levels": levels}
 
 
@@ -376,7 +359,7 @@ def _among(s: Settings, name: str, *wanted: Any) -> None:
         raise ValueError(f"{name}={written(s[name])} has no part here; there are {', '.join(map(written, wanted))}")
 
 
-PARTS: dict[str, Callable[[Settings, str | None, str | None], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Settings, str | None, str | None], dict[str, Node]]] = {
     "FlowMatchEulerDiscreteScheduler": _flow_euler,
     "FlowMatchHeunDiscreteScheduler": _flow_heun,
     "UniPCMultistepScheduler": _unipc,

@@ -69,7 +69,7 @@ class Ramp(Published):
         t = s * t / (1 + (s - 1) * t)
         if self.terminal is not None and t[-1] < 1:
             t = 1 - (1 - t) / ((1 - t[-1]) / (1 - self.terminal))
-        return _with_end(_as_float32(t.clamp(max=self.highest), self.timesteps), 0.0)
+        return _with_end(_told_apart(self, _as_float32(t.clamp(max=self.highest), self.timesteps)), 0.0)
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,7 @@ class RatioRamp(Published):
             low, high = low ** (1 / self.rho), high ** (1 / self.rho)
             ratio = (high + share * (low - high)) ** self.rho
         levels = path.t_from_log_snr(-2 * ratio.log()).clamp(min=JUST_ABOVE_CLEAN).float().double()
-        if not bool((levels.diff() < 0).all()) or not bool(levels.isfinite().all()):
-            raise ValueError(f"{self} has no {num_steps} levels that float32 tells apart on this path; rho=7 is usual")
+        levels = _told_apart(self, levels)
         return _with_end(levels, 0.0) if self.to_clean else levels
 
 
@@ -221,6 +220,15 @@ def _count(num_steps: int) -> Tensor:
 
 def _with_end(levels: Tensor, end: float) -> Tensor:
     return torch.cat([levels, levels.new_tensor([end])])
+
+
+def _told_apart(schedule: Schedule, levels: Tensor) -> Tensor:
+    """The levels; ValueError unless they are finite, above 0, and fall."""
+    if not bool((torch.cat([levels, levels.new_zeros(1)]).diff() < 0).all()):  # nan falls nowhere
+        raise ValueError(
+            f"{schedule} has no {len(levels)} levels that float32 tells apart; fewer steps, or milder values"
+        )
+    return levels
 
 
 def _as_float32(levels: Tensor, timesteps: int) -> Tensor:

@@ -126,6 +126,11 @@ def test_mistakes() -> None:
         (lambda: Ramp(True, 1.0, 0.0, True, *ramp), "use schedule.reaches_last=false"),
         (lambda: Ramp(True, 1.0, 0.0, False, NONE, 1.0, 1.0, 1000), "schedule.terminal=1.0 must be between"),
         (lambda: Ramp(True, 1.0, 0.0, False, *ramp)(0, 1, Linear(), 1), "num_steps=0 must be at least 1"),
+        (
+            lambda: Ramp(True, 1.0, 0.001, True, ConstantShift(1e9), None, 1.0, 1000)(9, 1, Linear(), 1),
+            "no 9 levels that",
+        ),
+        (lambda: RatioRamp(True, 0.1, 1.0, 1e-30, True)(9, 1, Linear(), 1), "no 9 levels that float32 tells apart"),
         (lambda: LinearQuadratic(0.0), "schedule.threshold=0.0 must be"),
         (lambda: RatioRamp(True, 1.0, 0.5, 7.0, True), "below sigma_max=0.5"),
         (lambda: RatioRamp(True, 0.1, 1.0, 7.0, False)(1, 1, Linear(), 1), "num_steps=1 must be at least 2"),
