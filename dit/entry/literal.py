@@ -25,13 +25,14 @@ NAMES = frozenset(
         *("image", "last_image", "video", "mask"),
         *(f"task.{key}" for key in ("image", "last_image", "video", "mask")),
         *("data.root", "data.manifest"),
+        *("folders.text", "folders.codec", "folders.image"),
         *("text.folder", "signals.image.folder", "text_cache"),
         *("codec.folder", "codec.encoder", "codec.decoder"),
         *("logger.wandb.project", "logger.wandb.entity"),
     }
 )
 # Every mapping whose keys are the user's own: a key that is not there yet is no mistake, and needs no `+` in front.
-OPEN = frozenset({"signals"})
+OPEN = frozenset({"signals", "folders"})
 # Every key whose value is a list of free texts: a JSON list, or one text without brackets.
 LISTS = frozenset({"preview.prompts"})
 
@@ -63,7 +64,7 @@ def _one(argument: str, sweep: bool) -> str:
         return argument
     prefix, key, value = found.groups()
     if key.rpartition(".")[0] in OPEN:
-        return f"++{key}={value}"
+        return f"++{key}={quoted(value) if key in NAMES else value}"
     if key not in TEXTS | NAMES | LISTS or (key in NAMES and value == "null"):
         return argument
     if sweep and CHOICE.fullmatch(value):

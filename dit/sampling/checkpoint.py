@@ -6,10 +6,11 @@ may come from a stranger (docs/security.md). The entries of a file are those of 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,20 @@ class Checkpoint:
         step = entries.STEP.of(content) if entries.STEP.is_in(content) else None
         step = step if type(step) is int else None
         return cls(file, {**beside, **raw}, ema, config, frozen, tuple(names), step)
+
+    def moved(self, folders: Mapping[str, str]) -> Checkpoint:
+        """The same where folders of published parts lie elsewhere now: `text`, `codec`, `image` (the signal) -> folder.
+
+        Raises ValueError for a part that is read from no folder.
+        """
+        config = copy.deepcopy(self.config) if folders else self.config
+        for name, folder in folders.items():
+            node = config.get("signals") if name == "image" else config
+            part = node.get(name) if isinstance(node, dict) else None
+            if not isinstance(part, dict) or "folder" not in part:
+                raise ValueError(f"folders.{name}={folder}: {self.file} reads no {name} from a folder")
+            part["folder"] = folder
+        return replace(self, config=config)
 
     def value(self, *path: str) -> Any:
         """The plain value that the config holds at `path`; ValueError where it holds nothing, or no plain value."""

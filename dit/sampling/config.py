@@ -43,6 +43,7 @@ class Config(TypedDict):
     precision: str | None
     offload_text: bool
     text_cache: str | None
+    folders: dict[str, str]
     offload_experts: bool
     reuse_text: bool
     trusted: list[str]

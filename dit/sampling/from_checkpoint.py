@@ -28,10 +28,11 @@ def parts_of_checkpoint(
     low_noise_ckpt: str | Path | None,
     boundary: float | None,
     trusted: Sequence[str],
+    folders: Mapping[str, str],
     changes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `Pipeline` is made of. Arguments and errors are those of `Pipeline.from_checkpoint`."""
-    file = Checkpoint.load(run_or_file)
+    file = Checkpoint.load(run_or_file).moved(folders)
     label, averaged = file.choose(weights)
     where = pick_device(device)
     net, codec, text = file.network(trusted), *(file.part(name, trusted=trusted) for name in ("codec", "text"))

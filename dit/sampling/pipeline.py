@@ -88,6 +88,7 @@ class Pipeline:
         low_noise_ckpt: str | FilePath | None = None,
         boundary: float | None = None,
         trusted: Sequence[str] = TRUSTED,
+        folders: Mapping[str, str] | None = None,
         **changes: Any,
     ) -> Pipeline:
         """The pipeline of a run directory or checkpoint file, which needs nothing else.
@@ -98,13 +99,16 @@ class Pipeline:
             low_noise_ckpt: another run or file, whose network is used at noise levels below `boundary` (Wan 2.2).
             boundary: None is where the levels end for which the two were trained.
             trusted: packages of yours whose classes the checkpoint's config may build, beside this project's.
+            folders: of published parts that lie elsewhere now: `text`, `codec`, `image` -> folder.
             changes: of `Settings` and `Shape` by name (`num_steps=30`, `guidance=ClassifierFree(...)`). What is None or
                 not named stays what the checkpoint was trained and previewed with.
 
         Raises:
             FileNotFoundError, ValueError: in one line, for a path, weights or a device that is not there.
         """
-        parts = parts_of_checkpoint(run_or_file, weights, device, low_noise_ckpt, boundary, trusted, changes)
+        parts = parts_of_checkpoint(
+            run_or_file, weights, device, low_noise_ckpt, boundary, trusted, folders or {}, changes
+        )
         pipeline = cls(**parts)
         warn_of_precision(pipeline.settings.precision, pipeline.device)
         return pipeline

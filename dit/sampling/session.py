@@ -17,7 +17,7 @@ from dit.sampling.runtime import Progress
 from dit.sampling.settings import NAMES
 from dit.signals.base import known
 
-MODEL = ("weights", "device", "low_noise_ckpt", "boundary", "trusted")
+MODEL = ("weights", "device", "low_noise_ckpt", "boundary", "trusted", "folders")
 REQUEST = ("prompt", "prompt_file", "negative_prompt", "num_samples", "seed", "label", "signals")
 
 
@@ -95,7 +95,7 @@ def _again(ask: Mapping[str, Any]) -> Session:
         settings = {name: value for name, value in before.settings.items() if name != "weights"}
         pipeline = Pipeline.from_pretrained(before.checkpoint, guidance_scale=scale, **kept, **parts, **settings)
     else:
-        kept |= {"low_noise_ckpt": before.low_noise_ckpt, "boundary": before.boundary}
+        kept |= {"folders": ask["folders"], "low_noise_ckpt": before.low_noise_ckpt, "boundary": before.boundary}
         pipeline = Pipeline.from_checkpoint(before.checkpoint, **kept, **parts, **before.settings)
     job = pipeline.prepare(before.batch, task=before.parts["task"])
     facts = {key: value for key, value in before.facts.items() if key != "versions"}

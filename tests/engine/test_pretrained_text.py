@@ -76,6 +76,12 @@ def test_a_run_names_its_encoder_goes_on_and_is_sampled(
     assert torch.load(file, weights_only=True)["global_step"] == 4
     sampled = Pipeline.from_checkpoint("runs/mine", device="cpu")(["a red circle", ""], [0, 1])
     assert sampled.pixels.isfinite().all()
+    elsewhere = shutil.copytree(folder, tmp_path / "else, where")
+    again = Pipeline.from_checkpoint("runs/mine", device="cpu", folders={"text": str(elsewhere)})
+    assert again.text is not None and str(again.text.folder) == str(elsewhere)
+    assert torch.equal(again(["a red circle", ""], [0, 1]).pixels, sampled.pixels)
+    with pytest.raises(ValueError, match="folders.codec=x: .* reads no codec from a folder"):
+        Pipeline.from_checkpoint("runs/mine", device="cpu", folders={"codec": "x"})
 
     other = tiny.t5()
     next(iter(other.parameters())).data += 1

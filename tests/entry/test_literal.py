@@ -88,6 +88,10 @@ def test_every_entry_point_takes_paths_as_they_are(monkeypatch: pytest.MonkeyPat
     halves = [f"codec.encoder={path}1", f"codec.decoder={path}2"]
     (asked,) = run("train", ["experiment=demo", "codec=tiny", *halves], monkeypatch)
     assert (asked["codec"]["encoder"], asked["codec"]["decoder"]) == (f"{path}1", f"{path}2")
+    (asked,) = run("train", ["experiment=demo", "text=t5", f"text.folder={path}", f"text_cache={path}"], monkeypatch)
+    assert (asked["text"]["folder"], asked["text_cache"]) == (path, path)
+    (asked,) = run("sample", ["ckpt=x", f"folders.text={path}", f"folders.codec={path}2"], monkeypatch)
+    assert asked["folders"] == {"text": path, "codec": f"{path}2"}
     (asked,) = run("evaluate", [f"ckpt={path}", f"out={path}"], monkeypatch)
     assert (asked["ckpt"], asked["out"]) == (path, path)
 
