@@ -88,6 +88,8 @@ class GlyphProjection(nn.Module):
         self.out = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, M, features) -> (B, M, width)."""
+        """x (B, M, features) -> (B, M, width). Raises ValueError for another width."""
+        if x.shape[-1] != self.first.in_features:
+            raise ValueError(f"cond['glyphs'] is {x.shape[-1]} wide; this network reads {self.first.in_features}")
         x = functional.gelu(self.first(self.norm(x)))
         return self.out(functional.gelu(self.second(x)))
