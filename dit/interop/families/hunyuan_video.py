@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit.config.pattern import short
 from dit.interop.families.basic import embedding_links, mlp_links, qk_norm_links
 from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import (
@@ -98,7 +99,7 @@ class HunyuanVideo(Family):
             "width": width,
             "heads": s["num_attention_heads"],
             "depth": s["num_layers"] + s["num_single_layers"],
-            "pattern": "D" * s["num_layers"] + "P" * s["num_single_layers"],
+            "pattern": short("D" * s["num_layers"] + "P" * s["num_single_layers"]),
             "text_width": s["text_embed_dim"],
             "text.depth": s["num_refiner_layers"],
             "vectors.pooled.features": s["pooled_projection_dim"],

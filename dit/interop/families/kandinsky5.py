@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit.config.pattern import short
 from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, Reordered, channels_first, channels_last, joined_linear, linear, reordered_linear
 from dit.net.coordinates import AXES
@@ -72,7 +73,7 @@ class Kandinsky5(Family):
             "level_width": s["time_dim"],
             "heads": s["model_dim"] // head_dim,
             "depth": s["num_text_blocks"] + s["num_visual_blocks"],
-            "pattern": "X" * s["num_text_blocks"] + "R" * s["num_visual_blocks"],
+            "pattern": short("X" * s["num_text_blocks"] + "R" * s["num_visual_blocks"]),
             "text_width": s["in_text_dim"],
             "vectors.pooled.features": s["in_text_dim2"],
             "mlp.ratio": s["ff_dim"] / s["model_dim"],

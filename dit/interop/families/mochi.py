@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dit.config.pattern import short
 from dit.interop.families.basic import embedding_links, mlp_links, qk_norm_links
 from dit.interop.family import Call, Family, Network, Overrides, levels, take
 from dit.interop.weights import Link, convolution, joined_linear, linear, reordered_linear, swapped_halves
@@ -46,7 +47,7 @@ class Mochi(Family):
             "width": width,
             "heads": s["num_attention_heads"],
             "depth": s["num_layers"],
-            "pattern": f"{'D' * (s['num_layers'] - 1)}E",
+            "pattern": short("D" * (s["num_layers"] - 1) + "E"),
             "text_width": s["text_embed_dim"],
             "text.stream_width": text_width,
             "level.frequencies": s["time_embed_dim"],
