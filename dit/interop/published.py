@@ -125,7 +125,7 @@ def open_pipeline(folder: str | Path, guidance_scale: float | None = None) -> Pu
     config = {
         "net": with_values(network.config, recipe.net),
         "codec": compose_part("codec", "pretrained", codec),
-        "text": None if recipe.text is None else compose_part("text", recipe.text, {"folder": str(root)}),
+        "text": None if recipe.text is None else _text(recipe.text, root, index),
         "signals": guided.signals,
         "path": scheduler.path,
         "prediction": scheduler.prediction,
@@ -139,6 +139,14 @@ def open_pipeline(folder: str | Path, guidance_scale: float | None = None) -> Pu
         "data": {name: getattr(recipe, name) for name in ("num_frames", "height", "width", "fps")},
     }
     return Published(root, str(name), config, network)
+
+
+def _text(choice: str, root: Path, index: Mapping[str, Any]) -> dict[str, Any]:
+    """The text encoder of a folder; Mochi's says in model_index.json whether an empty prompt is hidden."""
+    node = compose_part("text", choice, {"folder": str(root)})
+    if "force_zeros_for_empty_prompt" in index:
+        node["parts"]["tokens"]["hides_empty"] = index["force_zeros_for_empty_prompt"]
+    return node
 
 
 def _scheduler(root: Path) -> dict[str, Any]:

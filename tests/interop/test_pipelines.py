@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +68,21 @@ def test_samples_are_those_of_diffusers(published: Published, scale: float) -> N
         pixels = run(theirs, name, noise, asked, "pt")
         near = 1.01 / 127.5 if name == "cosmos" else 1e-5  # its guardrail rounds to grey levels
         assert (made.pixels - pixels).abs().max() < near * pixels.abs().max()
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_an_empty_prompt_of_mochi_is_hidden_where_its_folder_says_so(hidden: bool, tmp_path: Path) -> None:
+    theirs = saved("mochi", tmp_path)
+    theirs.register_to_config(force_zeros_for_empty_prompt=hidden)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "force_zeros_for_empty_prompt": hidden}))
+    asked = replace(ASKED, negatives=["", ""], num_steps=2)
+    pipeline = ours("mochi", tmp_path, asked)
+    noise = noise_for(pipeline)
+    made = pipeline(asked.prompts, asked.seeds, noise=noise, negative_prompt="").latents
+    assert relative(made, run(theirs, "mochi", noise, asked, "latent")) < 1e-5
+    theirs.register_to_config(force_zeros_for_empty_prompt=not hidden)
+    assert relative(made, run(theirs, "mochi", noise, asked, "latent")) > 1e-4
 
 
 def test_a_spoiled_part_is_noticed(published: Published) -> None:
