@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from dit.diffusion.experts import ByLevel
+from dit.entry import CONFIGS
 from dit.sampling import record
 from dit.sampling.guidance import ByLevel as GuidanceByLevel
 from dit.sampling.guidance import ClassifierFree, NoGuidance
@@ -104,16 +106,11 @@ def test_a_guidance_for_each(runs: tuple[Path, Path]) -> None:
 
 
 def ask(**changes: Any) -> dict[str, Any]:
-    """The keys of configs/sample.yaml, as a command holds them."""
-    common: dict[str, Any] = {
-        "ckpt": None, "low_noise_ckpt": None, "boundary": None, "weights": "ema", "device": "cpu", "prompt": "red",
-        "prompt_file": None, "negative_prompt": "", "label": None, "signals": {}, "num_samples": 1, "seed": 3,
-        "schedule": None, "solver": None, "guidance": None, "task": None, "num_steps": None, "num_frames": None,
-        "height": None, "width": None, "fps": None, "batch_size": 16, "context_level": 0.0, "precision": None,
-        "offload_text": False, "text_cache": None, "offload_experts": False, "reuse_text": True,
-        "trusted": FAKES, "again": None,
-    }  # fmt: skip
-    return common | changes
+    """The keys of configs/sample.yaml, as a command holds them, of a text-to-video sample on the CPU."""
+    keys = yaml.safe_load((CONFIGS / "sample.yaml").read_text())
+    plain = {key: value for key, value in keys.items() if key not in ("defaults", "hydra")}
+    common = {"device": "cpu", "prompt": "red", "seed": 3, "guidance": None, "task": None, "trusted": FAKES}
+    return plain | common | changes
 
 
 def test_a_sample_is_made_again_from_both(runs: tuple[Path, Path], tmp_path: Path) -> None:
