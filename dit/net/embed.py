@@ -205,12 +205,17 @@ class FeatureEmbedding(LevelVector):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, features) -> (B, width). Raises ValueError for another width."""
-        if x.shape[-1] != self.hidden.in_features:
-            raise ValueError(
-                f"pooled features are {x.shape[-1]} wide, and this network reads {self.hidden.in_features}: set"
-                f" net.vectors.pooled.features={x.shape[-1]}, or leave them out by net/pooled=none"
-            )
+        check_pooled(x, self.hidden.in_features)
         return self.out(functional.silu(self.hidden(x)))
+
+
+def check_pooled(x: Tensor, features: int) -> None:
+    """Raises ValueError for features (B, any) of another width than `features`."""
+    if x.shape[-1] != features:
+        raise ValueError(
+            f"pooled features are {x.shape[-1]} wide, and this network reads {features}: set"
+            f" net.vectors.pooled.features={x.shape[-1]}, or leave them out by net/pooled=none"
+        )
 
 
 class TokenProjection(nn.Module):

@@ -13,7 +13,7 @@ from dit.net.attention import Parts, StreamHeads
 from dit.net.blocks import Block, ThreeBranch
 from dit.net.context import Context
 from dit.net.dual import text_stream_width
-from dit.net.embed import LevelVector
+from dit.net.embed import LevelVector, check_pooled
 from dit.net.kernels.masks import KeyPadding
 from dit.net.layers import LayerNorm, add_gated, modulate
 from dit.net.layout import attend
@@ -138,9 +138,5 @@ class NormedFeatures(LevelVector):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, features) -> (B, width). Raises ValueError for another width."""
-        if x.shape[-1] != self.hidden.in_features:
-            raise ValueError(
-                f"pooled features are {x.shape[-1]} wide, and this network reads {self.hidden.in_features}: set"
-                f" net.vectors.pooled.features={x.shape[-1]}, or leave them out by net/pooled=none"
-            )
+        check_pooled(x, self.hidden.in_features)
         return self.norm(self.hidden(x))

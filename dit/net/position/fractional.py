@@ -13,6 +13,7 @@ from torch.nn import functional
 from dit.net.coordinates import AXES, Coordinates
 from dit.net.patches import Grid
 from dit.net.position.base import Compression, Position
+from dit.net.position.coordinates import Scaled
 from dit.net.position.rotary import Pairing, Rotation
 from dit.net.reads import Reads
 
@@ -73,7 +74,7 @@ class FractionalRoPE(Position):
     def rotation(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> Rotation:
         """cos and sin (1 or B, N, heads, head_dim), computed in float32 at least."""
         precise = torch.promote_types(like.dtype, torch.float32)
-        where = torch.stack(self.places(coordinates, like, cond, precise), dim=-1)  # (B, N, 3)
+        where = torch.stack(self.fractions(coordinates, like, cond, precise), dim=-1)  # (B, N, 3)
         pairs = self.width // 6
         exponents = torch.linspace(0, 1, pairs, device=like.device, dtype=precise)
         frequencies = self.theta**exponents * (math.pi / 2)
@@ -82,7 +83,7 @@ class FractionalRoPE(Position):
         cos, sin = self.pairing.tables(angles.unflatten(2, (-1, self.head_dim // 2)))
         return Rotation(cos, sin, self.pairing)
 
-    def places(
+    def fractions(
         self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor], dtype: torch.dtype
     ) -> list[Tensor]:
         """Where the tokens are along time, height and width, as fractions of the extent, (1 or B, N) each."""
@@ -94,13 +95,8 @@ class FractionalRoPE(Position):
                     f"cond['coordinates'] has shape {tuple(given.shape)}; it must be (batch, 3, {count} tokens)"
                 )
             return [given[:, i].to(dtype) / self.extent[axis] for i, axis in enumerate(AXES)]
-        axes = coordinates.axes(like)
-        if "rope_scale" in cond:
-            scale = cond["rope_scale"].to(dtype)
-            if scale.dim() != 2 or scale.shape[1] != 3:
-                raise ValueError(f"cond['rope_scale'] has shape {tuple(scale.shape)}; it must be (batch, 3)")
-            axes = [numbers * coordinates.of_clips(scale[:, i]) for i, numbers in enumerate(axes)]
-        else:
+        axes = Scaled()(coordinates, like, cond)
+        if "rope_scale" not in cond:
             axes = self._in_pixels(axes)
             axes[0] = axes[0] / (coordinates.of_clips(cond["fps"].to(dtype)) if "fps" in cond else self._fps)
         axes = [numbers / self.extent[axis] for numbers, axis in zip(axes, AXES, strict=True)]
