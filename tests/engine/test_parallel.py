@@ -167,7 +167,7 @@ def test_another_number_of_clips_a_step_is_one_line_on_all_ranks(ranks: Path) ->
 
 @pytest.mark.slow
 def test_all_ranks_look_before_the_first_acts(ranks: Path) -> None:
-    assert (ranks / "looked.txt").read_text() == "looked-0 looked-1"
+    assert (ranks / "looked.txt").read_text() == "looked-0 looked-1\n"
     aside = list((ranks / "runs/back/set_aside").glob("*/checkpoints/*"))
     assert [file.name for file in aside] == ["step-00000006.ckpt"]
 

@@ -213,7 +213,8 @@ def going_on(out: Path) -> None:
         return found
 
     def watched(*args: Any) -> None:
-        (out / "looked.txt").write_text(" ".join(sorted(file.name for file in out.glob("looked-*"))))
+        with (out / "looked.txt").open("a") as file:
+            print(*sorted(looked.name for looked in out.glob("looked-*")), file=file)
         take(*args)
 
     resume.find_start, resume.take = slow, watched
