@@ -39,7 +39,7 @@ def refused(command: Callable[..., None], tmp_path: Path, capsys: pytest.Capture
     "argument, said",
     [
         ("seed=-1", "seed=-1"),
-        ("text=null", "text can be: bytes, none"),
+        ("text=null", "text can be: allegro, bytes, "),
         ("net.heads=0", "net.heads=0"),
         ("net.patch=[1,4]", "net.patch=[1, 4]"),
         ("net.width=-24", "net.width=-24"),
