@@ -318,8 +318,10 @@ def relative(mine: Tensor, yours: Tensor) -> float:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_x_behind_every_step_and_what_the_network_is_told(case: Case) -> None:
-    for dtype in (torch.float32, torch.float64):
-        for steps in case.steps:
+    exact = case.tolerance < 1e-5  # the others compute in float32 in parts, whatever they are given
+    in_float64 = case.steps if exact else case.steps[-1:]
+    for dtype, counts in ((torch.float32, case.steps), (torch.float64, in_float64)):
+        for steps in counts:
             error, told = compared(case, steps, dtype)
             tolerance = case.tolerance if dtype is torch.float64 else max(case.tolerance, 1e-5)
             assert error <= tolerance, f"{steps} steps in {dtype}: {error:.1e}"
