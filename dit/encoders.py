@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.folders import CONFIG, Weights, fingerprint_of, located, needed, read_config, read_json
+from dit.machine import memory, size_in_words
 
 WEIGHTS = "model.safetensors"
 HUB = "hub:"
@@ -85,10 +86,16 @@ def config_of(folder: Path, key: str) -> Any:
 def load_encoder(folder: Path, dtype: torch.dtype | None, key: str) -> nn.Module:
     """The encoder of a folder, on the CPU, in evaluation mode, its weights in `dtype` (None: as they were saved).
 
-    Raises FileNotFoundError or ValueError, in one line: as `config_of`, pickles, or weights that are missing.
+    Raises FileNotFoundError or ValueError, in one line: as `config_of`, pickles, weights that are missing, or more of
+    them than this machine's memory holds.
     """
     config = config_of(folder, key)
-    Weights(folder, WEIGHTS)  # what is wrong with the files is said as it is of any other folder
+    held = Weights(folder, WEIGHTS)  # what is wrong with the files is said as it is of any other folder
+    size = sum(file.stat().st_size for file in {held.file_of(name) for name in held})
+    if size > (there := memory()):
+        raise ValueError(
+            f"{folder} holds {size_in_words(size)} of weights, and this machine has {size_in_words(there)}"
+        )
     kind = getattr(needed("transformers", key), CLASSES[config.model_type])
     with _quiet(), _in_one_line(folder):
         model, info = kind.from_pretrained(

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from dit.encoders import fingerprint as fingerprint_of
 from dit.encoders import load_encoder, picture_name
@@ -154,7 +155,7 @@ class Pretrained(TextEncoder):
         new = [name for name, rows in found.items() if not rows]
         self._say_cut([_split(named[name])[0] for name in new])
         for part in self.parts if new else ():
-            for name in new:
+            for name in tqdm(new, part, unit="prompt", delay=2.0, disable=not ahead, leave=False):
                 row = self._row(part, *_split(named[name]))
                 found[name][part] = {key: tensor.cpu() for key, tensor in row.items()} if ahead else row
             if ahead:

@@ -348,6 +348,12 @@ def test_a_folder_that_is_not_whole_is_one_line(folder: Path, tmp_path: Path, ho
     assert "\n" not in str(said.value)
 
 
+def test_an_encoder_that_is_larger_than_memory_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "memory", lambda: 10_000)
+    with pytest.raises(ValueError, match="text_encoder holds .* of weights, and this machine has 10 kB"):
+        build(node(folder))([CAT])
+
+
 def test_settings_that_cannot_be_are_one_line(folder: Path) -> None:
     with pytest.raises(ValueError, match="text.folder is missing"):
         build(node(None))
