@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dit.diffusion.denoiser import Denoiser
+from dit.diffusion.experts import ByLevel
 from dit.diffusion.path import Linear
 from dit.diffusion.prediction import Flow
 from dit.sampling import schedule
 from dit.sampling.given import Given, hold
-from dit.sampling.guidance import NoGuidance
+from dit.sampling.guidance import ByLevel as GuidanceByLevel
+from dit.sampling.guidance import ClassifierFree, NoGuidance
 from dit.sampling.schedule import Autoregressive, Pyramid, Schedule, over_frames
 from dit.sampling.solvers import Euler, end
 
@@ -56,6 +58,49 @@ def test_expanded_timesteps() -> None:
     found, wanted = sampled(first, noise, levels), expanded(noise, image, levels)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(found[:, :, 1:], sampled(None, noise, levels)[:, :, 1:])
+
+
+class Expert(nn.Module):
+    """A velocity with a weight and a text of its own."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.parameter = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        return net(self.weight * x + cond["text"].mean((1, 2))[:, None, None, None, None], t, cond)
+
+
+def in_turn(noise: Tensor, texts: tuple[Tensor, Tensor], levels: Tensor, ratio: float, *scales: float) -> Tensor:
+    """WanPipeline with boundary_ratio, guidance_scale and guidance_scale_2; the scheduler is flow-matching Euler."""
+    latents, boundary = noise, ratio * 1000
+    for t, s in zip(levels, levels[1:], strict=False):
+        model, scale = (Expert(0.5), scales[0]) if 1000 * t >= boundary else (Expert(0.8), scales[1])
+        timestep = t.expand(len(noise), 1)
+        cond, uncond = (model(latents, timestep, {"text": text}) for text in texts)
+        latents = latents + (s - t) * (uncond + scale * (cond - uncond))
+    return latents
+
+
+@pytest.mark.parametrize("ratio", [0.875, 0.9])
+@pytest.mark.parametrize("together", [True, False])
+def test_two_experts(ratio: float, together: bool) -> None:
+    """One of the levels is the boundary itself."""
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randn(SHAPE, generator=draw, dtype=torch.float64)
+    texts = torch.full((2, 3, 4), 0.3, dtype=torch.float64), torch.full((2, 3, 4), -0.2, dtype=torch.float64)
+    levels = torch.tensor([1.0, 0.95, ratio, 0.5, 0.2, 0.0], dtype=torch.float64)
+    high, low = (ClassifierFree(scale, 0.0, (0.0, 1.0), together) for scale in (4.0, 3.0))
+    experts = ByLevel(Expert(0.5), Expert(0.8), ratio)
+    cond, uncond = ({"text": text} for text in texts)
+    guided = GuidanceByLevel(high, low, None)(Denoiser(experts, Linear(), Flow()), cond, uncond)
+    with torch.no_grad():
+        found = end(Euler()(hold(guided, None, noise, Linear()), noise, levels, Linear()))
+        wanted = in_turn(noise, texts, levels, ratio, 4.0, 3.0)
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        for other in ((ratio + 0.01, 4.0, 3.0), (ratio, 3.0, 3.0), (ratio, 4.0, 4.0)):
+            assert not torch.allclose(found, in_turn(noise, texts, levels, *other), rtol=1e-4)
 
 
 def matrix(frames: int, ar_step: int, block: int, prefix: int) -> tuple[Tensor, Tensor]:
