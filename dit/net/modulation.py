@@ -1,7 +1,7 @@
 """How the noise level (and what is added to it) steers a block: adaptive layer norm.
 
 A modulation is owned by the backbone. It turns the level vectors into what all blocks read, once a step, and makes the
-head that each block owns: the head gives the block its vectors (shift, scale, gate, ...), each (B, G, width).
+head that each block owns: the head gives the block its shifts, scales and gates, each (B, G, width).
 """
 
 from abc import abstractmethod
@@ -30,17 +30,17 @@ class Modulation(nn.Module):
         """Level vectors (B, G, level_width) and cond -> what the heads of all blocks read (B, G, any)."""
 
     @abstractmethod
-    def block_head(self, vectors: int) -> nn.Module:
-        """A module from the output of `forward` to a tuple of `vectors` tensors (B, G, width)."""
+    def block_head(self, count: int) -> nn.Module:
+        """A module from the output of `forward` to a tuple of `count` tensors (B, G, width)."""
 
-    def text_head(self, vectors: int, width: int) -> nn.Module:
+    def text_head(self, count: int, width: int) -> nn.Module:
         """As `block_head`, for a text stream of its own `width`.
 
         Raises ValueError for another width than the blocks', unless the modulation can.
         """
         if width != self.width:
             raise ValueError(f"{type(self).__name__} steers width {self.width}, not a text stream of width {width}")
-        return self.block_head(vectors)
+        return self.block_head(count)
 
     @abstractmethod
     def final_head(self) -> nn.Module:
@@ -58,11 +58,11 @@ class AdaLNZero(Modulation):
         """(B, G, level_width) -> the same."""
         return functional.silu(level)
 
-    def block_head(self, vectors: int) -> nn.Module:
-        return Projection(self.level_width, self.width, vectors)
+    def block_head(self, count: int) -> nn.Module:
+        return Projection(self.level_width, self.width, count)
 
-    def text_head(self, vectors: int, width: int) -> nn.Module:
-        return Projection(self.level_width, width, vectors)
+    def text_head(self, count: int, width: int) -> nn.Module:
+        return Projection(self.level_width, width, count)
 
     def final_head(self) -> nn.Module:
         return nn.Sequential(nn.SiLU(), Projection(self.level_width, self.width, FINAL_VECTORS))
@@ -89,13 +89,13 @@ class AdaLNSingle(Modulation):
         """(B, G, width) -> (B, G, 6 * width)."""
         return self.shared(functional.silu(level))
 
-    def block_head(self, vectors: int) -> nn.Module:
-        if vectors > BLOCK_VECTORS:
+    def block_head(self, count: int) -> nn.Module:
+        if count > BLOCK_VECTORS:
             raise ValueError(
-                f"adaLN-single gives a block {BLOCK_VECTORS} vectors, and this one needs {vectors}; choose"
+                f"adaLN-single gives a block {BLOCK_VECTORS} vectors, and this one needs {count}; choose"
                 " net/modulation=adaln_zero or other blocks"
             )
-        return Table(self.width, vectors)
+        return Table(self.width, count)
 
     def final_head(self) -> nn.Module:
         return FinalTable(self.width, FINAL_VECTORS)
@@ -146,7 +146,7 @@ class PerBlockAdaLNZero(AdaLNZero):
         super().__init__(width, level_width)
         self.num_heads = 0
 
-    def block_head(self, vectors: int) -> nn.Module:
+    def block_head(self, count: int) -> nn.Module:
         self.num_heads += 1
         if self.num_heads * self.width > self.level_width:
             raise ValueError(
@@ -154,7 +154,7 @@ class PerBlockAdaLNZero(AdaLNZero):
                 " one for each block, and there are more blocks: set level_width to depth * width (J blocks take two"
                 " each), or choose net/modulation=adaln_zero"
             )
-        return PartProjection(self.num_heads - 1, self.width, vectors)
+        return PartProjection(self.num_heads - 1, self.width, count)
 
     def final_head(self) -> nn.Module:
         return nn.Sequential(nn.SiLU(), PartProjection(0, self.width, FINAL_VECTORS))
@@ -182,10 +182,10 @@ class LowRank(Modulation):
         """(B, G, level_width) -> the same, SiLU on the first `width` channels."""
         return activated(level, self.width)
 
-    def block_head(self, vectors: int) -> nn.Module:
-        branches, rest = divmod(vectors, BRANCH_VECTORS)
+    def block_head(self, count: int) -> nn.Module:
+        branches, rest = divmod(count, BRANCH_VECTORS)
         if rest:
-            raise ValueError(f"low-rank modulation gives three vectors a branch; this block wants {vectors}")
+            raise ValueError(f"low-rank modulation gives three vectors a branch; this block wants {count}")
         return LowRankHead(self.width, self.rank, branches, BRANCH_VECTORS)
 
     def final_head(self) -> nn.Module:
@@ -193,33 +193,33 @@ class LowRank(Modulation):
 
 
 class Projection(nn.Module):
-    """A zero-initialised Linear whose output is cut into vectors."""
+    """A zero-initialised Linear whose output is cut into `count` tensors."""
 
-    def __init__(self, level_width: int, width: int, vectors: int) -> None:
+    def __init__(self, level_width: int, width: int, count: int) -> None:
         super().__init__()
-        self.vectors = vectors
-        self.linear = ZeroLinear(level_width, vectors * width)
+        self.count = count
+        self.linear = ZeroLinear(level_width, count * width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, G, level_width) -> `vectors` x (B, G, width)."""
-        return self.linear(x).chunk(self.vectors, dim=-1)
+        """(B, G, level_width) -> `count` x (B, G, width)."""
+        return self.linear(x).chunk(self.count, dim=-1)
 
 
 class Table(nn.Module):
-    """A learned table (vectors, width), added to the projection that all blocks share."""
+    """A learned table (count, width), added to the projection that all blocks share."""
 
-    def __init__(self, width: int, vectors: int) -> None:
+    def __init__(self, width: int, count: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.zeros(vectors, width))
+        self.table = nn.Parameter(torch.zeros(count, width))
 
     def init_own(self, std: float) -> None:
         """Zero, as every gate; called by the network's init part."""
         nn.init.zeros_(self.table)
 
     def forward(self, shared: Tensor) -> tuple[Tensor, ...]:
-        """(B, G, 6 * width) -> `vectors` x (B, G, width)."""
-        vectors, width = self.table.shape
-        return (shared[..., : vectors * width] + self.table.flatten()).chunk(vectors, dim=-1)
+        """(B, G, 6 * width) -> `count` x (B, G, width)."""
+        count, width = self.table.shape
+        return (shared[..., : count * width] + self.table.flatten()).chunk(count, dim=-1)
 
 
 class FinalTable(Table):
@@ -233,12 +233,12 @@ class FinalTable(Table):
 class PartProjection(Projection):
     """A `Projection` that reads only `width` channels of what it is given, the index-th such run, counted from 0."""
 
-    def __init__(self, index: int, width: int, vectors: int) -> None:
-        super().__init__(width, width, vectors)
+    def __init__(self, index: int, width: int, count: int) -> None:
+        super().__init__(width, width, count)
         self.width, self.index = width, index
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, G, any) -> `vectors` x (B, G, width)."""
+        """(B, G, any) -> `count` x (B, G, width)."""
         return super().forward(x.narrow(-1, self.index * self.width, self.width))
 
 
@@ -248,19 +248,19 @@ class LowRankHead(nn.Module):
     `down` holds those of all branches side by side, so that they are one product.
     """
 
-    def __init__(self, width: int, rank: int, branches: int, vectors: int) -> None:
+    def __init__(self, width: int, rank: int, branches: int, count: int) -> None:
         super().__init__()
-        self.width, self.vectors = width, vectors
+        self.width, self.count = width, count
         self.down = nn.Linear(width, branches * rank, bias=False)
-        self.up = nn.ModuleList(ZeroLinear(rank, vectors * width, bias=False) for _ in range(branches))
+        self.up = nn.ModuleList(ZeroLinear(rank, count * width, bias=False) for _ in range(branches))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, G, width or 4 * width) -> `branches` times `vectors` tensors (B, G, width)."""
-        own, shared = x[..., : self.width], x[..., self.width : (1 + self.vectors) * self.width]
+        """(B, G, width or 4 * width) -> `branches` times `count` tensors (B, G, width)."""
+        own, shared = x[..., : self.width], x[..., self.width : (1 + self.count) * self.width]
         found: list[Tensor] = []
         for up, low in zip(self.up, self.down(own).chunk(len(self.up), dim=-1), strict=True):
-            vectors = up(low) if shared.shape[-1] == 0 else up(low) + shared
-            found += vectors.chunk(self.vectors, dim=-1)
+            both = up(low) if shared.shape[-1] == 0 else up(low) + shared
+            found += both.chunk(self.count, dim=-1)
         return tuple(found)
 
 
