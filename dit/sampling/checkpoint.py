@@ -112,9 +112,13 @@ class Checkpoint:
         for name, folder in folders.items():
             node = config.get("signals") if name == "image" else config
             part = node.get(name) if isinstance(node, dict) else None
-            if not isinstance(part, dict) or "folder" not in part:
+            halves = [half for half in ("encoder", "decoder") if isinstance(part, dict) and type(part.get(half)) is str]
+            if not isinstance(part, dict) or not ("folder" in part or halves):
                 raise ValueError(f"folders.{name}={folder}: {self.file} reads no {name} from a folder")
-            part["folder"] = folder
+            if "folder" in part:
+                part["folder"] = folder
+            else:  # of files, which keep their names
+                part.update({half: str(Path(folder) / Path(part[half]).name) for half in halves})
         return replace(self, config=config)
 
     def value(self, *path: str) -> Any:

@@ -100,11 +100,26 @@ def test_a_codec_that_lies_elsewhere_or_is_another(folder: Path) -> None:
     run.train(config("trainer.max_steps=2", "lr_schedule=constant", *moved))
     assert small.load(folder / "runs/latents")["global_step"] == 2
     Pipeline.from_checkpoint("runs/latents", device="cpu")
+    back = elsewhere.rename(folder / "back")
+    Pipeline.from_checkpoint("runs/latents", device="cpu", folders={"codec": str(back)})
+    with pytest.raises((ValueError, FileNotFoundError), match="codec.folder=nowhere is not there"):
+        Pipeline.from_checkpoint("runs/latents", device="cpu", folders={"codec": "nowhere"})
+    back.rename(elsewhere)
     saved("wan 2.1", elsewhere, latents_std=[1.0, 1.0, 1.0, 2.0])
     with pytest.raises(ValueError, match="codec.folder=.* is not what this was trained with: its files have"):
         Pipeline.from_checkpoint("runs/latents", device="cpu")
     with pytest.raises(ValueError, match="codec.fingerprint"):
         run.train(config("trainer.max_steps=3", "lr_schedule=constant", *moved))
+
+
+def test_files_of_a_codec_that_lie_elsewhere(folder: Path) -> None:
+    run.train(config("trainer.max_steps=1", *settings("tiny", folder)))
+    (folder / "elsewhere").mkdir()
+    for half in ("encoder", "decoder"):
+        (folder / f"{half}.pth").rename(folder / "elsewhere" / f"{half}.pth")
+    with pytest.raises(ValueError, match="codec.encoder=.*encoder.pth is not there"):
+        Pipeline.from_checkpoint("runs/latents", device="cpu")
+    Pipeline.from_checkpoint("runs/latents", device="cpu", folders={"codec": str(folder / "elsewhere")})
 
 
 def test_a_checkpoint_reads_no_pickle(folder: Path) -> None:
