@@ -28,7 +28,6 @@ SOLVERS: dict[str, tuple[Solver, int]] = {
     "heun": (Heun(), 2),
     "dpmpp_2m": (DPMSolverPP2M(), 2),
     "unipc_2": (UniPC(2, "bh2", "x0", lower_order_final=False), 3),  # as corrected
-    "unipc_2_eps": (UniPC(2, "bh2", "eps", lower_order_final=False), 3),
 }
 MULTISTEP = (DPMSolverPP2M, UniPC)
 
@@ -104,7 +103,7 @@ def slope(
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_order_between_noisy_ends(solver: str, path: str, grid: Callable[..., Tensor]) -> None:
     method, order = SOLVERS[solver]
-    steps = (16, 32, 64, 128) if order == 3 else (32, 64, 128, 256)
+    steps = (32, 64, 128) if order == 3 else (32, 64, 128, 256)
     for seed in range(2):
         found = slope(method, Gaussian.draw(PATHS[path], seed), (0.95, 0.1), grid, seed, steps)
         assert order - 0.05 * order**2 < found < order + 0.35, f"order {found:.2f}, expected {order}"
