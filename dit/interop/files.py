@@ -37,7 +37,8 @@ def write_folder(
 ) -> None:
     """Writes texts (file name -> content) and safetensors, in shards when they are larger than `shard_bytes`.
 
-    All or nothing: they are written beside and moved in at the end. Raises as `check_free` and `writing`.
+    A hidden folder beside it is written and renamed at the end, so the result is whole or absent. Raises as
+    `check_free` and `writing`.
     """
     check_free(folder)
     folder = Path(folder).resolve()  # a link stays one, and `.` has a name
@@ -78,7 +79,7 @@ def _fill(
 
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """Says in one line, in a ValueError, what keeps a file or folder from being written: a full disk, no permission."""
+    """Within, an error of writing, as of a full disk, becomes a ValueError of one line that names `target`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -93,7 +94,7 @@ def check_free(folder: str | Path) -> None:
 
 
 def _shards(weights: Mapping[str, Tensor], limit: int) -> list[list[str]]:
-    """Keys in their order, cut so that no group is larger than `limit` bytes, if no tensor is."""
+    """Keys in their order, in groups of at most `limit` bytes; a larger tensor is a group by itself."""
     shards: list[list[str]] = [[]]
     size = 0
     for key, tensor in weights.items():
