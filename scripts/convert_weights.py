@@ -6,13 +6,15 @@
     python scripts/convert_weights.py DiT-XL-2-256x256.safetensors dit               # a checkpoint of DiT's own code
     python scripts/convert_weights.py SiT-XL-2-256x256.safetensors sit --preset sit_s_2      # or of SiT's -> ours
     python scripts/convert_weights.py runs/my_lora out --to lora                     # its adapters alone, for diffusers
+    python scripts/convert_weights.py runs/tuned out --to pipeline                   # in the pipeline that it is from
 
 SOURCE is a folder with config.json and safetensors (whole or in shards) that diffusers saved, a run directory, a
 checkpoint, a folder that this script made, or a safetensors file of the original repositories of DiT and SiT (sizes are
 read off it; --preset says which of the two). OUT is a new folder: for diffusers, `<class>.from_pretrained(OUT)` loads
 it, or `pipe.load_lora_weights(OUT)` if it holds adapters; one of ours holds net.yaml and net.safetensors. `train.py
 init_from=` takes either. The adapters of a LoRA run are merged into its weights unless `--to lora` is said. Only the
-network is written, not the text encoder or the codec. Nothing is overwritten, and no file can run code.
+network is written, not the text encoder or the codec; with `--to pipeline` the other parts are copied from the folder
+that the run was begun from (`experiment=finetune`). Nothing is overwritten, and no file can run code.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dit import adapters
 from dit.entry import one_line_errors
+from dit.folders import PIPELINE
 from dit.interop import diffusers, files, lora, native, original
+from dit.interop.published import write_pipeline
 from dit.net.backbone import Backbone
 from dit.sampling.checkpoint import LAST, Checkpoint
 
@@ -34,7 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder of diffusers or ours, run directory, or checkpoint")
     parser.add_argument("out", type=Path, help="a new folder")
-    parser.add_argument("--to", choices=("diffusers", "ours", "lora"), help="default: what the source is not")
+    parser.add_argument(
+        "--to", choices=("diffusers", "ours", "lora", "pipeline"), help="default: what the source is not"
+    )
     parser.add_argument("--weights", help="of a run: ema, raw, or the name of an EMA profile (ema)")
     parser.add_argument(
         "--trusted", nargs="+", default=[], help="packages of yours whose classes a checkpoint may build"
@@ -48,6 +54,8 @@ def main() -> None:
     foreign = not own and diffusers.is_folder(asked.source)
     published = asked.source.suffix in (".safetensors", *original.FOREIGN)
     to = asked.to or ("ours" if foreign or published else "diffusers")
+    if to == "pipeline" and (foreign or published or native.is_folder(asked.source)):
+        raise ValueError(f"{asked.source} is no run; --to pipeline wants one that was begun from a whole pipeline")
     check_used(asked, run=not foreign and not published, published=published, to=to)
     if published:
         preset = asked.preset or original.DIT
@@ -68,7 +76,12 @@ def main() -> None:
     if adapters.has_adapters(net):
         adapters.merge(net)
     size = sum(parameter.numel() for parameter in net.parameters())
-    if to == "ours":
+    if to == "pipeline":
+        begun = checkpoint.value("init_from")
+        if not isinstance(begun, str) or not (Path(begun) / PIPELINE).is_file():
+            raise ValueError(f"{about} was begun from init_from={begun}, which is no folder of a whole pipeline here")
+        print(wrote(asked.out, write_pipeline(net, begun, asked.out, asked.class_name), about, size))
+    elif to == "ours":
         native.write(asked.out, config, net.state_dict())
         print(wrote(asked.out, "a network of ours", about, size))
     else:
@@ -82,7 +95,7 @@ def check_used(asked: argparse.Namespace, run: bool, published: bool, to: str) -
         raise ValueError(f"--weights {asked.weights} is of runs and checkpoints of ours; {asked.source} is none")
     if asked.preset is not None and not published:
         raise ValueError(f"--preset {asked.preset} is of a safetensors file of DiT or SiT; {asked.source} is none")
-    if asked.class_name is not None and to != "diffusers":
+    if asked.class_name is not None and to not in ("diffusers", "pipeline"):
         raise ValueError(f"--class-name {asked.class_name} is of diffusers, and {asked.out} would be written --to {to}")
 
 

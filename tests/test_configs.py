@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dit import foreign
 from dit.config.build import build
+from dit.config.of_init import is_open
 from dit.config.kinds import TARGET, fitted
 from dit.sampling.checkpoint import KINDS
 from tests.same import same
@@ -163,6 +164,10 @@ def test_every_network_builds(option: str) -> None:
 def test_experiments_build(experiment: str) -> None:
     """Network, codec, text encoder and objective really construct from the composed config."""
     config = composed("train", f"experiment={experiment}", "name=test")
+    if is_open(plain(config)):
+        with pytest.raises(ValueError, match="net is that of a published model"):
+            build(plain(config)["net"])
+        return  # tests/entry/test_finetune_pipeline.py fills and builds it
     for part in ("codec", "text", "objective"):
         assert instantiate(config[part], _convert_="all") is not None
     with torch.device("meta"):

@@ -17,6 +17,7 @@ from dit.adapters import bare_key, has_adapters, is_adapter_key
 from dit.checkpoint.files import FOLDER, LAST
 from dit.config.build import build
 from dit.engine.module import VideoDiffusion
+from dit.folders import PIPELINE
 from dit.interop import diffusers, native, original
 from dit.interop.describe import describe, difference
 from dit.interop.lora import fill_lora
@@ -120,6 +121,8 @@ def load_adapters(module: VideoDiffusion, given: str) -> None:
 def open_source(path: str, weights: str) -> Source:
     """Opens `path`, whichever of the kinds of `load` it is. Raises as `load`."""
     folder = Path(path)
+    if (folder / PIPELINE).is_file():
+        folder = folder / "transformer"
     if native.is_folder(folder):
         check_raw(path, weights)
         mine = native.open_folder(folder)

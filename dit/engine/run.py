@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning import Callback, LightningDataModule, Trainer
@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from dit.checkpoint.files import FOLDER, LAST
 from dit.codec.base import Codec
 from dit.config.build import build as _make
+from dit.config.of_init import filled, is_open
 from dit.config.sweep import is_sweep
 from dit.diffusion.given import KEYS, with_given
 from dit.diffusion.loss import Objective
@@ -33,6 +34,7 @@ from dit.engine.module import VideoDiffusion
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
 from dit.flops import count_flops
+from dit.interop.published import open_pipeline
 from dit.net.backbone import Backbone
 from dit.rates import STATED, reference_rate
 from dit.recipes.aligned import Aligned
@@ -142,9 +144,17 @@ def _train(config: dict[str, Any]) -> None:
             raise NonFinite(f"{error}. {resume.about_divergence(parts.run, parts.config)}") from None
 
 
+def of_published(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the parts of the published model that `init_from` names, where it leaves places for them."""
+    if not is_open(config) or config["init_from"] is None:
+        return config
+    return cast(dict[str, Any], filled(config, open_pipeline(config["init_from"], "init_from").config))
+
+
 def build(config: dict[str, Any]) -> Parts:
     """Builds and checks every part before anything is written."""
     run = rundir.check_name(config["name"])
+    config = of_published(config)
     config = rundir.as_begun(run, {**dict.fromkeys(MAY_BE_ABSENT), **config})
     rng.seed(config["seed"])  # the same first weights on all ranks
     training: Training = _make(config["trainer"])

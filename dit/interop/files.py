@@ -37,8 +37,17 @@ def write_folder(
 ) -> None:
     """Writes texts (file name -> content) and safetensors, in shards when they are larger than `shard_bytes`.
 
-    A hidden folder beside it is written and renamed at the end, so the result is whole or absent. Raises as
-    `check_free` and `writing`.
+    The result is whole or absent (`whole`). Raises as `check_free` and `writing`.
+    """
+    with whole(folder) as part:
+        _fill(part, texts, weights, name, metadata, shard_bytes)
+
+
+@contextmanager
+def whole(folder: str | Path) -> Iterator[Path]:
+    """A hidden folder beside `folder` to write into, which is renamed to it at the end; what fails leaves nothing.
+
+    Raises as `check_free` and `writing`.
     """
     check_free(folder)
     folder = Path(folder).resolve()  # a link stays one, and `.` has a name
@@ -46,7 +55,7 @@ def write_folder(
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            _fill(part, texts, weights, name, metadata, shard_bytes)
+            yield part
             part.chmod(0o755)
             if folder.exists():
                 folder.rmdir()

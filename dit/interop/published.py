@@ -7,6 +7,7 @@ config is made of the same nodes as a checkpoint's, and is built in the same way
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,15 @@ from typing import Any, NamedTuple
 
 from dit.folders import PIPELINE, read_json
 from dit.foreign import shown
-from dit.interop.diffusers import Stored, open_folder
+from dit.interop.diffusers import Stored, open_folder, to_diffusers
+from dit.interop.files import whole
 from dit.interop.presets import compose_part, with_values
 from dit.interop.schedulers import of_scheduler
+from dit.net.backbone import Backbone
 
+NETWORK = "transformer"
 SCHEDULER = "scheduler_config.json"
+COPIED = (".json", ".txt", ".model", ".jinja", ".safetensors")
 
 
 class Guided(NamedTuple):
@@ -99,10 +104,10 @@ class Published:
     network: Stored
 
 
-def open_pipeline(folder: str | Path, guidance_scale: float | None = None) -> Published:
+def open_pipeline(folder: str | Path, key: str = "pretrained", guidance_scale: float | None = None) -> Published:
     """Opens the folder of a whole pipeline.
 
-    guidance_scale: as its own class takes it; None: its default.
+    key: that names it, for messages. guidance_scale: as its own class takes it; None: its default.
 
     Raises FileNotFoundError or ValueError, in one line: no model_index.json, a class, setting or scheduler that is not
     known here, a part that is missing or damaged.
@@ -110,14 +115,14 @@ def open_pipeline(folder: str | Path, guidance_scale: float | None = None) -> Pu
     root = Path(folder)
     if not (root / PIPELINE).is_file():
         what = "is not there" if not root.exists() else f"has no {PIPELINE}"
-        raise FileNotFoundError(f"pretrained={folder} {what}: the folder of a whole pipeline of diffusers is wanted")
+        raise FileNotFoundError(f"{key}={folder} {what}: the folder of a whole pipeline of diffusers is wanted")
     index = read_json(root / PIPELINE)
     name = index.get("_class_name")
     recipe = PIPELINES.get(name) if isinstance(name, str) else None
     if recipe is None:
         known = ", ".join(PIPELINES)
         raise ValueError(f"{root / PIPELINE}: the class {shown(name)} is not known here; there are {known}")
-    network = open_folder(root / "transformer")
+    network = open_folder(root / NETWORK)
     guided = recipe.guided(recipe.scale if guidance_scale is None else guidance_scale)
     said = _scheduler(root)
     scheduler = of_scheduler(said, network.family.class_name, name)
@@ -156,3 +161,25 @@ def _scheduler(root: Path) -> dict[str, Any]:
             f"{file} is not there: without it nobody knows which noise levels the model was made for"
         )
     return read_json(file)
+
+
+def write_pipeline(net: Backbone, source: str | Path, folder: str | Path, class_name: str | None = None) -> str:
+    """Writes the whole pipeline of `source` with another network in its place, so that diffusers loads it. Returns the
+    pipeline's class. Of the other parts settings, tokenizers and safetensors are copied.
+
+    Raises FileNotFoundError or ValueError, in one line, where `source` is no whole pipeline, and as `to_diffusers`.
+    """
+    published = open_pipeline(source, "init_from")
+    index = read_json(published.folder / PIPELINE)
+    parts = [name for name, said in index.items() if isinstance(said, list) and any(said) and name != NETWORK]
+    with whole(folder) as part:
+        to_diffusers(net, part / NETWORK, class_name=class_name)
+        for name in parts:
+            if Path(name).name != name:
+                raise ValueError(f"{published.folder / PIPELINE} names {name}, which is outside its folder")
+            for file in sorted((published.folder / name).iterdir()):
+                if file.suffix in COPIED and file.is_file():
+                    (part / name).mkdir(exist_ok=True)
+                    shutil.copyfile(file, part / name / file.name)
+        shutil.copyfile(published.folder / PIPELINE, part / PIPELINE)
+    return published.class_name

@@ -21,7 +21,7 @@ def parts_of_published(
     folder: str | Path, device: str, guidance_scale: float | None, trusted: Sequence[str], changes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What `Pipeline` is made of. Arguments and errors are those of `Pipeline.from_pretrained`."""
-    published = open_pipeline(folder, guidance_scale)
+    published = open_pipeline(folder, guidance_scale=guidance_scale)
     file = Checkpoint(published.folder, {}, {}, published.config)
     where = pick_device(device)
     net = build_empty(published.config["net"])
