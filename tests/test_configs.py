@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from dit import foreign
 from dit.config.build import build
-from dit.config.of_init import is_open
 from dit.config.kinds import TARGET, fitted
+from dit.config.of_init import is_open
 from dit.sampling.checkpoint import KINDS
 from tests.same import same
 
