@@ -49,6 +49,7 @@ def rows() -> Iterator[str]:
         pixels = f"{guided['pixels']:.1e}" if twin.decodes else "not compared"
         kind = type(theirs).__name__
         assert kind in PIPELINES, kind
+        kind += " with two experts" if name == "wan22" else ""
         yield f"| {kind} | {plain['latents']:.1e} | {guided['latents']:.1e} | {pixels} | {guided['swapped']:.1e} |"
 
 

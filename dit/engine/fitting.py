@@ -38,10 +38,12 @@ def _fitting(codec: Codec, clip: tuple[int, int, int], axis: int, size: int, pat
 
 def check_channels(net: Mapping[str, Any], codec: Codec, text: TextEncoder | None) -> None:
     """Raises ValueError for widths of the network that are not those of codec and text encoder, with all overrides that
-    make them so. (The variance that DiT and Latte also put out is not trained here.)"""
+    make them so. Twice the channels may come out: DiT and Latte put a variance behind them, which is not trained."""
     wanted = dict.fromkeys(("in_channels", "out_channels"), ("the codec gives", codec.channels))
     if text is not None and net["text"] is not None:
         wanted["text_width"] = ("the text encoder", text.width)
+    if net["out_channels"] == 2 * codec.channels:
+        del wanted["out_channels"]
     wrong = [key for key, (_, width) in wanted.items() if net[key] != width]
     if wrong:
         (by, width), needed = wanted[wrong[0]], " ".join(f"net.{key}={wanted[key][1]}" for key in wrong)

@@ -21,7 +21,7 @@ from dit.interop.presets import compose_part, with_values
 from dit.interop.schedulers import of_scheduler
 from dit.net.backbone import Backbone
 
-NETWORK = "transformer"
+NETWORK, LOW_NOISE = "transformer", "transformer_2"
 SCHEDULER = "scheduler_config.json"
 COPIED = (".json", ".txt", ".model", ".jinja", ".safetensors")
 
@@ -96,12 +96,15 @@ class Published:
 
     Attributes:
         class_name: of its pipeline. config: as a checkpoint of ours holds one. network: where the weights of `net` are.
+        low_noise: those of a second network, for noise levels below `boundary` (Wan 2.2).
     """
 
     folder: Path
     class_name: str
     config: dict[str, Any]
     network: Stored
+    low_noise: Stored | None = None
+    boundary: float | None = None
 
 
 def open_pipeline(folder: str | Path, key: str = "pretrained", guidance_scale: float | None = None) -> Published:
@@ -143,7 +146,26 @@ def open_pipeline(folder: str | Path, key: str = "pretrained", guidance_scale: f
         },
         "data": {name: getattr(recipe, name) for name in ("num_frames", "height", "width", "fps")},
     }
-    return Published(root, str(name), config, network)
+    return Published(root, str(name), config, network, *_low_noise(root, index, network))
+
+
+def _low_noise(root: Path, index: Mapping[str, Any], network: Stored) -> tuple[Stored | None, float | None]:
+    """The second network of a pipeline that has two, and the noise level below which it is used."""
+    boundary, there = index.get("boundary_ratio"), (root / LOW_NOISE).is_dir()
+    if boundary is None and not there:
+        return None, None
+    if type(boundary) is not float or not 0 < boundary < 1 or not there:
+        folder = "is there" if there else "is missing"
+        raise ValueError(
+            f"{root / PIPELINE}: boundary_ratio={shown(boundary)}, and a folder {LOW_NOISE} {folder}: two networks need"
+            " both, the boundary a noise level between 0 and 1"
+        )
+    second = open_folder(root / LOW_NOISE)
+    if second.config != network.config:
+        raise ValueError(
+            f"{root / LOW_NOISE} is another network than {root / NETWORK}: the two differ in their settings"
+        )
+    return second, boundary
 
 
 def _text(choice: str, root: Path, index: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from dit.diffusion.experts import ByLevel
+from dit.interop.diffusers import Stored
 from dit.interop.presets import build_empty
-from dit.interop.published import open_pipeline
+from dit.interop.published import Published, open_pipeline
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.from_checkpoint import assembled
 from dit.sampling.origin import Origin
@@ -24,12 +28,21 @@ def parts_of_published(
     published = open_pipeline(folder, guidance_scale=guidance_scale)
     file = Checkpoint(published.folder, {}, {}, published.config)
     where = pick_device(device)
-    net = build_empty(published.config["net"])
-    net.load_state_dict(dict(published.network.tensors()), strict=True, assign=True)
+    net: nn.Module = _network(published, published.network)
+    if published.low_noise is not None:
+        assert published.boundary is not None
+        net = ByLevel(net, _network(published, published.low_noise), published.boundary)
     codec, text = (file.part(name, trusted=trusted) for name in ("codec", "text"))
     origin = Origin(
         published.class_name, {"path": str(folder), "guidance_scale": guidance_scale}, per_frame=file.per_frame(trusted)
     )
     log.info("%s of %s on %s", published.class_name, folder, where)
-    parts = assembled(file, net.eval(), codec, text, where, trusted, changes)
-    return {**parts, "signals": file.signals(net, text, trusted), "origin": origin}
+    one = net.high if isinstance(net, ByLevel) else net
+    parts = assembled(file, net, codec, text, where, trusted, changes)
+    return {**parts, "signals": file.signals(one, text, trusted), "origin": origin}
+
+
+def _network(published: Published, stored: Stored) -> nn.Module:
+    net = build_empty(published.config["net"])
+    net.load_state_dict(dict(stored.tensors()), strict=True, assign=True)
+    return net.eval()

@@ -15,6 +15,7 @@ from dit.sampling.checkpoint import find
 from dit.sampling.prompt_file import COLUMNS, read_prompt_file
 
 log = logging.getLogger(__name__)
+SAMPLES = "samples"
 REQUEST = "request.json"  # in each folder of samples: what was asked for
 
 
@@ -95,7 +96,7 @@ def take_folder(out: str | None, run_or_file: str | None, facts: Sequence[Mappin
     """
     said = hashlib.sha256(json.dumps(list(facts), sort_keys=True).encode()).hexdigest()
     if out is None:
-        samples = _home(run_or_file) / "samples"
+        samples = _home(run_or_file) / SAMPLES
         samples.mkdir(parents=True, exist_ok=True)
         folder = _next(samples)
     else:
@@ -122,7 +123,11 @@ def _home(run_or_file: str | None) -> Path:
     if run_or_file is None:
         return Path()
     file = find(run_or_file)
-    return file.parent.parent if file.parent.name == FOLDER else file.parent
+    if file.parent.name == FOLDER:  # a checkpoint of a run
+        return file.parent.parent
+    if file.parent.parent.name == SAMPLES:  # the JSON of a sample
+        return file.parent.parent.parent
+    return file.parent
 
 
 def _next(samples: Path) -> Path:

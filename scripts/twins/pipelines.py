@@ -68,6 +68,15 @@ def wan() -> Any:
     )
 
 
+def wan22() -> Any:
+    """Two experts, the second below 0.875 of the noise."""
+    from diffusers import WanPipeline
+
+    one, other = wan(), wan()
+    parts = {**one.components, "transformer_2": randomise(other.transformer, 5)}
+    return WanPipeline(**parts, boundary_ratio=0.875)
+
+
 def ltx() -> Any:
     from diffusers import (
         AutoencoderKLLTXVideo,
@@ -294,6 +303,7 @@ class Twin:
 
 TWINS = {
     "wan": Twin(wan, (9, 32, 48)),
+    "wan22": Twin(wan22, (9, 32, 48)),
     "skyreels_v2": Twin(skyreels_v2, (9, 32, 48)),
     "ltx": Twin(ltx, (9, 32, 64), "b (f h w) c"),
     "cogvideox": Twin(cogvideox, (9, 32, 48), "b f c h w"),

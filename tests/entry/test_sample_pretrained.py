@@ -77,6 +77,7 @@ def test_what_cannot_be_is_one_line(
     [
         ("model_index.json", "WanPipeline", "SoraPipeline", "the class 'SoraPipeline' is not known here"),
         ("model_index.json", "{", "", "is not JSON"),
+        ("model_index.json", '"boundary_ratio": null', '"boundary_ratio": 0.9', "a folder transformer_2 is missing"),
         ("scheduler/scheduler_config.json", "UniPCMultistepScheduler", "MagicScheduler", "MagicScheduler"),
         ("scheduler/scheduler_config.json", '"solver_order": 2', '"solver_order": "two"', "solver_order"),
         ("transformer/config.json", "WanTransformer3DModel", "SoraModel", "SoraModel"),
