@@ -31,7 +31,7 @@ ALL: list[tuple[Schedule, Path]] = [
 ]
 
 
-@pytest.mark.parametrize("made, path", ALL, ids=lambda each: repr(each)[:60])
+@pytest.mark.parametrize("made, path", ALL, ids=lambda each: type(each).__name__)
 def test_levels_fall_within_zero_and_one(made: Schedule, path: Path) -> None:
     for steps in (2, 3, 7, 50, 333):
         levels = made(steps, 2000, path, 1)
