@@ -48,6 +48,10 @@ class Levels(ABC):
     def interval(self) -> tuple[float, float]:
         return 0.0, 1.0
 
+    def at(self, step: int) -> "Levels":
+        """What a step of training draws from."""
+        return self
+
     @abstractmethod
     def __call__(
         self, batch: int, frames: int, num_tokens: int, generator: torch.Generator | None, device: torch.device | str

@@ -1,6 +1,6 @@
 """The training objective, and the loss by noise level for validation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -89,6 +89,11 @@ class Objective:
         """
         noised = self.noise(x0, net.num_tokens(*x0.shape[2:]), generator)
         return self.compare(noised, self.output(net, noised, cond))
+
+    def at(self, step: int) -> "Objective":
+        """The objective of a step of training."""
+        levels = self.levels.at(step)
+        return self if levels is self.levels else replace(self, levels=levels)
 
     def noise(self, x0: Tensor, num_tokens: int, generator: torch.Generator | None = None) -> Noised:
         """Clean latents x0 (B, C, F, H, W), `num_tokens` tokens a clip, on their way to the network.

@@ -34,7 +34,7 @@ from dit.signals.builtin import completed
 
 LAST = Path(files.FOLDER) / files.LAST
 TRUSTED: tuple[str, ...] = ()  # packages of the user; what of this project may be built where, `KINDS` says
-LEVELS = ("dit.diffusion.levels", "dit.diffusion.shift", "dit.diffusion.timesteps")
+LEVELS = tuple(f"dit.diffusion.{name}" for name in ("levels", "moving", "shift", "timesteps"))
 SCHEDULES = ("dit.sampling.schedule", "dit.sampling.published_schedules", *LEVELS[:2])  # with their shifts
 SOLVERS = ("dit.sampling.solvers", "dit.sampling.stochastic", "dit.sampling.unipc")
 KINDS = {
