@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
 from dit.config.limits import Natural
-from dit.diffusion.levels import Distribution, Levels
+from dit.diffusion.levels import Distribution, Levels, moved
 
 
 class Moving(Levels):
@@ -28,6 +30,7 @@ class Moving(Levels):
         if early.per_frame != late.per_frame:
             raise ValueError("levels.early and levels.late must both have a level for each frame, or neither")
         self.early, self.late, self.begin, self.end = early, late, begin, end
+        self.share = 0.0  # of the way, at the step that it is `at`
 
     @property
     def per_frame(self) -> bool:
@@ -38,30 +41,14 @@ class Moving(Levels):
         (low, high), (other_low, other_high) = self.early.interval, self.late.interval
         return min(low, other_low), max(high, other_high)
 
-    def at(self, step: int) -> Levels:
-        share = min(max((step - self.begin) / (self.end - self.begin), 0.0), 1.0)
-        return OnTheWay(self.early, self.late, share)
-
-    def __call__(
-        self, batch: int, frames: int, num_tokens: int, generator: torch.Generator | None, device: torch.device | str
-    ) -> Tensor:
-        return self.early(batch, frames, num_tokens, generator, device)
-
-
-class OnTheWay(Distribution):
-    """A share of the way from one distribution to another, quantile by quantile, in logits."""
-
-    def __init__(self, early: Distribution, late: Distribution, share: float) -> None:
-        self.early, self.late, self.share = early, late, share
-
-    @property
-    def per_frame(self) -> bool:
-        return self.early.per_frame
-
-    def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
-        return self.early.draw(batch, frames, generator)
+    def at(self, step: int) -> Moving:
+        """The levels of a step, which move no more."""
+        there = copy(self)
+        there.share = min(max((step - self.begin) / (self.end - self.begin), 0.0), 1.0)
+        return there
 
     def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
+        """Uniform numbers of any shape -> levels of that shape."""
         early = self.early.from_uniform(u, num_tokens)
         if self.share == 0:
             return early
@@ -69,3 +56,9 @@ class OnTheWay(Distribution):
         if self.share == 1:
             return late
         return torch.sigmoid((1 - self.share) * early.logit() + self.share * late.logit())  # infinite ends stay
+
+    def __call__(
+        self, batch: int, frames: int, num_tokens: int, generator: torch.Generator | None, device: torch.device | str
+    ) -> Tensor:
+        u = self.early.draw(batch, frames, generator)
+        return moved(self.from_uniform(u, num_tokens).float(), device)

@@ -34,7 +34,7 @@ from dit.signals.builtin import completed
 
 LAST = Path(files.FOLDER) / files.LAST
 TRUSTED: tuple[str, ...] = ()  # packages of the user; what of this project may be built where, `KINDS` says
-LEVELS = tuple(f"dit.diffusion.{name}" for name in ("levels", "moving", "shift", "timesteps"))
+LEVELS = tuple(f"dit.diffusion.{name}" for name in ("levels", "shift", "moving", "timesteps"))
 SCHEDULES = ("dit.sampling.schedule", "dit.sampling.published_schedules", *LEVELS[:2])  # with their shifts
 SOLVERS = ("dit.sampling.solvers", "dit.sampling.stochastic", "dit.sampling.unipc")
 KINDS = {

@@ -40,7 +40,7 @@ def test_ends_are_the_distributions_bit_for_bit() -> None:
         drawn(moving.at(4)), drawn(moving.late)
     )
     assert torch.equal(drawn(moving), drawn(moving.early)), "validation stays"
-    way = moving.at(2).from_uniform(torch.tensor([[0.0], [0.25], [0.5]]).double(), 64)  # type: ignore[attr-defined]
+    way = moving.at(2).from_uniform(torch.tensor([[0.0], [0.25], [0.5]]).double(), 64)
     assert bool(((way >= 0) & (way <= 1)).all())
 
 
