@@ -17,16 +17,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-from torch import Tensor
 
 from dit.interop.published import PIPELINES
-from dit.sampling.pipeline import Pipeline
-from scripts.twins.pipelines import TWINS, Asked, run, saved
+from scripts.twins.pipelines import ASKED, TWINS, Asked, noise_for, ours, relative, run, saved
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "pipelines.md"
 BEGIN, END = "<!-- scripts/pipelines_table.py writes from here -->", "<!-- to here -->"
-ASKED = Asked(["a red circle moves left slowly.", "a blue square"], ["blurry, ugly", "ugly"], [3, 8], 5, 4.0)
 
 
 def main() -> None:
@@ -55,14 +51,8 @@ def rows() -> Iterator[str]:
 
 def differences(name: str, theirs: Any, folder: str, asked: Asked) -> dict[str, float]:
     """Largest differences: of latents relative to the largest latent, of pixels in grey levels."""
-    frames, height, width = TWINS[name].shape
-    pipeline = Pipeline.from_pretrained(
-        folder, "cpu", num_frames=frames, height=height, width=width, num_steps=asked.num_steps,
-        guidance_scale=asked.scale,
-    )  # fmt: skip
-    codec: Any = pipeline.codec
-    shape = (len(asked.seeds), codec.channels, *pipeline.canvas().latent_shape)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(7))
+    pipeline = ours(name, folder, asked)
+    noise = noise_for(pipeline, len(asked.seeds))
     wanted = run(theirs, name, noise, asked, "latent")
     made = pipeline(asked.prompts, asked.seeds, noise=noise, negative_prompt=asked.negatives)
     swapped = pipeline(asked.prompts[::-1], asked.seeds, noise=noise, negative_prompt=asked.negatives)
@@ -70,10 +60,6 @@ def differences(name: str, theirs: Any, folder: str, asked: Asked) -> dict[str, 
     if TWINS[name].decodes:
         found["pixels"] = float((made.pixels - run(theirs, name, noise, asked, "pt")).abs().max() * 127.5)
     return found
-
-
-def relative(mine: Tensor, other: Tensor) -> float:
-    return float((mine - other).abs().max() / other.abs().max())
 
 
 if __name__ == "__main__":

@@ -43,16 +43,8 @@ class LinearBetas(Betas):
         return torch.linspace(self.first, self.last, timesteps, dtype=dtype)
 
 
-class ScaledLinearBetas(Betas):
-    """Their roots are equally spaced (latent diffusion, Rombach et al. 2022, arXiv:2112.10752, in its code).
-
-    Args:
-        first, last: beta of the cleanest and of the noisiest timestep, below 1.
-    """
-
-    def __init__(self, first: Positive, last: Positive) -> None:
-        self.first = _below_one("first", first)
-        self.last = _below_one("last", last)
+class ScaledLinearBetas(LinearBetas):
+    """Their roots are equally spaced (latent diffusion, Rombach et al. 2022, arXiv:2112.10752, in its code)."""
 
     def __call__(self, timesteps: int, dtype: torch.dtype) -> Tensor:
         return torch.linspace(self.first**0.5, self.last**0.5, timesteps, dtype=dtype) ** 2

@@ -13,6 +13,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
+from dit.sampling.pipeline import Pipeline
+
 WORDS = ["a", "red", "blue", "circle", "square", "moves", "left", "right", "slowly", ".", ",", "blurry", "ugly"]
 WIDTH = 32  # of text features
 WAN_VAE = {
@@ -360,3 +362,27 @@ def run(pipeline: Any, name: str, noise: Tensor, asked: Asked, output: str) -> T
         return made.transpose(1, 2) * 2 - 1
     sizes = dict(zip("fhw", noise.shape[2:], strict=True))
     return rearrange(made, f"{twin.layout} -> b c f h w", **sizes)
+
+
+ASKED = Asked(["a red circle moves left slowly.", "a blue square"], ["blurry, ugly", "ugly"], [3, 8], 5, 4.0)
+
+
+def ours(name: str, folder: str | Path, asked: Asked) -> Pipeline:
+    """Our pipeline of a saved one, set to what is asked."""
+    frames, height, width = TWINS[name].shape
+    return Pipeline.from_pretrained(
+        folder, "cpu", num_frames=frames, height=height, width=width, num_steps=asked.num_steps,
+        guidance_scale=asked.scale,
+    )  # fmt: skip
+
+
+def noise_for(pipeline: Pipeline, count: int) -> Tensor:
+    """Noise that `count` samples begin with, (count, C, F, H, W)."""
+    codec: Any = pipeline.codec
+    shape = (count, codec.channels, *pipeline.canvas().latent_shape)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(7))
+
+
+def relative(mine: Tensor, other: Tensor) -> float:
+    """The largest difference, in the largest value of `other`."""
+    return float((mine - other).abs().max() / other.abs().max())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,22 +10,7 @@ import yaml
 
 from dit.engine import captions, rundir
 from dit.text.bytes import ByteEncoder
-
-
-class Told:
-    """Clips whose captions are known."""
-
-    def __init__(self, *said: str) -> None:
-        self.said = said
-
-    def __len__(self) -> int:
-        return len(self.said)
-
-    def __getitem__(self, index: int) -> object:
-        raise AssertionError("nothing is decoded for this")
-
-    def captions(self) -> Iterator[str]:
-        yield from self.said
+from tests.engine.told import Told
 
 
 @pytest.fixture

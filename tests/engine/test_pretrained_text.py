@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from dit.sampling.pipeline import Pipeline
 from dit.text import pretrained
 from dit.text.pretrained import Pretrained
 from tests.engine.runs import config
+from tests.engine.told import Told
 from tests.text import tiny
 
 pytest.importorskip("transformers")
@@ -40,22 +40,6 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls: list[Any] = []
     monkeypatch.setattr(pretrained, "load_encoder", tiny.counted(encoders.load_encoder, calls))
     return calls
-
-
-class Told:
-    """Clips whose captions are known."""
-
-    def __init__(self, *said: str) -> None:
-        self.said = said
-
-    def __len__(self) -> int:
-        return len(self.said)
-
-    def __getitem__(self, index: int) -> object:
-        raise AssertionError("nothing is decoded for this")
-
-    def captions(self) -> Iterator[str]:
-        yield from self.said
 
 
 @pytest.mark.timeout(900)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from dit.sampling.pipeline import Pipeline
-from scripts.twins.pipelines import TWINS, Asked, run, saved
+from scripts.twins.pipelines import TWINS, Asked, noise_for, ours, relative, run, saved
 
 pytest.importorskip("peft")
 ASKED = Asked(["a red circle moves left", "a blue bar"], ["blurry", "ugly, blurry"], [3, 8], 3, 4.0)
@@ -38,9 +37,7 @@ def train(command: Callable[..., None], folder: Path) -> Callable[..., None]:
 
 def samples(pipeline: Pipeline) -> tuple[torch.Tensor, torch.Tensor]:
     """(the noise, the latents that are made of it)."""
-    codec: Any = pipeline.codec
-    shape = (2, codec.channels, *pipeline.canvas().latent_shape)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    noise = noise_for(pipeline, 2)
     settings = {"num_steps": ASKED.num_steps, "noise": noise, "negative_prompt": ASKED.negatives}
     return noise, pipeline(ASKED.prompts, ASKED.seeds, **settings).latents
 
@@ -49,10 +46,6 @@ def guided(run_or_file: str) -> Pipeline:
     from dit.sampling.guidance import AsTrained
 
     return Pipeline.from_checkpoint(run_or_file, "raw", "cpu", guidance=AsTrained(ASKED.scale, None, None))
-
-
-def relative(mine: torch.Tensor, other: torch.Tensor) -> float:
-    return ((mine - other).abs().max() / other.abs().max()).item()
 
 
 def test_full_weights_come_back_as_a_pipeline(
@@ -69,10 +62,7 @@ def test_full_weights_come_back_as_a_pipeline(
     assert relative(made, run(theirs, "wan", noise, ASKED, "latent")) < 1e-5
     before = diffusers.WanPipeline.from_pretrained(folder)
     assert relative(made, run(before, "wan", noise, ASKED, "latent")) > 1e-3, "nothing was trained"
-    again = Pipeline.from_pretrained(
-        "exported", "cpu", guidance_scale=ASKED.scale,
-        **dict(zip(("num_frames", "height", "width"), TWINS["wan"].shape, strict=True)),
-    )  # fmt: skip
+    again = ours("wan", "exported", ASKED)
     assert torch.equal(samples(again)[1], made)
 
 

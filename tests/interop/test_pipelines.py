@@ -16,9 +16,8 @@ from dit.diffusion.path import Path as NoisePath
 from dit.sampling.job import Samples
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Schedule
-from scripts.twins.pipelines import TWINS, Asked, run, saved
+from scripts.twins.pipelines import ASKED, TWINS, noise_for, ours, relative, run, saved
 
-ASKED = Asked(["a red circle moves left slowly.", "a blue square"], ["blurry, ugly", "ugly"], [3, 8], 5, 4.0)
 Published = tuple[str, Any, Path]
 
 
@@ -38,30 +37,12 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return request.param, saved(request.param, folder), folder
 
 
-def ours(name: str, folder: Path, asked: Asked) -> Pipeline:
-    frames, height, width = TWINS[name].shape
-    return Pipeline.from_pretrained(
-        folder, "cpu", num_frames=frames, height=height, width=width, num_steps=asked.num_steps,
-        guidance_scale=asked.scale,
-    )  # fmt: skip
-
-
-def noise_for(pipeline: Pipeline) -> Tensor:
-    codec: Any = pipeline.codec
-    shape = (len(ASKED.seeds), codec.channels, *pipeline.canvas().latent_shape)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(7))
-
-
-def relative(mine: Tensor, other: Tensor) -> float:
-    return ((mine - other).abs().max() / other.abs().max()).item()
-
-
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_samples_are_those_of_diffusers(published: Published, scale: float) -> None:
     name, theirs, folder = published
     asked = replace(ASKED, scale=scale)
     pipeline = ours(name, folder, asked)
-    noise = noise_for(pipeline)
+    noise = noise_for(pipeline, 2)
     made = pipeline(asked.prompts, asked.seeds, noise=noise, negative_prompt=asked.negatives)
     assert relative(made.latents, run(theirs, name, noise, asked, "latent")) < 1e-5
     if TWINS[name].decodes:
@@ -78,7 +59,7 @@ def test_an_empty_prompt_of_mochi_is_hidden_where_its_folder_says_so(hidden: boo
     (tmp_path / "model_index.json").write_text(json.dumps({**index, "force_zeros_for_empty_prompt": hidden}))
     asked = replace(ASKED, negatives=["", ""], num_steps=2)
     pipeline = ours("mochi", tmp_path, asked)
-    noise = noise_for(pipeline)
+    noise = noise_for(pipeline, 2)
     made = pipeline(asked.prompts, asked.seeds, noise=noise, negative_prompt="").latents
     assert relative(made, run(theirs, "mochi", noise, asked, "latent")) < 1e-5
     theirs.register_to_config(force_zeros_for_empty_prompt=not hidden)
@@ -88,7 +69,7 @@ def test_an_empty_prompt_of_mochi_is_hidden_where_its_folder_says_so(hidden: boo
 def test_a_spoiled_part_is_noticed(published: Published) -> None:
     name, theirs, folder = published
     pipeline = ours(name, folder, ASKED)
-    noise = noise_for(pipeline)
+    noise = noise_for(pipeline, 2)
     wanted = pipeline(ASKED.prompts, ASKED.seeds, noise=noise, negative_prompt=ASKED.negatives)
 
     def made(other: Pipeline, prompts: Sequence[str] = ASKED.prompts) -> Samples:

@@ -244,8 +244,10 @@ def test_dtypes(folder: Path) -> None:
         build({**node(folder), "dtype": "int8"})
 
 
-def test_half_a_character_is_no_crash(folder: Path) -> None:
-    build(node(folder))(["a \ud83d cat"])
+def test_half_a_character_is_read_as_a_prompt(folder: Path) -> None:
+    said = build(node(folder))(["a \ud83d cat"])
+    assert said["text"].isfinite().all() and said["text"].abs().sum() > 0
+    assert not torch.equal(said["text"], build(node(folder))(["a dog"])["text"])
 
 
 @pytest.mark.parametrize("kind", ["T5Tokenizer", "CLIPTokenizer"])
