@@ -101,6 +101,24 @@ class LogitNormal(Distribution):
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
 
 
+class Wrapper(Distribution):
+    """Changes something of another distribution, `levels`, and leaves the rest as it is there."""
+
+    def __init__(self, levels: Distribution) -> None:
+        self.levels = levels
+
+    @property
+    def per_frame(self) -> bool:
+        return self.levels.per_frame
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.levels.interval
+
+    def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
+        return self.levels.draw(batch, frames, generator)
+
+
 class Shift(ABC):
     """The factor s of a shift, as a function of the number of tokens."""
 
@@ -145,7 +163,7 @@ class TokenShift(Shift):
         return math.sqrt(num_tokens / self.base_tokens)
 
 
-class Shifted(Distribution):
+class Shifted(Wrapper):
     """t' = s t / (1 + (s - 1) t): on the linear path the SNR falls by s^2 (Esser et al. 2024, eq. 23).
 
     Args:
@@ -157,15 +175,8 @@ class Shifted(Distribution):
         low, high = levels.interval
         if low > 0 or high < 1:
             raise ValueError("levels=shifted of levels between two bounds would move the bounds: put Between around it")
-        self.levels = levels
+        super().__init__(levels)
         self.shift = shift
-
-    @property
-    def per_frame(self) -> bool:
-        return self.levels.per_frame
-
-    def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
-        return self.levels.draw(batch, frames, generator)
 
     def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
         t = self.levels.from_uniform(u, num_tokens)
@@ -173,7 +184,7 @@ class Shifted(Distribution):
         return s * t / (1 + (s - 1) * t)
 
 
-class Between(Distribution):
+class Between(Wrapper):
     """The part of a distribution between two levels: levels outside are not drawn, the others as often as before
     relative to one another. Trains one of two networks that share the levels (`experts.ByLevel`, Wan 2.2).
 
@@ -189,20 +200,13 @@ class Between(Distribution):
     def __init__(self, levels: Distribution, low: Share, high: Share) -> None:
         if not 0 <= low < high <= 1:
             raise ValueError(f"levels.low={low} and levels.high={high} must be in order within [0, 1]")
-        self.levels = levels
+        super().__init__(levels)
         self.low, self.high = low, high
         self._shares: dict[int, tuple[float, float]] = {}  # number of tokens -> P(low), P(high)
 
     @property
-    def per_frame(self) -> bool:
-        return self.levels.per_frame
-
-    @property
     def interval(self) -> tuple[float, float]:
         return self.low, self.high
-
-    def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
-        return self.levels.draw(batch, frames, generator)
 
     def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
         if num_tokens not in self._shares:
@@ -228,23 +232,16 @@ class Between(Distribution):
         return lower, upper
 
 
-class PerFrame(Distribution):
+class PerFrame(Wrapper):
     """An independent level for each latent frame: diffusion forcing (Chen et al. 2024, arXiv:2407.01392, alg. 1).
 
     Args:
         levels: the distribution of each frame's level.
     """
 
-    def __init__(self, levels: Distribution) -> None:
-        self.levels = levels
-
     @property
     def per_frame(self) -> bool:
         return True
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return self.levels.interval
 
     def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
         return uniform((batch, frames), generator)
@@ -253,7 +250,7 @@ class PerFrame(Distribution):
         return self.levels.from_uniform(u, num_tokens)
 
 
-class Stratified(Distribution):
+class Stratified(Wrapper):
     """Levels spread evenly over the batch: one in each of `batch` equally likely intervals, in random order.
 
     Lowers the variance of the loss without changing its mean (Kingma et al. 2021, arXiv:2107.00630, appendix I.1;
@@ -262,17 +259,6 @@ class Stratified(Distribution):
     Args:
         levels: whose uniform numbers are spread.
     """
-
-    def __init__(self, levels: Distribution) -> None:
-        self.levels = levels
-
-    @property
-    def per_frame(self) -> bool:
-        return self.levels.per_frame
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return self.levels.interval
 
     def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
         within = self.levels.draw(batch, frames, generator)

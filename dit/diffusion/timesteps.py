@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dit.config.limits import Count, Positive
-from dit.diffusion.levels import Distribution
+from dit.diffusion.levels import Distribution, Wrapper
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 
@@ -66,7 +66,7 @@ class WholeTimesteps(Told):
         return t.floor()
 
 
-class WholeLevels(Distribution):
+class WholeLevels(Wrapper):
     """Levels rounded up to 1 / N, 2 / N, ..., 1: the timesteps of DDPM.
 
     Args:
@@ -75,15 +75,8 @@ class WholeLevels(Distribution):
     """
 
     def __init__(self, levels: Distribution, timesteps: Count) -> None:
-        self.levels = levels
+        super().__init__(levels)
         self.timesteps = timesteps
-
-    @property
-    def per_frame(self) -> bool:
-        return self.levels.per_frame
-
-    def draw(self, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
-        return self.levels.draw(batch, frames, generator)
 
     def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
         return (self.levels.from_uniform(u, num_tokens) * self.timesteps).ceil().clamp(min=1) / self.timesteps
