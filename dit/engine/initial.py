@@ -22,6 +22,7 @@ from dit.interop import diffusers, native, original
 from dit.interop.describe import describe, difference
 from dit.interop.lora import fill_lora
 from dit.interop.presets import build_empty
+from dit.interop.published import NETWORK
 from dit.sampling.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ def load(module: VideoDiffusion, given: str, weights: str, strict: bool) -> Repo
     """Copies first weights into `module`: all is checked before the first is copied.
 
     Args:
-        given: a run directory, a checkpoint, a folder that diffusers saved (config.json and safetensors), or one of
-            `scripts/convert_weights.py`.
+        given: a run directory, a checkpoint, a folder that diffusers saved (config.json and safetensors, or a whole
+            pipeline, of which the network is taken), or one of `scripts/convert_weights.py`.
         weights: of the first two `raw`, `ema`, or a profile's name.
         strict: whether each weight must have its place; otherwise what fits is taken, and the rest listed.
 
@@ -122,7 +123,7 @@ def open_source(path: str, weights: str) -> Source:
     """Opens `path`, whichever of the kinds of `load` it is. Raises as `load`."""
     folder = Path(path)
     if (folder / PIPELINE).is_file():
-        folder = folder / "transformer"
+        folder = folder / NETWORK
     if native.is_folder(folder):
         check_raw(path, weights)
         mine = native.open_folder(folder)
