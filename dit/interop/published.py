@@ -146,7 +146,11 @@ def open_pipeline(folder: str | Path, key: str = "pretrained", guidance_scale: f
         },
         "data": {name: getattr(recipe, name) for name in ("num_frames", "height", "width", "fps")},
     }
-    return Published(root, str(name), config, network, *_low_noise(root, index, network))
+    low_noise, boundary = _low_noise(root, index, network)
+    if boundary is not None:  # `net` is the network of the levels above it, and is trained on those
+        between = {"_target_": "dit.diffusion.levels.Between", "low": boundary, "high": 1.0}
+        config["levels"] = {**between, "levels": scheduler.levels}
+    return Published(root, str(name), config, network, low_noise, boundary)
 
 
 def _low_noise(root: Path, index: Mapping[str, Any], network: Stored) -> tuple[Stored | None, float | None]:

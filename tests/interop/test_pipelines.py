@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit.config.build import build
 from dit.diffusion.path import Path as NoisePath
+from dit.interop.published import open_pipeline
 from dit.sampling.job import Samples
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Schedule
@@ -84,3 +86,10 @@ def test_a_spoiled_part_is_noticed(published: Published) -> None:
     assert relative(codec.decode(wanted.latents.flip(1)).clamp(-1, 1), wanted.pixels) > 5e-4, (
         "channels in another order"
     )
+
+
+def test_one_of_two_networks_is_trained_on_its_own_levels(tmp_path: Path) -> None:
+    saved("wan22", tmp_path)
+    levels = build(open_pipeline(tmp_path).config["levels"])
+    drawn = levels(500, 1, 64, torch.Generator().manual_seed(0), "cpu")
+    assert levels.interval == (0.875, 1.0) and 0.875 <= drawn.min() < 0.9
