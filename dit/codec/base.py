@@ -17,12 +17,14 @@ class Codec(nn.Module, ABC):
         stride: (f, h, w), pixels per latent along each axis.
         causal: the first frame is coded alone, so legal lengths are `f k + 1` instead of `f k`.
         group: latent frames, beside such a first one, come in groups of so many: `f group k + 1`.
+        lead: copies of the first latent frame in front of it, which `decode` leaves out.
     """
 
     channels: int
     stride: tuple[int, int, int]
     causal: bool
     group: int = 1
+    lead: int = 0
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor: ...
@@ -33,7 +35,7 @@ class Codec(nn.Module, ABC):
     @property
     def compression(self) -> Compression:
         """Which pixels each latent stands for."""
-        return Compression(self.stride, self.causal, self.group)
+        return Compression(self.stride, self.causal, self.group, self.lead)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """(F, H, W) of a clip's latents; ValueError with the nearest legal values when the codec cannot take it."""

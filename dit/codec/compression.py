@@ -16,6 +16,8 @@ class Compression:
     causal: the first frame is coded alone, so a clip has f k + 1 frames, the first latent frame stands for one of them
     and every other one for f. Otherwise a clip has f k frames and all latent frames are alike.
     group: latent frames, beside such a first one, come in groups of so many.
+    lead: latent frames in front of all others, copies of the first one, which stand for no pixels: they fill up the
+    frames of a network that takes several as one token (CogVideoX 1.5). Its first pixel frame is in the first of them.
 
     It is a plain value, which parts that know no codec are handed (positions in seconds, tasks of the sampler).
     """
@@ -23,6 +25,7 @@ class Compression:
     stride: tuple[int, int, int]
     causal: bool
     group: int = 1
+    lead: int = 0
 
     @property
     def lacking(self) -> int:
@@ -42,27 +45,27 @@ class Compression:
                 legal = [n for n in (below, below + stride) if n >= 1] or [offset or stride]
                 raise ValueError(f"{name}={size} is not {rule} for {codec}; nearest: {', '.join(map(str, legal))}")
         frames, rows, columns = self.stride
-        return (num_frames + self.lacking) // frames, height // rows, width // columns
+        return (num_frames + self.lacking) // frames + self.lead, height // rows, width // columns
 
     def pixel_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """(num_frames, height, width) of the clip whose latents are (frames, height, width): `latent_shape` undone."""
-        return frames * self.stride[0] - self.lacking, height * self.stride[1], width * self.stride[2]
+        return self.first_frame(frames), height * self.stride[1], width * self.stride[2]
 
     def first_frame(self, latent: int) -> int:
         """Number of the pixel frame with which a latent frame begins."""
-        return max(0, latent * self.stride[0] - self.lacking)
+        return max(0, (latent - self.lead) * self.stride[0] - self.lacking)
 
     def first_frames(self, latents: Tensor) -> Tensor:
         """The same of a tensor of numbers, of its dtype and shape."""
-        return (latents * self.stride[0] - self.lacking).clamp(min=0)
+        return ((latents - self.lead) * self.stride[0] - self.lacking).clamp(min=0)
 
     def frames_of(self, latent: int) -> range:
-        """Numbers of the pixel frames that a latent frame stands for."""
+        """Numbers of the pixel frames that a latent frame stands for; none where it is in the lead."""
         return range(self.first_frame(latent), self.first_frame(latent + 1))
 
     def latent_of(self, frame: int) -> int:
-        """Number of the latent frame that stands for a pixel frame."""
-        return (frame + self.lacking) // self.stride[0]
+        """Number of the latent frame that stands for a pixel frame; of the first one, the first that shows it."""
+        return (frame + self.lacking) // self.stride[0] + self.lead if frame else 0
 
 
 PIXELS = Compression((1, 1, 1), causal=False)  # latents are pixels

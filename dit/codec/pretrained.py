@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from dit.codec.base import Codec
 from dit.codec.chunks import frame_by_frame, in_chunks
+from dit.codec.compression import Compression
 from dit.codec.families import Affine
 from dit.codec.loading import load, naming
 from dit.codec.tiling import Tiling
-from dit.config.limits import Count, NonNegative, Positive, Share
+from dit.config.limits import Count, Natural, NonNegative, Positive, Share
 from dit.folders import CONFIG, check_fingerprint, located
 
 KEY = "codec.folder"
@@ -38,6 +40,8 @@ class Pretrained(Codec):
     tiling: cuts clips into tiles; null: coded as the class does it.
     decode_timestep, decode_noise_scale: how noisy a decoder that is told so (LTX-Video 0.9.1 and later) takes latents
       to be, and how much noise they get, in [0, 1]. The noise is the same for every clip.
+    lead: copies of the first latent frame in front of it, for a network that takes several frames as one token
+      (CogVideoX 1.5: 1). They are left out again when latents are decoded.
 
     Raises ValueError or FileNotFoundError, in one line, for a folder that is none of these.
     """
@@ -53,6 +57,7 @@ class Pretrained(Codec):
         tiling: Tiling | None,
         decode_timestep: NonNegative,
         decode_noise_scale: Share,
+        lead: Natural = 0,  # configs of before do not say
     ) -> None:
         super().__init__()
         if folder is None:
@@ -72,13 +77,14 @@ class Pretrained(Codec):
         nn.Module.to(model, getattr(torch, dtype))  # the class's own `to` warns of a dtype
         self.posterior, self.scale, self.batch, self.tiling = posterior, scale, batch, tiling
         self.decode_timestep, self.decode_noise_scale = decode_timestep, decode_noise_scale
+        self.lead = lead
         self._split = frame_by_frame if family.image else in_chunks
         if tiling is not None:
             if self._size is not None:
                 raise ValueError(f"{self._name} takes pictures of {self._size} alone, in one piece: codec.tiling=null")
             if family.streams and tiling.sizes[0] is not None:
                 raise ValueError(f"{self._name} codes few frames at a time by itself: codec.tiling.num_frames=null")
-            tiling.spans((1, 1, 1), self.compression)  # raises for tiles that are too small
+            tiling.spans((1, 1, 1), self._coded)  # raises for tiles that are too small
             family.whole(model)
 
     def identified(self) -> str:
@@ -94,6 +100,11 @@ class Pretrained(Codec):
         super().train(mode)
         self.model.eval()
         return self
+
+    @property
+    def _coded(self) -> Compression:
+        """That of the autoencoder itself, which knows no lead."""
+        return replace(self.compression, lead=0)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """(F, H, W) of a clip's latents; ValueError with the nearest legal values when the codec cannot take it."""
@@ -115,15 +126,15 @@ class Pretrained(Codec):
             return self._split(tile, self.batch, lambda some: self.family.encode(self.model, some))
 
         with self._plain(pixels.device):
-            found = code(given) if self.tiling is None else self.tiling.encode(given, self.compression, code)
-        z = self._drawn(found.to(pixels.dtype))
-        return self._affine.apply(z) * self.scale
+            found = code(given) if self.tiling is None else self.tiling.encode(given, self._coded, code)
+        z = self._affine.apply(self._drawn(found.to(pixels.dtype))) * self.scale
+        return torch.cat([z[:, :, :1].expand(-1, -1, self.lead, -1, -1), z], 2) if self.lead else z
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, F, H, W) -> pixels (B, 3, num_frames, height, width) in [-1, 1], ValueError for others."""
         frames, height, width = latents.shape[2:]
         self.latent_shape(*self.compression.pixel_shape(frames, height, width))
-        z = self._affine.undo(latents / self.scale).to(self.model.dtype)
+        z = self._affine.undo(latents[:, :, self.lead :] / self.scale).to(self.model.dtype)
 
         def decode(some: Tensor) -> Tensor:
             with self._reproducible(some.device):
@@ -133,7 +144,7 @@ class Pretrained(Codec):
             return self._split(tile, self.batch, decode)
 
         with self._plain(latents.device):
-            made = code(z) if self.tiling is None else self.tiling.decode(z, self.compression, code)
+            made = code(z) if self.tiling is None else self.tiling.decode(z, self._coded, code)
         made = made.to(latents.dtype)
         return ((2 * made - 1) if self.family.from_zero else made).clamp(-1, 1)
 

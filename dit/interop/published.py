@@ -129,7 +129,11 @@ def open_pipeline(folder: str | Path, key: str = "pretrained", guidance_scale: f
     guided = recipe.guided(recipe.scale if guidance_scale is None else guidance_scale)
     said = _scheduler(root)
     scheduler = of_scheduler(said, network.family.class_name, name)
-    codec = {"folder": str(root / "vae"), "scale": 1.0 if recipe.scaled_by is None else said.get(recipe.scaled_by, 0.5)}
+    codec = {
+        "folder": str(root / "vae"),
+        "scale": 1.0 if recipe.scaled_by is None else said.get(recipe.scaled_by, 0.5),
+        "lead": network.config["patch"][0] - 1,  # CogVideoX 1.5 alone takes several frames as a token
+    }
     config = {
         "net": with_values(network.config, recipe.net),
         "codec": compose_part("codec", "pretrained", codec),

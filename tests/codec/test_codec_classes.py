@@ -121,6 +121,16 @@ def test_noise_of_a_decoder_is_the_same_for_every_clip(tmp_path: Path) -> None:
         assert (other.decode(latents) - one).abs().max() > 1e-4, changes
 
 
+@pytest.mark.parametrize("tiling", [None, Tiling(None, 16, None, 0.25)])
+def test_a_lead_is_copies_that_decoding_leaves_out(tiling: Tiling | None, tmp_path: Path) -> None:
+    plain = codec(saved("cogvideox", tmp_path), tiling=tiling)
+    made, pixels = codec(tmp_path, tiling=tiling, lead=1), clip("cogvideox")
+    latents = made.encode(pixels)
+    assert latents.shape[2:] == made.latent_shape(*pixels.shape[2:]) and latents.shape[2] == 4
+    assert torch.equal(latents[:, :, 1:], plain.encode(pixels)) and torch.equal(latents[:, :, 0], latents[:, :, 1])
+    assert torch.equal(made.decode(latents), plain.decode(latents[:, :, 1:]))
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case != "rae"])
 def test_tiles_of_every_class(case: str, tmp_path: Path) -> None:
     """One tile is the whole; several have its shape and are near it, in the picture and in time."""

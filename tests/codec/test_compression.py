@@ -63,3 +63,12 @@ def test_latent_frames_that_come_in_groups() -> None:
     assert [pairs.latent_shape(frames, 8, 8)[0] for frames in (1, 9, 17)] == [1, 3, 5]
     with pytest.raises(ValueError, match=r"num_frames=13 is not 8k\+1 for this codec; nearest: 9, 17"):
         pairs.latent_shape(13, 8, 8)
+
+
+def test_a_lead_stands_for_no_pixels() -> None:
+    rule, plain = Compression((4, 8, 8), causal=True, group=2, lead=1), Compression((4, 8, 8), causal=True, group=2)
+    assert [rule.latent_shape(frames, 8, 8)[0] for frames in (1, 9, 17)] == [2, 4, 6]
+    assert rule.pixel_shape(4, 2, 3) == plain.pixel_shape(3, 2, 3) == (9, 16, 24)
+    assert [list(rule.frames_of(latent)) for latent in range(4)] == [[], [0], [1, 2, 3, 4], [5, 6, 7, 8]]
+    assert rule.first_frames(torch.arange(4)).tolist() == [0, 0, 1, 5]
+    assert [rule.latent_of(frame) for frame in range(6)] == [0, 2, 2, 2, 2, 3]
