@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, LightningDataModule, Trainer
@@ -18,11 +18,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from dit.checkpoint.files import FOLDER, LAST
 from dit.codec.base import Codec
 from dit.config.build import build as _make
-from dit.config.of_init import filled, is_open
 from dit.config.sweep import is_sweep
 from dit.diffusion.given import KEYS, with_given
 from dit.diffusion.loss import Objective
-from dit.engine import captions, frozen, history, initial, memory, resume, rng, rundir
+from dit.engine import captions, frozen, history, initial, memory, published, report, resume, rng, rundir
 from dit.engine.callbacks.after_step import AfterStep, owed
 from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.begin import Begin
@@ -34,7 +33,6 @@ from dit.engine.module import VideoDiffusion
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
 from dit.flops import count_flops
-from dit.interop.published import open_pipeline
 from dit.net.backbone import Backbone
 from dit.rates import STATED, reference_rate
 from dit.recipes.aligned import Aligned
@@ -94,7 +92,7 @@ def _train(config: dict[str, Any]) -> None:
         raise ValueError(why)
     if show:
         flops_per_token(parts)  # ValueError for inputs of the network that this run cannot give it
-        print("\n".join(summary(parts, start)))
+        print("\n".join(report.summary(parts.module, parts.data, parts.run, start, parts.training.max_steps)))
         return
     if start.step >= parts.training.max_steps and not owed(parts.run, start.step):
         longer = resume.about_longer(start, parts.config, schedule, parts.run)
@@ -131,7 +129,7 @@ def _train(config: dict[str, Any]) -> None:
             if trainer.is_global_zero:
                 about = _about(parts, start)
                 session.enter_context(history.recorded(parts.run, about, lambda: trainer.global_step))
-            describe(parts)
+            report.log_settings(parts.module, parts.config, parts.run)
             if trainer.is_global_zero:
                 _arithmetic(parts, trainer, flops)
             how = "starting" if start.checkpoint is None else "resuming"
@@ -144,17 +142,10 @@ def _train(config: dict[str, Any]) -> None:
             raise NonFinite(f"{error}. {resume.about_divergence(parts.run, parts.config)}") from None
 
 
-def of_published(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with the parts of the published model that `init_from` names, where it leaves places for them."""
-    if not is_open(config) or config["init_from"] is None:
-        return config
-    return cast(dict[str, Any], filled(config, open_pipeline(config["init_from"], "init_from").config))
-
-
 def build(config: dict[str, Any]) -> Parts:
     """Builds and checks every part before anything is written."""
     run = rundir.check_name(config["name"])
-    config = of_published(config)
+    config = published.completed(config)
     config = rundir.as_begun(run, {**dict.fromkeys(MAY_BE_ABSENT), **config})
     rng.seed(config["seed"])  # the same first weights on all ranks
     training: Training = _make(config["trainer"])
@@ -284,43 +275,6 @@ def pipeline(parts: Parts) -> Pipeline:
     )
 
 
-def describe(parts: Parts) -> None:
-    """Logs the effective settings, a line for each group, and the size of every part. config.yaml holds all of it."""
-    groups = {name: node for name, node in parts.config.items() if isinstance(node, dict) and "_target_" in node}
-    for group, node in parts.config.items():
-        others = {name: known for name, known in groups.items() if name != group}
-        log.info("%s: %s", group, _brief(node, others))
-    for name in ("net", "text", "codec", *parts.module.parts):
-        part = getattr(parts.module, name)
-        parameters = [] if part is None else list(part.parameters())
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
-        log.info("%s has %s parameters, %s trained", name, f"{sum(p.numel() for p in parameters):,}", f"{trained:,}")
-    log.info("run directory: %s", parts.run)
-
-
-def summary(parts: Parts, start: resume.Start) -> list[str]:
-    """What `show=true` says of a run that is built: sizes, the run directory, and where it would begin."""
-    module, data = parts.module, parts.data
-    shape = module.codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
-    clip = f"{data.num_frames} frames of {data.height}x{data.width}"  # type: ignore[attr-defined]
-    lines = ["sizes:"]
-    for name in ("net", "text", "codec", *module.parts):
-        part = getattr(module, name)
-        count = 0 if part is None else sum(p.numel() for p in part.parameters())
-        lines += [f"  {name}: {count:,} parameters"] if count else []
-    lines.append(f"  a clip: {clip}, {module.net.num_tokens(*shape):,} tokens")
-    told = [f"{name} ({', '.join(each.entries)})" for name, each in module.signals.items()]
-    lines.append(f"  the network is told: {', '.join(told) or 'nothing'}")
-    lines.append(f"run directory: {parts.run}")
-    if start.checkpoint is None:
-        lines.append(f"would start at step 0 of {parts.training.max_steps}")
-    elif start.step >= parts.training.max_steps:
-        lines.append(f"would do nothing: step {start.step} of {parts.training.max_steps} is done")
-    else:
-        lines.append(f"would resume {start.checkpoint} at step {start.step} of {parts.training.max_steps}")
-    return [*lines, *(f"  with {key}: {now} ({before} before)" for key, before, now in start.changes)]
-
-
 def flops_per_token(parts: Parts) -> float:
     """FLOPs of a training step for each token. They are counted by calling the network on the meta device, which raises
     ValueError for an input that the run does not give it, or gives in another width."""
@@ -372,23 +326,6 @@ def _arithmetic(parts: Parts, trainer: Trainer, flops: float) -> None:
     log.info("MFU is the share of %.2f TFLOP/s (%s) on each of %d devices", rate / 1e12, source, trainer.world_size)
     if source != STATED:
         log.info("that rate is of this moment; compare runs by speed/tflops instead of speed/mfu")
-
-
-def _brief(node: Any, groups: Mapping[str, Any], inside: bool = False) -> str:
-    """A config node in the form of a call, its parts by name: `Serial(layout=Full)`; another group as `<path>`."""
-    for group, known in groups.items():
-        if node == known:
-            return f"<{group}>"
-    if isinstance(node, dict):
-        name = str(node.get("_target_", "")).rpartition(".")[2]
-        if inside and name:
-            return name
-        if inside and any(isinstance(value, dict) for value in node.values()):
-            return f"{{{', '.join(map(str, node))}}}"
-        shown = {key: _brief(value, groups, inside=True) for key, value in node.items() if not str(key).startswith("_")}
-        listed = ", ".join(f"{key}={value}" for key, value in shown.items())
-        return f"{name}({listed})" if name else f"{{{listed}}}"
-    return f"[{', '.join(_brief(each, groups, True) for each in node)}]" if isinstance(node, list) else str(node)
 
 
 def _quiet() -> None:
