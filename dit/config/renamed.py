@@ -49,7 +49,10 @@ CLASSES = {
 # Class, by its name of today -> argument of before -> what it is called now.
 ARGUMENTS = {"dit.net.position.rope.RoPE3D": {"places": "coordinates"}}
 # Class -> argument -> the value that says what a config without it meant.
-ADDED = {"dit.net.final.AdaLNFinal": {"level": None}}
+ADDED: dict[str, dict[str, Any]] = {
+    "dit.net.final.AdaLNFinal": {"level": None},
+    "dit.signals.guidance.GuidanceScale": {"in_training": None},
+}
 
 
 def current(node: Any) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dit.config.limits import Count, NonNegative, Positive, Share
+from dit.diffusion.path import Path
 
 SMALLEST_SHARE = 1e-6  # of a distribution, between two bounds; less is drawn from the grain of float64
 
@@ -99,6 +100,25 @@ class LogitNormal(Distribution):
 
     def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+
+
+class LogNormal(Distribution):
+    """The levels of a path at which ln(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, arXiv:2206.00364, table 1).
+
+    On the linear path that is `LogitNormal`. What would lie beyond an end of the path is drawn at the end.
+
+    Args:
+        path: of the run, which says the level of a ratio.
+        mean, std: of the logarithm; -1.2 and 1.2 in the paper, 0 and 1 in Cosmos 1.0, in units of its latents.
+    """
+
+    def __init__(self, path: Path, mean: float, std: Positive) -> None:
+        if std <= 0:
+            raise ValueError(f"std={std} of the logarithm of sigma must be above 0, for example 1")
+        self.path, self.mean, self.std = path, mean, std
+
+    def from_uniform(self, u: Tensor, num_tokens: int) -> Tensor:
+        return self.path.t_from_log_snr(-2 * (self.mean + self.std * torch.special.ndtri(u)))
 
 
 class Wrapper(Distribution):

@@ -45,8 +45,9 @@ class Scheduler:
 
     Attributes:
         path, prediction, schedule, solver: what samples.
-        levels: what to train on: the schedule's shift over logit-normal levels, or uniform timesteps. Which levels a
-            model was really trained on, its scheduler does not say.
+        levels: what to train on. Which levels a model was really trained on, its scheduler does not say: uniform
+            timesteps where it counts in them, and else the schedule's shift over logit-normal levels, unless public
+            code of the family does something else (docs/pipelines.md).
     """
 
     path: Node
@@ -106,7 +107,8 @@ def _flow_euler(s: Settings, family: str | None, pipeline: str | None) -> dict[s
         _refuse(s, "with invert_sigmas it has no part here", stochastic_sampling=False)
     solver = _solver("stochastic.Renoise") if s["stochastic_sampling"] else _solver("solvers.Euler")
     prediction = _prediction("FlowToData" if s["invert_sigmas"] else "Flow")
-    return _parts(_path("Linear"), prediction, schedule, solver, _logit_normal(shift))
+    levels = _levels("levels.Uniform") if family == MOCHI else _logit_normal(shift)
+    return _parts(_path("Linear"), prediction, schedule, solver, levels)
 
 
 def _cosmos_predict2(s: Settings) -> dict[str, Node]:
@@ -219,7 +221,8 @@ def _edm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Nod
     to_clean = s["final_sigmas_type"] == "zero"
     schedule = _schedule("RatioRamp", unit_start=False, **ends, rho=rho, to_clean=to_clean)
     prediction, solver = _prediction("EDM", sigma_data=s["sigma_data"]), _solver("solvers.DDIM", eta=0.0)
-    return _parts(_path("VE", **ends), prediction, schedule, solver, _levels("levels.Uniform"))
+    path = _path("VE", **ends)
+    return _parts(path, prediction, schedule, solver, _levels("levels.LogNormal", path=path, mean=0.0, std=1.0))
 
 
 def _with_stride(s: Settings, solver: Node) -> dict[str, Node]:

@@ -36,6 +36,7 @@ LAST = Path(files.FOLDER) / files.LAST
 TRUSTED: tuple[str, ...] = ()  # packages of the user; what of this project may be built where, `KINDS` says
 LEVELS = tuple(f"dit.diffusion.{name}" for name in ("levels", "shift", "moving", "timesteps"))
 SCHEDULES = ("dit.sampling.schedule", "dit.sampling.published_schedules", *LEVELS[:2])  # with their shifts
+PATHS = ("dit.diffusion.path", "dit.diffusion.discrete")
 SOLVERS = ("dit.sampling.solvers", "dit.sampling.stochastic", "dit.sampling.unipc")
 KINDS = {
     "net": Kind(nn.Module, "dit.net"),
@@ -43,9 +44,9 @@ KINDS = {
     "codec": Kind(nn.Module, "dit.codec"),
     "text": Kind(nn.Module, "dit.text"),
     "signals": Kind(Callable[[Around], Signal], "dit.signals"),  # of each entry
-    "path": Kind(NoisePath, "dit.diffusion.path", "dit.diffusion.discrete"),
+    "path": Kind(NoisePath, *PATHS),
     "prediction": Kind(Prediction, "dit.diffusion.prediction", "dit.diffusion.timesteps"),
-    "levels": Kind(Levels, *LEVELS),
+    "levels": Kind(Levels, *LEVELS, *PATHS),
     "sampling.schedule": Kind(Schedule, *SCHEDULES),
     "sampling.solver": Kind(Solver, *SOLVERS),
     "sampling.guidance": Kind(Guidance, "dit.sampling.guidance"),

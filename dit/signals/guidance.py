@@ -14,19 +14,22 @@ class GuidanceScale(Number):
     """`guidance` (B,): how strongly the network is to follow the prompt (HunyuanVideo). It is always said.
 
     Args:
-        scale: in training, and of samples that say none by `signals.guidance`.
+        scale: of samples that say none by `signals.guidance`.
+        in_training: what it is told of clips; None: `scale`. At 1 a distilled network is asked for the clips
+            themselves, not for what guidance makes of them, so published models are fine-tuned with 1.
     """
 
     entries = {"guidance": Entry((), torch.float32)}
     example = 6.0
     asked = ("guidance",)
 
-    def __init__(self, around: Around, *, scale: float) -> None:
+    def __init__(self, around: Around, *, scale: float, in_training: float | None) -> None:
         super().__init__(around)
         self.scale = scale
+        self.in_training = scale if in_training is None else in_training
 
     def of_batch(self, batch: Batch) -> Values:
-        return torch.full((len(batch.pixels),), float(self.scale), device=batch.pixels.device)
+        return torch.full((len(batch.pixels),), float(self.in_training), device=batch.pixels.device)
 
     def of_request(self, asked: Asked, clip: Clip) -> Any:
         said = super().of_request(asked, clip)
