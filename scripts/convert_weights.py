@@ -7,14 +7,17 @@
     python scripts/convert_weights.py SiT-XL-2-256x256.safetensors sit --preset sit_s_2      # or of SiT's -> ours
     python scripts/convert_weights.py runs/my_lora out --to lora                     # its adapters alone, for diffusers
     python scripts/convert_weights.py runs/tuned out --to pipeline                   # in the pipeline that it is from
+    python scripts/convert_weights.py runs/high out --to pipeline --low-noise runs/low       # both networks of Wan 2.2
 
 SOURCE is a folder with config.json and safetensors (whole or in shards) that diffusers saved, a run directory, a
 checkpoint, a folder that this script made, or a safetensors file of the original repositories of DiT and SiT (sizes are
 read off it; --preset says which of the two). OUT is a new folder: for diffusers, `<class>.from_pretrained(OUT)` loads
 it, or `pipe.load_lora_weights(OUT)` if it holds adapters; one of ours holds net.yaml and net.safetensors. `train.py
-init_from=` takes either. The adapters of a LoRA run are merged into its weights unless `--to lora` is said. Only the
-network is written, not the text encoder or the codec; with `--to pipeline` the other parts are copied from the folder
-that the run was begun from (`experiment=finetune`). Nothing is overwritten, and no file can run code.
+init_from=` takes either. Of a run the averaged weights are written (EMA, of the profile that its previews show), with
+`--weights raw` those of its last step. The adapters of a LoRA run are merged into its weights unless `--to lora` is
+said. Only the network is written, not the text encoder or the codec; with `--to pipeline` the other parts are copied
+from the folder that the run was begun from (`experiment=finetune`), or from --pipeline. Nothing is overwritten, and no
+file can run code.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ def main() -> None:
     )
     parser.add_argument("--preset", help="of an original checkpoint: dit_s_2 or sit_s_2 (dit_s_2)")
     parser.add_argument("--class-name", help="of diffusers, where several compute the same")
+    parser.add_argument("--pipeline", type=Path, help="folder that the run was begun from, where it lies elsewhere now")
+    parser.add_argument("--low-noise", type=Path, help="run of the second network of a pipeline with two")
     asked = parser.parse_args()
     files.check_free(asked.out)
     # A run of ours may hold an export of itself.
@@ -75,18 +80,19 @@ def main() -> None:
         return
     if adapters.has_adapters(net):
         adapters.merge(net)
-    size = sum(parameter.numel() for parameter in net.parameters())
     if to == "pipeline":
-        begun = checkpoint.value("init_from")
-        if not isinstance(begun, str) or not (Path(begun) / PIPELINE).is_file():
-            raise ValueError(f"{about} was begun from init_from={begun}, which is no folder of a whole pipeline here")
-        print(wrote(asked.out, write_pipeline(net, begun, asked.out, asked.class_name), about, size))
+        nets = {expert_of(checkpoint): net}
+        if asked.low_noise is not None:
+            other, said = low_noise(asked, checkpoint)
+            nets, about = {**nets, "low": other}, f"{about} and {said}"
+        name = write_pipeline(nets, source_of(checkpoint, asked.pipeline), asked.out, asked.class_name)
+        print(wrote(asked.out, name, about, sum(map(size_of, nets.values()))))
     elif to == "ours":
         native.write(asked.out, config, net.state_dict())
-        print(wrote(asked.out, "a network of ours", about, size))
+        print(wrote(asked.out, "a network of ours", about, size_of(net)))
     else:
         diffusers.to_diffusers(net, asked.out, class_name=asked.class_name)
-        print(wrote(asked.out, diffusers.recognise(net).class_name, about, size))
+        print(wrote(asked.out, diffusers.recognise(net).class_name, about, size_of(net)))
 
 
 def check_used(asked: argparse.Namespace, run: bool, published: bool, to: str) -> None:
@@ -97,6 +103,9 @@ def check_used(asked: argparse.Namespace, run: bool, published: bool, to: str) -
         raise ValueError(f"--preset {asked.preset} is of a safetensors file of DiT or SiT; {asked.source} is none")
     if asked.class_name is not None and to not in ("diffusers", "pipeline"):
         raise ValueError(f"--class-name {asked.class_name} is of diffusers, and {asked.out} would be written --to {to}")
+    for option, value in (("--pipeline", asked.pipeline), ("--low-noise", asked.low_noise)):
+        if value is not None and to != "pipeline":
+            raise ValueError(f"{option} {value} is for --to pipeline, and {asked.out} would be written --to {to}")
 
 
 def opened(source: Path) -> Checkpoint:
@@ -115,6 +124,52 @@ def network(checkpoint: Checkpoint, weights: str, trusted: list[str]) -> tuple[B
     net = checkpoint.network(trusted)
     checkpoint.fill({"net": net}, averaged)
     return net, label
+
+
+def expert_of(checkpoint: Checkpoint) -> str:
+    """For which noise levels of its pipeline the network of a run is: `high`, which may be all, or `low`."""
+    return "low" if checkpoint.config.get("init_expert") == "low" else "high"
+
+
+def low_noise(asked: argparse.Namespace, high: Checkpoint) -> tuple[Backbone, str]:
+    """The network of --low-noise, adapters merged, and what it is in words."""
+    checkpoint = Checkpoint.load(asked.low_noise)
+    if (expert_of(high), expert_of(checkpoint)) != ("high", "low"):
+        raise ValueError(
+            f"--low-noise {asked.low_noise}: SOURCE is to be a run of the first network, and this one of the second"
+            f" (init_expert=low); they are of {expert_of(high)} and of {expert_of(checkpoint)}"
+        )
+    for part in ("text", "codec"):
+        ours, theirs = (marked(each, part) for each in (high, checkpoint))
+        if ours != theirs:
+            raise ValueError(f"{high.file} and {checkpoint.file} were begun from two pipelines: their {part} differs")
+    net, label = network(checkpoint, asked.weights or "ema", asked.trusted)
+    if adapters.has_adapters(net):
+        adapters.merge(net)
+    return net, f"{checkpoint.file} ({label})"
+
+
+def marked(checkpoint: Checkpoint, part: str) -> object:
+    """The fingerprint of a published part of a run; None where it has no such part."""
+    node = checkpoint.config.get(part)
+    return node.get("fingerprint") if isinstance(node, dict) else None
+
+
+def source_of(checkpoint: Checkpoint, given: Path | None) -> Path:
+    """The folder of the pipeline that a run was begun from."""
+    if given is not None:
+        return given
+    begun = checkpoint.value("init_from")
+    if not isinstance(begun, str) or not (Path(begun) / PIPELINE).is_file():
+        raise ValueError(
+            f"{checkpoint.file} was begun from init_from={begun}, which is no folder of a whole pipeline here:"
+            " --pipeline DIR says where it lies"
+        )
+    return Path(begun)
+
+
+def size_of(net: Backbone) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def adapter_size(net: Backbone) -> int:

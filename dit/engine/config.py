@@ -79,6 +79,7 @@ class Config(TypedDict):
     init_from: str | None
     init_weights: str
     init_strict: bool
+    init_expert: Literal["high", "low"] | None
     lora_from: str | None
     resume_from: int | str | None
     resume_changes: list[str]

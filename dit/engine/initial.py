@@ -22,7 +22,7 @@ from dit.interop import diffusers, native, original
 from dit.interop.describe import describe, difference
 from dit.interop.lora import fill_lora
 from dit.interop.presets import build_empty
-from dit.interop.published import NETWORK
+from dit.interop.published import EXPERTS
 from dit.sampling.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -58,12 +58,13 @@ class Report:
         (run / REPORT).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def load(module: VideoDiffusion, given: str, weights: str, strict: bool) -> Report:
+def load(module: VideoDiffusion, given: str, weights: str, strict: bool, expert: str | None = None) -> Report:
     """Copies first weights into `module`: all is checked before the first is copied.
 
     Args:
         given: a run directory, a checkpoint, a folder that diffusers saved (config.json and safetensors, or a whole
             pipeline, of which the network is taken), or one of `scripts/convert_weights.py`.
+        expert: which network of a pipeline with two, `high` or `low`; None is `high`.
         weights: of the first two `raw`, `ema`, or a profile's name.
         strict: whether each weight must have its place; otherwise what fits is taken, and the rest listed.
 
@@ -74,7 +75,7 @@ def load(module: VideoDiffusion, given: str, weights: str, strict: bool) -> Repo
     """
     if not isinstance(strict, bool):
         raise ValueError(f"init_strict={strict} must be true or false")
-    source = open_source(given, weights)
+    source = open_source(given, weights, expert)
     own = {bare_key(key): tensor for key, tensor in module.state_dict().items()}
     wrong, absent, unknown = misfits(module, own, source.shapes)
     skipped = {
@@ -119,11 +120,15 @@ def load_adapters(module: VideoDiffusion, given: str) -> None:
     log.info("first values of %d adapters: %s", count, given)
 
 
-def open_source(path: str, weights: str) -> Source:
+def open_source(path: str, weights: str, expert: str | None = None) -> Source:
     """Opens `path`, whichever of the kinds of `load` it is. Raises as `load`."""
     folder = Path(path)
     if (folder / PIPELINE).is_file():
-        folder = folder / NETWORK
+        folder = folder / EXPERTS[expert or "high"]
+    elif expert is not None:
+        raise ValueError(
+            f"init_expert={expert} chooses among the networks of a whole pipeline, and init_from={path} is none"
+        )
     if native.is_folder(folder):
         check_raw(path, weights)
         mine = native.open_folder(folder)

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from dit.config.of_init import filled, is_open
+from dit.config.renamed import current
+from dit.engine.rundir import CONFIG
+from dit.foreign import read_yaml
 from dit.interop.published import open_pipeline
 
+# What no folder says, so that this project says it: a run keeps what it began with.
+OURS = ("levels", "signals")
 
-def completed(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with the parts of the published model that `init_from` names, where it leaves places for them."""
+
+def completed(config: dict[str, Any], run: Path) -> dict[str, Any]:
+    """The config with the parts of the published model that `init_from` names, where it leaves places for them.
+
+    Raises FileNotFoundError or ValueError, in one line, for a folder that is no such model.
+    """
+    expert = config.get("init_expert")
+    if config["init_from"] is None and expert is not None:
+        raise ValueError(f"init_expert={expert} chooses among the networks of init_from=DIR, which is not given")
     if not is_open(config) or config["init_from"] is None:
         return config
-    return cast(dict[str, Any], filled(config, open_pipeline(config["init_from"], "init_from").config))
+    model = open_pipeline(config["init_from"], "init_from").for_expert(expert)
+    before = current(read_yaml(run / CONFIG)) if (run / CONFIG).is_file() else {}
+    found = cast(dict[str, Any], filled(config, {**model, **_begun(model, before)}))
+    if found["text"] is None:  # nothing is encoded, and nothing kept
+        found["text_cache"] = None
+    return found
+
+
+def _begun(model: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `OURS` what a run was begun with; of the signals those that the model has."""
+    found = {key: before[key] for key in OURS if key in before}
+    if isinstance(found.get("signals"), Mapping):
+        found["signals"] = {name: found["signals"].get(name, node) for name, node in model["signals"].items()}
+    return found

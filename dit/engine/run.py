@@ -49,7 +49,8 @@ from dit.text.pretrained import Pretrained
 
 log = logging.getLogger(__name__)
 ONCE_THE_ONLY_RECIPE = {"_target_": "dit.recipes.denoising.Denoising", "_partial_": True}
-MAY_BE_ABSENT = ("text", "text_cache", "signals", "alignment", "lora", "preview")  # text=null takes the whole key away
+# text=null takes the whole key away
+MAY_BE_ABSENT = ("text", "text_cache", "signals", "alignment", "lora", "preview", "init_expert")
 
 
 class Parts(NamedTuple):
@@ -106,7 +107,8 @@ def _train(config: dict[str, Any]) -> None:
         module.held_lr_factor = start.held_lr_factor
         frozen.restore(module, start.checkpoint)
     elif config["init_from"] is not None:
-        first = initial.load(module, *(config[key] for key in ("init_from", "init_weights", "init_strict")))
+        keys = ("init_from", "init_weights", "init_strict", "init_expert")
+        first = initial.load(module, *(config[key] for key in keys))
         module.fill_copies(first.parts)
     if start.checkpoint is None and config["lora_from"] is not None:
         if first is None:
@@ -145,7 +147,7 @@ def _train(config: dict[str, Any]) -> None:
 def build(config: dict[str, Any]) -> Parts:
     """Builds and checks every part before anything is written."""
     run = rundir.check_name(config["name"])
-    config = published.completed(config)
+    config = published.completed(config, run)
     config = rundir.as_begun(run, {**dict.fromkeys(MAY_BE_ABSENT), **config})
     rng.seed(config["seed"])  # the same first weights on all ranks
     training: Training = _make(config["trainer"])

@@ -22,6 +22,7 @@ from dit.interop.schedulers import of_scheduler
 from dit.net.backbone import Backbone
 
 NETWORK, LOW_NOISE = "transformer", "transformer_2"
+EXPERTS = {"high": NETWORK, "low": LOW_NOISE}  # networks by the noise levels that they are for
 SCHEDULER = "scheduler_config.json"
 COPIED = (".json", ".txt", ".model", ".jinja", ".safetensors")
 
@@ -44,9 +45,9 @@ def beyond_conditioned(scale: float) -> Guided:
 
 
 def told(scale: float) -> Guided:
-    """The network is told the scale, and nothing else guides (HunyuanVideo)."""
+    """The network is told the scale, and nothing else guides (HunyuanVideo); in training it is told 1."""
     target = {"_target_": "dit.signals.guidance.GuidanceScale", "_partial_": True}
-    return Guided(1.0, {"guidance": {**target, "scale": scale}})
+    return Guided(1.0, {"guidance": {**target, "scale": scale, "in_training": 1.0}})
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,20 @@ class Published:
     network: Stored
     low_noise: Stored | None = None
     boundary: float | None = None
+
+    def for_expert(self, expert: str | None) -> dict[str, Any]:
+        """`config` for the training of one network: of two, None is that of the high noise levels, as in `config`.
+
+        Raises ValueError for a choice where there is one network.
+        """
+        if expert is not None and self.boundary is None:
+            raise ValueError(
+                f"init_expert={expert} chooses one of two networks by noise level, and {self.folder} has one for all"
+                " levels: leave it out"
+            )
+        if expert != "low":
+            return self.config
+        return {**self.config, "levels": {**self.config["levels"], "low": 0.0, "high": self.boundary}}
 
 
 def open_pipeline(folder: str | Path, key: str = "pretrained", guidance_scale: float | None = None) -> Published:
@@ -193,21 +208,31 @@ def _scheduler(root: Path) -> dict[str, Any]:
     return read_json(file)
 
 
-def write_pipeline(net: Backbone, source: str | Path, folder: str | Path, class_name: str | None = None) -> str:
-    """Writes the whole pipeline of `source` with another network in its place, so that diffusers loads it. Returns the
-    pipeline's class. Of the other parts settings, tokenizers and safetensors are copied.
+def write_pipeline(
+    nets: Mapping[str, Backbone], source: str | Path, folder: str | Path, class_name: str | None = None
+) -> str:
+    """Writes the whole pipeline of `source` with other networks in their places, so that diffusers loads it. Returns
+    the pipeline's class. Of the other parts settings, tokenizers and safetensors are copied; so is, of two networks,
+    the one that is not given.
 
-    Raises FileNotFoundError or ValueError, in one line, where `source` is no whole pipeline, and as `to_diffusers`.
+    nets: by the noise levels that they are for, `high` where one is for all.
+
+    Raises FileNotFoundError or ValueError, in one line, where `source` is no whole pipeline or has no second network,
+    and as `to_diffusers`.
     """
-    published = open_pipeline(source, "init_from")
+    published = open_pipeline(source, "pipeline")
+    if "low" in nets and published.low_noise is None:
+        raise ValueError(f"{source} has one network for all noise levels, and no {LOW_NOISE} to be replaced")
     index = read_json(published.folder / PIPELINE)
-    parts = [name for name, said in index.items() if isinstance(said, list) and any(said) and name != NETWORK]
+    replaced = {EXPERTS[expert]: net for expert, net in nets.items()}
+    parts = [name for name, said in index.items() if isinstance(said, list) and any(said) and name not in replaced]
     with whole(folder) as part:
-        to_diffusers(net, part / NETWORK, class_name=class_name)
+        for name, net in replaced.items():
+            to_diffusers(net, part / name, class_name=class_name)
         for name in parts:
             if Path(name).name != name:
                 raise ValueError(f"{published.folder / PIPELINE} names {name}, which is outside its folder")
-            for file in sorted((published.folder / name).iterdir()):
+            for file in sorted((published.folder / name).glob("*")):  # a part may be left to who loads it
                 if file.suffix in COPIED and file.is_file():
                     (part / name).mkdir(exist_ok=True)
                     shutil.copyfile(file, part / name / file.name)

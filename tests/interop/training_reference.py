@@ -1,0 +1,195 @@
+"""What diffusers' own parts say of a training step of a published family: the loss of its public trainer, from the
+pipeline's autoencoder, text encoders, network and scheduler (docs/pipelines.md names the trainers)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from einops import rearrange
+from torch import Tensor
+
+from dit.codec.families import covering
+from dit.diffusion.levels import Levels
+from scripts.twins.pipelines import TWINS, Asked, run
+
+Net = Callable[[Tensor, Any], Tensor]  # noisy latents (1, C, F, H, W), and another timestep or None -> output
+Loss = tuple[Tensor, float]  # the loss, and the noise as what `Family.level` understands
+
+
+class OneLevel(Levels):
+    """Every clip at one level."""
+
+    def __init__(self, level: float) -> None:
+        self.level = level
+
+    def __call__(self, batch: int, frames: int, num_tokens: int, generator: Any, device: Any) -> Tensor:
+        return torch.full((batch, 1), self.level, device=device)
+
+
+def calls(pipeline: Any, name: str, prompt: str, num_steps: int) -> list[tuple[Any, dict[str, Any]]]:
+    """(network, its arguments) of each step of a sampling of one clip without guidance."""
+    found: list[tuple[Any, dict[str, Any]]] = []
+    nets = [pipeline.transformer, getattr(pipeline, "transformer_2", None)]
+
+    def keep(net: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        assert not args
+        found.append((net, dict(kwargs)))
+
+    hooks = [net.register_forward_pre_hook(keep, with_kwargs=True) for net in nets if net is not None]
+    try:
+        asked = Asked([prompt], [""], [0], num_steps, 1.0)
+        run(pipeline, name, torch.randn(1, *latents_of(pipeline, name)), asked, "latent")
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def latents_of(pipeline: Any, name: str) -> tuple[int, ...]:
+    """(C, F, H, W) of what the pipeline is asked for."""
+    clip = torch.zeros(1, 3, *TWINS[name].shape)
+    return tuple(FAMILIES[name].clean(pipeline, clip).shape[1:])
+
+
+# -- latents of pixels, as the pipelines and trainers scale them
+
+
+def by_mean_and_std(pipeline: Any, pixels: Tensor) -> Tensor:
+    vae = pipeline.vae
+    mean, std = (torch.tensor(getattr(vae.config, f"latents_{each}")).view(1, -1, 1, 1, 1) for each in ("mean", "std"))
+    return (vae.encode(pixels).latent_dist.mode() - mean) / std
+
+
+def by_factor(pipeline: Any, pixels: Tensor) -> Tensor:
+    return pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
+
+
+def ltx_latents(pipeline: Any, pixels: Tensor) -> Tensor:
+    vae = pipeline.vae
+    mean, std = (each.view(1, -1, 1, 1, 1) for each in (vae.latents_mean, vae.latents_std))
+    return (vae.encode(pixels).latent_dist.mode() - mean) * vae.config.scaling_factor / std
+
+
+def frame_by_frame(pipeline: Any, pixels: Tensor) -> Tensor:
+    frames = by_factor(pipeline, rearrange(pixels, "b c f h w -> (b f) c h w"))
+    return rearrange(frames, "(b f) c h w -> b c f h w", b=len(pixels))
+
+
+def allegro_latents(pipeline: Any, pixels: Tensor) -> Tensor:
+    with covering(pipeline.vae, pixels.shape[2:]):
+        return by_factor(pipeline, pixels)
+
+
+def cosmos_latents(pipeline: Any, pixels: Tensor) -> Tensor:
+    z, config = pipeline.vae.encode(pixels).latent_dist.mode(), pipeline.vae.config
+    each = (torch.tensor(getattr(config, f"latents_{name}")) for name in ("mean", "std"))
+    mean, std = (one.view(1, config.latent_channels, -1, 1, 1)[:, :, : z.shape[2]] for one in each)
+    return (z - mean) * pipeline.scheduler.config.sigma_data / std
+
+
+# -- losses
+
+
+def flow(scheduler: Any, net: Net, x0: Tensor, eps: Tensor, step: int) -> Loss:
+    """Velocity from data to noise (Wan, SkyReels-V2, LTX-Video, HunyuanVideo)."""
+    sigma = scheduler.sigmas[step]
+    out = net((1 - sigma) * x0 + sigma * eps, None)
+    return (out - (eps - x0)).square().mean(), float(sigma)
+
+
+def mochi(scheduler: Any, net: Net, x0: Tensor, eps: Tensor, step: int) -> Loss:
+    """The network is told how clean a clip is, and points from noise to data."""
+    clean = scheduler.sigmas[step]
+    out = net(clean * x0 + (1 - clean) * eps, None)
+    return (out - (x0 - eps)).square().mean(), float(1 - clean)
+
+
+def cogvideox(scheduler: Any, net: Net, x0: Tensor, eps: Tensor, step: int) -> Loss:
+    """v-prediction, as an error of x0 that is weighted by 1 / (1 - alpha_bar)."""
+    timestep = scheduler.timesteps[step]
+    x_t = scheduler.add_noise(x0, eps, timestep[None])
+    believed = scheduler.get_velocity(net(x_t, None), x_t, timestep[None])
+    weight = 1 / (1 - scheduler.alphas_cumprod[timestep])
+    return (weight * (believed - x0).square()).mean(), float(timestep)
+
+
+def noise(scheduler: Any, net: Net, x0: Tensor, eps: Tensor, step: int) -> Loss:
+    """DDPM's noise prediction; a variance that is learned too is not looked at (Allegro, Latte)."""
+    config = scheduler.config
+    trainer = DDPMScheduler(beta_start=config.beta_start, beta_end=config.beta_end, beta_schedule=config.beta_schedule)
+    timestep = scheduler.timesteps[step].long()
+    out = net(trainer.add_noise(x0, eps, timestep[None]), timestep)[:, : x0.shape[1]]
+    return (out - eps).square().mean(), float(timestep)
+
+
+def edm(scheduler: Any, net: Net, x0: Tensor, eps: Tensor, step: int) -> Loss:
+    """EDM: an error of x0, weighted by (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Cosmos 1.0)."""
+    sigma, data = scheduler.sigmas[step], scheduler.config.sigma_data
+    x_t = x0 + sigma * eps
+    believed = scheduler.precondition_outputs(x_t, net(scheduler.precondition_inputs(x_t, sigma), None), sigma)
+    weight = (sigma**2 + data**2) / (sigma * data) ** 2
+    return (weight * (believed - x0).square()).mean(), float(sigma)
+
+
+def as_it_is(number: float, path: Any) -> float:
+    return number
+
+
+def of_timestep(number: float, path: Any) -> float:
+    return (number + 1) / path.timesteps
+
+
+def of_sigma(number: float, path: Any) -> float:
+    return float(path.t_from_log_snr(-2 * torch.tensor(number, dtype=torch.float64).log()))
+
+
+@dataclass(frozen=True)
+class Family:
+    """clean: latents (B, C, F, H, W) of pixels. loss: of one clip, at a step of its sampler. level: ours, of what the
+    loss says of the noise and our path."""
+
+    clean: Callable[[Any, Tensor], Tensor]
+    loss: Callable[[Any, Net, Tensor, Tensor, int], Loss]
+    level: Callable[[float, Any], float] = as_it_is
+
+
+FAMILIES: Mapping[str, Family] = {
+    "wan": Family(by_mean_and_std, flow),
+    "wan22": Family(by_mean_and_std, flow),
+    "skyreels_v2": Family(by_mean_and_std, flow),
+    "ltx": Family(ltx_latents, flow),
+    "cogvideox": Family(by_factor, cogvideox, of_timestep),
+    "hunyuan_video": Family(by_factor, flow),
+    "mochi": Family(by_mean_and_std, mochi),
+    "allegro": Family(allegro_latents, noise, of_timestep),
+    "cosmos": Family(cosmos_latents, edm, of_sigma),
+    "latte": Family(frame_by_frame, noise, of_timestep),
+}
+
+
+@torch.no_grad()
+def reference(
+    pipeline: Any, name: str, pixels: Tensor, eps: Tensor, prompts: list[str], num_steps: int, step: int
+) -> tuple[Tensor, Tensor, float]:
+    """(x0, mean loss, the noise) of clips, one after another, at a step of the pipeline's sampler in `num_steps`."""
+    family, layout = FAMILIES[name], TWINS[name].layout
+    x0 = family.clean(pipeline, pixels)
+    sizes = dict(zip("fhw", x0.shape[2:], strict=True))
+    losses = []
+    for clip, own, prompt in zip(x0.split(1), eps.split(1), prompts, strict=True):
+        transformer, said = calls(pipeline, name, prompt, num_steps)[step]
+
+        def net(x: Tensor, timestep: Any, transformer: Any = transformer, said: Any = said) -> Tensor:
+            given = {**said, "hidden_states": rearrange(x, f"b c f h w -> {layout}")}
+            if timestep is not None:
+                given["timestep"] = torch.full_like(said["timestep"], timestep)
+            out = transformer(**given)
+            return rearrange(out if isinstance(out, Tensor) else out[0], f"{layout} -> b c f h w", **sizes)
+
+        loss, number = family.loss(pipeline.scheduler, net, clip, own, step)
+        losses.append(loss)
+    return x0, torch.stack(losses).mean(), number
