@@ -30,6 +30,7 @@ class Family(ABC):
       the default.
     also: setting -> examples of other types that it may have, such as None.
     depths: the settings that count blocks.
+    loads_lora: whether diffusers' class, or its pipeline, loads adapters.
     inferred: settings, with defaults, that the weights show and config.json does not hold (`infer`). Their names begin
       with an underscore.
     """
@@ -39,6 +40,7 @@ class Family(ABC):
     defaults: ClassVar[Mapping[str, Any]]
     also: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     depths: ClassVar[tuple[str, ...]] = ("num_layers",)
+    loads_lora: ClassVar[bool] = True
     inferred: ClassVar[Mapping[str, Any]] = {}
 
     def adopt(self, config: Mapping[str, Any]) -> dict[str, Any] | None:

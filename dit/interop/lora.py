@@ -39,15 +39,21 @@ OLDER = {".lora_down.weight": A, ".lora_up.weight": B, ".lora.down.weight": A, "
 def save_lora(net: Backbone, folder: str | Path) -> dict[str, Adapter]:
     """Writes a network's adapters for diffusers; returns them under its names.
 
-    Raises ValueError when the network has none, is none of diffusers' classes, or adapts a layer that is no matrix
-    there; FileExistsError when the folder holds anything.
+    Raises ValueError when the network has none, is none of diffusers' classes or of one that loads none, or adapts a
+    layer that is no matrix there; FileExistsError when the folder holds anything.
     """
     files.check_free(folder)
     ours = adapters(net)
     if not ours:
         raise ValueError("this network has no adapters; train with lora=default")
     with bare(net):
-        links = recognise(net, anew=True).links(net)
+        family = recognise(net, anew=True)
+        links = family.links(net)
+    if not family.loads_lora:
+        raise ValueError(
+            f"{family.class_name} of diffusers loads no adapters: write the weights with them merged (--to pipeline, or"
+            " --to diffusers)"
+        )
     theirs = adapters_to_theirs(links, ours)
     ranks = {name: adapter.rank for name, adapter in theirs.items()}
     alphas = {name: adapter.scale * adapter.rank for name, adapter in theirs.items()}

@@ -31,6 +31,7 @@ ELSEWHERE = ("ca_attention_mode", "sa_attention_mode", "model_max_length", "num_
 class Allegro(Family):
     class_name = "AllegroTransformer3DModel"
     preset = "allegro_tiny"
+    loads_lora = False
     defaults = {
         "patch_size": 2,
         "patch_size_t": 1,

@@ -36,6 +36,7 @@ EMBEDDED = (
 class DiT(Family):
     class_name = "DiTTransformer2DModel"
     preset = "dit_tiny"
+    loads_lora = False
     defaults = {
         "num_attention_heads": 16,
         "attention_head_dim": 72,

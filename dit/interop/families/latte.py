@@ -24,6 +24,7 @@ from dit.net.patches import token_grid
 class Latte(Family):
     class_name = "LatteTransformer3DModel"
     preset = "latte_tiny"
+    loads_lora = False
     defaults = {
         "num_attention_heads": 16,
         "attention_head_dim": 88,
