@@ -226,7 +226,12 @@ def clip_data(
     clips = read_manifest(root, manifest, columns or ())
     if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
         log.warning("%s is not read, the folder is; data.manifest=%s reads it", lists[0], clips.root / lists[0])
-    clips.report()
+    if clips.report() == len(clips) and num_frames > 1:
+        log.warning(
+            "all clips are images, and each is shown for data.num_frames=%d, as a video that stands still;"
+            " data.num_frames=1 trains on images, where codec and network take them",
+            num_frames,
+        )
     clips, classes = classify(clips, labels, manifest or root)
     train, val = clips.split(val_clips)
     shape = (num_frames, height, width, fps)

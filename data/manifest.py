@@ -127,8 +127,9 @@ class Manifest:
             self.root, self.table.filter(pa.array(mask))
         )
 
-    def report(self) -> None:
-        """Says what the clips are, and how many lack a caption: a wrong folder or manifest shows here."""
+    def report(self) -> int:
+        """Says what the clips are, and how many lack a caption: a wrong folder or manifest shows here. Returns how many
+        are images."""
         paths = self.table.column("path").to_pylist()
         stills = sum(os.path.splitext(path)[1].lower() in images.EXTENSIONS for path in paths)
         log.info("%d clips of %d files: %d videos, %d images", len(self), len(set(paths)), len(self) - stills, stills)
@@ -144,6 +145,7 @@ class Manifest:
                 first.id,
                 first.path.with_suffix(".txt").name,
             )
+        return stills
 
 
 def read_manifest(

@@ -42,17 +42,24 @@ def report_long(clips: Any, text: TextEncoder | None) -> None:
         )
 
 
-def encode_ahead(text: nn.Module | None, every: Sequence[Any], device: torch.device, rank: int, ranks: int) -> None:
+def encode_ahead(
+    text: nn.Module | None,
+    every: Sequence[Any],
+    prompts: Sequence[str],
+    device: torch.device,
+    rank: int,
+    ranks: int,
+) -> None:
     """Encodes all captions with a text encoder that keeps its results on disk (`text_cache`), then frees the encoder:
     the network trains without it in memory.
 
-    every: sets of clips; generated ones have no list of captions, and are encoded in the steps. rank, ranks: each rank
-    begins with a part of its own, and finds the parts of the others in the cache.
+    every: sets of clips; generated ones have no list of captions, and are encoded in the steps. prompts: of previews.
+    rank, ranks: each rank begins with a part of its own, and finds the parts of the others in the cache.
     """
     if not isinstance(text, Pretrained) or text.store is None or text.sees_pictures:
         return
     told = [clips.captions() for clips in every if isinstance(clips, CaptionedClips)]
-    captions = list(dict.fromkeys(["", *(caption for each in told for caption in each)]))
+    captions = list(dict.fromkeys(["", *prompts, *(caption for each in told for caption in each)]))
     first = len(captions) * rank // ranks
     text.to(device)
     made = 0

@@ -166,9 +166,7 @@ def build(config: dict[str, Any]) -> Parts:
     config["text"] = identified(config["text"], text)
     if config["text_cache"] is not None:
         if not isinstance(text, Pretrained):
-            raise ValueError(
-                f"text_cache={config['text_cache']} is for text encoders of published models: leave it out"
-            )
+            raise ValueError(f"text_cache={config['text_cache']} is for text encoders of published models: null here")
         text.keep_in(config["text_cache"])
     check_channels(config["net"], codec, text)
     data: LightningDataModule = _make(config["data"])
@@ -249,7 +247,8 @@ def encode_captions(parts: Parts) -> None:
     rank = int(os.environ.get("RANK", "0"))
     device = torch.device("cpu") if parts.training.device_type == "cpu" else pick_device("auto")
     clips = [parts.data.train, parts.data.val]  # type: ignore[attr-defined]
-    captions.encode_ahead(parts.module.text, clips, device, rank, max(parts.training.world_size, rank + 1))
+    prompts = (parts.config["preview"] or {}).get("prompts") or ()  # else they are captions
+    captions.encode_ahead(parts.module.text, clips, prompts, device, rank, max(parts.training.world_size, rank + 1))
 
 
 def some_prompts(parts: Parts) -> list[str]:

@@ -80,14 +80,14 @@ def test_captions_are_encoded_once_and_the_encoder_goes(folder: Path, tmp_path: 
     node = {**config(*TINY)["text"], "folder": str(folder)}
     first, second = build(node), build(node)
     cpu, clips = torch.device("cpu"), [Told("a", "b", "a"), None, Told("c"), [1]]
-    captions.encode_ahead(first, clips, cpu, 0, 1)
+    captions.encode_ahead(first, clips, (), cpu, 0, 1)
     assert not loads, "it keeps nothing on disk"
     for each in (first, second):
         each.keep_in(tmp_path)
-    captions.encode_ahead(first, clips, cpu, 0, 2)
+    captions.encode_ahead(first, clips, (), cpu, 0, 2)
     assert len(loads) == 1 and not first.models
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4
-    captions.encode_ahead(second, clips, cpu, 1, 2)
+    captions.encode_ahead(second, clips, (), cpu, 1, 2)
     second(["c", "", "b"])
     assert len(loads) == 1, "the other rank, and every step, reads what there is"
 
