@@ -6,6 +6,7 @@ import ast
 import inspect
 import typing
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ MOUNTS = {
     "alignment/encoder": (["experiment=demo", "alignment=repa"], "alignment/encoder"),
     "codec/tiling": (["experiment=demo", "codec=tiny"], "codec/tiling"),
 }
-# Groups whose options are not built here: networks have their own test below, data wants files, and an encoder to align
+# Groups whose options are not built here: networks are built without memory, data wants files, and an encoder to align
 # with is downloaded.
 ELSEWHERE = {"net", "data", "alignment"}
 PLACES = {key.rpartition(".")[2]: key for key in KINDS}  # what a file from elsewhere may ask for
@@ -129,18 +130,43 @@ def wants_files(node: dict) -> bool:
     return any(node[key] is None for key in named) and not node.get("_partial_")
 
 
-@pytest.mark.parametrize("group, option", options())
-def test_every_option_composes_with_exact_keys_and_builds(group: str, option: str) -> None:
-    """Each YAML in the place where a user would put it: over the demo experiment, or over the sampler."""
+# Options of these groups are put into one config of all of them: composing takes most of this file's time.
+TOGETHER = sorted(
+    {group for group, _ in options()} - SAMPLE_ONLY - set(MOUNTS) - {"net", "data", "logger", "recipe", "alignment"}
+)
+
+
+@cache
+def with_option(group: str, option: str) -> dict:
+    """The config in which a user would put an option: over the demo experiment, or over the sampler."""
     base, key = MOUNTS.get(group, (["experiment=demo"], group))
     if group in SAMPLE_ONLY or (group, option) in OF_SAMPLING:
-        config = composed("sample", "ckpt=runs/test", f"{key}={option}")
-    else:
-        config = composed("train", "name=test", *base, f"{key}={option}")
-    check(plain(config))
-    fitted(plain(config))  # every value is one that its argument takes
-    node = plain(config).get(group)
-    if node is not None and group not in ELSEWHERE and not wants_files(node):
+        return plain(composed("sample", "ckpt=runs/test", f"{key}={option}"))
+    if group in TOGETHER:
+        return round_of([name for of, name in options() if of == group].index(option))
+    return plain(composed("train", "name=test", *base, f"{key}={option}"))
+
+
+@cache
+def round_of(number: int) -> dict:
+    """The demo with option `number` of each group (its last one, where it has fewer)."""
+    chosen = []
+    for group in TOGETHER:
+        names = [name for of, name in options() if of == group and (of, name) not in OF_SAMPLING]
+        chosen.append(f"{group}={names[min(number, len(names) - 1)]}")
+    return plain(composed("train", "name=test", "experiment=demo", *chosen))
+
+
+@pytest.mark.parametrize("group, option", options())
+def test_every_option_composes_with_exact_keys_and_builds(group: str, option: str) -> None:
+    config = with_option(group, option)
+    check(config)
+    fitted(config)  # every value is one that its argument takes
+    node = config.get(group)
+    if group == "net":
+        with torch.device("meta"):
+            assert sum(p.numel() for p in instantiate(node, _convert_="all").parameters()) > 0
+    elif node is not None and group not in ELSEWHERE and not wants_files(node):
         theirs = instantiate(node, _convert_="all")
         assert same(build(node, group), theirs)
         if group in PLACES:
@@ -148,16 +174,6 @@ def test_every_option_composes_with_exact_keys_and_builds(group: str, option: st
             for name, each in node.items() if several else [(group, node)]:
                 ours = foreign.build(each, KINDS[PLACES[group]], name)
                 assert same(ours, theirs[name] if several else theirs), name
-
-
-@pytest.mark.parametrize(
-    "option", [name.split("/")[1] for name in FILES if name.startswith("net/") and name.count("/") == 1]
-)
-def test_every_network_builds(option: str) -> None:
-    config = composed("train", "experiment=demo", "name=test", f"net={option}")
-    with torch.device("meta"):
-        net = instantiate(config.net, _convert_="all")
-    assert sum(p.numel() for p in net.parameters()) > 0
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
