@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 from dit.interop.published import PIPELINES
-from scripts.twins.pipelines import ASKED, TWINS, Asked, noise_for, ours, relative, run, saved
+from scripts.twins.pipelines import TWINS, Asked, make, noise_for, ours, relative, run, saved
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "pipelines.md"
 BEGIN, END = "<!-- scripts/pipelines_table.py writes from here -->", "<!-- to here -->"
@@ -41,11 +41,13 @@ def rows() -> Iterator[str]:
     for name, twin in TWINS.items():
         with tempfile.TemporaryDirectory() as folder:
             theirs = saved(name, Path(folder))
-            plain, guided = (differences(name, theirs, folder, replace(ASKED, scale=scale)) for scale in (1.0, 4.0))
+            plain, guided = (
+                differences(name, theirs, folder, replace(twin.asked, scale=scale)) for scale in (1.0, 4.0)
+            )
         pixels = f"{guided['pixels']:.1e}" if twin.decodes else "not compared"
         kind = type(theirs).__name__
         assert kind in PIPELINES, kind
-        kind += " with two experts" if name == "wan22" else ""
+        kind += f", {twin.title}" if twin.title else ""
         yield f"| {kind} | {plain['latents']:.1e} | {guided['latents']:.1e} | {pixels} | {guided['swapped']:.1e} |"
 
 
@@ -54,8 +56,8 @@ def differences(name: str, theirs: Any, folder: str, asked: Asked) -> dict[str, 
     pipeline = ours(name, folder, asked)
     noise = noise_for(pipeline, len(asked.seeds))
     wanted = run(theirs, name, noise, asked, "latent")
-    made = pipeline(asked.prompts, asked.seeds, noise=noise, negative_prompt=asked.negatives)
-    swapped = pipeline(asked.prompts[::-1], asked.seeds, noise=noise, negative_prompt=asked.negatives)
+    made = make(pipeline, name, asked, noise)
+    swapped = make(pipeline, name, replace(asked, prompts=asked.prompts[::-1]), noise)
     found = {"latents": relative(made.latents, wanted), "swapped": relative(swapped.latents, wanted)}
     if TWINS[name].decodes:
         found["pixels"] = float((made.pixels - run(theirs, name, noise, asked, "pt")).abs().max() * 127.5)
