@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dit.folders import PIPELINE, read_json
+from dit.folders import CONFIG, PIPELINE, read_config, read_json
 from dit.foreign import shown
 from dit.interop.diffusers import Stored, open_folder, to_diffusers
 from dit.interop.files import whole
 from dit.interop.presets import compose_part, with_values
-from dit.interop.schedulers import of_scheduler
+from dit.interop.schedulers import Scheduler, of_scheduler
 from dit.net.backbone import Backbone
 
 NETWORK, LOW_NOISE = "transformer", "transformer_2"
 EXPERTS = {"high": NETWORK, "low": LOW_NOISE}  # networks by the noise levels that they are for
 SCHEDULER = "scheduler_config.json"
+CLASSES = "id2label"
 COPIED = (".json", ".txt", ".model", ".jinja", ".safetensors")
 
 
@@ -56,23 +57,28 @@ class Recipe:
 
     Attributes:
         text: the choice of configs/text; None: it reads no text.
-        num_frames, height, width: of a clip unless it is told others, in pixels. fps: frames a second.
+        num_frames, height, width: of a clip unless it is told others, in pixels; None: as large as the network's
+            `sample_size` of latents. fps: frames a second.
         num_steps, scale: solver steps and guidance scale unless it is told others.
         guided: what the scale does: entries of the config.
         net: values of the network beside what its config.json says, by their place.
         scaled_by: setting of the scheduler by which latents are multiplied.
+        signals: entries of the config; None leaves out one that the network could read.
+        of_frames: whether each latent frame has a noise level of its own (diffusion forcing).
     """
 
     text: str | None
     num_frames: int
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     fps: float
     num_steps: int
     scale: float
     guided: Callable[[float], Guided] = classifier_free
     net: Mapping[str, Any] = field(default_factory=dict)
     scaled_by: str | None = None
+    signals: Mapping[str, Any] = field(default_factory=dict)
+    of_frames: bool = False
 
 
 # Of the classes' `__call__` in diffusers 0.42.1; frame rates are those of their examples.
@@ -87,7 +93,17 @@ PIPELINES = {
     "CosmosTextToWorldPipeline": Recipe(
         "cosmos", 121, 704, 1280, 30.0, 36, 7.0, beyond_conditioned, scaled_by="sigma_data"
     ),
+    "Cosmos2TextToImagePipeline": Recipe("cosmos", 1, 768, 1360, 16.0, 35, 7.0, beyond_conditioned),
+    # It says no frame rate to the network, whose frames are then one apart.
+    "Cosmos2_5_PredictBasePipeline": Recipe(
+        "cosmos25", 93, 704, 1280, 16.0, 36, 7.0, beyond_conditioned, signals={"fps": None}
+    ),
     "LattePipeline": Recipe("latte", 16, 512, 512, 8.0, 50, 7.5),
+    "DiTPipeline": Recipe(None, 1, None, None, 1.0, 50, 4.0),
+    **{
+        f"SkyReelsV2DiffusionForcing{kind}Pipeline": Recipe("wan", 97, 544, 960, 24.0, 50, scale, of_frames=True)
+        for kind, scale in (("", 6.0), ("ImageToVideo", 5.0), ("VideoToVideo", 6.0))
+    },
 }
 
 
@@ -98,6 +114,7 @@ class Published:
     Attributes:
         class_name: of its pipeline. config: as a checkpoint of ours holds one. network: where the weights of `net` are.
         low_noise: those of a second network, for noise levels below `boundary` (Wan 2.2).
+        classes: names of the classes that the network knows, in the order of their numbers.
     """
 
     folder: Path
@@ -106,6 +123,7 @@ class Published:
     network: Stored
     low_noise: Stored | None = None
     boundary: float | None = None
+    classes: tuple[str, ...] = ()
 
     def for_expert(self, expert: str | None) -> dict[str, Any]:
         """`config` for the training of one network: of two, None is that of the high noise levels, as in `config`.
@@ -122,10 +140,17 @@ class Published:
         return {**self.config, "levels": {**self.config["levels"], "low": 0.0, "high": self.boundary}}
 
 
-def open_pipeline(folder: str | Path, key: str = "pretrained", guidance_scale: float | None = None) -> Published:
+def open_pipeline(
+    folder: str | Path,
+    key: str = "pretrained",
+    guidance_scale: float | None = None,
+    causal_block: int | None = None,
+) -> Published:
     """Opens the folder of a whole pipeline.
 
-    key: that names it, for messages. guidance_scale: as its own class takes it; None: its default.
+    key: that names it, for messages. guidance_scale: as its own class takes it; None: its default. causal_block: of
+    latent frames that see one another and those before, in models with a noise level for each frame (SkyReels-V2's
+    `causal_block_size`); None: as its config.json says.
 
     Raises FileNotFoundError or ValueError, in one line: no model_index.json, a class, setting or scheduler that is not
     known here, a part that is missing or damaged.
@@ -144,16 +169,19 @@ def open_pipeline(folder: str | Path, key: str = "pretrained", guidance_scale: f
     guided = recipe.guided(recipe.scale if guidance_scale is None else guidance_scale)
     said = _scheduler(root)
     scheduler = of_scheduler(said, network.family.class_name, name)
+    net = _in_blocks(with_values(network.config, recipe.net), recipe, causal_block, str(name))
+    if recipe.of_frames:
+        scheduler = _of_frames(scheduler, net)
     codec = {
         "folder": str(root / "vae"),
         "scale": 1.0 if recipe.scaled_by is None else said.get(recipe.scaled_by, 0.5),
         "lead": network.config["patch"][0] - 1,  # CogVideoX 1.5 alone takes several frames as a token
     }
     config = {
-        "net": with_values(network.config, recipe.net),
+        "net": net,
         "codec": compose_part("codec", "pretrained", codec),
         "text": None if recipe.text is None else _text(recipe.text, root, index),
-        "signals": guided.signals,
+        "signals": {**recipe.signals, **guided.signals},
         "path": scheduler.path,
         "prediction": scheduler.prediction,
         "levels": scheduler.levels,
@@ -163,13 +191,59 @@ def open_pipeline(folder: str | Path, key: str = "pretrained", guidance_scale: f
             "guidance": compose_part("guidance", "cfg", {"scale": guided.scale}),
             "num_steps": recipe.num_steps,
         },
-        "data": {name: getattr(recipe, name) for name in ("num_frames", "height", "width", "fps")},
+        "data": {"num_frames": recipe.num_frames, **_size(recipe, root, network), "fps": recipe.fps},
     }
     low_noise, boundary = _low_noise(root, index, network)
     if boundary is not None:  # `net` is the network of the levels above it, and is trained on those
         between = {"_target_": "dit.diffusion.levels.Between", "low": boundary, "high": 1.0}
         config["levels"] = {**between, "levels": scheduler.levels}
-    return Published(root, str(name), config, network, low_noise, boundary)
+    return Published(root, str(name), config, network, low_noise, boundary, _classes(root, index, network))
+
+
+def _in_blocks(net: dict[str, Any], recipe: Recipe, causal_block: int | None, class_name: str) -> dict[str, Any]:
+    """The config of the network with blocks of so many latent frames."""
+    if causal_block is None:
+        return net
+    if not recipe.of_frames:
+        raise ValueError(f"causal_block={causal_block}: a {class_name} has no causal blocks; leave it out")
+    if type(causal_block) is not int or causal_block < 1:
+        raise ValueError(f"causal_block={shown(causal_block)} must be a whole number of latent frames, at least 1")
+    if causal_block == 1:  # which its class takes for attention to all frames
+        return with_values(net, {"pattern": "F"})
+    return with_values(net, {"pattern": "C", "templates.C.layout.block": causal_block})
+
+
+def _of_frames(scheduler: Scheduler, net: Mapping[str, Any]) -> Scheduler:
+    """The same with a level for each frame; those of a causal block share one."""
+    group = net["templates"]["C"]["layout"]["block"] if net["pattern"] == "C" else 1
+    schedule = {"_target_": "dit.sampling.schedule.Pyramid", "schedule": scheduler.schedule, "group": group, "lag": 0}
+    levels = {"_target_": "dit.diffusion.levels.PerFrame", "levels": scheduler.levels}
+    return replace(scheduler, schedule=schedule, levels=levels)
+
+
+def _size(recipe: Recipe, root: Path, network: Stored) -> dict[str, int]:
+    """Height and width in pixels."""
+    if recipe.height is not None and recipe.width is not None:
+        return {"height": recipe.height, "width": recipe.width}
+    latents = network.config["position"]["reference"]["h"] * network.config["patch"][1]
+    halvings = read_config(root / "vae").get("block_out_channels")
+    if not isinstance(halvings, list) or not halvings:
+        raise ValueError(f"{root / 'vae' / CONFIG}: block_out_channels={shown(halvings)} must be a list of channels")
+    return dict.fromkeys(("height", "width"), latents * 2 ** (len(halvings) - 1))
+
+
+def _classes(root: Path, index: Mapping[str, Any], network: Stored) -> tuple[str, ...]:
+    """The names of its classes, where model_index.json says them (DiT's `id2label`)."""
+    said = index.get(CLASSES)
+    if said is None:
+        return ()
+    count = network.config["vectors"]["label"]["num_classes"] if "label" in network.config["vectors"] else 0
+    if not isinstance(said, dict) or said.keys() != {str(number) for number in range(count)}:
+        raise ValueError(f"{root / PIPELINE}: {CLASSES} must name each of the {count} classes of the network")
+    names = tuple(said[str(number)] for number in range(count))
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise ValueError(f"{root / PIPELINE}: {CLASSES} must name classes by texts of one line")
+    return names
 
 
 def _low_noise(root: Path, index: Mapping[str, Any], network: Stored) -> tuple[Stored | None, float | None]:

@@ -19,6 +19,7 @@ class Config(TypedDict):
     pretrained: str | None
     low_noise_ckpt: str | None
     boundary: Share | None
+    causal_block: Count | None
     weights: str
     device: str
     prompt: str | None

@@ -22,20 +22,24 @@ log = logging.getLogger(__name__)
 
 
 def parts_of_published(
-    folder: str | Path, device: str, guidance_scale: float | None, trusted: Sequence[str], changes: Mapping[str, Any]
+    folder: str | Path,
+    device: str,
+    guidance_scale: float | None,
+    causal_block: int | None,
+    trusted: Sequence[str],
+    changes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `Pipeline` is made of. Arguments and errors are those of `Pipeline.from_pretrained`."""
-    published = open_pipeline(folder, guidance_scale=guidance_scale)
-    file = Checkpoint(published.folder, {}, {}, published.config)
+    published = open_pipeline(folder, guidance_scale=guidance_scale, causal_block=causal_block)
+    file = Checkpoint(published.folder, {}, {}, published.config, classes=published.classes)
     where = pick_device(device)
     net: nn.Module = _network(published, published.network)
     if published.low_noise is not None:
         assert published.boundary is not None
         net = ByLevel(net, _network(published, published.low_noise), published.boundary)
     codec, text = (file.part(name, trusted=trusted) for name in ("codec", "text"))
-    origin = Origin(
-        published.class_name, {"path": str(folder), "guidance_scale": guidance_scale}, per_frame=file.per_frame(trusted)
-    )
+    made_of = {"path": str(folder), "guidance_scale": guidance_scale, "causal_block": causal_block}
+    origin = Origin(published.class_name, made_of, per_frame=file.per_frame(trusted))
     log.info("%s of %s on %s", published.class_name, folder, where)
     one = net.high if isinstance(net, ByLevel) else net
     parts = assembled(file, net, codec, text, where, trusted, changes)

@@ -108,6 +108,7 @@ class Maker:
                 x = state.x
                 now.timer.step()
                 yield Intermediate(clip, next(rows), state, given, self.decode)
+        x = x * self.settings.schedule.end_scale(self.path, levels[-1].max().item())
         return x if given is None else given.put_back(x)
 
     def _step(self, states: Iterator[State], reuse: AbstractContextManager[None]) -> State | None:

@@ -121,18 +121,21 @@ class Pipeline:
         *,
         trusted: Sequence[str] = TRUSTED,
         guidance_scale: float | None = None,
+        causal_block: int | None = None,
         **changes: Any,
     ) -> Pipeline:
         """The pipeline of a published model: a folder as diffusers saves one, with model_index.json.
 
         Args:
             guidance_scale: in the terms of the model's own pipeline, which may mean a number that the network is told.
+            causal_block: latent frames that see one another and those before, in models with a noise level for each
+                frame (SkyReels-V2's `causal_block_size`); None is the folder's own.
             device, trusted, changes: as in `from_checkpoint`. What is not named is as in diffusers' class.
 
         Raises:
             FileNotFoundError, ValueError: in one line, for a folder that is not there, or a part that is not known.
         """
-        pipeline = cls(**parts_of_published(folder, device, guidance_scale, trusted, changes))
+        pipeline = cls(**parts_of_published(folder, device, guidance_scale, causal_block, trusted, changes))
         warn_of_precision(pipeline.settings.precision, pipeline.device)
         return pipeline
 

@@ -121,6 +121,10 @@ class RatioRamp(Published):
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(f"sigma_min={self.sigma_min} must lie above 0 and below sigma_max={self.sigma_max}")
 
+    def end_scale(self, path: Path, level: float) -> float:
+        """1 / alpha: samplers of such ramps go along x0 + sigma eps, and return that of the smallest sigma."""
+        return 1 / path.alpha(torch.tensor(level, dtype=torch.float64)).item()
+
     def __call__(self, num_steps: int, num_tokens: int, path: Path, frames: int) -> Tensor:
         if num_steps < 2 and not self.to_clean:
             raise ValueError(f"num_steps={num_steps} must be at least 2, where the last level is sigma_min")

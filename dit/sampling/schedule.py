@@ -33,6 +33,10 @@ class Schedule(ABC):
         """Standard deviation of the noise that sampling starts from at the first level: sigma there."""
         return path.sigma(torch.tensor(level, dtype=torch.float64)).item()
 
+    def end_scale(self, path: Path, level: float) -> float:
+        """By what the last x is multiplied, where sampling ends at a level above 0."""
+        return 1.0
+
     @property
     def of_a_frame(self) -> Schedule:
         """The schedule that each frame goes through."""
@@ -167,6 +171,9 @@ class Staggered(Schedule):
 
     def start_std(self, path: Path, level: float) -> float:
         return self.of_a_frame.start_std(path, level)
+
+    def end_scale(self, path: Path, level: float) -> float:
+        return self.of_a_frame.end_scale(path, level)
 
     def change(self, own: Schedule) -> Schedule:
         return replace(self, schedule=own.of_a_frame) if self.schedule is None else self

@@ -65,10 +65,16 @@ def session(ask: Mapping[str, Any]) -> Session:
     if (ask["ckpt"] is None) == (ask["pretrained"] is None):
         what = "ckpt is missing" if ask["ckpt"] is None else "ckpt and pretrained are both given"
         raise ValueError(f"{what}; give one of both: ckpt=runs/..., or pretrained= the folder of a published model")
+    if ask["ckpt"] is not None and ask["causal_block"] is not None:
+        raise ValueError(
+            f"causal_block={ask['causal_block']} is for pretrained=; a checkpoint's network has the blocks that it was"
+            " trained with: leave it out"
+        )
     wanted = requests(*(ask[key] for key in REQUEST))
     changes = {key: ask[key] for key in NAMES}
     if ask["pretrained"] is not None:
-        pipeline = Pipeline.from_pretrained(ask["pretrained"], ask["device"], trusted=ask["trusted"], **changes)
+        own = {name: ask[name] for name in ("trusted", "causal_block")}
+        pipeline = Pipeline.from_pretrained(ask["pretrained"], ask["device"], **own, **changes)
     else:
         pipeline = Pipeline.from_checkpoint(ask["ckpt"], **{key: ask[key] for key in MODEL}, **changes)
     if ask["text_cache"] is not None:
@@ -91,9 +97,9 @@ def _again(ask: Mapping[str, Any]) -> Session:
     parts = {name: part for name, part in before.parts.items() if name != "task"}
     kept = {key: ask[key] for key in ("device", "offload_text", "offload_experts", "reuse_text", "trusted")}
     if before.checkpoint.is_dir():  # of a published model
-        scale = before.facts["checkpoint"].get("guidance_scale")
+        own = {name: before.facts["checkpoint"].get(name) for name in ("guidance_scale", "causal_block")}
         settings = {name: value for name, value in before.settings.items() if name != "weights"}
-        pipeline = Pipeline.from_pretrained(before.checkpoint, guidance_scale=scale, **kept, **parts, **settings)
+        pipeline = Pipeline.from_pretrained(before.checkpoint, **own, **kept, **parts, **settings)
     else:
         kept |= {"folders": ask["folders"], "low_noise_ckpt": before.low_noise_ckpt, "boundary": before.boundary}
         pipeline = Pipeline.from_checkpoint(before.checkpoint, **kept, **parts, **before.settings)

@@ -71,19 +71,25 @@ class Label(Number):
 def class_number(said: str | int | None, num_classes: int, names: Sequence[str]) -> int:
     """A class from its number or its name; None, "" and `num_classes` itself are `NO_CLASS`.
 
-    names: of the classes, in the order of their numbers; a network may have room for more, or know no names.
+    names: of the classes, in the order of their numbers; a network may have room for more, or know no names. One may
+        be several, with commas between, as ImageNet's are ("tench, Tinca tinca").
 
     Raises:
-        ValueError: there is no such class; in one line, with the nearest names.
+        ValueError: there is no such class, or there are several; in one line, with the nearest names.
     """
     if said is None or said == "":
         return NO_CLASS
     text = str(said).strip()
-    if text in names:
-        return list(names).index(text)
+    synonyms = [(part.strip(), number) for number, name in enumerate(names) for part in name.split(",")]
+    found = [number for number, name in enumerate(names) if name == text]
+    found = found or list(dict.fromkeys(number for part, number in synonyms if part == text))
+    if len(found) > 1:
+        raise ValueError(f"class {said!r} is what classes {' and '.join(map(str, found))} are called: give the number")
+    if found:
+        return found[0]
     if text.isdecimal() and int(text) <= num_classes:
         return NO_CLASS if int(text) == num_classes else int(text)
-    near = difflib.get_close_matches(text, names, n=3, cutoff=0.5) or list(names[:SHOWN])
+    near = difflib.get_close_matches(text, [part for part, _ in synonyms], n=3, cutoff=0.5) or list(names[:SHOWN])
     more = f", ... ({len(names)} in all)" if len(names) > len(near) else ""
     known = f", or names: {', '.join(near)}{more}" if names else ""
     raise ValueError(f"class {said!r} is not known: this network reads class numbers, 0 to {num_classes - 1}{known}")

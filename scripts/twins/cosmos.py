@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import T5Config, T5EncoderModel
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, T5Config, T5EncoderModel
 
-from scripts.twins.parts import WIDTH, NoChecker, randomise, t5, tokenizer
+from scripts.twins.parts import WAN_VAE, WIDTH, NoChecker, randomise, t5, tokenizer
+
+CHAT = "{% for message in messages %}{{ message.role }} {{ message.content[0].text }} . {% endfor %}"
+LAYERS, QWEN_WIDTH = 3, 16
 
 
 def predict1() -> Any:
@@ -34,4 +37,60 @@ def predict1() -> Any:
     return CosmosTextToWorldPipeline(
         text_encoder=t5(T5EncoderModel, T5Config), tokenizer=tokenizer(512), transformer=randomise(net, 3),
         vae=randomise(vae, 2), scheduler=scheduler, safety_checker=NoChecker(),
+    )  # fmt: skip
+
+
+def predict2(kind: str, marks: int = 0) -> Any:
+    """kind: its class. marks: channels of the network that say which frames are given."""
+    import diffusers
+
+    vae = diffusers.AutoencoderKLWan(**WAN_VAE)
+    net = diffusers.CosmosTransformer3DModel(
+        in_channels=16 + marks, out_channels=16, num_attention_heads=2, attention_head_dim=16, num_layers=2,
+        mlp_ratio=2, text_embed_dim=WIDTH, adaln_lora_dim=4, max_size=(4, 32, 32), patch_size=(1, 2, 2),
+        rope_scale=(1.0, 3.0, 3.0), concat_padding_mask=True, extra_pos_embed_type=None,
+    )  # fmt: skip
+    return getattr(diffusers, kind)(
+        text_encoder=t5(T5EncoderModel, T5Config), tokenizer=tokenizer(512), transformer=randomise(net, 3),
+        vae=randomise(vae, 2), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
+        safety_checker=NoChecker(),
+    )  # fmt: skip
+
+
+def predict2_image() -> Any:
+    return predict2("Cosmos2TextToImagePipeline")
+
+
+def qwen() -> Any:
+    text = {
+        "vocab_size": 128, "hidden_size": QWEN_WIDTH, "intermediate_size": 32, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 1024, "bos_token_id": 1,
+        "eos_token_id": 1, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": QWEN_WIDTH,
+        "window_size": 112, "fullatt_block_indexes": [0],
+    }  # fmt: skip
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return randomise(Qwen2_5_VLForConditionalGeneration(config), 1)
+
+
+def predict25() -> Any:
+    import diffusers
+
+    vae = diffusers.AutoencoderKLWan(**WAN_VAE)
+    net = diffusers.CosmosTransformer3DModel(
+        in_channels=17, out_channels=16, num_attention_heads=2, attention_head_dim=16, num_layers=2, mlp_ratio=2,
+        text_embed_dim=WIDTH, adaln_lora_dim=4, max_size=(4, 32, 32), patch_size=(1, 2, 2), rope_scale=(1.0, 3.0, 3.0),
+        concat_padding_mask=True, extra_pos_embed_type=None, use_crossattn_projection=True,
+        crossattn_proj_in_channels=LAYERS * QWEN_WIDTH, encoder_hidden_states_channels=WIDTH,
+    )  # fmt: skip
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, use_karras_sigmas=True, sigma_min=0.01, sigma_max=200.0
+    )
+    words = tokenizer(512)
+    words.chat_template = CHAT
+    return diffusers.Cosmos2_5_PredictBasePipeline(
+        text_encoder=qwen(), tokenizer=words, transformer=randomise(net, 3), vae=randomise(vae, 2),
+        scheduler=scheduler, safety_checker=NoChecker(),
     )  # fmt: skip

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from dit.sampling.job import Samples
 from dit.sampling.pipeline import Pipeline
-from dit.sampling.tasks import Task
-from scripts.twins import cosmos
+from dit.sampling.schedule import Pyramid
+from dit.sampling.tasks import LongTextToVideo, Task
+from scripts.twins import cosmos, forcing, labelled
 from scripts.twins import text_to_video as t2v
 
 
@@ -36,6 +37,7 @@ class Asked:
 
 
 ASKED = Asked(["a red circle moves left slowly.", "a blue square"], ["blurry, ugly", "ugly"], [3, 8], 5, 4.0)
+CLASSES = replace(ASKED, prompts=["207", "3"], negatives=["", ""])
 
 
 def sampled(pipeline: Any, asked: Asked, asks: Mapping[str, Any], output: str) -> Tensor:
@@ -80,17 +82,34 @@ class Twin:
     title: str = ""
 
 
+STAGGERED = {"causal_block": 2, "schedule": Pyramid(None, group=2, lag=2)}
+CHAINED = {"num_frames": 17, "base_num_frames": 9, "overlap_history": 5}
 TWINS = {
     "wan": Twin(t2v.wan, (9, 32, 48)),
     "wan22": Twin(t2v.wan22, (9, 32, 48), title="two experts"),
     "skyreels_v2": Twin(t2v.skyreels_v2, (9, 32, 48)),
+    "skyreels_v2_forcing": Twin(forcing.skyreels_v2, (9, 32, 48), alone=True, takes_noise=False),
+    "skyreels_v2_staggered": Twin(
+        forcing.skyreels_v2, (21, 32, 48), alone=True, takes_noise=False, asks={"ar_step": 2, "causal_block_size": 2},
+        loads=STAGGERED, title="staggered",
+    ),
+    "skyreels_v2_chained": Twin(
+        forcing.skyreels_v2, (9, 32, 48), alone=True, takes_noise=False, asks=CHAINED,
+        task=LongTextToVideo(5, 3, carry_latents=True), title="chained",
+    ),
     "ltx": Twin(t2v.ltx, (9, 32, 64), "b (f h w) c"),
     "cogvideox": Twin(t2v.cogvideox, (9, 32, 48), "b f c h w"),
     "hunyuan_video": Twin(t2v.hunyuan_video, (9, 32, 48)),
     "mochi": Twin(t2v.mochi, (7, 16, 32)),
     "allegro": Twin(t2v.allegro, (8, 32, 48), decodes=False),
     "cosmos": Twin(cosmos.predict1, (9, 32, 48), whole_greys=True),
+    "cosmos2_image": Twin(cosmos.predict2_image, (1, 32, 48), made="b c (f h) w", frames=None, whole_greys=True),
+    "cosmos25": Twin(cosmos.predict25, (9, 32, 48)),
     "latte": Twin(t2v.latte, (4, 64, 64), frames="video_length", alone=True),
+    "dit": Twin(
+        labelled.dit, (1, 64, 64), "b c (f h) w", frames=None, takes_noise=False, sampled=labelled.sampled,
+        asked=CLASSES,
+    ),
 }  # fmt: skip
 
 

@@ -31,6 +31,15 @@ ALL: list[tuple[Schedule, Path]] = [
 ]
 
 
+def test_the_last_x_of_a_ramp_of_ratios_is_data_and_noise_of_the_smallest_ratio() -> None:
+    ramp = RatioRamp(False, 0.002, 80.0, 7.0, to_clean=False)
+    for each in (ramp, Pyramid(ramp, group=1, lag=1)):
+        for path, wanted in ((Linear(), 1.002), (VE(0.002, 80.0), 1.0)):
+            level = ramp(7, 1, path, 1)[-1].item()
+            assert each.end_scale(path, level) == pytest.approx(wanted, rel=1e-6)
+    assert Leading(True, 1000, False, False, 0).end_scale(DISCRETE, 0.001) == 1
+
+
 @pytest.mark.parametrize("made, path", ALL, ids=lambda each: type(each).__name__)
 def test_levels_fall_within_zero_and_one(made: Schedule, path: Path) -> None:
     for steps in (2, 3, 7, 50, 333):
