@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.columns import OTHER_NAMES, RIGHTS
 from data.textfile import read_text
 
 KEYS = ("caption", "captions", "text", "prompt")  # of a JSON object; the first that is there
@@ -26,21 +27,46 @@ def captions_beside(clip: Path) -> tuple[str, ...]:
         for file in (clip.with_name(clip.name + ending), clip.with_suffix(ending)):
             if file.is_file():
                 text = read_text(file)
-                found = [text] if ending == ".txt" else _from_json(text, file)
+                found = [text] if ending == ".txt" else from_json(text, str(file))
                 return tuple(caption for each in found if (caption := " ".join(each.split())))
     return ()
 
 
-def _from_json(text: str, file: Path) -> list[str]:
-    try:
-        content: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from None
-    except RecursionError:
-        raise ValueError(f"{file}: not JSON that holds captions: nested too deeply") from None
+def rights_beside(clip: Path) -> dict[str, str]:
+    """Licence and source of a clip, by the JSON object beside it (`clip.mp4.json` or `clip.json`): `licence` (or
+    `license`) and `source`. Without one, or where it does not say, "".
+    """
+    said: dict[str, str] = dict.fromkeys(RIGHTS, "")
+    for file in (clip.with_name(clip.name + ".json"), clip.with_suffix(".json")):
+        if file.is_file():
+            try:
+                content = _parsed(read_text(file), str(file))
+            except ValueError:  # where its captions are wanted, `captions_beside` says so
+                break
+            for key, value in content.items() if isinstance(content, dict) else ():
+                if (name := OTHER_NAMES.get(key, key)) in RIGHTS and isinstance(value, str):
+                    said[name] = value
+            break
+    return said
+
+
+def from_json(text: str, file: str = "") -> list[str]:
+    """The captions that a JSON text holds. Raises ValueError for anything else, naming `file`, if it is given."""
+    content = _parsed(text, file)
     if isinstance(content, dict):
         content = next((content[key] for key in KEYS if key in content), [])
     found = content if isinstance(content, list) else [content]
     if wrong := [each for each in found if not isinstance(each, str)]:
-        raise ValueError(f"{file}: the caption {json.dumps(wrong[0])[:60]} is no text")
+        raise ValueError(f"{f'{file}: ' if file else ''}the caption {json.dumps(wrong[0])[:60]} is no text")
     return found
+
+
+def _parsed(text: str, file: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{file}, line {error.lineno}: " if file else ""
+        raise ValueError(f"{where}not JSON ({error.msg})") from None
+    except RecursionError:
+        where = f"{file}: " if file else ""
+        raise ValueError(f"{where}not JSON that holds captions: nested too deeply") from None

@@ -15,10 +15,11 @@ from torch.utils.data import Dataset
 
 from data.batch import Item, Skipped
 from data.decode import BadClip, BadClips, Ladder, Timeline, listing
+from data.filter import Filter
 from data.fingerprint import fingerprint
 from data.images import open_image
 from data.labels import classify
-from data.manifest import Manifest, Row, read_manifest
+from data.manifest import Manifest, Row, chosen, read_manifest
 from data.module import VideoData
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class ClipDataset(Dataset[Item]):
         self.width = width
         self.fps = fps
         self.classes = classes
-        self.columns = manifest.columns
+        self.columns = list(manifest.columns)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -123,7 +124,7 @@ class ClipDataset(Dataset[Item]):
 
     def fingerprint(self) -> str:
         """Ids and captions in their order, wherever the files lie."""
-        return fingerprint(self.manifest.root, self.manifest.table)
+        return fingerprint(self.manifest.root, self.manifest.stated)
 
     def captions(self) -> Iterator[str]:
         """Every caption that items may carry."""
@@ -193,8 +194,9 @@ def fit(frames: Tensor, height: int, width: int, y: float, x: float) -> Tensor:
 
 
 def clip_data(
-    root: str,
+    root: str | None,
     manifest: str | None,
+    filter: str | None,
     labels: str | None,
     columns: list[str] | None,
     val_clips: int,
@@ -214,16 +216,18 @@ def clip_data(
     """Real clips as training and validation data.
 
     Args:
-        root: folder that the manifest's paths are relative to.
-        manifest: .csv, .jsonl or .parquet (`data.manifest` says which columns), or None for all videos and images in
+        root: folder that the manifest's paths are relative to; None: the folder that the manifest is in.
+        manifest: .csv, .jsonl or .parquet (`data.columns` says which columns), or None for all videos and images in
             `root`.
+        filter: which rows are taken (`data.filter`), or None for all. Those that a check found a fault with never are.
         labels: where a clip's class is from, `column`, `folder` or None (`labels.py`).
         columns: of the manifest, that signals are made from; None is no further one.
         val_clips: how many clips are held out, whole files by a hash of their path; 0 trains without validation.
         decoder: reads the files.
         batch_size, ..., max_bad_share: as in `data.module.VideoData`.
     """
-    clips = read_manifest(root, manifest, columns or ())
+    asked = None if filter is None else Filter(filter)
+    clips = chosen(read_manifest(root, manifest, columns or (), asked.columns if asked else ()), asked)
     if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
         log.warning("%s is not read, the folder is; data.manifest=%s reads it", lists[0], clips.root / lists[0])
     if clips.report() == len(clips) and num_frames > 1:
@@ -232,7 +236,7 @@ def clip_data(
             " data.num_frames=1 trains on images, where codec and network take them",
             num_frames,
         )
-    clips, classes = classify(clips, labels, manifest or root)
+    clips, classes = classify(clips, labels, manifest or str(root))
     train, val = clips.split(val_clips)
     shape = (num_frames, height, width, fps)
     return VideoData(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from data import images
-from data.captions import captions_beside
+from data.captions import captions_beside, rights_beside
+from data.columns import RIGHTS
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,8 @@ OTHER_VIDEOS = (".3gp", ".flv", ".gif", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", 
 
 
 def read_folder(root: Path) -> pa.Table:
-    """Columns `path`, relative to `root`, and `caption`, a list of texts; in order of their paths.
+    """Columns `path`, relative to `root`, and `caption`, a list of texts, in order of their paths; and `licence` and
+    `source` where a file beside one of the clips says them.
 
     Sub-folders that are links are followed, each folder once. What begins with a dot is left out, and so is an image
     that has the name of a video beside it: it is the video's thumbnail.
@@ -38,10 +40,13 @@ def read_folder(root: Path) -> pa.Table:
     for what, count in left_out.items():
         if count:
             log.warning("%s: %d files are left out: %s", root, count, what)
+    rights = [rights_beside(file) for file in clips]
+    said = {name: pa.array([each[name] for each in rights], pa.string()) for name in RIGHTS}
     return pa.table(
         {
             "path": pa.array([file.relative_to(root).as_posix() for file in clips], pa.string()),
             "caption": pa.array([list(captions_beside(file)) for file in clips], pa.list_(pa.string())),
+            **{name: texts for name, texts in said.items() if any(each[name] for each in rights)},
         }
     )
 

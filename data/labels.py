@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
-
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data.batch import NO_CLASS
 from data.manifest import CLASS, Manifest
@@ -29,8 +28,9 @@ def classify(clips: Manifest, labels: str | None, source: str) -> tuple[Manifest
     if labels is None:
         return clips, []
     if labels == FOLDER:
-        parts = [PurePath(path).parts for path in clips.table.column("path").to_pylist()]
-        names = [each[0] if len(each) > 1 else "" for each in parts]
+        files = clips.files()
+        parts = pc.split_pattern(files, "/", max_splits=1)
+        names = pc.if_else(pc.equal(pc.list_value_length(parts), 2), pc.list_element(parts, 0), "")
     elif labels != COLUMN:
         raise ValueError(f"data.labels={labels} is none of: {COLUMN}, {FOLDER}, null")
     elif "label" not in clips.table.column_names:
@@ -38,14 +38,15 @@ def classify(clips: Manifest, labels: str | None, source: str) -> tuple[Manifest
             f"data.labels={COLUMN}, but {source} has no column label; data.labels={FOLDER} takes the folders' names"
         )
     else:
-        names = [(name or "").strip() for name in clips.table.column("label").to_pylist()]
-    known = sorted(set(names) - {""})
+        names = pc.fill_null(pc.utf8_trim_whitespace(clips.table.column("label")), "")
+    different = pc.unique(names)
+    known = sorted(set(different.to_pylist()) - {""})
     if not known:
         why = "all files lie in the root itself" if labels == FOLDER else "the column label is empty"
         raise ValueError(f"data.labels={labels}, but no clip of {source} has a class: {why}")
-    if all(name.isdecimal() for name in known):
-        names = [str(int(name)) if name else "" for name in names]
-        known = [str(number) for number in range(max(map(int, known)) + 1)]
     numbers = {"": NO_CLASS, **{name: number for number, name in enumerate(known)}}
-    column = pa.array([numbers[name] for name in names], pa.int64())
-    return Manifest(clips.root, clips.table.append_column(CLASS, column)), known
+    if all(name.isdecimal() for name in known):
+        numbers |= {name: int(name) for name in known}
+        known = [str(number) for number in range(max(map(int, known)) + 1)]
+    of_names = pa.array([numbers[name] for name in different.to_pylist()], pa.int64())
+    return clips.with_column(CLASS, pc.take(of_names, pc.index_in(names, value_set=different))), known

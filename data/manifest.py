@@ -1,33 +1,40 @@
 """Lists of clips: a CSV, JSONL or Parquet file, or a folder of videos and images.
 
 Columns: `path` (relative to the root folder, or absolute), `caption`, and optionally `start` and `end` in seconds, the
-part of the file to use, and `label`, the name or number of a class (`labels.py`). Of other columns (licence, source,
-motion, ...) those are read that a run asks for (`data.columns`); they travel with the clip. Several rows may name one
-file: excerpts of it, or other captions.
+part of the file to use, and `label`, the name or number of a class (`labels.py`); `columns.py` has all that mean
+something. Further ones are read where a run asks for them (`data.columns`); they travel with the clip. Several rows may
+name one file: excerpts of it, or other captions.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data import images
 from data.batch import NO_CLASS, Value
+from data.columns import FAULTS, KIND, STATES
+from data.filter import Filter
 from data.folder import VIDEOS, read_folder
-from data.tables import COLUMNS, read_table
+from data.tables import read_table
 
 log = logging.getLogger(__name__)
 
 CLASS = "class number"  # the column that `labels.classify` adds
-LOOK_AT = 16  # rows whose files are looked for when a manifest is read; all of them missing means a wrong root
+LOOK_AT = 1000  # rows whose files are looked for when a manifest is read; all of them missing means a wrong root
+BATCH = 65536  # rows that are Python's objects at a time
+STILL = rf"(?i)\.({'|'.join(ending[1:] for ending in images.EXTENSIONS)})$"
+ODD = r"^/|(^|/)\.{0,2}(/|$)"  # paths that can be written in another way: absolute, or with parts "", "." or ".."
 
 
 @dataclass(frozen=True)
@@ -49,22 +56,31 @@ class Row:
         return self.path.suffix.lower() in images.EXTENSIONS
 
 
+@dataclass(frozen=True)
 class Manifest:
     """Rows in their order.
 
     They stay in Arrow's memory, outside Python's objects: a list of millions of rows would be copied page by page into
     every loading process as reference counts change.
+
+    Attributes:
+        root: folder that the paths are relative to.
+        table: a row for each clip.
+        columns: names of the columns that were asked for.
+        left_out: rows that were in the list and are not here, by what left them out.
     """
 
-    def __init__(self, root: Path, table: pa.Table) -> None:
-        self.root = root
-        self.table = table
+    root: Path
+    table: pa.Table
+    columns: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     def __getitem__(self, index: int) -> Row:
-        values = {name: self.table.column(name)[index].as_py() for name in self.table.column_names}
+        names = [name for name in self.table.column_names if name in STATES or name == CLASS or name in self.columns]
+        values = {name: self.table.column(name)[index].as_py() for name in names}
         start, end = values.get("start"), values.get("end")
         part = "" if start is None and end is None else f"#{start or 0:g}-{'' if end is None else f'{end:g}'}"
         return Row(
@@ -78,24 +94,55 @@ class Manifest:
         )
 
     @property
-    def columns(self) -> list[str]:
-        """Names of the columns that were asked for."""
-        return [name for name in self.table.column_names if name not in COLUMNS and name != CLASS]
+    def stated(self) -> pa.Table:
+        """The columns that say what is trained on: those whose change makes the clips others."""
+        return self.table.select([name for name in self.table.column_names if name in (*STATES, CLASS, *self.columns)])
 
-    def files(self) -> list[str]:
+    @property
+    def images(self) -> pa.ChunkedArray:
+        """For each row whether its file is an image: bool (rows,)."""
+        return pc.match_substring_regex(self.table.column("path"), STILL)
+
+    def files(self) -> pa.ChunkedArray:
         """The file of each row: its path from the root, however the row writes it."""
-        names = []
-        for path in self.table.column("path").to_pylist():
-            whole = os.path.normpath(os.path.join(self.root, path))
-            below = os.path.relpath(whole, self.root)
-            names.append(whole if below.startswith("..") else below)
-        return names
+        parts = []
+        for paths in self.table.column("path").chunks:
+            odd = pc.match_substring_regex(paths, ODD)
+            if pc.any(odd).as_py():
+                names = [self._below_root(path) for path in paths.filter(odd).to_pylist()]
+                paths = pc.replace_with_mask(paths, odd, pa.array(names, pa.string()))
+            parts.append(paths)
+        return pa.chunked_array(parts, pa.string())
+
+    def _below_root(self, path: str) -> str:
+        whole = os.path.normpath(os.path.join(self.root, path))
+        below = os.path.relpath(whole, self.root)
+        return whole if below.startswith("..") else below
 
     def captions(self) -> Iterator[str]:
         """All captions of all rows; "" for a row without any."""
-        for batch in self.table.column("caption").iterchunks():
-            for captions in batch.to_pylist():
-                yield from [caption for caption in captions if caption] or [""]
+        for captions in values(self.table.column("caption")):
+            yield from [caption for caption in captions if caption] or [""]
+
+    def uncaptioned(self) -> pa.ChunkedArray:
+        """For each row whether it has no caption: bool (rows,)."""
+        parts = []
+        for lists in self.table.column("caption").chunks:
+            said = pc.list_parent_indices(lists).filter(pc.fill_null(pc.not_equal(lists.flatten(), ""), False))
+            without = np.ones(len(lists), bool)
+            without[np.asarray(said)] = False
+            parts.append(pa.array(without))
+        return pa.chunked_array(parts, pa.bool_())
+
+    def taken(self, mask: pa.ChunkedArray, by: str | None = None) -> Manifest:
+        """The rows where `mask` (rows,) is true. by: what left the others out, if that is to be counted."""
+        table = self.table.filter(mask)
+        out = len(self) - table.num_rows
+        counted = {**self.left_out, by: self.left_out.get(by, 0) + out} if by is not None and out else self.left_out
+        return replace(self, table=table, left_out=counted)
+
+    def with_column(self, name: str, column: pa.ChunkedArray | pa.Array) -> Manifest:
+        return replace(self, table=self.table.append_column(name, column))
 
     def split(self, held_out: int) -> tuple[Manifest, Manifest]:
         """The rest, and `held_out` clips (a few more where files have several) chosen by a hash of their file's path.
@@ -106,15 +153,23 @@ class Manifest:
         Raises:
             ValueError: nothing would be left.
         """
-        files = self.files()
-        count = Counter(files)
-        chosen: set[str] = set()
+        if held_out == 0:
+            return self, self.taken(pa.repeat(False, len(self)))
+        every = self.files()
+        different = pc.unique(every)
+        number = np.asarray(pc.index_in(every, value_set=different))  # (rows,) which file
+        count = np.bincount(number, minlength=len(different))
+        hashed = (
+            (sha256(file.encode(errors="surrogateescape")).digest(), index)
+            for index, file in enumerate(values(pa.chunked_array([different])))
+        )
+        chosen: list[int] = []
         taken = 0
-        for file in sorted(count, key=lambda file: sha256(file.encode(errors="surrogateescape")).digest()):
+        for _, index in heapq.nsmallest(held_out, hashed):  # each has one row at least, so more are never needed
             if taken >= held_out:
                 break
-            chosen.add(file)
-            taken += count[file]
+            chosen.append(index)
+            taken += int(count[index])
         if held_out < 0 or taken >= len(self):
             raise ValueError(
                 f"val_clips={held_out} would leave nothing to train on: there are {len(self)} clips of {len(count)} "
@@ -122,25 +177,23 @@ class Manifest:
             )
         if taken > held_out:
             log.info("val_clips=%d: %d clips are held out, all those of %d files", held_out, taken, len(chosen))
-        mask = np.array([file in chosen for file in files], bool)
-        return Manifest(self.root, self.table.filter(pa.array(~mask))), Manifest(
-            self.root, self.table.filter(pa.array(mask))
-        )
+        mask = np.zeros(len(count), bool)
+        mask[chosen] = True
+        mask = mask[number]  # of files -> of rows
+        return self.taken(pa.array(~mask)), self.taken(pa.array(mask))
 
     def report(self) -> int:
         """Says what the clips are, and how many lack a caption: a wrong folder or manifest shows here. Returns how many
         are images."""
-        paths = self.table.column("path").to_pylist()
-        stills = sum(os.path.splitext(path)[1].lower() in images.EXTENSIONS for path in paths)
-        log.info("%d clips of %d files: %d videos, %d images", len(self), len(set(paths)), len(self) - stills, stills)
-        captions = self.table.column("caption").to_pylist()
-        empty = [index for index, each in enumerate(captions) if not any(each)]
-        if empty:
-            first = self[empty[0]]
+        stills, files = int(pc.sum(self.images).as_py() or 0), pc.count_distinct(self.table.column("path")).as_py()
+        log.info("%d clips of %d files: %d videos, %d images", len(self), files, len(self) - stills, stills)
+        without = self.uncaptioned()
+        if empty := pc.sum(without).as_py() or 0:
+            first = self[pc.index(without, True).as_py()]
             log.warning(
                 "%s of %d clips have no caption, e.g. %s: they are learnt without a prompt; write %s beside it, or the "
                 "manifest's column caption",
-                "all" if len(empty) == len(self) else len(empty),
+                "all" if empty == len(self) else empty,
                 len(self),
                 first.id,
                 first.path.with_suffix(".txt").name,
@@ -148,41 +201,97 @@ class Manifest:
         return stills
 
 
+def values(column: pa.ChunkedArray) -> Iterator[Any]:
+    """Each value as Python's object, a few of them at a time."""
+    for begin in range(0, len(column), BATCH):
+        yield from column.slice(begin, BATCH).to_pylist()
+
+
 def read_manifest(
-    root: str | os.PathLike[str], manifest: str | os.PathLike[str] | None, columns: Sequence[str] = ()
+    root: str | os.PathLike[str] | None,
+    manifest: str | os.PathLike[str] | None,
+    columns: Sequence[str] = (),
+    also: Sequence[str] = (),
+    every: bool = False,
 ) -> Manifest:
     """Reads a list of clips.
 
     Args:
-        root: folder that the paths are relative to.
+        root: folder that the paths are relative to; None: the folder of the manifest.
         manifest: a .csv, .jsonl or .parquet file; None takes every video and image in `root` and below (`folder.py`),
             with the captions in files beside them (`captions.py`).
         columns: of the manifest, to be read beside those that every run reads.
+        also: columns that are wanted, but do not belong to the clips: those of a filter.
+        every: go on although none of the first files is there, where a later one is.
 
     Raises:
         FileNotFoundError: no such folder or manifest, or none of the first files is in `root`.
         ValueError: no clips, a column is missing, or a value does not fit its column.
     """
+    if root is None:
+        if manifest is None:
+            raise ValueError("no clips: give data.root=FOLDER, or a list of them, data.manifest=FILE")
+        root = Path(manifest).parent
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"data.root={root}: no such folder")
     asked = f"data.columns=[{','.join(columns)}]"
     if columns and manifest is None:
         raise ValueError(f"{asked}: a folder has no columns; give a list of its clips as data.manifest=FILE")
-    if own := [name for name in columns if name in (*COLUMNS, CLASS, "fps")]:
+    if own := [name for name in columns if name in (*STATES, CLASS, "fps")]:
         raise ValueError(f"{asked}: {own[0]} cannot be asked for, since it has a meaning of its own; rename the column")
-    table = read_folder(root) if manifest is None else read_table(Path(manifest), columns)
-    clips = Manifest(root, table)
+    table = read_folder(root) if manifest is None else read_table(Path(manifest), columns, also)
+    clips = Manifest(root, table, tuple(columns))
     if len(clips) == 0:
         raise ValueError(
             f"{manifest}: no rows"
             if manifest
             else f"data.root={root}: no videos ({' '.join(VIDEOS)}) and no images in this folder or below"
         )
-    first = [clips[index].path for index in range(min(LOOK_AT, len(clips)))]
-    if not any(path.is_file() for path in first):
+    look_at = len(clips) if every else min(LOOK_AT, len(clips))
+    paths = clips.table.column("path").slice(0, look_at)
+    if not any((root / path).is_file() for path in values(paths)):
         raise FileNotFoundError(
-            f"none of the first {len(first)} files of {manifest} is there, e.g. {first[0]}; "
+            f"none of the first {look_at} files of {manifest or root} is there, e.g. {root / paths[0].as_py()}; "
             "set data.root to the folder that the paths are relative to"
         )
     return clips
+
+
+def chosen(clips: Manifest, filter: Filter | None) -> Manifest:
+    """Without the rows that `scripts/validate_data.py` found a fault with, and those that the filter does not take.
+
+    Raises:
+        ValueError: a column that the filter asks for is not there, or no row is left.
+    """
+    clips = without_faults(clips)
+    if filter is None:
+        return clips
+    if KIND in filter.columns and KIND not in clips.table.column_names:
+        clips = clips.with_column(KIND, pc.if_else(clips.images, "image", "video"))
+    filter.check_columns(clips.table.column_names)
+    left = clips.taken(filter.mask(clips.table), "filter")
+    if len(left) == 0:
+        raise ValueError(f"{filter.key}={filter.text}: takes none of {len(clips)} clips")
+    log.info("%s=%s takes %d of %d clips", filter.key, filter.text, len(left), len(clips))
+    return left
+
+
+def without_faults(clips: Manifest) -> Manifest:
+    """Without the rows whose `status` says that they cannot be used. Raises ValueError where none is left."""
+    if "status" not in clips.table.column_names:
+        return clips
+    status = clips.table.column("status")
+    # A manifest may have a column of this name with another meaning.
+    wrong = pc.is_in(status, value_set=pa.array(list(FAULTS), pa.string()))
+    counts = pc.value_counts(status.filter(wrong)).to_pylist()
+    for each in sorted(counts, key=lambda each: -each["counts"]):
+        clips = replace(clips, left_out={**clips.left_out, f"status {each['values']}": each["counts"]})
+    if not counts:
+        return clips
+    listed = ", ".join(f"{count} {by.removeprefix('status ')}" for by, count in clips.left_out.items())
+    left = clips.taken(pc.invert(wrong))
+    if len(left) == 0:
+        raise ValueError(f"the column status says of all {len(clips)} clips that they cannot be used: {listed}")
+    log.info("%d of %d clips are left out by their status: %s", len(clips) - len(left), len(clips), listed)
+    return left

@@ -63,6 +63,7 @@ FREE = (
     "net.family",  # where it may be exported to
     "data.root",  # which clips they are, and in which order, the checkpoint knows
     "data.manifest",
+    "data.filter",
     "data.decoder",
     "data.batch_size",  # clips to a step are compared: batch, ranks and accumulated batches together
     "trainer.accumulate",

@@ -38,6 +38,8 @@ def test_from_folders() -> None:
     listed = clips(path=["run/1.mp4", "jump/deep/2.mp4", "3.mp4"], caption=[""] * 3)
     made, names = classify(listed, "folder", "root")
     assert names == ["jump", "run"] and numbers(made) == [1, 0, NO_CLASS]
+    absolute = clips(path=[str(Path("root/run/1.mp4").absolute()), "./jump/2.mp4"], caption=["", ""])
+    assert classify(absolute, "folder", "root")[1] == ["jump", "run"]
     train, val = made.split(1)
     assert CLASS in train.table.column_names and len(train) + len(val) == 3
 
