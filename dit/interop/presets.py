@@ -33,8 +33,7 @@ def compose(preset: str, overrides: Sequence[str] = (), made: Overrides | None =
     check_plain(dict(made.values), "net")
     groups = [f"net/{group}={option}" for group, option in made.groups.items()]
     assert all(re.fullmatch(r"net/\w+=\w+", choice) for choice in groups), groups
-    with outside_of_hydra(), hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = hydra.compose(f"net/{preset}", overrides=[*groups, *overrides])
+    config = copy.deepcopy(_composed(CONFIGS, f"net/{preset}", (*groups, *overrides)))
     for key, value in made.values.items():
         # A mapping changes entries or adds some; any other key must exist.
         OmegaConf.update(config.net, key, value, merge=True, force_add=isinstance(value, dict))
@@ -46,9 +45,15 @@ def compose(preset: str, overrides: Sequence[str] = (), made: Overrides | None =
 def compose_part(group: str, choice: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """configs/<group>/<choice>.yaml, plain and resolved, with values that follow from a file: set as they are."""
     check_plain(dict(values), group)
-    with outside_of_hydra(), hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        node = hydra.compose(f"{group}/{choice}")[group]
-    return with_values(OmegaConf.to_container(node, resolve=True), values)
+    return with_values(OmegaConf.to_container(_composed(CONFIGS, f"{group}/{choice}")[group], resolve=True), values)
+
+
+@functools.cache
+def _composed(configs: Path, name: str, overrides: tuple[str, ...] = ()) -> Any:
+    """What Hydra makes of a file, to be copied before it is changed. It takes a fifth of a second, and opening a
+    pipeline asks for the same files several times."""
+    with outside_of_hydra(), hydra.initialize_config_dir(str(configs), version_base="1.3"):
+        return hydra.compose(name, overrides=list(overrides))
 
 
 def with_values(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,8 +30,8 @@ class OneLevel(Levels):
         return torch.full((batch, 1), self.level, device=device)
 
 
-def calls(pipeline: Any, name: str, prompt: str, num_steps: int) -> list[tuple[Any, dict[str, Any]]]:
-    """(network, its arguments) of each step of a sampling of one clip without guidance."""
+def calls(pipeline: Any, name: str, noise: Tensor, prompt: str, num_steps: int) -> list[tuple[Any, dict[str, Any]]]:
+    """(network, its arguments) of each step of a sampling from noise (1, C, F, H, W) without guidance."""
     found: list[tuple[Any, dict[str, Any]]] = []
     nets = [pipeline.transformer, getattr(pipeline, "transformer_2", None)]
 
@@ -41,18 +41,11 @@ def calls(pipeline: Any, name: str, prompt: str, num_steps: int) -> list[tuple[A
 
     hooks = [net.register_forward_pre_hook(keep, with_kwargs=True) for net in nets if net is not None]
     try:
-        asked = Asked([prompt], [""], [0], num_steps, 1.0)
-        run(pipeline, name, torch.randn(1, *latents_of(pipeline, name)), asked, "latent")
+        run(pipeline, name, noise, Asked([prompt], [""], [0], num_steps, 1.0), "latent")
     finally:
         for hook in hooks:
             hook.remove()
     return found
-
-
-def latents_of(pipeline: Any, name: str) -> tuple[int, ...]:
-    """(C, F, H, W) of what the pipeline is asked for."""
-    clip = torch.zeros(1, 3, *TWINS[name].shape)
-    return tuple(FAMILIES[name].clean(pipeline, clip).shape[1:])
 
 
 # -- latents of pixels, as the pipelines and trainers scale them
@@ -172,16 +165,13 @@ FAMILIES: Mapping[str, Family] = {
 
 
 @torch.no_grad()
-def reference(
-    pipeline: Any, name: str, pixels: Tensor, eps: Tensor, prompts: list[str], num_steps: int, step: int
-) -> tuple[Tensor, Tensor, float]:
-    """(x0, mean loss, the noise) of clips, one after another, at a step of the pipeline's sampler in `num_steps`."""
+def reference(pipeline: Any, name: str, x0: Tensor, eps: Tensor, prompts: list[str], num_steps: int, step: int) -> Loss:
+    """Mean loss of clips, one after another, at a step of the pipeline's sampler in `num_steps`."""
     family, layout = FAMILIES[name], TWINS[name].layout
-    x0 = family.clean(pipeline, pixels)
     sizes = dict(zip("fhw", x0.shape[2:], strict=True))
     losses = []
     for clip, own, prompt in zip(x0.split(1), eps.split(1), prompts, strict=True):
-        transformer, said = calls(pipeline, name, prompt, num_steps)[step]
+        transformer, said = calls(pipeline, name, torch.zeros_like(clip), prompt, num_steps)[step]
 
         def net(x: Tensor, timestep: Any, transformer: Any = transformer, said: Any = said) -> Tensor:
             given = {**said, "hidden_states": rearrange(x, f"b c f h w -> {layout}")}
@@ -192,4 +182,4 @@ def reference(
 
         loss, number = family.loss(pipeline.scheduler, net, clip, own, step)
         losses.append(loss)
-    return x0, torch.stack(losses).mean(), number
+    return torch.stack(losses).mean(), number
