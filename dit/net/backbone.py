@@ -179,17 +179,17 @@ class Backbone(nn.Module):
         coordinates = fitting(coordinates, x, t)
         levels = NoiseLevels(t, self.patch[0], coordinates)
         text = self.read_text(cond, levels)  # (B, L, D): what passes through the blocks, and what they read
-        level = self.level_vectors(levels, cond, text.vector)  # (B, G, D), G = 1 or frames of tokens
+        vectors = self.level_vectors(levels, cond, text.vector)  # (B, G, D), G = 1 or frames of tokens
         rotation = self.position.rotation(coordinates, x, cond)  # cos, sin (1 or B, N, 1 or heads, D / heads)
         offset = self.position.offset(coordinates, x)  # (1, N, D) or None
         modulation = partial(self.modulation, cond=cond)
         context = make_context(
-            coordinates, modulation, level, rotation, offset, text, self.text.sequence, self.text.level
+            coordinates, modulation, vectors, rotation, offset, text, self.text.sequence, self.text.level
         )
 
         x = self.position.add(self.embed(x), coordinates)  # (B, N, D)
         x, _ = self.runner(dict(enumerate(self.blocks)), (x, context.text.stream), context)  # (B, N, D), (B, L, D)
-        x = self.final(x, replace(context.video_levels, vectors=level))  # (B, N, f h w out)
+        x = self.final(x, replace(context.video_levels, vectors=vectors))  # (B, N, f h w out)
         return unpatchify(x, self.patch, coordinates.grids[0]) if is_video else x  # (B, out, F, H, W)
 
     def patches(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
@@ -203,12 +203,12 @@ class Backbone(nn.Module):
     def level_vectors(self, levels: NoiseLevels, cond: Mapping[str, Tensor], vector: Tensor | None) -> Tensor:
         """Noise levels (B, 1) or (B, F) -> (B, 1 or F / f, level_width). `vector` (B, level_width) and `vectors` are
         added; one of them may have a value for each frame where the noise levels have not."""
-        level = self.level(levels.t)  # (B, 1 or F, D)
+        vectors = self.level(levels.t)  # (B, 1 or F, D)
         for key, embed in self.vectors.items():
             value = required(cond, key, f"; net/{key}=none is without it")
-            level = level + cast(LevelVector, embed).at(value, levels.t)
-        level = levels.of_tokens(level)
-        return level if vector is None else level + vector.unsqueeze(1)
+            vectors = vectors + cast(LevelVector, embed).at(value, levels.t)
+        vectors = levels.of_tokens(vectors)
+        return vectors if vector is None else vectors + vector.unsqueeze(1)
 
     def with_channels(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """x (B, C, F, H, W) with the channels of `concat_channels` behind its own."""

@@ -106,33 +106,33 @@ class Context:
 def make_context(
     coordinates: Coordinates,
     modulation: Callable[[Tensor], Tensor],
-    level: Tensor,
+    vectors: Tensor,
     rotation: Rotation | None,
     offset: Tensor | None,
     text: TextTokens,
     sequence: JointSequence,
     text_level: TextLevel,
 ) -> Context:
-    """The context of one forward pass. level: (B or K, G, level_width), G = 1 or frames of tokens.
+    """The context of one forward pass. vectors: of the levels, (B or K, G, level_width), G = 1 or frames of tokens.
 
     Text tokens of a joint sequence are not rotated. With a level for each frame they take the one of `text_level`.
     """
-    packed, frames, device = coordinates.num_clips > 1, coordinates.frames, level.device
+    packed, frames, device = coordinates.num_clips > 1, coordinates.frames, vectors.device
     cross_mask = read_mask(coordinates, text.cross, text.mask)
     image_mask = read_mask(coordinates, text.image, None)
     text = flat(text) if packed else text
     num_text = 0 if text.stream is None else text.stream.shape[1]
-    vectors, others = level.shape[1], 0
-    gathered = coordinates.table is not None and (packed or vectors > 1)
-    run = coordinates.run_of_token(vectors, device) if gathered else None
+    runs, others = vectors.shape[1], 0
+    gathered = coordinates.table is not None and (packed or runs > 1)
+    run = coordinates.run_of_token(runs, device) if gathered else None
     video_rotation, joint_mask, joint_run = rotation, None, run
     if num_text:
-        if vectors > 1:
-            level, others = torch.cat([one_of_frames(level, text_level, frames), level], dim=1), 1
-        if vectors > 1 or packed:
-            video = coordinates.run_of_token(vectors, device, others)
+        if runs > 1:
+            vectors, others = torch.cat([one_of_frames(vectors, text_level, frames), vectors], dim=1), 1
+        if runs > 1 or packed:
+            video = coordinates.run_of_token(runs, device, others)
             clip = clip_of_text(coordinates.num_clips, num_text, device)
-            joint_run = sequence.join(video[None], (clip * (others + vectors))[None])[0]
+            joint_run = sequence.join(video[None], (clip * (others + runs))[None])[0]
         if rotation is not None:
             ones = rotation.cos.new_ones(rotation.cos.shape[0], num_text, *rotation.cos.shape[2:])
             cos, sin = sequence.join(rotation.cos, ones), sequence.join(rotation.sin, torch.zeros_like(ones))
@@ -140,7 +140,7 @@ def make_context(
         if text.mask is not None:
             video = text.mask.new_ones(len(text.mask), coordinates.num_tokens)
             joint_mask = KeyPadding(sequence.join(video, text.mask), never_empty=True)
-    made = modulation(level)
+    made = modulation(vectors)
     return Context(
         coordinates=coordinates,
         levels=Levels(made, joint_run, frames),

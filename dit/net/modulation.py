@@ -26,7 +26,7 @@ class Modulation(nn.Module):
     width: int
 
     @abstractmethod
-    def forward(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, vectors: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """Level vectors (B, G, level_width) and cond -> what the heads of all blocks read (B, G, any)."""
 
     @abstractmethod
@@ -54,9 +54,9 @@ class AdaLNZero(Modulation):
         super().__init__()
         self.width, self.level_width = width, level_width
 
-    def forward(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, vectors: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """(B, G, level_width) -> the same."""
-        return functional.silu(level)
+        return functional.silu(vectors)
 
     def block_head(self, count: int) -> nn.Module:
         return Projection(self.level_width, self.width, count)
@@ -85,9 +85,9 @@ class AdaLNSingle(Modulation):
         self.width = width
         self.shared = ZeroLinear(width, BLOCK_VECTORS * width)
 
-    def forward(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, vectors: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """(B, G, width) -> (B, G, 6 * width)."""
-        return self.shared(functional.silu(level))
+        return self.shared(functional.silu(vectors))
 
     def block_head(self, count: int) -> nn.Module:
         if count > BLOCK_VECTORS:
@@ -122,10 +122,10 @@ class AdaLNSingleFPS(AdaLNSingle):
         """Normal, as the other embeddings; called by the network's init part."""
         nn.init.normal_(self.table.weight, std=std)
 
-    def forward(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, vectors: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """(B, G, width) -> (B, G, 6 * width)."""
         rate = self.out(functional.silu(self.hidden(self.table(self.classes(required(cond, "fps"))))))  # (B, 6 * width)
-        return super().forward(level, cond) + rate.unsqueeze(1)
+        return super().forward(vectors, cond) + rate.unsqueeze(1)
 
     def classes(self, fps: Tensor) -> Tensor:
         """Frames a second (B,) -> classes (B,) int64, the last for any other rate."""
@@ -178,9 +178,9 @@ class LowRank(Modulation):
             )
         self.width, self.rank = width, rank
 
-    def forward(self, level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, vectors: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """(B, G, level_width) -> the same, SiLU on the first `width` channels."""
-        return activated(level, self.width)
+        return activated(vectors, self.width)
 
     def block_head(self, count: int) -> nn.Module:
         branches, rest = divmod(count, BRANCH_VECTORS)
@@ -225,9 +225,9 @@ class Table(nn.Module):
 class FinalTable(Table):
     """Shift and scale of the final layer: a table added to the level vector itself (PixArt-alpha's code, Wan)."""
 
-    def forward(self, level: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, vectors: Tensor) -> tuple[Tensor, ...]:
         """(B, G, width) -> shift and scale, (B, G, width) each."""
-        return tuple(level + row for row in self.table)
+        return tuple(vectors + row for row in self.table)
 
 
 class PartProjection(Projection):
@@ -272,6 +272,6 @@ class FinalLowRank(LowRankHead):
         return super().forward(activated(x, self.width))
 
 
-def activated(level: Tensor, width: int) -> Tensor:
+def activated(vectors: Tensor, width: int) -> Tensor:
     """(B, G, any) with SiLU on the first `width` channels."""
-    return torch.cat([functional.silu(level[..., :width]), level[..., width:]], dim=-1)
+    return torch.cat([functional.silu(vectors[..., :width]), vectors[..., width:]], dim=-1)

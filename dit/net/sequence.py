@@ -49,7 +49,7 @@ class VideoFirst(JointSequence):
 class TextLevel(Protocol):
     """Which noise level the text tokens of a joint sequence take, when each frame has one of its own."""
 
-    def __call__(self, level: Tensor) -> Tensor:
+    def __call__(self, vectors: Tensor) -> Tensor:
         """Level vectors of the frames (B, F, D) -> (B, 1, D)."""
         ...
 
@@ -57,15 +57,15 @@ class TextLevel(Protocol):
 class MeanOfFrames:
     """The mean over the frames: text belongs to all of them."""
 
-    def __call__(self, level: Tensor) -> Tensor:
-        return level.mean(dim=1, keepdim=True)
+    def __call__(self, vectors: Tensor) -> Tensor:
+        return vectors.mean(dim=1, keepdim=True)
 
 
 class LastFrame:
     """The last frame's, which no image is given for (HunyuanVideo's image-to-video)."""
 
-    def __call__(self, level: Tensor) -> Tensor:
-        return level[:, -1:]
+    def __call__(self, vectors: Tensor) -> Tensor:
+        return vectors[:, -1:]
 
 
 def one_of_frames(vectors: Tensor, choose: TextLevel, frames: tuple[int, ...] | None) -> Tensor:
