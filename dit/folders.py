@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +25,8 @@ CONFIG = "config.json"
 PIPELINE = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX_SUFFIX = ".index.json"
-FLOATS = ("F64", "F32", "F16", "BF16")  # of which weights are; smaller ones are quantised
+# Of which weights are; smaller ones are quantised.
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PICKLES = ("bin", "pt", "pth", "ckpt")
 SHARD = re.compile(r"-\d+-of-\d+\.")  # in the names of shards
 WHOLE = 2**24  # bytes of a file that a fingerprint reads whole; of a larger one it reads samples
@@ -172,6 +175,14 @@ class Weights(Mapping[str, Tensor]):
         return {
             key: torch.empty(each.get_shape(), dtype=_like(each.get_dtype()), device="meta") for key, each in slices
         }
+
+    def dtype(self) -> torch.dtype:
+        """That of most of the values."""
+        held: Counter[str] = Counter()
+        for each in (self._opened(key).get_slice(key) for key in self):
+            held[each.get_dtype()] += math.prod(each.get_shape())
+        floats = [code for code, _ in held.most_common() if code in FLOATS]
+        return FLOATS[floats[0]] if floats else torch.float32
 
     def __getitem__(self, key: str) -> Tensor:
         return self._opened(key).get_tensor(key)

@@ -121,7 +121,7 @@ MOUNTS = {
 ELSEWHERE = {"net", "data", "alignment"}
 PLACES = {key.rpartition(".")[2]: key for key in KINDS}  # what a file from elsewhere may ask for
 # An option of a group that belongs to sample.py although train.py has the group as well.
-OF_SAMPLING = {("guidance", "own")}
+OF_SAMPLING = {("guidance", "own"), ("codec/tiling", "own")}
 
 
 def wants_files(node: dict) -> bool:

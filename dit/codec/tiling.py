@@ -7,6 +7,7 @@ out time, one ignores what it is told, and one knows pictures of four latent cha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import torch
@@ -19,6 +20,7 @@ Span = tuple[int, int]  # first, and one behind the last
 Code = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
 class Tiling:
     """How a clip is cut into tiles.
 
@@ -33,13 +35,23 @@ class Tiling:
     Raises ValueError when no axis is cut, or the overlap is more than half a tile.
     """
 
-    def __init__(self, num_frames: Count | None, height: Count | None, width: Count | None, overlap: Share) -> None:
-        self.sizes = (num_frames, height, width)
+    num_frames: Count | None
+    height: Count | None
+    width: Count | None
+    overlap: Share
+
+    def __post_init__(self) -> None:
         if self.sizes == (None, None, None):
             raise ValueError("this tiling cuts no axis: give num_frames, height or width of a tile, or tiling=none")
-        if overlap > 0.5:
-            raise ValueError(f"tiling.overlap={overlap} must be at most 0.5, since tiles have a neighbour on each side")
-        self.overlap = overlap
+        if self.overlap > 0.5:
+            raise ValueError(
+                f"tiling.overlap={self.overlap} must be at most 0.5, since tiles have a neighbour on each side"
+            )
+
+    @property
+    def sizes(self) -> tuple[int | None, int | None, int | None]:
+        """Of a tile, in pixels: num_frames, height, width."""
+        return self.num_frames, self.height, self.width
 
     def encode(self, pixels: Tensor, compression: Compression, code: Code) -> Tensor:
         """Pixels (B, 3, num_frames, height, width) -> latents (B, any, F, H, W), by `code` for each tile."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
+NOWHERE = torch.device("meta")
 # What a sampler asks of a network: the two must agree on it.
 SHARED = ("in_channels", "out_channels", "patch", "concat_channels", "num_classes", "reads")
 
@@ -33,6 +34,8 @@ class ByLevel(nn.Module):
 
     Attributes:
         one_at_a_time: while one network computes the other one waits on the CPU.
+        read: gives a network its weights, which may be on the meta device, without values, until it is first asked;
+            None: both have them. With it a network that waits lets go of them where the CPU is what computes.
 
     Raises ValueError for a boundary outside [0, 1] and for networks that differ in shape.
     """
@@ -47,6 +50,7 @@ class ByLevel(nn.Module):
                 raise ValueError(f"the networks on both sides of the boundary differ: {name} is {a} and {b}")
         self.high, self.low, self.boundary = high, low, boundary
         self.one_at_a_time = False
+        self.read: Callable[[nn.Module], None] | None = None
         self.register_buffer("_home", torch.empty(0), persistent=False)  # follows `to`, wherever the networks wait
 
     @property
@@ -55,9 +59,18 @@ class ByLevel(nn.Module):
         home: Any = self._home
         return home.device
 
+    @property
+    def networks(self) -> tuple[nn.Module, nn.Module]:
+        """The two, that of the high levels first."""
+        return self.high, self.low
+
     def take_turns(self, device: torch.device) -> ByLevel:
         """Computes on `device` from now on, where one network is at a time. Returns itself; moves nothing yet."""
         self.one_at_a_time = True
+        return self.at_home(device)
+
+    def at_home(self, device: torch.device) -> ByLevel:
+        """Computes on `device` from now on. Returns itself; a network moves when it is asked."""
         self._home = torch.empty(0, device=device)
         return self
 
@@ -122,14 +135,18 @@ class ByLevel(nn.Module):
     def _ready(self, high: bool) -> nn.Module:
         """The network of a side, on the device."""
         wanted, other = (self.high, self.low) if high else (self.low, self.high)
-        if self.one_at_a_time and _where(other) not in (None, torch.device("cpu")):
-            other.to("cpu")
+        rest = torch.device("meta" if self.read is not None and self.device.type == "cpu" else "cpu")
+        if self.one_at_a_time and _where(other) not in (None, NOWHERE, rest):
+            other.to(rest)
         if _where(wanted) not in (None, self.device):
+            if _where(wanted) == NOWHERE and self.read is not None:
+                self.read(wanted)
             wanted.to(self.device)
             name, size = "high" if high else "low", sum(p.numel() * p.element_size() for p in wanted.parameters())
             log.info("the %s-noise network is on %s now, %.3g GB", name, self.device, size / 1e9)
         return wanted
 
+    NOWHERE = torch.device("meta")
     # What a sampler asks of a network.
 
     def num_tokens(self, frames: int, height: int, width: int) -> int:

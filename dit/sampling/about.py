@@ -50,6 +50,7 @@ def about(
         "context_level": settings.context_level,
         "precision": None if settings.precision is None else str(settings.precision).removeprefix("torch."),
         "device": device_name(device),
+        **({"parts": origin.parts} if origin.parts else {}),
         **({} if boundary is None else {"boundary": boundary}),
         **({} if job.noise is None else {"noise": as_config(job.noise)}),
     }

@@ -269,21 +269,21 @@ class Checkpoint:
         A part of which the file holds nothing was not trained and brings its own weights.
         """
         for name, module in parts.items():
-            if module is None:
-                continue
-            raw, mean = (_under(name, weights) for weights in (self.weights, averaged))
-            if name == "net" or raw:
-                self._load(name, module, {**raw, **mean}, set(raw))
+            if module is not None and (name == "net" or _under(name, self.weights)):
+                module.load_state_dict(self.weights_of(name, module, averaged), strict=True)
 
-    def _load(self, name: str, module: nn.Module, weights: dict[str, Tensor], saved: set[str]) -> None:
-        own = module.state_dict()
-        for key in sorted(own.keys() ^ saved) + sorted(weights.keys() - saved):
+    def weights_of(self, name: str, module: nn.Module, averaged: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of a part, averaged ones where there are; they lie in the file until they are used. Raises
+        ValueError for others than the part has."""
+        raw, mean = (_under(name, weights) for weights in (self.weights, averaged))
+        weights, own = {**raw, **mean}, module.state_dict()
+        for key in sorted(own.keys() ^ raw.keys()) + sorted(weights.keys() - raw.keys()):
             where = "the checkpoint" if key in own else "the network of its config"
             raise ValueError(f"{self.file} does not fit its own config: {name}.{key} is not in {where}")
         for key, value in weights.items():
             if value.shape != own[key].shape:
                 raise ValueError(f"{self.file}: {name}.{key} is {tuple(value.shape)}, needed {tuple(own[key].shape)}")
-        module.load_state_dict(weights, strict=True)
+        return weights
 
 
 def _check_clip(clip: Any, key: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
+
+from torch import Tensor
 
 from dit.config.limits import Count, Positive, Seed, Share
 from dit.sampling.fit import Fit
@@ -10,6 +12,31 @@ from dit.sampling.guidance import Guidance
 from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
 from dit.sampling.tasks import Task
+
+Dtype = Literal["own", "float32", "bfloat16", "float16"]
+
+
+class Tiles(Protocol):
+    """A codec's tiling."""
+
+    def encode(self, pixels: Tensor, compression: Any, code: Any) -> Tensor: ...
+    def decode(self, latents: Tensor, compression: Any, code: Any) -> Tensor: ...
+
+
+class NetConfig(TypedDict):
+    """`own` here and below: as the run or the folder has it."""
+
+    dtype: Dtype
+
+
+class CodecConfig(TypedDict):
+    dtype: Dtype
+    batch: Count | Literal["own"] | None
+    tiling: Tiles | Literal["own"] | None
+
+
+class TextConfig(TypedDict):
+    dtype: Dtype | None
 
 
 class Config(TypedDict):
@@ -42,6 +69,9 @@ class Config(TypedDict):
     batch_size: Count
     context_level: Share
     precision: str | None
+    net: NetConfig
+    codec: CodecConfig
+    text: TextConfig
     offload_text: bool
     text_cache: str | None
     folders: dict[str, str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,11 +21,13 @@ def pair(
     weights: str,
     boundary: float | None,
     trusted: Sequence[str],
+    network: Callable[[Checkpoint, Mapping[str, Tensor]], nn.Module],
 ) -> ByLevel:
     """`net`, which is that of `high`, above a noise level, and the network of `low` below it.
 
     Args:
         weights: of `low`, as in `Checkpoint.choose`.
+        network: makes that of a checkpoint and its averages.
         boundary: the level; None is where the levels end for which the two were trained (`levels.Between`).
 
     Raises:
@@ -41,9 +43,7 @@ def pair(
             f"{low.file} has another text encoder than {high.file} ({differing} differs), and a prompt is encoded once:"
             " train both from one run with recipe=frozen_text"
         )
-    other = low.network(trusted)
-    low.fill({"net": other}, averaged)
-    return ByLevel(net, other, boundary)
+    return ByLevel(net, network(low, averaged), boundary)
 
 
 def meeting(high: Checkpoint, low: Checkpoint, trusted: Sequence[str]) -> float:

@@ -22,7 +22,8 @@ class Samples(NamedTuple):
     Attributes:
         pixels: (B, 3, num_frames, height, width) float32 in [-1, 1]; chained clips are one long clip.
         latents: (B, C, F, H, W) float32.
-        info: how they were made, plain values (`Pipeline.info`), and what it took: seconds_per_step, peak_memory_gb.
+        info: how they were made, plain values (`Pipeline.info`), and what it took: seconds_per_step,
+            peak_memory_gb (of the GPU, or of the process on a CPU), peak_host_memory_gb.
     """
 
     pixels: Tensor
@@ -124,5 +125,5 @@ def own_noise(noise: Tensor | None, batch: int, shape: tuple[int, ...]) -> Tenso
 def cost(made: Sequence[Samples]) -> dict[str, float]:
     """Mean seconds a step and the largest memory over batches."""
     seconds = sum(each.info["seconds_per_step"] for each in made) / len(made)
-    memory = max(each.info["peak_memory_gb"] for each in made)
-    return {"seconds_per_step": seconds, "peak_memory_gb": memory}
+    memory = {name: max(each.info[name] for each in made) for name in ("peak_memory_gb", "peak_host_memory_gb")}
+    return {"seconds_per_step": seconds, **memory}

@@ -18,7 +18,7 @@ from dit.diffusion.prediction import Prediction
 from dit.sampling.given import Given, hold
 from dit.sampling.job import Round, draw
 from dit.sampling.rollout import roll_out
-from dit.sampling.runtime import evaluating
+from dit.sampling.runtime import evaluating, own_precision
 from dit.sampling.settings import Settings
 from dit.sampling.solvers import State
 
@@ -114,7 +114,7 @@ class Maker:
     def _step(self, states: Iterator[State], reuse: AbstractContextManager[None]) -> State | None:
         """The state after the next step, None after the last. Precision and reuse end with the step: between two steps
         others may use the network."""
-        precision = self.settings.precision
+        precision = self.settings.precision or own_precision(self.net)
         with torch.autocast(self.device.type, precision, enabled=precision is not None), reuse:
             return next(states, None)
 

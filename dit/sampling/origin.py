@@ -54,6 +54,7 @@ class Origin:
         low_noise: likewise, of the network of the low noise levels where that is another one.
         trained: what to warn about; None warns of nothing.
         per_frame: whether the network was trained with a noise level for each frame.
+        parts: what was changed in its parts (`parts.py`), plain.
     """
 
     weights: str = "as passed"
@@ -61,3 +62,4 @@ class Origin:
     low_noise: Mapping[str, Any] = field(default_factory=dict)
     trained: Trained | None = None
     per_frame: bool = True
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, cast
 
@@ -25,6 +25,8 @@ from dit.sampling.from_pretrained import parts_of_published
 from dit.sampling.job import Job, Round, Samples, cost, for_each, listed, own_noise
 from dit.sampling.maker import Intermediate, Maker
 from dit.sampling.origin import Origin
+from dit.sampling.parts import Parts
+from dit.sampling.placement import Placement, Unread
 from dit.sampling.plan import Plan
 from dit.sampling.record import facts, files_of
 from dit.sampling.request import Request
@@ -33,6 +35,9 @@ from dit.sampling.runtime import (
     Timer,
     evaluating,
     exhausted,
+    host_peak_memory,
+    own_precision,
+    peak_in_words,
     peak_memory,
     stepwise,
     warn_of_precision,
@@ -55,6 +60,8 @@ class Pipeline:
         signals: what the network is told, by name (`dit.signals`).
         settings, shape: of samples, unless a call says otherwise.
         origin: of the weights.
+        unread: what brings the weights of a network that has none yet, when the prompts are encoded or `net` is asked
+            for; None: it has them.
     """
 
     def __init__(
@@ -68,11 +75,12 @@ class Pipeline:
         settings: Settings,
         shape: Shape,
         origin: Origin = Origin(),  # noqa: B008 frozen
+        unread: Unread | None = None,
     ) -> None:
         settings.guidance.check(net)
         if (on_latents := getattr(net, "on_latents", None)) is not None:
             on_latents(cast(Any, codec).compression)
-        self.net, self.codec, self.text = net, codec, text
+        self.placement, self.codec, self.text = Placement(net, unread), codec, text
         self.path, self.prediction = path, prediction
         self.signals = signals
         self.settings, self.shape = settings, shape
@@ -89,6 +97,7 @@ class Pipeline:
         boundary: float | None = None,
         trusted: Sequence[str] = TRUSTED,
         folders: Mapping[str, str] | None = None,
+        parts: Parts | None = None,
         **changes: Any,
     ) -> Pipeline:
         """The pipeline of a run directory or checkpoint file, which needs nothing else.
@@ -100,17 +109,18 @@ class Pipeline:
             boundary: None is where the levels end for which the two were trained.
             trusted: packages of yours whose classes the checkpoint's config may build, beside this project's.
             folders: of published parts that lie elsewhere now: `text`, `codec`, `image` -> folder.
+            parts: values to change in parts that the model brings (`parts.KEYS`): {"codec": {"tiling": Tiling(...)}}.
             changes: of `Settings` and `Shape` by name (`num_steps=30`, `guidance=ClassifierFree(...)`). What is None or
                 not named stays what the checkpoint was trained and previewed with.
 
         Raises:
             FileNotFoundError, ValueError: in one line, for a path, weights or a device that is not there.
         """
-        parts = parts_of_checkpoint(
-            run_or_file, weights, device, low_noise_ckpt, boundary, trusted, folders or {}, changes
+        made_of = parts_of_checkpoint(
+            run_or_file, weights, device, low_noise_ckpt, boundary, trusted, folders or {}, parts or {}, changes
         )
-        pipeline = cls(**parts)
-        warn_of_precision(pipeline.settings.precision, pipeline.device)
+        pipeline = cls(**made_of)
+        warn_of_precision(pipeline.settings.precision or own_precision(pipeline.placement.net), pipeline.device)
         return pipeline
 
     @classmethod
@@ -122,6 +132,7 @@ class Pipeline:
         trusted: Sequence[str] = TRUSTED,
         guidance_scale: float | None = None,
         causal_block: int | None = None,
+        parts: Parts | None = None,
         **changes: Any,
     ) -> Pipeline:
         """The pipeline of a published model: a folder as diffusers saves one, with model_index.json.
@@ -130,28 +141,32 @@ class Pipeline:
             guidance_scale: in the terms of the model's own pipeline, which may mean a number that the network is told.
             causal_block: latent frames that see one another and those before, in models with a noise level for each
                 frame (SkyReels-V2's `causal_block_size`); None is the folder's own.
-            device, trusted, changes: as in `from_checkpoint`. What is not named is as in diffusers' class.
+            device, trusted, parts, changes: as in `from_checkpoint`. What is not named is as in diffusers' class.
 
         Raises:
             FileNotFoundError, ValueError: in one line, for a folder that is not there, or a part that is not known.
         """
-        pipeline = cls(**parts_of_published(folder, device, guidance_scale, causal_block, trusted, changes))
-        warn_of_precision(pipeline.settings.precision, pipeline.device)
+        made_of = parts_of_published(folder, device, guidance_scale, causal_block, trusted, parts or {}, changes)
+        pipeline = cls(**made_of)
+        warn_of_precision(pipeline.settings.precision or own_precision(pipeline.placement.net), pipeline.device)
         return pipeline
 
     def changed(self, **changes: Any) -> Pipeline:
         """The same over the same modules with other settings, as in `from_checkpoint`."""
         other = copy(self)
         other.settings, other.shape = changed(self.settings, self.shape, changes)
-        other.settings.guidance.check(self.net)
+        other.settings.guidance.check(self._net)
         return other
+
+    @property
+    def net(self) -> nn.Module:
+        """The network, with its weights."""
+        return self.placement.read()
 
     @property
     def device(self) -> torch.device:
         """Where the network computes."""
-        if isinstance(self.net, ByLevel):
-            return self.net.device
-        return next((parameter.device for parameter in self.net.parameters()), torch.device("cpu"))
+        return self.placement.device
 
     def __call__(
         self,
@@ -218,7 +233,7 @@ class Pipeline:
         return enumerate(pipeline._watch(job), 1)
 
     def _watch(self, job: Job) -> Iterator[Intermediate]:
-        self._encode_ahead(*job.asked(range(len(job.batches))))
+        self._make_ready(job, range(len(job.batches)))
         timer = Timer(len(job.batches) * job.steps, None, self.device)
         for index in range(len(job.batches)):
             with self._computing():
@@ -273,7 +288,7 @@ class Pipeline:
 
     def make(self, job: Job, which: Sequence[int], progress: Progress | None = None) -> Iterator[Samples]:
         """The samples of the batches `which` (positions in `job.batches`), one batch after another."""
-        self._encode_ahead(*job.asked(which))
+        peak = self._make_ready(job, which)
         timer = Timer(len(which) * job.steps, progress, self.device)
         for index in which:
             if self.device.type == "cuda":
@@ -284,10 +299,12 @@ class Pipeline:
             info = self.info(job, job.batches[index])
             info["seconds_per_step"] = (timer.seconds - seconds) / max(timer.done - done, 1)
             info["peak_memory_gb"] = peak_memory(self.device) / 1e9
+            info["peak_host_memory_gb"] = host_peak_memory() / 1e9
+            peak = max(peak, peak_memory(self.device))
             yield Samples(pixels, latents, info)
         if which:
             count, seconds = sum(len(job.batches[index]) for index in which), timer.seconds / max(timer.done, 1)
-            log.info("%d samples: %.3f s a step, peak memory %.2f GB", count, seconds, peak_memory(self.device) / 1e9)
+            log.info("%d samples: %.3f s a step, peak memory %s", count, seconds, peak_in_words(self.device, peak))
 
     def canvas(self) -> Canvas:
         """The clip to be made, in pixels and latents; ValueError when codec or network cannot take it."""
@@ -306,7 +323,7 @@ class Pipeline:
 
         known: bool (F,), which latent frames are given. ValueError for levels that the network was not trained for.
         """
-        net: Any = self.net
+        net: Any = self._net
         steps, schedule = self.settings.num_steps, self.settings.schedule
         if type(steps) is not int or steps < 1:
             raise ValueError(f"num_steps={steps} must be a whole number, at least 1")
@@ -320,8 +337,8 @@ class Pipeline:
                 " train with levels=per_frame, or sample with another schedule"
             )
         levels = over_frames(levels, known, patch)
-        if isinstance(self.net, ByLevel):
-            self.net.check_levels(levels, known)
+        if isinstance(self._net, ByLevel):
+            self._net.check_levels(levels, known)
         return levels
 
     def condition(self, wanted: Sequence[Request], canvas: Canvas, away: bool = False) -> dict[str, Tensor]:
@@ -330,31 +347,17 @@ class Pipeline:
             self.text.to(self.device)
         return cond_of_requests(self.signals, wanted, canvas, self.device, away)
 
-    def _encode_ahead(self, wanted: Sequence[Request], canvas: Canvas) -> None:
-        """Lets large encoders say what they will be asked of all samples, and lets go of them, before any is made."""
-        if self.settings.offload_text:
+    def _make_ready(self, job: Job, which: Sequence[int]) -> int:
+        """Lets large encoders say what they will be asked for these batches, and lets go of them; then reads the
+        network's weights, if it has none yet. Returns the bytes that a GPU held meanwhile."""
+        peaks, turns = [0], self.settings.offload_experts
+        if which and self.settings.offload_text:
             with evaluating(self.text), torch.no_grad():
                 for signal in self.signals.values():
-                    signal.ahead(wanted, canvas, self._without_network)
-
-    @contextmanager
-    def _without_network(self) -> Iterator[torch.device]:
-        """The device, without the network; says how much memory was taken there."""
-        device = self.device
-        if device.type != "cpu":
-            self.net.cpu()
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
-        started = time.perf_counter()
-        try:
-            yield device
-        finally:
-            took, peak = time.perf_counter() - started, peak_memory(device) / 1e9
-            if isinstance(self.net, ByLevel) and self.settings.offload_experts:
-                self.net.take_turns(device)
-            else:
-                self.net.to(device)
-        log.info("encoded what was asked in %.1f s, peak memory %.2f GB; the encoder has left the device", took, peak)
+                    signal.ahead(*job.asked(which), partial(self.placement.making_room, turns, peaks))
+        if which:
+            self.placement.read(turns)
+        return max(peaks)
 
     def _round(self, job: Job, index: int, timer: Timer) -> Round:
         wanted, canvas = job.asked([index])
@@ -369,13 +372,18 @@ class Pipeline:
         return Round(cond, uncond, generators, job.plan.rows(rows), noise, job, timer)
 
     @property
+    def _net(self) -> nn.Module:
+        """The network, which may have no weights yet."""
+        return self.placement.net
+
+    @property
     def _maker(self) -> Maker:
-        return Maker(self.net, self.codec, self.path, self.prediction, self.settings, self.device)
+        return Maker(self._net, self.codec, self.path, self.prediction, self.settings, self.device)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """Without gradients, all modules in evaluation mode; each is put back into its own at the end."""
-        with evaluating(self.net, self.codec, self.text), torch.no_grad():
+        with evaluating(self._net, self.codec, self.text), torch.no_grad():
             yield
 
     def _warn(self, canvas: Canvas, plan: Plan, negatives: Sequence[str]) -> None:
@@ -389,7 +397,7 @@ class Pipeline:
     @property
     def boundary(self) -> float | None:
         """The noise level at which two networks meet; None where there is one."""
-        return self.net.boundary if isinstance(self.net, ByLevel) else None
+        return self._net.boundary if isinstance(self._net, ByLevel) else None
 
     def facts(self, job: Job) -> list[dict[str, Any]]:
         """How each sample of a job is made: all that it takes to make it again (`record.py`). Reads the checkpoint and

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
@@ -53,6 +54,15 @@ def pick_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
     return dtype
 
 
+def own_precision(net: nn.Module) -> torch.dtype | None:
+    """The dtype of 16 bits that most of a network's weights have; None: they are float32 or more."""
+    held: Counter[torch.dtype] = Counter()
+    for parameter in net.parameters():
+        held[parameter.dtype] += parameter.numel()
+    most = max(held, key=lambda dtype: held[dtype], default=torch.float32)
+    return most if most in (torch.bfloat16, torch.float16) else None
+
+
 def warn_of_precision(dtype: str | torch.dtype | None, device: torch.device) -> None:
     """Says so of a dtype that the device is slow in."""
     if dtype is torch.bfloat16 and (said := bfloat16_warning("precision=bfloat16", "precision=null", device.type)):
@@ -61,10 +71,19 @@ def warn_of_precision(dtype: str | torch.dtype | None, device: torch.device) -> 
 
 def peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU since the last reset, of the whole process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else host_peak_memory()
+
+
+def host_peak_memory() -> int:
+    """Bytes that this process has held at once of the machine's own memory, files that it reads in place included."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_in_words(device: torch.device, of_device: int) -> str:
+    """`2.31 GB of the host`, and what a GPU held at most: `, 9.8 GB on cuda:0`."""
+    host = f"{host_peak_memory() / 1e9:.2f} GB of the host"
+    return host if device.type != "cuda" else f"{host}, {of_device / 1e9:.2f} GB on {device}"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dit.sampling import record
+from dit.sampling import parts, record
 from dit.sampling.job import Job
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.ranks import Ranks
@@ -71,7 +71,7 @@ def session(ask: Mapping[str, Any]) -> Session:
             " trained with: leave it out"
         )
     wanted = requests(*(ask[key] for key in REQUEST))
-    changes = {key: ask[key] for key in NAMES}
+    changes = {"parts": parts.asked(ask), **{key: ask[key] for key in NAMES}}
     if ask["pretrained"] is not None:
         own = {name: ask[name] for name in ("trusted", "causal_block")}
         pipeline = Pipeline.from_pretrained(ask["pretrained"], ask["device"], **own, **changes)
@@ -94,15 +94,16 @@ def _keep_in(text: Any, folder: str) -> None:
 
 def _again(ask: Mapping[str, Any]) -> Session:
     before = record.read(ask["again"], ask["trusted"])
-    parts = {name: part for name, part in before.parts.items() if name != "task"}
+    of_sampler = {name: part for name, part in before.parts.items() if name != "task"}
     kept = {key: ask[key] for key in ("device", "offload_text", "offload_experts", "reuse_text", "trusted")}
+    kept["parts"] = before.facts.get("parts", {})
     if before.checkpoint.is_dir():  # of a published model
         own = {name: before.facts["checkpoint"].get(name) for name in ("guidance_scale", "causal_block")}
         settings = {name: value for name, value in before.settings.items() if name != "weights"}
-        pipeline = Pipeline.from_pretrained(before.checkpoint, **own, **kept, **parts, **settings)
+        pipeline = Pipeline.from_pretrained(before.checkpoint, **own, **kept, **of_sampler, **settings)
     else:
         kept |= {"folders": ask["folders"], "low_noise_ckpt": before.low_noise_ckpt, "boundary": before.boundary}
-        pipeline = Pipeline.from_checkpoint(before.checkpoint, **kept, **parts, **before.settings)
+        pipeline = Pipeline.from_checkpoint(before.checkpoint, **kept, **of_sampler, **before.settings)
     job = pipeline.prepare(before.batch, task=before.parts["task"])
     facts = {key: value for key, value in before.facts.items() if key != "versions"}
     facts["device"] = pipeline.info(job, [])["device"]

@@ -166,12 +166,12 @@ def beginning_with(pipeline: Any, noise: Tensor) -> Iterator[None]:
     assert not waiting, "it has drawn nothing"
 
 
-def ours(name: str, folder: str | Path, asked: Asked) -> Pipeline:
-    """Our pipeline of a saved one, set to what is asked."""
+def ours(name: str, folder: str | Path, asked: Asked, **changes: Any) -> Pipeline:
+    """Our pipeline of a saved one, set to what is asked, with further arguments of `Pipeline.from_pretrained`."""
     frames, height, width = TWINS[name].shape
     return Pipeline.from_pretrained(
         folder, "cpu", num_frames=frames, height=height, width=width, num_steps=asked.num_steps,
-        guidance_scale=asked.scale, **TWINS[name].loads,
+        guidance_scale=asked.scale, **{**TWINS[name].loads, **changes},
     )  # fmt: skip
 
 

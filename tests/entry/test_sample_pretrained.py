@@ -39,6 +39,51 @@ def test_samples_of_a_folder_can_be_made_again(folder: Path, command: Callable[.
     assert first == second
 
 
+PARTS = {
+    "codec/tiling=tiles codec.tiling.height=8 codec.tiling.width=16 codec.tiling.overlap=0": "codec",
+    "codec.dtype=bfloat16": "codec",
+    "text.dtype=bfloat16": "text",
+    "net.dtype=bfloat16": "net",
+}
+
+
+def test_what_is_changed_in_a_part_is_recorded_and_heard_again(folder: Path, command: Callable[..., None]) -> None:
+    asked = (f"pretrained={folder}", "prompt=a red circle", *SMALL)
+    command("sample.py", *asked, "out=plain")
+    assert "parts" not in json.loads(next(Path("plain").glob("*seed-0.json")).read_text())
+    for number, (said, part) in enumerate(PARTS.items()):
+        mine, again = Path(f"mine-{number}"), Path(f"again-{number}")
+        command("sample.py", *asked, *said.split(), f"out={mine}")
+        (file,) = mine.glob("*seed-0.json")
+        assert list(json.loads(file.read_text())["parts"]) == [part]
+        command("sample.py", f"again={file}", f"out={again}")
+        videos = [next(each.glob("*.mp4")).read_bytes() for each in (Path("plain"), mine, again)]
+        assert videos[1] == videos[2] and videos[0] != videos[1], said
+
+
+def test_facts_of_strangers_change_what_sampling_changes_alone(
+    folder: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("sample.py", f"pretrained={folder}", "prompt=a red circle", "out=mine", "codec.dtype=bfloat16", *SMALL)
+    capsys.readouterr()
+    (file,) = Path("mine").glob("*seed-0.json")
+    fact = json.loads(file.read_text())
+    for parts, match in (
+        (
+            {"codec": {"folder": "elsewhere"}},
+            "codec.folder is not changed by sampling; there are net.dtype, codec.dtype",
+        ),
+        ({"codec": {"dtype": "int8"}}, "codec.dtype"),
+        ({"codec": {"tiling": {"_target_": "os.system"}}}, "os.system"),
+        ({"net": {"dtype": "int8"}}, "net.dtype='int8' is not one of float32"),
+        ({"path": {}}, "'path' is no part"),
+        ({"text": {"dtype": "float64"}}, "text.dtype='float64' is not one of"),
+        ([1], "'[1]' is no part"),
+    ):
+        file.write_text(json.dumps({**fact, "parts": parts}))
+        assert match in refused(capsys, command, f"again={file}", "out=again")
+
+
 def test_another_folder_by_now_is_not_sampled_again(
     folder: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -63,6 +108,11 @@ def test_another_folder_by_now_is_not_sampled_again(
         ((), "ckpt is missing"),
         (("pretrained=FOLDER", "num_frames=6"), "num_frames=6 is not 4k+1 for AutoencoderKLWan; nearest: 5, 9"),
         (("pretrained=FOLDER", "height=17"), "height=17 is not 8k"),
+        (("pretrained=FOLDER", "codec.dtype=int8"), "codec.dtype=int8 is not one of own, float32"),
+        (("pretrained=FOLDER", "codec.batch=0"), "codec.batch=0"),
+        (("pretrained=FOLDER", "codec.tiling.height=8"), "codec"),
+        (("pretrained=FOLDER", "codec/tiling=tiles", "codec.tiling.height=4"), "tiling.height=4 is less than the 8"),
+        (("pretrained=FOLDER", "precision=int8"), "precision=int8 is no floating-point dtype"),
     ],
 )
 def test_what_cannot_be_is_one_line(

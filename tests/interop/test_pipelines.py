@@ -50,6 +50,17 @@ def test_samples_are_those_of_diffusers(published: Published, scale: float) -> N
         assert (made.pixels - pixels).abs().max() < near
 
 
+def test_weights_of_16_bits_are_computed_with_in_16_bits(published: Published) -> None:
+    """Most folders hold bfloat16, and nothing else need be said."""
+    name, _, folder = published
+    asked = replace(TWINS[name].asked, num_steps=2)
+    pipeline, half = (ours(name, folder, asked, parts=parts) for parts in ({}, {"net": {"dtype": "bfloat16"}}))
+    noise = noise_for(pipeline, 2)
+    latents, wanted = (make(each, name, asked, noise).latents for each in (half, pipeline))
+    assert {each.dtype for each in half.net.parameters()} == {torch.bfloat16}
+    assert 1e-5 < relative(latents, wanted) < 0.1
+
+
 @pytest.mark.parametrize("hidden", [False, True])
 def test_an_empty_prompt_of_mochi_is_hidden_where_its_folder_says_so(hidden: bool, tmp_path: Path) -> None:
     theirs = saved("mochi", tmp_path)

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from dit.sampling.pipeline import Pipeline
+from dit.sampling.placement import Placement
 from dit.sampling.request import Request
 from dit.text import pretrained
 from tests.sampling.fakes import FAKES, FakeNet, checkpoint
@@ -67,7 +68,7 @@ def test_on_a_device_the_network_makes_room(run: Path, monkeypatch: pytest.Monke
     """The order of what moves where, told by parts that only note it: this machine may have no such device."""
     pipeline = Pipeline.from_checkpoint(run, device="cpu", trusted=FAKES, num_steps=2)
     device, moves = torch.device("cuda", 0), []
-    monkeypatch.setattr(Pipeline, "device", property(lambda self: device))
+    monkeypatch.setattr(Placement, "device", property(lambda self: device))
     for name in ("empty_cache", "reset_peak_memory_stats", "max_memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
     monkeypatch.setattr(FakeNet, "cpu", lambda self: moves.append("network to cpu"))
@@ -75,7 +76,9 @@ def test_on_a_device_the_network_makes_room(run: Path, monkeypatch: pytest.Monke
     text: Any = pipeline.text
     monkeypatch.setattr(type(text), "to", lambda self, where: moves.append(f"encoder to {where}") or self)
     monkeypatch.setattr(type(text), "remember", lambda self, prompts: moves.append(f"{len(set(prompts))} prompts"))
-    pipeline._encode_ahead(wanted(6), pipeline.canvas())
+    job = pipeline.prepare(wanted(6))
+    moves.clear()
+    pipeline._make_ready(job, [0])
     assert moves == ["network to cpu", "encoder to cuda:0", "4 prompts", "network to cuda:0"]
 
     def fail(self: Any, prompts: Any) -> None:
@@ -84,7 +87,7 @@ def test_on_a_device_the_network_makes_room(run: Path, monkeypatch: pytest.Monke
     moves.clear()
     monkeypatch.setattr(type(text), "remember", fail)
     with pytest.raises(ValueError, match="its weights are missing"):
-        pipeline._encode_ahead(wanted(2), pipeline.canvas())
+        pipeline._make_ready(pipeline.prepare(wanted(2)), [0])
     assert moves[-1] == "network to cuda:0", "it comes back all the same"
 
 
