@@ -19,7 +19,7 @@ from dit.folders import INDEX_SUFFIX, WEIGHTS
 from dit.interop import call_like_diffusers, from_diffusers, to_diffusers
 from tests.interop.equality import example
 from tests.interop.reference import randomise, relative
-from tests.interop.test_finetune import WAN
+from tests.interop.tuning import WAN
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -3,89 +3,26 @@
 from __future__ import annotations
 
 import errno
-import re
-import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from dit import entry
 from dit.adapters import adapters, bare_key, is_adapter_key
 from dit.engine import frozen, initial, run
 from dit.interop import call_like_diffusers, from_diffusers
-from dit.interop.presets import CONFIGS
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.pipeline import Pipeline
-from scripts import convert_weights
 from tests.engine import small
 from tests.interop.equality import example
-from tests.interop.reference import randomise, relative
+from tests.interop.reference import relative
+from tests.interop.tuning import LORA, convert, run_config, train
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 pytestmark = pytest.mark.timeout(900)  # seconds on a free core; a busy machine takes many times that
-
-# As configs/net/wan21_tiny.yaml with the changes of NET: pixels in and out, texts as wide as the byte encoder's.
-WAN = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 16,
-    "in_channels": 3,
-    "out_channels": 3,
-    "text_dim": 16,
-    "freq_dim": 256,
-    "ffn_dim": 40,
-    "num_layers": 2,
-}
-NET = (
-    "net=wan21_tiny", "net.in_channels=3", "net.out_channels=3", "net.width=32", "net.heads=2", "net.mlp.ratio=1.25",
-    "net.text_width=16",
-)  # fmt: skip
-TINY = (
-    "text.width=16", "text.depth=1", "text.heads=2", "text.buckets=8", "data=demo", "data.num_frames=3",
-    "data.height=8", "data.width=8", "data.batch_size=2", "data.train.num_clips=5", "data.val.num_clips=2",
-    "preview=none", "logger=none", "lr_schedule=constant", "lr_schedule.warmup_steps=1",
-    "optim.lr=0.01", "callbacks.checkpoints.every=3",
-    "callbacks.validation.every=null", "callbacks.metrics.every=1", "callbacks.progress.seconds=1000",
-    "trainer.accelerator=cpu",
-)  # fmt: skip
-LORA = ("lora=default", "lora.rank=3", "lora.alpha=4", "lora.dropout=0.2")
-
-
-@pytest.fixture(scope="module")
-def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Wan as diffusers saves it, in shards."""
-    folder = tmp_path_factory.mktemp("published") / "wan"
-    randomise(diffusers.WanTransformer3DModel(**WAN)).save_pretrained(folder, max_shard_size="100KB")
-    return folder
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # seconds for each run
-    return tmp_path
-
-
-def train(name: str, steps: int, *overrides: str) -> dict[str, Any]:
-    """`train.py` in this process; returns the last checkpoint."""
-    run.train(run_config(name, f"trainer.max_steps={steps}", *overrides))
-    return small.load(Path("runs") / name)
-
-
-def run_config(name: str, *overrides: str) -> dict[str, Any]:
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = hydra.compose("train", [*NET, *TINY, f"name={name}", *overrides])
-    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
-
-
-def convert(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["convert_weights.py", *map(str, arguments)])
-    convert_weights.main()
 
 
 def ours(checkpoint: str, weights: str = "ema") -> nn.Module:
@@ -344,74 +281,6 @@ def test_ablations_take_what_fits(wan: Path, folder: Path, caplog: pytest.LogCap
     with pytest.raises(ValueError, match="nothing of WanTransformer3DModel in .* fits this network"):
         train("none", 1, f"init_from={wan}", "init_strict=false", "net.width=48", "net.heads=3", "net.depth=1",
               "net.in_channels=3", "net.out_channels=3", "net.patch=[1,4,4]", "net.level.frequencies=64")  # fmt: skip
-
-
-def test_mistakes_with_adapters(wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        ValueError, match="atention.qkv names no Linear layer; blocks have attention.qkv, attention.out, c"
-    ):
-        train("lora", 1, *LORA, "lora.targets=[atention.qkv]")
-    with pytest.raises(Exception) as caught:  # noqa: B017 - which kind is for `explain` to say
-        train("lora", 1, "lora=default", "lora.rank=0")
-    assert entry.explain(caught.value) == "lora.rank=0 must be at least 1; 16 is usual"
-    with pytest.raises(Exception) as caught:  # noqa: B017
-        train("lora", 1, "lora=default", "lora.targets=attention.qkv")
-    assert "targets=attention.qkv is not a list" in (entry.explain(caught.value) or "")
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match="pip install -r requirements-lora.txt"):
-        train("lora", 1, *LORA)
-    assert not Path("runs").exists()
-
-
-@pytest.mark.parametrize(
-    "overrides, said",
-    [
-        (["init_from=wan", "init_strict=perhaps"], "init_strict=perhaps must be true or false"),
-        (["init_from=wan", "init_weights=ema"], "init_weights=ema: wan is no run, so it has no averages"),
-        (["init_from=some.pt"], "some.pt is a pickle, which may run code when it is read: convert it once"),
-        (["init_from=some.safetensors"], "init_from=some.safetensors is a single file: give the folder of diffusers"),
-        (["init_from=nowhere.pt"], "init_from=nowhere.pt: no checkpoint at nowhere.pt; give a run directory"),
-    ],
-)
-def test_first_weights_that_are_none(overrides: list[str], said: str, wan: Path, folder: Path) -> None:
-    Path("wan").symlink_to(wan)
-    Path("some.pt").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")  # what a pickle may do
-    Path("some.safetensors").write_bytes(b"")
-    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(said)) as caught:
-        train("none", 1, *overrides)
-    assert "\n" not in str(caught.value) and not Path("runs").exists() and not Path("ran").exists()
-
-
-@pytest.mark.parametrize(
-    "arguments, said",
-    [
-        (["wan", "out", "--weights", "raw"], "--weights raw is of runs and checkpoints of ours; wan is none"),
-        (["wan", "out", "--preset", "sit_s_2"], "--preset sit_s_2 is of a safetensors file of DiT or SiT; wan is none"),
-        (["wan", "out", "--class-name", "X"], "--class-name X is of diffusers, and out would be written --to ours"),
-        (["some.pt", "out"], "some.pt is a pickle, which may run code when it is read"),
-    ],
-)
-def test_options_that_would_do_nothing(
-    arguments: list[str], said: str, wan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Path("wan").symlink_to(wan)
-    Path("some.pt").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
-    with pytest.raises(ValueError, match=re.escape(said)):
-        convert(monkeypatch, *arguments)
-    assert not Path("out").exists() and not Path("ran").exists()
-
-
-def test_what_the_network_needs_and_does_not_get(folder: Path) -> None:
-    """Said before there is a run directory."""
-    with pytest.raises(ValueError, match="net.text_width=24, but the text encoder 16; add net.text_width=16"):
-        train("wide", 1, "net.text_width=24")
-    with pytest.raises(ValueError, match="pooled features are 16 wide, and this network reads 768: set net.vec"):
-        train("pooled", 1, "net/pooled=mlp_768")
-    with pytest.raises(ValueError, match="this network reads class labels, and the data has none"):
-        train("labelled", 1, "net/label=classes", "data.train.labels=[]", "data.val.labels=[]")
-    with pytest.raises(ValueError, match="net.out_channels=9, but the codec gives 3; add net.out_channels=3"):
-        train("variance", 1, "net.out_channels=9")  # 6 is a variance beside what is trained
-    assert not Path("runs").exists()
 
 
 def test_our_network_is_called_as_theirs(wan: Path) -> None:

@@ -20,7 +20,7 @@ from dit.interop.family import Family
 from dit.interop.presets import CONFIGS
 from dit.sampling.pipeline import Pipeline
 from tests.engine import small
-from tests.interop.test_finetune import NET, TINY
+from tests.interop.tuning import NET, TINY
 from tests.net.test_net_compile import call, network, results
 
 DEVICE = "cuda"

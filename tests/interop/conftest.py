@@ -1,0 +1,27 @@
+"""Published weights to train from, and a folder to train in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dit.engine import run
+from tests.interop.reference import randomise
+from tests.interop.tuning import WAN
+
+
+@pytest.fixture(scope="session")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Wan as diffusers saves it, in shards."""
+    diffusers = pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("published") / "wan"
+    randomise(diffusers.WanTransformer3DModel(**WAN)).save_pretrained(folder, max_shard_size="100KB")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # seconds for each run
+    return tmp_path
