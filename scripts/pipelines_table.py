@@ -3,7 +3,7 @@
     python scripts/pipelines_table.py          # prints it and puts it into the page
 
 Each pipeline is built with tiny random parts, saved, and sampled by both from the same noise: two prompts of different
-lengths, five steps, with guidance and without. It needs pip install -r requirements-dev.txt
+lengths, five steps, with guidance and without, in float32 and in float64. It needs pip install -r requirements-dev.txt
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 from dit.interop.published import PIPELINES
-from scripts.twins.pipelines import TWINS, Asked, make, noise_for, ours, relative, run, saved
+from scripts.twins.pipelines import (
+    TWINS,
+    Asked,
+    make,
+    noise_for,
+    ours,
+    relative,
+    run,
+    run_in_float64,
+    saved,
+    saved_in_float64,
+)
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "pipelines.md"
 BEGIN, END = "<!-- scripts/pipelines_table.py writes from here -->", "<!-- to here -->"
@@ -27,8 +38,8 @@ BEGIN, END = "<!-- scripts/pipelines_table.py writes from here -->", "<!-- to he
 
 def main() -> None:
     lines = [
-        "| pipeline of diffusers | latents | latents, guidance 4 | pixels, grey levels | prompts swapped |",
-        "| --- | --- | --- | --- | --- |",
+        "| pipeline of diffusers | latents | guidance 4 | in float64 | pixels, grey levels | prompts swapped |",
+        "| --- | --- | --- | --- | --- | --- |",
         *rows(),
     ]
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
@@ -44,11 +55,15 @@ def rows() -> Iterator[str]:
             plain, guided = (
                 differences(name, theirs, folder, replace(twin.asked, scale=scale)) for scale in (1.0, 4.0)
             )
+        with tempfile.TemporaryDirectory() as folder:
+            asked = replace(twin.asked, scale=4.0)
+            exact = relative(*run_in_float64(saved_in_float64(name, Path(folder)), name, Path(folder), asked))
         pixels = f"{guided['pixels']:.1e}" if twin.decodes else "not compared"
         kind = type(theirs).__name__
         assert kind in PIPELINES, kind
         kind += f", {twin.title}" if twin.title else ""
-        yield f"| {kind} | {plain['latents']:.1e} | {guided['latents']:.1e} | {pixels} | {guided['swapped']:.1e} |"
+        found = (plain["latents"], guided["latents"], exact)
+        yield f"| {kind} | {' | '.join(f'{each:.1e}' for each in found)} | {pixels} | {guided['swapped']:.1e} |"
 
 
 def differences(name: str, theirs: Any, folder: str, asked: Asked) -> dict[str, float]:

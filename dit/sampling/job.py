@@ -21,7 +21,7 @@ class Samples(NamedTuple):
 
     Attributes:
         pixels: (B, 3, num_frames, height, width) float32 in [-1, 1]; chained clips are one long clip.
-        latents: (B, C, F, H, W) float32.
+        latents: (B, C, F, H, W) float32, of a network in float64 float64.
         info: how they were made, plain values (`Pipeline.info`), and what it took: seconds_per_step,
             peak_memory_gb (of the GPU, or of the process on a CPU), peak_host_memory_gb.
     """

@@ -18,7 +18,7 @@ from dit.diffusion.prediction import Prediction
 from dit.sampling.given import Given, hold
 from dit.sampling.job import Round, draw
 from dit.sampling.rollout import roll_out
-from dit.sampling.runtime import evaluating, own_precision
+from dit.sampling.runtime import dtype_of, evaluating, own_precision
 from dit.sampling.settings import Settings
 from dit.sampling.solvers import State
 
@@ -79,10 +79,10 @@ class Maker:
     ) -> Generator[Intermediate, None, Tensor]:
         """Returns the latents (B, C, F, H, W) of one clip."""
         codec: Any = self.codec
-        shape = (codec.channels, *now.job.canvas.latent_shape)
+        shape, dtype = (codec.channels, *now.job.canvas.latent_shape), dtype_of(self.net)
 
         def fresh() -> Tensor:
-            return draw(now.generators, shape).to(self.device)
+            return draw(now.generators, shape).to(self.device, dtype)
 
         noise = fresh()  # drawn in any case, so that noise that was passed changes none that comes later
         if now.noise is not None and clip == 0:

@@ -33,6 +33,7 @@ from dit.sampling.request import Request
 from dit.sampling.runtime import (
     Progress,
     Timer,
+    dtype_of,
     evaluating,
     exhausted,
     host_peak_memory,
@@ -309,12 +310,13 @@ class Pipeline:
     def canvas(self) -> Canvas:
         """The clip to be made, in pixels and latents; ValueError when codec or network cannot take it."""
         codec: Any = self.codec
+        dtype = dtype_of(self.net)
         frames, height, width = self.shape.num_frames, self.shape.height, self.shape.width
         return Canvas(
             **vars(self.shape),
             latent_shape=codec.latent_shape(frames, height, width),
             compression=codec.compression,
-            encode=lambda pixels: codec.encode(pixels.to(self.device)).float(),
+            encode=lambda pixels: codec.encode(pixels.to(self.device, dtype)).to(dtype),
             check_frames=lambda frames: codec.latent_shape(frames, height, width),
         )
 

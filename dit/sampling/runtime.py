@@ -63,6 +63,12 @@ def own_precision(net: nn.Module) -> torch.dtype | None:
     return most if most in (torch.bfloat16, torch.float16) else None
 
 
+def dtype_of(net: nn.Module) -> torch.dtype:
+    """In which samples are computed outside of a network: float32, or float64 where its weights are."""
+    own = next((parameter.dtype for parameter in net.parameters()), torch.float32)
+    return torch.promote_types(own, torch.float32)
+
+
 def warn_of_precision(dtype: str | torch.dtype | None, device: torch.device) -> None:
     """Says so of a dtype that the device is slow in."""
     if dtype is torch.bfloat16 and (said := bfloat16_warning("precision=bfloat16", "precision=null", device.type)):

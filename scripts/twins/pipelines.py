@@ -12,14 +12,16 @@ from unittest.mock import patch
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
+from dit.diffusion.path import Path as NoisePath
 from dit.sampling.job import Samples
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Pyramid
 from dit.sampling.tasks import LongTextToVideo, Task
 from scripts.twins import cosmos, forcing, labelled
 from scripts.twins import text_to_video as t2v
+from scripts.twins.exact import exact, exact_with
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Twin:
         asked: what it is asked for. asks: more arguments of its call.
         task, loads: what ours is asked for, and more arguments of `Pipeline.from_pretrained`.
         title: what is told of it beside its class.
+        sigmas: those of its scheduler from our path and levels, where its own differ from them in the last digit.
     """
 
     build: Callable[[], Any]
@@ -80,6 +83,15 @@ class Twin:
     task: Task | None = None
     loads: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
+    sigmas: Callable[[NoisePath, Tensor], Tensor] | None = None
+
+
+def levels_alone(path: NoisePath, levels: Tensor) -> Tensor:
+    return levels
+
+
+def ratios(path: NoisePath, levels: Tensor) -> Tensor:
+    return path.sigma(levels) / path.alpha(levels)
 
 
 STAGGERED = {"causal_block": 2, "schedule": Pyramid(None, group=2, lag=2)}
@@ -97,12 +109,12 @@ TWINS = {
         forcing.skyreels_v2, (9, 32, 48), alone=True, takes_noise=False, asks=CHAINED,
         task=LongTextToVideo(5, 3, carry_latents=True), title="chained",
     ),
-    "ltx": Twin(t2v.ltx, (9, 32, 64), "b (f h w) c"),
+    "ltx": Twin(t2v.ltx, (9, 32, 64), "b (f h w) c", sigmas=levels_alone),
     "cogvideox": Twin(t2v.cogvideox, (9, 32, 48), "b f c h w"),
-    "hunyuan_video": Twin(t2v.hunyuan_video, (9, 32, 48)),
+    "hunyuan_video": Twin(t2v.hunyuan_video, (9, 32, 48), sigmas=levels_alone),
     "mochi": Twin(t2v.mochi, (7, 16, 32)),
-    "allegro": Twin(t2v.allegro, (8, 32, 48), decodes=False),
-    "cosmos": Twin(cosmos.predict1, (9, 32, 48), whole_greys=True),
+    "allegro": Twin(t2v.allegro, (8, 32, 48), decodes=False, sigmas=ratios),
+    "cosmos": Twin(cosmos.predict1, (9, 32, 48), whole_greys=True, sigmas=ratios),
     "cosmos2_image": Twin(cosmos.predict2_image, (1, 32, 48), made="b c (f h) w", frames=None, whole_greys=True),
     "cosmos25": Twin(cosmos.predict25, (9, 32, 48)),
     "latte": Twin(t2v.latte, (4, 64, 64), frames="video_length", alone=True),
@@ -119,6 +131,35 @@ def saved(name: str, folder: Path) -> Any:
     made.set_progress_bar_config(disable=True)
     made.save_pretrained(folder)
     return made
+
+
+def saved_in_float64(name: str, folder: Path) -> Any:
+    """The same in float64. Tables of its scheduler are of float32 all the same: a model was published with them."""
+    with exact():
+        made = TWINS[name].build()
+        for part in made.components.values():
+            if isinstance(part, nn.Module):
+                part.double()
+    made.scheduler = type(made.scheduler).from_config(made.scheduler.config)
+    made.set_progress_bar_config(disable=True)
+    made.save_pretrained(folder)
+    return made
+
+
+def run_in_float64(theirs: Any, name: str, folder: Path, asked: Asked) -> tuple[Tensor, Tensor]:
+    """Latents of ours and of diffusers' pipeline, both in float64 throughout: what they round to float32, they do not
+    here. Prompts are encoded so, too, by transformers in either."""
+    pipeline = ours(name, folder, asked)
+    noise = noise_for(pipeline, len(asked.seeds)).double()
+    if pipeline.text is not None:
+        with exact():
+            pipeline.text.remember([*asked.prompts, *asked.negatives])
+    mine, sigmas = make(pipeline, name, asked, noise).latents, None
+    if (of_levels := TWINS[name].sigmas) is not None:
+        nothing = torch.zeros(noise.shape[2], dtype=torch.bool)
+        sigmas = of_levels(pipeline.path, pipeline.noise_levels(pipeline.canvas(), nothing))
+    with exact_with(theirs.scheduler, sigmas):
+        return mine, run(theirs, name, noise, asked, "latent")
 
 
 def run(pipeline: Any, name: str, noise: Tensor, asked: Asked, output: str) -> Tensor:

@@ -13,7 +13,8 @@ from dit.interop import call_like_diffusers, from_diffusers, to_diffusers
 from dit.interop.diffusers import family_named, recognise
 from dit.interop.weights import Copies, to_theirs
 from scripts.twins import examples
-from tests.interop.reference import exact, gradients, randomise, relative
+from scripts.twins.exact import exact
+from tests.interop.reference import gradients, randomise, relative
 
 
 def build(cls: type[nn.Module], config: dict[str, Any], dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -12,9 +12,9 @@ import torch
 from dit.interop import call_like_diffusers, from_diffusers
 from dit.interop.diffusers import adopted, net_config
 from dit.interop.presets import compose
+from scripts.twins.exact import exact
 from tests.interop import equality
 from tests.interop.equality import assert_equal, assert_notices, assert_round_trip
-from tests.interop.reference import exact
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -10,9 +10,10 @@ import torch
 
 from dit.interop import call_like_diffusers, from_diffusers
 from dit.interop.diffusers import net_config
+from scripts.twins.exact import exact
 from tests.interop import equality
 from tests.interop.equality import assert_equal, assert_notices, assert_round_trip
-from tests.interop.reference import exact, relative
+from tests.interop.reference import relative
 
 diffusers = pytest.importorskip("diffusers")
 

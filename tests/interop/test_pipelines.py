@@ -15,7 +15,18 @@ from dit.config.build import build
 from dit.diffusion.path import Path as NoisePath
 from dit.interop.published import open_pipeline
 from dit.sampling.schedule import Schedule
-from scripts.twins.pipelines import ASKED, TWINS, make, noise_for, ours, relative, run, saved
+from scripts.twins.pipelines import (
+    ASKED,
+    TWINS,
+    make,
+    noise_for,
+    ours,
+    relative,
+    run,
+    run_in_float64,
+    saved,
+    saved_in_float64,
+)
 
 Published = tuple[str, Any, Path]
 
@@ -36,10 +47,9 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return request.param, saved(request.param, folder), folder
 
 
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_samples_are_those_of_diffusers(published: Published, scale: float) -> None:
+def test_samples_are_those_of_diffusers(published: Published) -> None:
     name, theirs, folder = published
-    asked = replace(TWINS[name].asked, scale=scale)
+    asked = TWINS[name].asked
     pipeline = ours(name, folder, asked)
     noise = noise_for(pipeline, 2)
     made = make(pipeline, name, asked, noise)
@@ -59,6 +69,13 @@ def test_weights_of_16_bits_are_computed_with_in_16_bits(published: Published) -
     latents, wanted = (make(each, name, asked, noise).latents for each in (half, pipeline))
     assert {each.dtype for each in half.net.parameters()} == {torch.bfloat16}
     assert 1e-5 < relative(latents, wanted) < 0.1
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_samples_are_those_of_diffusers_in_float64(name: str, tmp_path: Path) -> None:
+    theirs = saved_in_float64(name, tmp_path)
+    mine, other = run_in_float64(theirs, name, tmp_path, replace(TWINS[name].asked, scale=1.0))
+    assert mine.dtype is other.dtype is torch.float64 and relative(mine, other) < 1e-8
 
 
 @pytest.mark.parametrize("hidden", [False, True])
