@@ -170,7 +170,11 @@ def pick_frames(timeline: Timeline, row: Row, num_frames: int, fps: float, time:
     # The last frame is shown for one source frame's time, half of which is nearest to it.
     there = times[part[-1]] - times[part[0]] + 0.5 / timeline.fps if len(part) else 0.0
     if there < needed:
-        raise BadClip(row.path, f"{there:.2f} s are too short for {num_frames} frames at {fps:g} fps ({needed:.2f} s)")
+        most = int(there * fps + 1e-6) + 1 if len(part) else 0
+        short = (
+            f"{there:.2f} s are too short for {num_frames} frames at {fps:g} fps ({needed:.2f} s); {most} frames fit"
+        )
+        raise BadClip(row.path, short)
     last_begin = np.searchsorted(times, times[part[-1]] + 0.5 / timeline.fps - needed, side="right") - 1
     begins = max(1, int(last_begin) - int(part[0]) + 1)
     begin = int(part[0]) + min(int(time * begins), begins - 1)
