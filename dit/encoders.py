@@ -146,7 +146,7 @@ def files(*parts: Path) -> list[Path]:
 
 
 def picture_name(picture: Tensor) -> str:
-    """The same for pictures of the same shape and bytes, uint8 (3, h, w)."""
+    """A short name of a picture, uint8 (3, h, w): equal pictures have equal names."""
     return f"{tuple(picture.shape)} {hashlib.sha256(picture.cpu().contiguous().numpy().data).hexdigest()}"
 
 
@@ -156,7 +156,7 @@ def to_bytes(pixels: Tensor) -> Tensor:
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """The same for files of the same folders' names, names and content."""
+    """A hash of files: of their folders' names, their own names and their content."""
     return fingerprint_of({f"{file.parent.name}/{file.name}": file for file in files})
 
 

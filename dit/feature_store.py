@@ -75,7 +75,7 @@ class FeatureStore:
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """The same for the same names, shapes, dtypes and bits."""
+    """A checksum of tensors: of their names, shapes, dtypes and bits."""
     mark = 0
     for key, tensor in sorted(tensors.items()):
         mark = zlib.crc32(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode(), mark)

@@ -70,7 +70,7 @@ def located(folder: str, key: str) -> Path:
 
 
 def fingerprint_of(files: Mapping[str, Path]) -> str:
-    """The same for files of the same names and content, wherever they lie. Of a file beyond `WHOLE` bytes its size and
+    """A hash of files: of their names and content, not of where they lie. Of a file beyond `WHOLE` bytes its size and
     `SAMPLES` pieces are read, spread evenly from its head to its end: other weights differ there too."""
     mark = hashlib.sha256()
     for name, file in files.items():

@@ -103,7 +103,7 @@ class Pretrained(Codec):
 
     @property
     def _coded(self) -> Compression:
-        """That of the autoencoder itself, which knows no lead."""
+        """The compression of the autoencoder itself, which knows no lead."""
         return replace(self.compression, lead=0)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:

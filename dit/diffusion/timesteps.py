@@ -19,7 +19,7 @@ SNAPPED = 1e-3  # of a timestep: float32 levels that are whole timesteps miss th
 
 
 class Told(Prediction):
-    """Another prediction whose network is told something else than the level.
+    """Wraps a prediction whose network is told a timestep instead of the level.
 
     Args:
         prediction: what the network's output means.

@@ -35,7 +35,7 @@ def completed(config: dict[str, Any], run: Path) -> dict[str, Any]:
 
 
 def _begun(model: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Of `OURS` what a run was begun with; of the signals those that the model has."""
+    """The values of the keys `OURS` that a run was begun with; of its signals, those that the model has."""
     found = {key: before[key] for key in OURS if key in before}
     if isinstance(found.get("signals"), Mapping):
         found["signals"] = {name: found["signals"].get(name, node) for name, node in model["signals"].items()}

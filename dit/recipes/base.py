@@ -63,7 +63,7 @@ class Loss(NamedTuple):
     columns: Mapping[str, Tensor]
 
     def detached(self) -> Loss:
-        """The same without graphs."""
+        """The losses without their graphs."""
         columns = {name: value.detach() for name, value in self.columns.items()}
         return Loss(self.total.detach(), self.per_sample.detach(), self.shown.detach(), columns)
 

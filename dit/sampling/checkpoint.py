@@ -105,7 +105,7 @@ class Checkpoint:
         return cls(file, {**beside, **raw}, ema, config, frozen, tuple(names), step)
 
     def moved(self, folders: Mapping[str, str]) -> Checkpoint:
-        """The same where folders of published parts lie elsewhere now: `text`, `codec`, `image` (the signal) -> folder.
+        """This checkpoint with published parts in other folders: `text`, `codec`, `image` (the signal) -> folder.
 
         Raises ValueError for a part that is read from no folder.
         """

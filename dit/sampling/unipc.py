@@ -148,11 +148,9 @@ class UniPC(Solver):
 
 @dataclass(frozen=True)
 class UniPCInPlace(UniPC):
-    """UniPC as it comes out where x is overwritten in place, so that a frame's first correction begins at the end of
-    its first step instead of its start: diffusion forcing of SkyReels-V2, in its own code and in diffusers. It is for
-    the
-        same
-    video, not a better one. The arguments are `UniPC`'s."""
+    """UniPC where x is overwritten in place, so that a frame's first correction begins at the end of its first step
+    instead of its start: diffusion forcing of SkyReels-V2, in its own code and in diffusers. It is there for the same
+    video, not for a better one. The arguments are `UniPC`'s."""
 
     def _remembered(self, taken: Past, x: Tensor, first: Tensor) -> Past:
         if not bool(first.any()):

@@ -83,8 +83,8 @@ class Checkpoints:
 
 
 class Files(TorchCheckpointIO):
-    """Checkpoints straight to their file, and mapped from it. Lightning's own go whole through memory and through the
-    system's folder for temporary files, and every rank reads all of one into memory of its own.
+    """Writes a checkpoint straight to its file, and maps the file to read it. Lightning's own plugin takes the whole
+    through memory and through the system's folder for temporary files, and each rank reads it into its own memory.
 
     The map is private: what a run changes in it is not in the file. A file that is removed or replaced meanwhile stays
     readable, and its room on the disk taken, until nothing is mapped from it. Nothing here overwrites one in place.
