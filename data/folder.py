@@ -26,9 +26,11 @@ def read_folder(root: Path) -> pa.Table:
     Sub-folders that are links are followed, each folder once. What begins with a dot is left out, and so is an image
     that has the name of a video beside it: it is the video's thumbnail.
     """
-    files = sorted(_files(root), key=lambda file: file.relative_to(root).as_posix())
+    found = sorted(_files(root), key=lambda file: file.relative_to(root).as_posix())
+    files = [file for file in found if file.is_file()]
     of_videos = {file.with_suffix("") for file in files if file.suffix.lower() in VIDEOS}
     clips, left_out = [], {"thumbnails of videos": 0, "videos of other kinds, which a manifest may name": 0}
+    left_out["named pipes, devices or links to nothing"] = len(found) - len(files)
     for file in files:
         ending = file.suffix.lower()
         if ending in VIDEOS or (ending in images.EXTENSIONS and file.with_suffix("") not in of_videos):
@@ -62,7 +64,7 @@ def _files(root: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             file = Path(folder, name)
-            if name.startswith(".") or not file.is_file():
+            if name.startswith(".") or (not file.is_file() and file.suffix.lower() not in VIDEOS):
                 continue
             try:
                 os.fspath(file).encode()

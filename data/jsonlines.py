@@ -56,11 +56,11 @@ def read_json_lines(path: Path, names: Sequence[str]) -> tuple[pa.Table, list[st
 def _without_empty(table: pa.Table, path: Path) -> tuple[pa.Table, list[str]]:
     """Without columns that Arrow was told of, but no line has."""
     filled = [name for name in table.column_names if table.column(name).null_count < table.num_rows]
-    first = next((value for _, value in _objects(path)), {})
+    first = next((value for _, value in objects(path)), {})
     return table.select(filled), [*dict.fromkeys((*first, *filled))]
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Row and object of each line that is not empty."""
     row = 0
     with path.open(encoding="utf-8-sig", newline="\n") as file:
@@ -91,7 +91,7 @@ def _by_line(path: Path, known: dict[str, pa.DataType], unknown: Sequence[str]) 
             parts[name].append(pa.array(cells[name], TEXTS if name in CAPTIONS else kind))
             cells[name].clear()
 
-    for row, value in _objects(path):
+    for row, value in objects(path):
         for name in known:
             try:
                 cells[name].append(None if (each := value.get(name)) is None else convert[name](each))

@@ -19,7 +19,7 @@ import pyarrow.parquet
 
 from data.captions import from_json
 from data.columns import ALWAYS, KIND, NEEDED, NUMBER, NUMBERS, PLANNED, TEXT, TEXTS, TYPES, doubled, spelt
-from data.jsonlines import BadCell, read_json_lines
+from data.jsonlines import BadCell, objects, read_json_lines
 from data.textfile import read_text
 
 log = logging.getLogger(__name__)
@@ -39,20 +39,40 @@ def read_table(path: Path, more: Sequence[str] = (), also: Sequence[str] = ()) -
     Raises:
         FileNotFoundError: no such file. ValueError: in one line, for whatever is wrong with it.
     """
+    _check_path(path)
+    try:
+        return _typed(*READERS[path.suffix](path, [*dict.fromkeys((*ALWAYS, *more, *also))]), more, also)
+    # Arrow says what is wrong with a file by several kinds of error, of a damaged Parquet also by OSError.
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+        raise _said(path, error) from None
+
+
+def names(path: Path) -> list[str]:
+    """The columns that a manifest has. Raises as `read_table`."""
+    _check_path(path)
+    try:
+        if path.suffix == ".jsonl":  # each line may have others
+            return [*dict.fromkeys(name for _, value in objects(path) for name in value)]
+        return READERS[path.suffix](path, NEEDED)[1]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _said(path, error) from None
+
+
+def _check_path(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"data.manifest={path}: no such file")
     if path.suffix not in READERS:
         raise ValueError(f"data.manifest={path}: cannot read {path.suffix or 'no suffix'}; use {', '.join(READERS)}")
     if path.stat().st_size == 0:
         raise ValueError(f"data.manifest={path}: the file is empty")
-    try:
-        return _typed(*READERS[path.suffix](path, [*dict.fromkeys((*ALWAYS, *more, *also))]), more, also)
-    # Arrow says what is wrong with a file by several kinds of error, of a damaged Parquet also by OSError.
-    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
-        if path.suffix != ".parquet":
-            read_text(path)  # if the encoding is what is wrong, this names the line
-        at = f", row {error.row}, column {error.column}" if isinstance(error, BadCell) else ""
-        raise ValueError(f"data.manifest={path}{at}: {' '.join(str(error).split())}") from None
+
+
+def _said(path: Path, error: Exception) -> ValueError:
+    """An error of a reader, in one line that names the file, and row and column where they are known."""
+    if path.suffix != ".parquet":
+        read_text(path)  # if the encoding is what is wrong, this names the line
+    at = f", row {error.row}, column {error.column}" if isinstance(error, BadCell) else ""
+    return ValueError(f"data.manifest={path}{at}: {' '.join(str(error).split())}")
 
 
 def _csv(path: Path, names: Sequence[str]) -> tuple[pa.Table, list[str]]:

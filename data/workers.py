@@ -178,10 +178,15 @@ def leave_signals_to_trainer(worker: int) -> None:
     for number in TRAINERS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TRAINERS)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Has the system end this process where its parent is killed (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    trainer = multiprocessing.parent_process()
-    if trainer is not None and not trainer.is_alive():  # it died before this was said
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it died before this was said
         os._exit(1)
 
 

@@ -1,96 +1,150 @@
-"""Checks clips before a run: which can be read, by what, and what a run will make of them.
+"""Checks clips before a run: which can be read, by what, what they show, and what a run will make of them.
 
+    python scripts/validate_data.py manifest=clips.csv out=checked.csv           # a list; paths are relative to it
+    python scripts/validate_data.py root=clips out=checked.csv                   # a folder
     python scripts/validate_data.py experiment=real_clips data.root=clips        # as the run that one means to start
-    python scripts/validate_data.py --root clips --num-frames 16 --fps 8         # or clip by clip
 
-Overrides are those of train.py: folder, manifest, frames, size, rate and length of captions are the run's. Each clip
-is read in a process of its own, which is killed after `--timeout` seconds. Every decoder that runs on this machine
-reads the same frames, and they must agree. The report has a line for each clip; the exit code is 0 if all are fine, 1
-if some are not, 2 for a mistake in the command.
+Writes the list with what was found out, a row for each row (`out`: .csv, .jsonl or .parquet), and a report beside it.
+Each clip is read in a process of its own, which is killed after `timeout` seconds; every decoder of this machine reads
+the same frames, and they must agree. A check that was killed goes on with the same command. The exit code is 0 if all
+clips are fine, 1 if some are not, 2 for a mistake in the command. Settings, beside overrides of train.py:
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data import scores
+from data.checklist import Checklist, Settings
+from data.checks import Checks, Wanted
 from data.decode import Decord, Ladder, PyAV, TorchCodec
-from data.manifest import Manifest, read_manifest
-from data.validate import Finding, Wanted, check_clips
+from data.filter import Filter
+from data.report import lines
+from data.validate import Limits, check_clips
 from dit.entry import CONFIGS, one_line_errors
+from dit.entry.command import INTERRUPTED
 from dit.entry.literal import literal
 
-SHOWN = 5  # clips that are named with each kind of note
+
+@dataclass(frozen=True)
+class Asked:
+    """`name=value` on the command line; null is none."""
+
+    manifest: str | None = None  # a .csv, .jsonl or .parquet file
+    root: str | None = None  # folder that paths are relative to; null: that of the manifest. Without one, all its clips
+    out: str = "checked.csv"
+    timeout: float = 60.0  # seconds for one clip
+    memory_gb: float | None = 4.0  # that the check of one clip may take (Linux)
+    jobs: int = os.cpu_count() or 1  # clips checked at a time
+    every_frame: bool = False  # decode all frames, not a few spread over the clip
+    min_seconds: float = 0.0  # shorter clips are not good enough
+    cuts: bool = False  # look for cuts between scenes (pip install -r requirements-data.txt)
+    duplicates: bool = False  # leave out clips that look as an earlier one does
+    licences: str | None = None  # those that are allowed, with commas between them; unknown for clips that state none
+    filter: str | None = None  # rows to take, over any column: "duration > 2 and motion > 1"
+    num_frames: int | None = None  # what a run will ask of each clip: frames,
+    fps: float | None = None  # frames a second,
+    height: int | None = None  # and size
+    width: int | None = None
+    max_bytes: int | None = None  # the longest caption that it reads (text.max_bytes)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    if {"-h", "--help"} & set(sys.argv):
+        print(usage())
+        return 0
+    asked, run = parse(sys.argv[1:])
+    if asked.timeout <= 0 or asked.jobs < 1 or (asked.memory_gb is not None and asked.memory_gb <= 0):
+        raise ValueError(
+            f"timeout={asked.timeout:g} and memory_gb={asked.memory_gb} must be above 0, jobs={asked.jobs} at least 1"
+        )
+    if asked.cuts and (why := scores.missing_detector()) is not None:
+        raise ValueError(f"cuts=true needs PySceneDetect ({why}): pip install -r requirements-data.txt")
+    checks = Checks(asked.min_seconds, asked.every_frame, asked.cuts, wanted_by(asked))
+    licences = None if asked.licences is None else [each.strip() for each in asked.licences.split(",")]
+    settings = Settings(
+        manifest=None if asked.manifest is None else Path(asked.manifest),
+        root=None if asked.root is None else Path(asked.root),
+        out=Path(asked.out),
+        columns=tuple(run.get("columns") or ()),
+        checks=checks,
+        duplicates=asked.duplicates,
+        licences=licences,
+        filter=None if asked.filter is None else Filter(asked.filter, "filter"),
+        max_bytes=asked.max_bytes,
     )
-    parser.add_argument("overrides", nargs="*", help="as for train.py: experiment=real_clips data.root=DIR ...")
-    parser.add_argument("--root", help="folder that the manifest's paths are relative to")
-    parser.add_argument("--manifest", help=".csv, .jsonl or .parquet; without it, all clips in the root folder")
-    parser.add_argument("--num-frames", type=int, help="frames of a clip in the run")
-    parser.add_argument("--fps", type=float, help="frames a second in the run")
-    parser.add_argument("--height", type=int, help="height of a clip in the run")
-    parser.add_argument("--width", type=int, help="width of a clip in the run")
-    parser.add_argument("--max-bytes", type=int, help="the longest caption that the run reads (text.max_bytes)")
-    parser.add_argument("--report", default="report.csv", help="where to write a line for each clip")
-    parser.add_argument("--min-seconds", type=float, default=0.0, help="shorter clips are not good enough")
-    parser.add_argument("--every-frame", action="store_true", help="decode all frames, not a few spread over the clip")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one clip")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="clips checked at a time")
-    asked = parser.parse_args()
-    if asked.timeout <= 0 or asked.jobs < 1:
-        raise ValueError(f"--timeout {asked.timeout:g} must be above 0 and --jobs {asked.jobs} at least 1")
-    run = of_run(asked.overrides) if asked.overrides else {}
-    given = {key: value for key, value in vars(asked).items() if key in KEYS and value is not None}
-    run |= given
-    if not run.get("root"):
-        raise ValueError("no folder: give --root DIR, or what train.py is given: experiment=real_clips data.root=DIR")
-
-    manifest = read_manifest(run["root"], run.get("manifest"), run.get("columns") or ())
     ladder = Ladder(decoders=[Decord(), TorchCodec(), PyAV()])
-    bad: list[Finding] = []
-    noted: dict[str, list[str]] = {}
-    with (
-        open(asked.report, "w", newline="", encoding="utf-8") as report,
-        tqdm(total=len(manifest), unit="clip", file=sys.stderr) as bar,
-    ):
-        table = csv.DictWriter(report, [field.name for field in fields(Finding)])
-        table.writeheader()
-        for finding in check_clips(
-            manifest, ladder, asked.min_seconds, asked.every_frame, asked.timeout, asked.jobs, wanted_by(run)
-        ):
-            table.writerow(asdict(finding))
-            report.flush()  # an interrupted check keeps what it has found
-            bad += [] if finding.ok else [finding]
-            for note in filter(None, finding.notes.split("; ")):
-                noted.setdefault(note, []).append(finding.id)
-            bar.set_postfix(bad=len(bad))
+    listed = Checklist(settings, [each.name for each in ladder.decoders])
+    with listed, tqdm(total=listed.total, initial=listed.ready, unit="clip", file=sys.stderr) as bar:
+        bad = listed.bad
+        limits = Limits(asked.timeout, asked.memory_gb, asked.jobs)
+        for row, finding in check_clips(listed.waiting(), ladder, checks, limits):
+            listed.add(row, finding)
+            bad += not finding.ok
+            bar.set_postfix(bad=bad)
             bar.update()
-    for finding in sorted(bad, key=lambda finding: finding.id):
-        print(f"bad: {finding.id}: {finding.why}")
-    for note, ids in sorted(noted.items()):
-        print(f"note: {note}: {', '.join(sorted(ids)[:SHOWN])}{f' and {len(ids) - SHOWN} more' * (len(ids) > SHOWN)}")
-    for line in about_captions(manifest, run.get("max_bytes")):
-        print(f"note: {line}")
-    print(f"{len(manifest) - len(bad)} of {len(manifest)} clips are good; report: {asked.report}")
-    return 1 if bad else 0
+    report = listed.finish()
+    print("\n".join(lines(report)))
+    return 0 if report["rows"] == report["good"] else 1
 
 
-KEYS = ("root", "manifest", "num_frames", "height", "width", "fps", "max_bytes")
+def usage() -> str:
+    source = Path(__file__).read_text(encoding="utf-8")
+    body = source.partition("class Asked:")[2].partition("def main")[0].strip().splitlines()[2:]
+    return f"{__doc__.strip()}\n\n" + "\n".join(line.removeprefix("    ").rstrip() for line in body if line.strip())
+
+
+KEYS = ("root", "manifest", "num_frames", "height", "width", "fps", "filter", "licences", "max_bytes", "columns")
+
+
+def parse(arguments: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
+    """What is asked for, and what a run asks for with the overrides of train.py among the arguments, by `KEYS`."""
+    kinds = get_type_hints(Asked)
+    given: dict[str, Any] = {}
+    overrides = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals or name.startswith("-"):
+            known = ", ".join(kinds)
+            raise ValueError(
+                f"{argument!r} is not name=value, as in manifest=clips.csv out=checked.csv; there are {known}"
+            )
+        if name in kinds:
+            given[name] = read(name, value, str(kinds[name]))
+        else:
+            overrides.append(argument)
+    run = of_run(overrides) if overrides else {}
+    if run.get("licences") is not None:
+        run["licences"] = ",".join(run["licences"])
+    names = {field.name for field in fields(Asked)}
+    return Asked(**{name: value for name, value in run.items() if name in names and value is not None} | given), run
+
+
+def read(name: str, value: str, kind: str) -> Any:
+    """A value as its setting takes it. Raises ValueError for another one."""
+    if value == "null" and "None" in kind:
+        return None
+    if "str" in kind:
+        return value
+    if "bool" in kind:
+        if value.lower() not in ("true", "false"):
+            raise ValueError(f"{name}={value} must be true or false")
+        return value.lower() == "true"
+    number, what = (int, "a whole number") if "int" in kind else (float, "a number")
+    try:
+        return number(value)
+    except ValueError:
+        raise ValueError(f"{name}={value} must be {what}") from None
 
 
 def of_run(overrides: Sequence[str]) -> dict[str, Any]:
@@ -99,39 +153,28 @@ def of_run(overrides: Sequence[str]) -> dict[str, Any]:
         config = compose("train", literal(overrides))
     if "root" not in config.data:
         raise ValueError("these overrides train on no files; add experiment=real_clips or data=real_clips")
-    found: dict[str, Any] = {key: config.data[key] for key in KEYS[:-1]}
+    found: dict[str, Any] = {key: config.data[key] for key in KEYS if key in config.data}
     return found | {"max_bytes": None if config.text is None else config.text.get("max_bytes")}
 
 
-def wanted_by(run: dict[str, Any]) -> Wanted | None:
+def wanted_by(asked: Asked) -> Wanted | None:
     """The shape of the run's clips; None where it is not told."""
-    keys = ("num_frames", "fps")
-    told = [run.get(key) for key in keys]
+    told = [asked.num_frames, asked.fps]
     if all(value is None for value in told):
         return None
-    if any(value is None for value in told):
-        raise ValueError("give both --num-frames and --fps, or neither")
-    wanted = Wanted(run["num_frames"], run.get("height") or 1, run.get("width") or 1, run["fps"])
+    if asked.num_frames is None or asked.fps is None:
+        raise ValueError("give both num_frames and fps, or neither")
+    wanted = Wanted(asked.num_frames, asked.height or 1, asked.width or 1, asked.fps)
     for key, value in asdict(wanted).items():
         if not value > 0 or value != value or value == float("inf"):
             raise ValueError(f"{key}={value} must be above 0")
     return wanted
 
 
-def about_captions(manifest: Manifest, max_bytes: int | None) -> list[str]:
-    """What to know of the captions before a run reads them."""
-    captions = list(manifest.captions())
-    empty = captions.count("")
-    said = [f"{empty} clips have no caption"] if empty else []
-    lengths = [len(caption.encode("utf-8", errors="replace")) for caption in captions]
-    if max_bytes is not None and (long := sum(length > max_bytes for length in lengths)):
-        said.append(
-            f"{long} captions are longer than text.max_bytes={max_bytes}, and only their beginning is read; the "
-            f"longest has {max(lengths)} bytes"
-        )
-    return said
-
-
 if __name__ == "__main__":
     with one_line_errors():
-        sys.exit(main())
+        try:
+            sys.exit(main())
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+            sys.exit(INTERRUPTED)

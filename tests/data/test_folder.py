@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,10 @@ def test_videos_and_images_are_read_in_order_with_the_captions_beside_them(tmp_p
 
 def test_thumbnails_and_other_kinds_are_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "a.mp4", "a.jpg", "b.png", "c.gif", "d.gif")
+    os.mkfifo(tmp_path / "e.mp4")
+    os.mkfifo(tmp_path / "socket")
     assert ids(tmp_path) == ["a.mp4", "b.png"]
+    assert "1 files are left out: named pipes, devices or links to nothing" in caplog.text
     assert "1 files are left out: thumbnails" in caplog.text and "2 files are left out: videos of other" in caplog.text
 
 
@@ -88,3 +92,16 @@ def test_what_cannot_be_read_is_one_line_with_the_file(tmp_path: Path, name: str
     with pytest.raises(ValueError, match=says) as error:
         read_manifest(tmp_path, None)
     assert "\n" not in str(error.value)
+
+
+def test_licence_and_source_are_read_from_the_json_beside_a_clip(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    (tmp_path / "a.json").write_text(json.dumps({"caption": "a cat", "license": "CC0-1.0", "source": "me"}))
+    (tmp_path / "b.mp4.json").write_text(json.dumps({"licence": 3, "source": "you"}))
+    (tmp_path / "b.txt").write_text("a dog")
+    (tmp_path / "c.json").write_text("{no json")
+    (tmp_path / "c.txt").write_text("beside a file that is about something else")
+    clips = read_manifest(tmp_path, None)
+    assert clips.table.column("licence").to_pylist() == ["CC0-1.0", "", ""]
+    assert clips.table.column("source").to_pylist() == ["me", "you", ""]
+    assert list(clips.captions())[:2] == ["a cat", "a dog"]

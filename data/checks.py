@@ -1,0 +1,316 @@
+"""What is found out about one clip: whether and by what it can be read, what it is, and what a run will make of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from data import scores
+from data.clips import pick_frames
+from data.columns import OK
+from data.decode import BadClip, Frames, Ladder, Timeline
+from data.images import open_image
+from data.manifest import Row
+
+PROBES = 16  # frames decoded of each clip, spread evenly, first and last included
+DISAGREE = 8.0  # mean grey levels between two decoders; 10-bit clips reach 4, a wrong frame is far above
+NOT_FILES = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run will ask of each clip; a run that asks for less takes every clip that passes."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+    def notes(self, height: int, width: int, repeated: int) -> list[str]:
+        """What becomes of a clip that is fine."""
+        said = []
+        if repeated:
+            said.append(f"{repeated} of {self.num_frames} frames at {self.fps:g} fps are shown again")
+        if height < self.height or width < self.width:
+            said.append(f"enlarged to {self.height}x{self.width}")
+        aspect = height * self.width / (width * self.height)
+        if (cut := 1 - min(aspect, 1 / aspect)) >= 0.01:
+            said.append(f"{cut:.0%} of each frame is cut off")
+        return said
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is looked at.
+
+    Attributes:
+        min_seconds: shorter clips are not good enough.
+        every_frame: decode all frames, not a few spread over the clip.
+        cuts: look for cuts, for which every frame is decoded (PySceneDetect).
+        wanted: what a run will ask of each clip, if that is known.
+    """
+
+    min_seconds: float = 0.0
+    every_frame: bool = False
+    cuts: bool = False
+    wanted: Wanted | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out about one clip: the columns `FOUND` of a manifest (`columns.py`), but for duplicates. None
+    where it is not known."""
+
+    status: str = OK
+    reason: str = ""  # what is wrong, or what to know about a clip that is fine
+    decoders: str = ""
+    frames: int | None = None
+    fps: float | None = None
+    duration: float | None = None
+    height: int | None = None
+    width: int | None = None
+    rotation: int | None = None
+    codec: str = ""
+    hash: str = ""
+    brightness: float | None = None
+    motion: float | None = None
+    looks: str = ""
+    scenes: int | None = None
+    cuts: tuple[float, ...] | None = None
+    notes: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.status == OK
+
+
+class Fault(Exception):
+    """A fault of a clip: a status, and the reason in words."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        self.status, self.reason = status, " ".join(reason.split())
+        super().__init__(reason)
+
+
+def check_clip(row: Row, decoder: Ladder, checks: Checks) -> Finding:
+    """Reads a clip with each decoder of the ladder and compares what they see. Runs in this process.
+
+    An image is one frame, which is shown for any time.
+    """
+    found = Finding()
+    try:
+        _check_file(row.path)
+        found = replace(found, hash=_hash(row.path))
+        if row.end <= row.start or not row.start >= 0:
+            raise Fault("no_frames", f"start={row.start:g} and end={row.end:g} name no part of a file")
+        if row.is_image:
+            return _check_image(found, row, checks)
+        return _Video(row, decoder, checks).check(found)
+    except Fault as fault:
+        return replace(found, status=fault.status, reason=fault.reason)
+    except _Half as half:
+        return replace(half.found, status=half.fault.status, reason=half.fault.reason)
+    except MemoryError:
+        return replace(found, status="too_much_memory", reason="there is not enough memory to read it")
+
+
+class _Half(Exception):
+    """A fault that shows when some is known of the clip already."""
+
+    def __init__(self, found: Finding, fault: Fault) -> None:
+        self.found, self.fault = found, fault
+        super().__init__(fault.reason)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()  # of what a link leads to
+    except FileNotFoundError:
+        raise Fault("missing", "no such file") from None
+    except OSError as error:
+        kind = "no_permission" if isinstance(error, PermissionError) else "missing"
+        raise Fault(kind, error.strerror or str(error)) from None
+    except ValueError as error:  # a zero byte in the name
+        raise Fault("missing", str(error)) from None
+    if not stat.S_ISREG(status.st_mode):  # before it is opened: a named pipe would wait for ever
+        raise Fault("not_a_file", f"it is {NOT_FILES.get(stat.S_IFMT(status.st_mode), 'something else')}, no file")
+    if not os.access(path, os.R_OK):
+        raise Fault("no_permission", "Permission denied")
+    if status.st_size == 0:
+        raise Fault("unreadable", "the file is empty")
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Fault("unreadable", error.strerror or str(error)) from None
+
+
+def _check_image(found: Finding, row: Row, checks: Checks) -> Finding:
+    try:
+        image = open_image(row.path)
+        with Image.open(row.path) as opened:
+            codec = (opened.format or "").lower()
+    except BadClip as error:
+        raise Fault("unreadable", error.why) from None
+    width, height = image.size
+    pixels = np.array(image)[None]
+    notes = [] if checks.wanted is None else checks.wanted.notes(height, width, repeated=0)
+    return replace(
+        found,
+        decoders="pillow",
+        frames=1,
+        height=height,
+        width=width,
+        codec=codec,
+        brightness=scores.brightness(pixels),
+        looks=scores.looks(pixels),
+        notes="; ".join(notes),
+    )
+
+
+class _Video:
+    """The check of one video file."""
+
+    def __init__(self, row: Row, decoder: Ladder, checks: Checks) -> None:
+        self.row, self.decoder, self.checks = row, decoder, checks
+        self.reasons: list[str] = []
+        self.seen: dict[str, Frames] = {}  # by decoder: the probes
+        self.timelines: dict[str, Timeline] = {}
+        self.part = np.zeros(0, np.int64)  # frames between start and end
+        self.pairs: tuple[Frames, Frames] | None = None
+
+    def check(self, found: Finding) -> Finding:
+        for rung in self.decoder.decoders:
+            self._read(Ladder(decoders=[rung]), rung.name)
+        if not self.seen:
+            memory = any("allocate memory" in reason for reason in self.reasons)
+            nothing = all("no frames between" in reason for reason in self.reasons)
+            status = "too_much_memory" if memory else "no_frames" if nothing else "unreadable"
+            raise Fault(status, "; ".join(dict.fromkeys(self.reasons)))
+        best, *others = self.seen
+        found = self._described(found, best)
+        try:
+            self._compare(best, others)
+            if (found.duration or 0) < self.checks.min_seconds:
+                raise Fault("too_short", f"{found.duration:g} s are shorter than {self.checks.min_seconds:g} s")
+            notes = self._notes(best)
+            if self.checks.cuts:
+                found = self._cut(found)
+        except Fault as fault:
+            raise _Half(found, fault) from None
+        return replace(found, reason="; ".join(dict.fromkeys(self.reasons)), notes="; ".join(notes))
+
+    def _read(self, ladder: Ladder, name: str) -> None:
+        """Decodes the probes with one decoder, and, with the first that can, what motion is measured by."""
+        first = not self.seen
+        count = 0
+
+        def pick(timeline: Timeline) -> list[int]:
+            nonlocal count
+            part = np.flatnonzero((timeline.times >= self.row.start - 1e-3) & (timeline.times < self.row.end))
+            if len(part) == 0:
+                raise BadClip(self.row.path, f"no frames between {self.row.start:g} and {self.row.end:g} s")
+            chosen = np.linspace(0, len(part) - 1, min(PROBES, len(part))).round().astype(int)
+            probes: list[int] = part[chosen].tolist()
+            count = len(probes)
+            self.timelines[name] = timeline
+            if first:
+                self.part = part
+            return probes + scores.partners(timeline, probes[::2], part) if first else probes
+
+        try:
+            frames = ladder.read(self.row.path, pick)
+            if self.checks.every_frame:
+                total = len(self.timelines[name].times)
+                for begin in range(0, total, PROBES):
+                    ladder.frames(self.row.path, range(begin, min(begin + PROBES, total)))
+        except BadClip as error:
+            self.reasons.append(error.why)
+            self.timelines.pop(name, None)
+            return
+        self.seen[name] = frames[:count]
+        if first:
+            self.pairs = frames[:count:2], frames[count:]
+
+    def _described(self, found: Finding, best: str) -> Finding:
+        timeline, frames = self.timelines[best], self.seen[best]
+        last = min(float(timeline.times[-1]) + 1 / timeline.fps, self.row.end)
+        codec, rotation = _probe(self.row.path)
+        return replace(
+            found,
+            decoders=" ".join(self.seen),
+            frames=len(timeline.times),
+            fps=round(timeline.fps, 3),
+            duration=round(last - self.row.start, 3),
+            height=frames.shape[1],
+            width=frames.shape[2],
+            codec=codec,
+            rotation=rotation,
+            brightness=scores.brightness(frames),
+            motion=scores.motion(*self.pairs) if self.pairs is not None and len(self.part) > 1 else None,
+            looks=scores.looks(frames),
+        )
+
+    def _compare(self, best: str, others: Sequence[str]) -> None:
+        for other in others:
+            mine, theirs = self.seen[best], self.seen[other]
+            if mine.shape != theirs.shape:
+                raise Fault("decoders_differ", f"{best} and {other} see different frames: {mine.shape} {theirs.shape}")
+            apart = np.abs(mine.astype(np.int16) - theirs).mean()
+            if apart > DISAGREE:
+                raise Fault("decoders_differ", f"{best} and {other} give frames {apart:.0f} grey levels apart")
+
+    def _notes(self, best: str) -> list[str]:
+        wanted = self.checks.wanted
+        if wanted is None:
+            return []
+        try:
+            picked = pick_frames(self.timelines[best], self.row, wanted.num_frames, wanted.fps, 0.5)
+        except BadClip as error:
+            raise Fault("too_short", error.why) from None
+        height, width = self.seen[best].shape[1:3]
+        return wanted.notes(height, width, wanted.num_frames - len(set(picked)))
+
+    def _cut(self, found: Finding) -> Finding:
+        try:
+            at = scores.cuts(self.row.path, self.row.start, self.row.end)
+        except (BadClip, OSError, ValueError, av.FFmpegError) as error:
+            why = error.why if isinstance(error, BadClip) else str(error)
+            raise Fault("unreadable", f"while cuts were looked for: {why}") from None
+        return replace(found, scenes=len(at) + 1, cuts=tuple(at))
+
+
+def _probe(path: Path) -> tuple[str, int | None]:
+    """Codec and rotation, in degrees counter-clockwise, as far as FFmpeg can say."""
+    codec, rotation = "", None
+    try:
+        with av.open(os.fspath(path)) as container:
+            stream = container.streams.best("video")
+            if isinstance(stream, av.VideoStream) and stream.codec_context is not None:
+                codec = stream.codec_context.name
+                stream.codec_context.thread_count = 1
+                rotation = next((frame.rotation for frame in container.decode(stream)), None)
+    except (OSError, ValueError, RuntimeError, av.FFmpegError):
+        pass  # the decoder that can read it knows more
+    return codec, rotation
+
+
+def by_name(finding: Finding) -> Mapping[str, object]:
+    """The columns of a finding; a number that is none (a damaged header may say any) is None."""
+    cells = {**vars(finding), "cuts": None if finding.cuts is None else list(finding.cuts)}
+    return {name: None if isinstance(each, float) and not math.isfinite(each) else each for name, each in cells.items()}
