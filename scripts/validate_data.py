@@ -13,6 +13,7 @@ clips are fine, 1 if some are not, 2 for a mistake in the command. Settings, bes
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -42,7 +43,7 @@ class Asked:
 
     manifest: str | None = None  # a .csv, .jsonl or .parquet file
     root: str | None = None  # folder that paths are relative to; null: that of the manifest. Without one, all its clips
-    out: str = "checked.csv"
+    out: str = "checked.csv"  # what is written: .csv, .jsonl or .parquet
     timeout: float = 60.0  # seconds for one clip
     memory_gb: float | None = 4.0  # that the check of one clip may take (Linux)
     jobs: int = os.cpu_count() or 1  # clips checked at a time
@@ -99,9 +100,12 @@ def main() -> int:
 
 
 def usage() -> str:
-    source = Path(__file__).read_text(encoding="utf-8")
-    body = source.partition("class Asked:")[2].partition("def main")[0].strip().splitlines()[2:]
-    return f"{__doc__.strip()}\n\n" + "\n".join(line.removeprefix("    ").rstrip() for line in body if line.strip())
+    """The head of this file, and the settings of `Asked` as one types them."""
+    source = Path(__file__).read_text(encoding="utf-8").partition("class Asked:")[2].partition("def main")[0]
+    told = re.findall(r"^    (\w+): .*? = (.*?)  # (.*)$", source, re.MULTILINE)
+    defaults = {"None": "null", "False": "false", '"checked.csv"': "checked.csv", "os.cpu_count() or 1": "all cores"}
+    lines = [f"  {f'{name}={defaults.get(value, value)}':24}{about}".rstrip() for name, value, about in told]
+    return "\n".join([str(__doc__).strip(), "", *lines])
 
 
 KEYS = ("root", "manifest", "num_frames", "height", "width", "fps", "filter", "licences", "max_bytes", "columns")
