@@ -49,9 +49,11 @@ CLASSES = {
 # Class, by its name of today -> argument of before -> what it is called now.
 ARGUMENTS = {"dit.net.position.rope.RoPE3D": {"places": "coordinates"}}
 # Class -> argument -> the value that says what a config without it meant.
+HELD = {"_target_": "dit.diffusion.given.Held", "unknown": "nearest"}
 ADDED: dict[str, dict[str, Any]] = {
     "dit.net.final.AdaLNFinal": {"level": None},
     "dit.signals.guidance.GuidanceScale": {"in_training": None},
+    "dit.diffusion.loss.Objective": {"given": HELD},
 }
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dit.diffusion.denoiser import Denoiser
-from dit.diffusion.given import with_given
+from dit.diffusion.given import Shown, nothing, with_given
 from dit.diffusion.levels import moved
 from dit.diffusion.path import Path
 
@@ -47,15 +47,18 @@ def errors(
     cond: dict[str, Tensor],
     noise_shares: Sequence[float],
     generators: Sequence[torch.Generator],
+    shown: Shown | None = None,
 ) -> Tensor:
     """Mean squared errors of `QUANTITIES` of B clips at L levels in F frames: float64 (3, B, L, F).
 
-    Nothing is given: every run can be asked that. All clips and levels go through the network at once.
+    Nothing stands in the clips that is given: every run can be asked that. All clips and levels go through the
+    network at once.
 
     Args:
         x0: clean latents (B, C, F, H, W).
         cond: the conditioning of the clips, entries of batch B.
         generators: one for each clip, which draws its noise (L, C, F, H, W); seed it by the clip.
+        shown: frames that are shown beside the clips, to a network that was hardly ever trained without; None: none.
     """
     clips, count = len(x0), len(noise_shares)
     shape = (count, *x0.shape[1:])
@@ -66,8 +69,8 @@ def errors(
     t = t.to(torch.promote_types(x0.dtype, torch.float32))
     x_t = denoiser.path.mix(x0, eps, t)
     repeated = {key: value.repeat_interleave(count, dim=0) for key, value in cond.items()}
-    nothing = torch.zeros(1, 1, 1, 1, 1, dtype=torch.bool, device=x0.device)
-    believed = denoiser(x_t, t, with_given(repeated, denoiser.net, x0, nothing))
+    seen = nothing(x0) if shown is None else shown.repeated(count)
+    believed = denoiser(x_t, t, with_given(repeated, denoiser.net, seen))
     away_x0, away_eps = (believed.x0 - x0).double(), (believed.eps - eps).double()
     found = [away.square().mean(dim=(1, 3, 4)) for away in (away_x0, away_eps, away_eps - away_x0)]
     return torch.stack(found).unflatten(1, (clips, count))

@@ -1,41 +1,188 @@
-"""What a network reads of given frames: their mask and, by some published models, their latents, as entries of `cond`.
+"""How a network is shown given frames: held in the clip itself or beside it, and the entries of `cond` that say it.
 
-The objective and the sampler both fill `cond` here, so training shows what sampling shows. These are no signals
-(`dit/signals`): they are made of latents and of the task, anew for every chunk of a long clip, and neither caption
-dropout nor guidance leaves them out.
+A model was trained in one of these ways, so the way is a part of it (`given` of the config). The objective and the
+sampler both ask it, and both fill `cond` by `with_given`: training shows what sampling shows. Given frames are no
+signals (`dit/signals`): they are made of latents and of the task, anew for every chunk of a long clip, and neither
+caption dropout nor guidance leaves them out. The entries:
 
 - `given` (B, 1, F, H, W): 1 where known. For every network.
-- `given_latents` (B, C, F, H, W): the clean latents where known, 0 elsewhere (CogVideoX, HunyuanVideo, Wan, SkyReels).
-  Wan's own pipeline encodes grey frames in place of unknown ones: the same where a codec keeps 0 at 0 and frames apart.
+- `given_latents` (B, C, F, H, W): the clean latents where known, elsewhere 0 (CogVideoX, HunyuanVideo), or latents of
+  the clip with grey frames in the place of unknown ones (Wan, SkyReels-V2).
 - `given_frames` (B, n, F, H, W): the mask of pixel frames, n of which make a latent frame, folded into channels (Wan,
-  SkyReels-V2). A latent frame is given as a whole here, so its n channels are equal.
+  SkyReels-V2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dit.diffusion.conditioning import Conditioning
+from dit.diffusion.footage import Footage, Unknown, folded
+
 KEYS = ("given", "given_latents", "given_frames")
 
 
-def with_given(cond: Mapping[str, Tensor], net: Any, latents: Tensor, known: Tensor) -> dict[str, Tensor]:
+class Shown(NamedTuple):
+    """What a network is shown of given frames.
+
+    Attributes:
+        latents: (B, C, F, H, W), clean.
+        known: bool (B, s, F, H or 1, W or 1): what is given, in each of the s pixel frames that a latent frame stands
+            for; s = 1 where latent frames are given as a whole.
+        whole: whether latents of unknown frames are shown as they are; otherwise 0 stands there.
+    """
+
+    latents: Tensor
+    known: Tensor
+    whole: bool = False
+
+    @property
+    def mask(self) -> Tensor:
+        """bool (B, 1, F, H or 1, W or 1): latents of which some pixel frame is known."""
+        return self.known if self.known.shape[1] == 1 else self.known.any(1, keepdim=True)
+
+    def repeated(self, count: int) -> Shown:
+        """Each clip `count` times."""
+        latents, known = (part.repeat_interleave(count, dim=0) for part in (self.latents, self.known))
+        return Shown(latents, known, self.whole)
+
+    @staticmethod
+    def stacked(parts: Sequence[Shown]) -> Shown:
+        """Several as one batch."""
+        latents, known = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "known"))
+        return Shown(latents, known, parts[0].whole)
+
+
+def nothing(latents: Tensor) -> Shown:
+    """No frame of clips of this shape (B, C, F, H, W) is given."""
+    return Shown(latents, torch.zeros(1, 1, 1, 1, 1, dtype=torch.bool, device=latents.device))
+
+
+def with_given(cond: Mapping[str, Tensor], net: Any, shown: Shown) -> dict[str, Tensor]:
     """`cond` with what `net` reads of given frames (the dict itself is left alone).
 
-    Args:
-        net: says what it reads beside the mask by `concat_channels`, name -> channels; without it, nothing.
-        latents: clean (B, C, F, H, W); unknown entries are not read.
-        known: bool, True where the latents are given, (B, 1, F, H, W) or what broadcasts to it.
+    net: says what it reads beside the mask by `concat_channels`, name -> channels; without it, nothing.
     """
+    latents, mask = shown.latents, shown.mask
     batch, _, *grid = latents.shape
-    mask = known.to(latents.dtype).expand(batch, 1, *grid)
-    more = {**cond, "given": mask}
+    more = {**cond, "given": mask.to(latents.dtype).expand(batch, 1, *grid)}
     wanted: Mapping[str, int] = getattr(net, "concat_channels", {})
     if "given_latents" in wanted:
-        more["given_latents"] = torch.where(known, latents, 0)
+        more["given_latents"] = latents if shown.whole else torch.where(mask, latents, 0)
     if "given_frames" in wanted:
-        more["given_frames"] = mask.expand(-1, wanted["given_frames"], *grid)
+        count, there = wanted["given_frames"], shown.known.shape[1]
+        frames = [channel * there // count for channel in range(count)]  # the same, where the codec is the network's
+        more["given_frames"] = shown.known[:, frames].to(latents.dtype).expand(batch, count, *grid)
     return more
+
+
+class Showing(ABC):
+    """How a network is shown given frames.
+
+    Attributes:
+        in_place: whether they stand in the clip that is denoised.
+        unknown: what stands in the other frames while they are encoded (`encode_known`).
+    """
+
+    in_place: ClassVar[bool]
+    unknown: Unknown
+
+    def check(self, conditioning: Conditioning) -> None:  # noqa: B027 most go with any
+        """Raises ValueError, in one line, for a `conditioning` that cannot be shown so."""
+
+    @abstractmethod
+    def draw(
+        self, conditioning: Conditioning, x0: Tensor, footage: Footage | None, generator: torch.Generator | None
+    ) -> Shown:
+        """What training shows of clips, whose latents are x0 (B, C, F, H, W), drawn by `conditioning`."""
+
+    @abstractmethod
+    def levels(self, conditioning: Conditioning, t: Tensor, shown: Shown, generator: torch.Generator | None) -> Tensor:
+        """Levels t (B, 1) or (B, F) of training clips with those of given frames: (B, 1) or (B, F)."""
+
+    @abstractmethod
+    def held(self, shown: Shown) -> Tensor:
+        """bool (B, F): frames that are not denoised, and in which there is no loss."""
+
+
+@dataclass(frozen=True)
+class Held(Showing):
+    """Given frames stand in the clip, clean, at level 0 (or that of their context noise). They are not denoised, have
+    no loss, and come out of the sampler bit for bit (LTX-Video, Wan 2.2 5B, SkyReels-V2's diffusion forcing).
+
+    unknown: in sampling; in training latents of given frames are the clip's own.
+    """
+
+    unknown: Literal["nearest", "left_out"]
+    in_place: ClassVar[bool] = True
+
+    def draw(
+        self, conditioning: Conditioning, x0: Tensor, footage: Footage | None, generator: torch.Generator | None
+    ) -> Shown:
+        given = conditioning(len(x0), x0.shape[2], generator, x0.device)
+        return Shown(x0, given[:, None, :, None, None])
+
+    def levels(self, conditioning: Conditioning, t: Tensor, shown: Shown, generator: torch.Generator | None) -> Tensor:
+        return conditioning.frame_levels(t, self.held(shown), generator)
+
+    def held(self, shown: Shown) -> Tensor:
+        return shown.known[:, 0, :, 0, 0]
+
+
+@dataclass(frozen=True)
+class Beside(Showing):
+    """Given frames are only shown, in channels beside the clip (`concat_channels`). All frames are noised, denoised and
+    in the loss, and the given ones come out as the network makes them (Wan 2.1 and 2.2, SkyReels-V2, CogVideoX and
+    HunyuanVideo as image-to-video models).
+
+    In training `conditioning` draws frames of pixels, and they are encoded as in sampling; where they are encoded alone
+    (`left_out`) it draws latent frames, since a codec does not take every number of them.
+    """
+
+    unknown: Unknown
+    in_place: ClassVar[bool] = False
+
+    def check(self, conditioning: Conditioning) -> None:
+        noise = getattr(conditioning, "context_noise", 0)
+        if noise:
+            raise ValueError(
+                f"conditioning.context_noise={noise} is the noise level of frames that stand in the clip (given=held);"
+                " beside it they are shown clean: conditioning.context_noise=0"
+            )
+        drawn = conditioning(256, 5, torch.Generator().manual_seed(0), "cpu")
+        if self.unknown == "left_out" and bool((drawn[:, 1:] & ~drawn[:, :-1]).any()):
+            raise ValueError(
+                "given.unknown=left_out encodes given frames alone, and conditioning draws some behind unknown ones:"
+                " draw the first ones (conditioning=i2v), or given.unknown=nearest"
+            )
+
+    def draw(
+        self, conditioning: Conditioning, x0: Tensor, footage: Footage | None, generator: torch.Generator | None
+    ) -> Shown:
+        if footage is None:
+            raise ValueError("given=beside encodes given frames of pixels, and here are latents alone")
+        compression, num_frames = footage.compression, footage.pixels.shape[2]
+        if self.unknown == "left_out":
+            drawn = conditioning(len(x0), x0.shape[2], generator, "cpu")
+            known = drawn[:, [compression.latent_of(frame) for frame in range(num_frames)]]
+        else:
+            known = conditioning(len(x0), num_frames, generator, "cpu")
+        latents = footage.latents(known, self.unknown, x0)
+        return Shown(latents, folded(known, compression).to(x0.device, non_blocking=True), self.unknown == "grey")
+
+    def levels(self, conditioning: Conditioning, t: Tensor, shown: Shown, generator: torch.Generator | None) -> Tensor:
+        return t
+
+    def held(self, shown: Shown) -> Tensor:
+        batch, _, frames, _, _ = shown.latents.shape
+        return torch.zeros(batch, frames, dtype=torch.bool, device=shown.latents.device)
+
+
+HELD = Held("nearest")  # of models and configs that do not say
+HELD_NODE: dict[str, Any] = {"_target_": f"{Held.__module__}.{Held.__qualname__}", "unknown": HELD.unknown}

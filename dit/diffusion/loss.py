@@ -1,5 +1,6 @@
 """The training objective, and the loss by noise level for validation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from dit.diffusion.conditioning import Conditioning
 from dit.diffusion.denoiser import Denoiser, Network
-from dit.diffusion.given import with_given
+from dit.diffusion.footage import Footage
+from dit.diffusion.given import Showing, Shown, with_given
 from dit.diffusion.levels import Levels, moved
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
@@ -31,7 +33,8 @@ class Noised(NamedTuple):
         x0, x_t, eps: clean latents, noisy latents and the noise, (B, C, F, H, W).
         t: noise level, (B, F), or (B, 1) where the frames of a clip share it; of given frames 0, or that of their
             context noise.
-        given: which frames are given, bool (B, F).
+        given: frames that are given in place, and have no loss, bool (B, F).
+        shown: what the network is shown of given frames.
     """
 
     x0: Tensor
@@ -39,6 +42,13 @@ class Noised(NamedTuple):
     t: Tensor
     eps: Tensor
     given: Tensor
+    shown: Shown
+
+    @staticmethod
+    def stacked(parts: "Sequence[Noised]") -> "Noised":
+        """Several as one batch."""
+        x0, x_t, t, eps, given = (torch.cat([getattr(part, name) for part in parts]) for name in Noised._fields[:5])
+        return Noised(x0, x_t, t, eps, given, Shown.stacked([part.shown for part in parts]))
 
 
 class LossOutput(NamedTuple):
@@ -49,7 +59,7 @@ class LossOutput(NamedTuple):
         per_sample: mean of `per_frame` over the frames that are not given, (B,); 0 where all are.
         per_frame: weighted squared error, mean over channels, height and width, (B, F); 0 where given.
         t: noise level of each frame, (B, F).
-        given: which frames were given, bool (B, F).
+        given: which frames were given in place, bool (B, F).
     """
 
     loss: Tensor
@@ -61,7 +71,7 @@ class LossOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """Weighted squared error of what the network believes of noisy latents, where they are not given.
+    """Weighted squared error of what the network believes of noisy latents, where they are not given in place.
 
     Args:
         path: from data to noise.
@@ -70,6 +80,9 @@ class Objective:
         weighting: how much each of them counts.
         conditioning: which frames are given.
         space: in which quantity the error is taken.
+        given: how the network is shown them.
+
+    Raises ValueError for frames that cannot be shown so.
     """
 
     path: Path
@@ -78,16 +91,26 @@ class Objective:
     weighting: Weighting
     conditioning: Conditioning
     space: Space
+    given: Showing
+
+    def __post_init__(self) -> None:
+        self.given.check(self.conditioning)
 
     def __call__(
-        self, net: VideoNetwork, x0: Tensor, cond: dict[str, Tensor], generator: torch.Generator | None = None
+        self,
+        net: VideoNetwork,
+        x0: Tensor,
+        cond: dict[str, Tensor],
+        generator: torch.Generator | None = None,
+        footage: Footage | None = None,
     ) -> LossOutput:
         """The loss on clean latents x0 (B, C, F, H, W): noise, the network, compare.
 
         `cond` goes to the network with the given frames added (`with_given`; the dict itself is left alone). Validation
-        passes a generator with a fixed seed, so that its losses can be compared.
+        passes a generator with a fixed seed, so that its losses can be compared. `footage`, the clips as pixels, is
+        what frames are shown from that are given beside the clip.
         """
-        noised = self.noise(x0, net.num_tokens(*x0.shape[2:]), generator)
+        noised = self.noise(x0, net.num_tokens(*x0.shape[2:]), generator, footage)
         return self.compare(noised, self.output(net, noised, cond))
 
     def at(self, step: int) -> "Objective":
@@ -95,27 +118,33 @@ class Objective:
         levels = self.levels.at(step)
         return self if levels is self.levels else replace(self, levels=levels)
 
-    def noise(self, x0: Tensor, num_tokens: int, generator: torch.Generator | None = None) -> Noised:
+    def noise(
+        self,
+        x0: Tensor,
+        num_tokens: int,
+        generator: torch.Generator | None = None,
+        footage: Footage | None = None,
+    ) -> Noised:
         """Clean latents x0 (B, C, F, H, W), `num_tokens` tokens a clip, on their way to the network.
 
         All random numbers come from `generator`; for None, levels and given frames from the CPU's global one, noise
         from that of x0's device.
         """
         batch, _, frames, _, _ = x0.shape
-        given = self.conditioning(batch, frames, generator, x0.device)
+        shown = self.given.draw(self.conditioning, x0, footage, generator)
         t = self.levels(batch, frames, num_tokens, generator, x0.device)
-        t = self.conditioning.frame_levels(t, given, generator)
+        t = self.given.levels(self.conditioning, t, shown, generator)
         eps = noise_like(x0, generator)
-        return Noised(x0, self.path.mix(x0, eps, t), t, eps, given)
+        return Noised(x0, self.path.mix(x0, eps, t), t, eps, self.given.held(shown), shown)
 
     def output(self, net: Network, noised: Noised, cond: dict[str, Tensor]) -> Tensor:
         """The raw output (B, C, F, H, W) of a network for noised latents, `cond` and the given frames."""
-        cond = with_given(cond, net, noised.x0, noised.given[:, None, :, None, None])
+        cond = with_given(cond, net, noised.shown)
         return Denoiser(net, self.path, self.prediction).output(noised.x_t, noised.t, cond)
 
     def compare(self, noised: Noised, out: Tensor) -> LossOutput:
         """The loss of a raw output (B, C, F, H, W)."""
-        x0, x_t, t, eps, given = noised
+        x0, x_t, t, eps, given, _ = noised
         # The target goes through the same arithmetic as the output, floors included, so errors stay proportional.
         target = self.prediction.target(self.path, x0, eps, t)
         believed, truth = (self.space.value(self.path, self.prediction, y, x_t, t) for y in (out, target))

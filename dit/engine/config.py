@@ -13,6 +13,7 @@ from dit.adapters import LoRA
 from dit.codec.base import Codec
 from dit.config.limits import Count, Seed, Share
 from dit.diffusion.conditioning import Conditioning
+from dit.diffusion.given import Showing
 from dit.diffusion.levels import Levels
 from dit.diffusion.loss import Objective
 from dit.diffusion.path import Path
@@ -59,6 +60,7 @@ class Config(TypedDict):
     levels: Levels
     weighting: Weighting
     conditioning: Conditioning
+    given: Showing
     space: Space
     recipe: Callable[[Objective], Recipe]
     alignment: Callable[[int], Alignment] | None

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from dit.codec.base import Codec
+from dit.diffusion.loss import Objective
 from dit.net.backbone import Backbone
 from dit.text.base import TextEncoder
 
@@ -48,6 +49,15 @@ def check_channels(net: Mapping[str, Any], codec: Codec, text: TextEncoder | Non
     if wrong:
         (by, width), needed = wanted[wrong[0]], " ".join(f"net.{key}={wanted[key][1]}" for key in wrong)
         raise ValueError(f"net.{wrong[0]}={net[wrong[0]]}, but {by} {width}; add {needed}")
+
+
+def check_given(net: Backbone, objective: Objective) -> None:
+    """Raises ValueError for frames that are given beside the clip, where the network has no channels for them."""
+    if not objective.given.in_place and "given_latents" not in net.concat_channels:
+        raise ValueError(
+            "given=beside shows given frames in channels beside the clip, and this network has none for them:"
+            f" +net.concat_channels.given_latents={net.in_channels}, or given=held"
+        )
 
 
 def check_encoder(text: TextEncoder | None, signals: Collection[str]) -> None:

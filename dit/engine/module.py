@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from data.batch import Batch
 from dit.checkpoint import entries
 from dit.codec.base import Codec
+from dit.diffusion.footage import Footage
 from dit.diffusion.loss import Objective
 from dit.engine import blocks, parallel
 from dit.engine.lr_schedule import LRSchedule
@@ -111,7 +112,10 @@ class VideoDiffusion(LightningModule):
         x0 = self.encode(batch.pixels)  # (B, C, F, H, W)
         left_out = [random.random() < self.caption_dropout for _ in batch.ids]
         cond = cond_of_batch(self.signals, batch, left_out)
-        clips = Clips(x0, batch.pixels, cond, lambda: cond_of_batch(self.signals, batch, [True] * len(batch.ids)))
+        clips = Clips(
+            x0, batch.pixels, cond, lambda: cond_of_batch(self.signals, batch, [True] * len(batch.ids)),
+            self.footage(batch.pixels),
+        )  # fmt: skip
         losses = self.recipe.losses(self.networks, clips, self.global_step)
         self._check_reached(losses)
         detached = {name: loss.detached() for name, loss in losses.items()}
@@ -153,6 +157,19 @@ class VideoDiffusion(LightningModule):
         """Pixels (B, 3, num_frames, height, width) to latents (B, C, F, H, W)."""
         return self.codec.encode(pixels)
 
+    @torch.no_grad()
+    def encode_given(self, pixels: Tensor) -> Tensor:
+        """The same of given frames, without anything drawn, as the sampler encodes them."""
+        before = self.codec.training
+        try:
+            return self.codec.eval().encode(pixels)
+        finally:
+            self.codec.train(before)
+
+    def footage(self, pixels: Tensor) -> Footage:
+        """Training clips for networks that are shown given frames beside them."""
+        return Footage(pixels, self.encode_given, self.codec.compression)
+
     def count_tokens(self, latents: Tensor) -> int:
         """Tokens that the network sees in a batch of latents."""
         return latents.shape[0] * self.net.num_tokens(*latents.shape[2:])
@@ -162,7 +179,8 @@ class VideoDiffusion(LightningModule):
     ) -> list[Validated]:
         """Loss and errors of each clip (`validated.py`)."""
         conds = [cond_of_batch(self.signals, batch.one(i)) for i in range(len(batch))]
-        return validated(self.net, self.objective, self.encode(batch.pixels), conds, batch.ids, noise_shares, rows)
+        x0, footage = self.encode(batch.pixels), self.footage(batch.pixels)
+        return validated(self.net, self.objective, x0, conds, batch.ids, noise_shares, rows, footage)
 
     # -- set-up
 

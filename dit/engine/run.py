@@ -19,7 +19,7 @@ from dit.checkpoint.files import FOLDER, LAST
 from dit.codec.base import Codec
 from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
-from dit.diffusion.given import KEYS, with_given
+from dit.diffusion.given import HELD_NODE, KEYS, nothing, with_given
 from dit.diffusion.loss import Objective
 from dit.engine import captions, frozen, history, initial, memory, published, report, resume, rng, rundir
 from dit.engine.callbacks.after_step import AfterStep, owed
@@ -27,7 +27,7 @@ from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.begin import Begin
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.finite import NonFinite
-from dit.engine.fitting import check_channels, check_encoder, check_sizes
+from dit.engine.fitting import check_channels, check_encoder, check_given, check_sizes
 from dit.engine.interrupts import Interrupts
 from dit.engine.module import VideoDiffusion
 from dit.engine.training import Training
@@ -85,7 +85,7 @@ def _train(config: dict[str, Any]) -> None:
     parts = build(config)
     everyone = callbacks(parts)
     module, data, schedule = parts.module, parts.data, parts.module.lr_schedule
-    defaults = {"signals": implied(module.net, module.text), "recipe": ONCE_THE_ONLY_RECIPE}
+    defaults = {"signals": implied(module.net, module.text), "recipe": ONCE_THE_ONLY_RECIPE, "given": HELD_NODE}
     start = resume.find_start(parts.run, parts.config, parts.training.world_size, schedule, data, defaults)  # type: ignore[arg-type]
     for note in (*start.notes, *filter(None, [parts.training.slow_precision()])):
         log.warning(note)
@@ -177,6 +177,7 @@ def build(config: dict[str, Any]) -> Parts:
     if not (run / rundir.CONFIG).is_file():  # runs of before may go on as they were begun
         check_encoder(text, signals)
     objective: Objective = _make(config["objective"])
+    check_given(net, objective)
     recipe: Recipe = _make(config["recipe"])(objective)
     if config["alignment"] is not None:
         recipe = Aligned(recipe, _make(config["alignment"]))
@@ -273,6 +274,7 @@ def pipeline(parts: Parts) -> Pipeline:
         settings=Settings(**made, num_steps=sampling["num_steps"], precision=precision),
         shape=Shape(data.num_frames, data.height, data.width, data.fps),  # type: ignore[attr-defined]
         origin=Origin(per_frame=module.objective.levels.per_frame),
+        given=module.objective.given,
     )
 
 
@@ -284,7 +286,7 @@ def flops_per_token(parts: Parts) -> float:
     with torch.no_grad():
         cond = cond_of_example(module.signals)
     latents = torch.empty(1, module.codec.channels, *shape, device="meta")
-    cond = with_given(cond, module.net, latents, torch.empty(1, 1, *shape, dtype=torch.bool, device="meta"))
+    cond = with_given(cond, module.net, nothing(latents))
     total = count_flops(module.net, latents.shape, (1, 1), cond, backward=True)  # three passes
     return total / module.net.num_tokens(*shape) * (module.recipe.passes / 3)
 

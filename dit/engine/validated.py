@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.errors import errors
+from dit.diffusion.footage import Footage
 from dit.diffusion.loss import LossOutput, Noised, Objective
 from dit.engine import rng
 from dit.net.backbone import Backbone
@@ -38,6 +39,7 @@ def validated(
     ids: Sequence[str],
     noise_shares: Sequence[float],
     rows: int,
+    footage: Footage | None = None,
 ) -> list[Validated]:
     """The loss and the errors at `noise_shares` (`dit/diffusion/errors.py`) of B clips, in their order.
 
@@ -48,6 +50,7 @@ def validated(
         x0: clean latents (B, C, F, H, W).
         conds: what the network is told of each clip, entries of batch 1.
         ids: of the clips, which seed their noise.
+        footage: the clips as pixels, for networks that are shown given frames beside them.
         rows: clips that may go through the network at once, each level counting as one. At least one clip does.
     """
     found: list[Validated | None] = [None] * len(x0)
@@ -56,7 +59,8 @@ def validated(
         for start in range(0, len(group), size):
             part = group[start : start + size]
             cond = {key: torch.cat([conds[i][key] for i in part]) for key in conds[part[0]]}
-            measured = _together(net, objective, x0[part], cond, [ids[i] for i in part], noise_shares)
+            seen = [None if footage is None else footage.one(i) for i in part]
+            measured = _together(net, objective, x0[part], cond, [ids[i] for i in part], noise_shares, seen)
             for i, each in zip(part, measured, strict=True):
                 found[i] = each
     return [each for each in found if each is not None]
@@ -77,17 +81,20 @@ def _together(
     cond: dict[str, Tensor],
     ids: Sequence[str],
     noise_shares: Sequence[float],
+    footage: Sequence[Footage | None],
 ) -> list[Validated]:
     seeds = [zlib.crc32(id.encode()) for id in ids]
     tokens = net.num_tokens(*x0.shape[2:])
     alone = [
-        objective.noise(one, tokens, rng.generator("cpu", seed)) for one, seed in zip(x0.split(1), seeds, strict=True)
+        objective.noise(one, tokens, rng.generator("cpu", seed), seen)
+        for one, seed, seen in zip(x0.split(1), seeds, footage, strict=True)
     ]
-    noised = Noised(*(torch.cat(field) for field in zip(*alone, strict=True)))
+    noised = Noised.stacked(alone)
     out = objective.compare(noised, objective.output(net, noised, cond))
     losses = [LossOutput(out.per_sample[i], *(field[i : i + 1] for field in out[1:])) for i in range(len(x0))]
     if not noise_shares:
         return [Validated(loss, None) for loss in losses]
     denoiser = Denoiser(net, objective.path, objective.prediction)
-    wrong = errors(denoiser, x0, cond, noise_shares, [rng.generator("cpu", seed, 1) for seed in seeds])
+    beside = None if objective.given.in_place else noised.shown
+    wrong = errors(denoiser, x0, cond, noise_shares, [rng.generator("cpu", seed, 1) for seed in seeds], beside)
     return [Validated(loss, each) for loss, each in zip(losses, wrong.unbind(1), strict=True)]

@@ -65,6 +65,9 @@ class Recipe:
         scaled_by: setting of the scheduler by which latents are multiplied.
         signals: entries of the config; None leaves out one that the network could read.
         of_frames: whether each latent frame has a noise level of its own (diffusion forcing).
+        given: how it is shown given frames: the choice of configs/given, and what stands in unknown frames.
+        conditioning: the choice of configs/conditioning, which frames it was trained to be given: `none`, `i2v`, ...
+        variants: setting of model_index.json -> fields of the recipe that differ where it is true.
     """
 
     text: str | None
@@ -79,6 +82,14 @@ class Recipe:
     scaled_by: str | None = None
     signals: Mapping[str, Any] = field(default_factory=dict)
     of_frames: bool = False
+    given: tuple[str, str] = ("held", "nearest")
+    conditioning: str = "none"
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def of_index(self, index: Mapping[str, Any]) -> Recipe:
+        """The recipe for a folder with this model_index.json."""
+        changed = [changes for setting, changes in self.variants.items() if index.get(setting) is True]
+        return replace(self, **{name: value for changes in changed for name, value in changes.items()})
 
 
 # Of the classes' `__call__` in diffusers 0.42.1; frame rates are those of their examples.
@@ -165,6 +176,7 @@ def open_pipeline(
     if recipe is None:
         known = ", ".join(PIPELINES)
         raise ValueError(f"{root / PIPELINE}: the class {shown(name)} is not known here; there are {known}")
+    recipe = recipe.of_index(index)
     network = open_folder(root / NETWORK)
     guided = recipe.guided(recipe.scale if guidance_scale is None else guidance_scale)
     said = _scheduler(root)
@@ -185,6 +197,8 @@ def open_pipeline(
         "path": scheduler.path,
         "prediction": scheduler.prediction,
         "levels": scheduler.levels,
+        "given": compose_part("given", recipe.given[0], {"unknown": recipe.given[1]}),
+        "conditioning": compose_part("conditioning", recipe.conditioning, {}),
         "sampling": {
             "schedule": scheduler.schedule,
             "solver": scheduler.solver,

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dit.diffusion.footage import Footage
+
 NET = "net"  # the network that is sampled; also the optimizer that trains it and the text encoder
 
 
@@ -39,12 +41,14 @@ class Clips(NamedTuple):
         pixels: what they were encoded from, (B, 3, num_frames, height, width) in [-1, 1].
         cond: what the networks are told, with captions and classes left out of some clips (`caption_dropout`).
         uncond: makes the same with captions and classes left out of all clips.
+        footage: what frames are shown from that are given beside the clips.
     """
 
     x0: Tensor
     pixels: Tensor
     cond: dict[str, Tensor]
     uncond: Callable[[], dict[str, Tensor]]
+    footage: Footage | None = None
 
 
 class Loss(NamedTuple):

@@ -20,7 +20,7 @@ class Denoising(Recipe):
         self.objective = objective
 
     def losses(self, nets: Mapping[str, Any], clips: Clips, step: int) -> dict[str, Loss]:
-        out = self.objective.at(step)(nets[NET], clips.x0, clips.cond)
+        out = self.objective.at(step)(nets[NET], clips.x0, clips.cond, footage=clips.footage)
         return {NET: Loss(out.loss, out.per_sample, out.loss, {})}
 
 

@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 from dit.config.limits import Count
 from dit.diffusion.conditioning import Unconditional
 from dit.diffusion.denoiser import Denoiser
-from dit.diffusion.given import with_given
+from dit.diffusion.given import nothing, with_given
 from dit.diffusion.loss import Noised, Objective, noise_like
 from dit.diffusion.prediction import Eps
 from dit.recipes.base import NET, Clips, Loss, Recipe
@@ -53,7 +53,7 @@ class DistributionMatching(Recipe):
         teacher_guidance: classifier-free guidance scale of the teacher; 1 is none.
 
     Raises:
-        ValueError: a prediction that says nothing of the clip at pure noise.
+        ValueError: a prediction that says nothing of the clip at pure noise, or a model that is shown frames beside it.
     """
 
     copies = {CRITIC: CRITIC, TEACHER: None}
@@ -77,6 +77,11 @@ class DistributionMatching(Recipe):
             raise ValueError(
                 "prediction=eps says nothing of the clip at pure noise, where the student begins, along this path;"
                 " distil a teacher of another prediction, or of path=ve"
+            )
+        if not objective.given.in_place:
+            raise ValueError(
+                "recipe=distribution_matching gives no frames, and this model is shown some beside the clip"
+                " (given=beside): it was not trained without"
             )
         self.objective = replace(objective, conditioning=Unconditional())
         self.optimizers = {CRITIC: critic_optim}
@@ -120,9 +125,8 @@ class DistributionMatching(Recipe):
 
     def denoised(self, net: Any, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """A network's estimate of the clean clip, (B, C, F, H, W)."""
-        nothing = torch.zeros(1, 1, 1, 1, 1, dtype=torch.bool, device=x_t.device)
         denoiser = Denoiser(net, self.objective.path, self.objective.prediction)
-        return denoiser(x_t, t, with_given(cond, net, x_t, nothing)).x0
+        return denoiser(x_t, t, with_given(cond, net, nothing(x_t))).x0
 
 
 def pulled(x: Tensor, gradient: Tensor) -> Tensor:

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from dit.diffusion.footage import Compression, encode_known, folded
+from dit.diffusion.given import HELD, Showing
 from dit.sampling.given import Given
-
-
-class Compression(Protocol):
-    """Which pixels the latents of a codec stand for: `dit.codec.compression`, as far as the sampler asks it."""
-
-    @property
-    def stride(self) -> tuple[int, int, int]:
-        """(f, h, w), pixels per latent."""
-        ...
-
-    def latent_of(self, frame: int) -> int:
-        """Number of the latent frame that stands for a pixel frame."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +23,8 @@ class Canvas:
         compression: which pixels its latents stand for.
         encode: pixels (B, 3, num_frames, height, width) -> latents (B, C, F, H, W).
         check_frames: raises ValueError with the nearest legal values for a frame count that the codec cannot take.
-        first: pictures that the samples begin with, where some are given: as in `Plan`.
+        given: how the network is shown given frames.
+        first, last: pictures that the samples begin and end with, where some are given: as in `Plan`.
     """
 
     num_frames: int
@@ -46,21 +35,26 @@ class Canvas:
     compression: Compression
     encode: Callable[[Tensor], Tensor]
     check_frames: Callable[[int], object]
+    given: Showing = HELD
     first: Sequence[Tensor] | None = None
+    last: Sequence[Tensor] | None = None
 
     def given_frames(self, pixels: Tensor, at: Sequence[int]) -> Given:
         """Known pixel frames (B, 3, len(at), H, W), which stand at frames `at` of the clip, as given latent frames.
 
-        A latent frame is given when any of its pixel frames is known; known ones are held over the rest of it. The
-        unknown stretches between are filled with the nearest known frame, which a codec that looks further than one
-        latent frame may see.
+        A latent frame is given when any of its pixel frames is known. What stands in the unknown ones while they are
+        encoded, which a codec that looks further than one latent frame may see, is the model's own
+        (`Showing.unknown`).
         """
-        latent_of = self.compression.latent_of
-        known = {latent_of(frame) for frame in at}
-        filled = []
-        for frame in range(self.num_frames):
-            mates = [k for k, other in enumerate(at) if latent_of(other) == latent_of(frame)] or range(len(at))
-            filled.append(min(mates, key=lambda k: abs(at[k] - frame)))
-        latents = self.encode(pixels[:, :, filled])
-        mask = torch.tensor([latent in known for latent in range(self.latent_shape[0])], device=latents.device)
-        return Given(latents, mask.expand(len(latents), -1))
+        unknown = self.given.unknown
+        latents = encode_known(self.encode, self.compression, pixels, at, self.num_frames, unknown)
+        known = torch.tensor([[frame in at for frame in range(self.num_frames)]], device=latents.device)
+        frames_of = folded(known, self.compression).expand(len(latents), -1, -1, -1, -1)
+        mask = frames_of.any(1)[:, :, 0, 0]
+        return Given(latents, mask, None if self.given.in_place else frames_of, unknown == "grey")
+
+    def nothing_given(self) -> Given | None:
+        """What the network is shown where no frame is given."""
+        if self.given.unknown != "grey":
+            return None
+        return self.given_frames(torch.zeros(1, 3, 0, self.height, self.width), [])

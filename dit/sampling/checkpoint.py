@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dit.checkpoint import archive, entries, files
 from dit.checkpoint.entries import Entry
 from dit.config.renamed import current
+from dit.diffusion.given import HELD, Showing
 from dit.diffusion.levels import Levels
 from dit.diffusion.path import Path as NoisePath
 from dit.diffusion.prediction import Prediction
@@ -47,6 +48,7 @@ KINDS = {
     "path": Kind(NoisePath, *PATHS),
     "prediction": Kind(Prediction, "dit.diffusion.prediction", "dit.diffusion.timesteps"),
     "levels": Kind(Levels, *LEVELS, *PATHS),
+    "given": Kind(Showing, "dit.diffusion.given"),
     "sampling.schedule": Kind(Schedule, *SCHEDULES),
     "sampling.solver": Kind(Solver, *SOLVERS),
     "sampling.guidance": Kind(Guidance, "dit.sampling.guidance"),
@@ -155,6 +157,10 @@ class Checkpoint:
         parts = [conditioning, *(tasks.values() if isinstance(tasks, Mapping) else ())]
         names = {str(part.get("_target_")).rpartition(".")[2] for part in parts if isinstance(part, Mapping)}
         return not names or bool(names - {"Unconditional", "RandomTasks", "NoFrame"})
+
+    def given(self, trusted: Sequence[str] = TRUSTED) -> Showing:
+        """How the network is shown given frames; runs of before had one way."""
+        return HELD if self.config.get("given") is None else self.part("given", trusted=trusted)
 
     def per_frame(self, trusted: Sequence[str] = TRUSTED) -> bool:
         """Whether the run was trained with a noise level for each frame; so it is taken to be where the config does not

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dit.diffusion.experts import ByLevel
+from dit.diffusion.given import HELD_NODE
 from dit.sampling.checkpoint import Checkpoint
 
-SHARED = ("path", "prediction", "codec", "text", "signals")  # of the config: one sampler serves both networks
+SHARED = ("path", "prediction", "codec", "text", "signals", "given")  # of the config: one sampler serves both networks
 
 
 def pair(
@@ -34,7 +35,8 @@ def pair(
         ValueError: the two are for other levels, or differ in what both need; in one line.
     """
     for name in SHARED:
-        if high.config.get(name) != low.config.get(name):
+        ours, theirs = ({"given": HELD_NODE, **each.config}.get(name) for each in (high, low))
+        if ours != theirs:
             raise ValueError(f"{low.file} has another {name} than {high.file}: one sampler cannot serve both networks")
     boundary = meeting(high, low, trusted) if boundary is None else boundary
     _, averaged = low.choose(weights)

@@ -116,6 +116,7 @@ def assembled(
         "text": placed(text, where),
         "path": file.part("path", trusted=trusted),
         "prediction": file.part("prediction", trusted=trusted),
+        "given": file.given(trusted),
         "settings": settings,
         "shape": shape,
     }

@@ -2,6 +2,7 @@
 
 One mask covers image-to-video (first frame), first-and-last, interpolation, extension (a prefix) and inpainting (parts
 of frames). Solvers know nothing of it: all their evaluations go through `hold`, and `Given.put_back` ends the sampling.
+Models that are only shown given frames, beside the clip (`dit.diffusion.given.Beside`), need neither.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dit.diffusion.given import Shown
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Estimate
 from dit.sampling.guidance import DenoiseFrames
@@ -22,12 +24,17 @@ class Given:
     """Clean latents and which of them are known.
 
     Attributes:
-        latents: (B, C, F, H, W), B = 1 for the same ones in every sample; unknown entries are not read.
+        latents: (B, C, F, H, W), B = 1 for the same ones in every sample; unknown entries are not read, unless `whole`.
         mask: bool (B, 1, F, H, W), True where known; whole frames may be passed as (B, F).
+        frames_of: bool (B, s, F, 1, 1), which of the s pixel frames that a latent frame stands for are known; None: all
+            of those of a known one.
+        whole: whether the network is shown latents of unknown frames, too.
     """
 
     latents: Tensor
     mask: Tensor
+    frames_of: Tensor | None = None
+    whole: bool = False
 
     def __post_init__(self) -> None:
         batch, _, *grid = self.latents.shape
@@ -48,7 +55,13 @@ class Given:
     def rows(self, rows: slice, like: Tensor) -> Given:
         """The samples `rows` on the device and in the dtype of `like`; what is the same for all stands for each."""
         latents, mask = (_rows(part, rows) for part in (self.latents, self.mask))
-        return Given(latents.to(like), mask.to(like.device))
+        frames_of = None if self.frames_of is None else _rows(self.frames_of, rows).to(like.device)
+        return Given(latents.to(like), mask.to(like.device), frames_of, self.whole)
+
+    def shown(self, batch: int) -> Shown:
+        """What the network is shown of it, for `batch` samples."""
+        known = self.mask if self.frames_of is None else self.frames_of
+        return Shown(self.latents.expand(batch, *self.latents.shape[1:]), known, self.whole)
 
     def put_back(self, x: Tensor) -> Tensor:
         """x with the known latents in it, bit for bit."""

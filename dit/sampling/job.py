@@ -60,11 +60,15 @@ class Job:
         return sum(len(levels) - 1 for levels in self.levels)
 
     def asked(self, which: Sequence[int]) -> tuple[list[Request], Canvas]:
-        """The samples of some batches, and the canvas with the pictures that these begin with."""
-        first = self.canvas.first
-        if first is not None and len(first) > 1:
-            first = [picture for batch in which for picture in first[self.rows(batch)]]
-        return [each for batch in which for each in self.batches[batch]], replace(self.canvas, first=first)
+        """The samples of some batches, and the canvas with the pictures that these begin and end with."""
+
+        def of_these(pictures: Sequence[Tensor] | None) -> Sequence[Tensor] | None:
+            if pictures is None or len(pictures) == 1:
+                return pictures
+            return [picture for batch in which for picture in pictures[self.rows(batch)]]
+
+        canvas = replace(self.canvas, first=of_these(self.canvas.first), last=of_these(self.canvas.last))
+        return [each for batch in which for each in self.batches[batch]], canvas
 
     def rows(self, batch: int) -> slice:
         """Which of all samples a batch holds."""

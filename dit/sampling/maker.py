@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.experts import ByLevel
-from dit.diffusion.given import with_given
+from dit.diffusion.given import HELD, Showing, nothing, with_given
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.sampling.given import Given, hold
@@ -35,7 +35,7 @@ class Intermediate:
     clip: int
     levels: Tensor
     _state: State = field(repr=False)
-    _given: Given | None = field(repr=False)
+    _held: Given | None = field(repr=False)
     _decode: Callable[[Tensor], Tensor] = field(repr=False)
 
     @property
@@ -45,7 +45,7 @@ class Intermediate:
         done = (self.levels == 0).to(self._state.x.device)
         done = done if done.ndim == 0 else done[:, None, None]
         latents = torch.where(done, self._state.x, self._state.estimate.x0)
-        return latents if self._given is None else self._given.put_back(latents)
+        return latents if self._held is None else self._held.put_back(latents)
 
     def pixels(self) -> Tensor:
         """The same decoded: (B, 3, num_frames, height, width) float32 in [-1, 1], on the CPU. Decodes at each call."""
@@ -62,6 +62,7 @@ class Maker:
     prediction: Prediction
     settings: Settings
     device: torch.device
+    given: Showing = HELD
 
     def steps(self, now: Round) -> Generator[Intermediate, None, tuple[Tensor, Tensor]]:
         """Yields after each solver step; returns (pixels, latents) of the batch, on the CPU."""
@@ -87,14 +88,15 @@ class Maker:
         noise = fresh()  # drawn in any case, so that noise that was passed changes none that comes later
         if now.noise is not None and clip == 0:
             noise = now.noise.to(noise).expand_as(noise)
-        latents, known = noise, torch.zeros_like(noise[:, :1], dtype=torch.bool)  # nothing
+        shown = nothing(noise)
         if given is not None:
             given = given.rows(slice(0, len(noise)), noise)
-            latents, known = given.latents.expand_as(noise), given.mask
+            shown = given.shown(len(noise))
+        held = given if self.given.in_place else None
         denoiser = Denoiser(self.net, self.path, self.prediction)
-        cond, uncond = (with_given(each, self.net, latents, known) for each in (now.cond, now.uncond))
+        cond, uncond = (with_given(each, self.net, shown) for each in (now.cond, now.uncond))
         guided = self.settings.guidance(denoiser, cond, uncond)
-        denoise = hold(guided, given, noise, self.path, self.settings.context_level)
+        denoise = hold(guided, held, noise, self.path, self.settings.context_level)
         if now.plan.start is None:
             x = self.settings.schedule.start_std(self.path, levels[0].max().item()) * noise
         else:
@@ -107,9 +109,9 @@ class Maker:
             while (state := self._step(states, reuse)) is not None:
                 x = state.x
                 now.timer.step()
-                yield Intermediate(clip, next(rows), state, given, self.decode)
+                yield Intermediate(clip, next(rows), state, held, self.decode)
         x = x * self.settings.schedule.end_scale(self.path, levels[-1].max().item())
-        return x if given is None else given.put_back(x)
+        return x if held is None else held.put_back(x)
 
     def _step(self, states: Iterator[State], reuse: AbstractContextManager[None]) -> State | None:
         """The state after the next step, None after the last. Precision and reuse end with the step: between two steps

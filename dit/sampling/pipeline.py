@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.diffusion.experts import ByLevel
+from dit.diffusion.given import HELD, Showing
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.sampling.about import OF_SAMPLES, about, sources
@@ -61,6 +62,7 @@ class Pipeline:
         signals: what the network is told, by name (`dit.signals`).
         settings, shape: of samples, unless a call says otherwise.
         origin: of the weights.
+        given: how the network is shown given frames.
         unread: what brings the weights of a network that has none yet, when the prompts are encoded or `net` is asked
             for; None: it has them.
     """
@@ -77,6 +79,7 @@ class Pipeline:
         shape: Shape,
         origin: Origin = Origin(),  # noqa: B008 frozen
         unread: Unread | None = None,
+        given: Showing = HELD,
     ) -> None:
         settings.guidance.check(net)
         if (on_latents := getattr(net, "on_latents", None)) is not None:
@@ -86,6 +89,7 @@ class Pipeline:
         self.signals = signals
         self.settings, self.shape = settings, shape
         self.origin = origin
+        self.given = given
 
     @classmethod
     def from_checkpoint(
@@ -278,6 +282,8 @@ class Pipeline:
             check_asked(self.signals, each, canvas)
         with evaluating(self.codec), torch.no_grad():
             plan = task(canvas)
+            if plan.given is None:
+                plan = replace(plan, given=canvas.nothing_given())
         plan.check(len(wanted))
         levels = [start_at(self.noise_levels(canvas, known), plan.strength) for known in plan.known(canvas)]
         codec: Any = self.codec
@@ -285,7 +291,15 @@ class Pipeline:
         self._warn(canvas, plan, [each.negative_prompt for each in wanted])
         size = self.settings.batch_size or len(wanted)
         batches = [list(wanted[start : start + size]) for start in range(0, len(wanted), size)]
-        return Job(batches, task, plan, self.settings.num_steps, levels, replace(canvas, first=plan.first), noise)
+        return Job(
+            batches,
+            task,
+            plan,
+            self.settings.num_steps,
+            levels,
+            replace(canvas, first=plan.first, last=plan.last),
+            noise,
+        )
 
     def make(self, job: Job, which: Sequence[int], progress: Progress | None = None) -> Iterator[Samples]:
         """The samples of the batches `which` (positions in `job.batches`), one batch after another."""
@@ -318,6 +332,7 @@ class Pipeline:
             compression=codec.compression,
             encode=lambda pixels: codec.encode(pixels.to(self.device, dtype)).to(dtype),
             check_frames=lambda frames: codec.latent_shape(frames, height, width),
+            given=self.given,
         )
 
     def noise_levels(self, canvas: Canvas, known: Tensor) -> Tensor:
@@ -380,7 +395,7 @@ class Pipeline:
 
     @property
     def _maker(self) -> Maker:
-        return Maker(self._net, self.codec, self.path, self.prediction, self.settings, self.device)
+        return Maker(self._net, self.codec, self.path, self.prediction, self.settings, self.device, self.given)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -393,6 +408,11 @@ class Pipeline:
         guidance = self.settings.guidance
         if any(negatives) and not guidance.reads_negative:
             log.warning("the negative prompt has no effect with %s; use guidance=cfg guidance.scale=2", guidance)
+        if plan.uses_given and self.settings.context_level and not self.given.in_place:
+            log.warning(
+                "context_level=%g has no effect: this model is shown given frames beside the clip, clean",
+                self.settings.context_level,
+            )
         for said in self.origin.trained.warnings(canvas, plan, self.settings.schedule) if self.origin.trained else ():
             log.warning("%s", said)
 

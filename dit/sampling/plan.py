@@ -24,8 +24,8 @@ class Plan:
         num_context: pixel frames that chained clips share.
         carries_latents: whether their latent frames go over to the next clip as they are; otherwise the pixels are
             encoded anew.
-        first: pictures that the samples begin with, uint8 (3, h, w), one for all or one for each: as they were given,
-            before they were fitted into the clip.
+        first, last: pictures that the samples begin and end with, uint8 (3, h, w), one for all or one for each: as they
+            were given, before they were fitted into the clip.
     """
 
     given: Given | None = None
@@ -35,19 +35,28 @@ class Plan:
     num_context: int = 0
     carries_latents: bool = False
     first: Sequence[Tensor] | None = None
+    last: Sequence[Tensor] | None = None
+
+    @property
+    def begins_with_given(self) -> bool:
+        """Whether the network is shown given frames in the first clip."""
+        return self.given is not None and bool(self.given.mask.any())
 
     @property
     def uses_given(self) -> bool:
         """Whether the network is shown given frames, in the first clip or in those that are chained to it."""
-        return self.given is not None or self.chunks > 1
+        return self.begins_with_given or self.chunks > 1
 
     def shared(self, canvas: Canvas) -> int:
         """Latent frames that chained clips share."""
         return canvas.compression.latent_of(self.num_context - 1) + 1 if self.num_context else 0
 
     def known(self, canvas: Canvas) -> list[Tensor]:
-        """Which latent frames are given in all samples, bool (F,) on the CPU, in each of the chained clips."""
+        """Which latent frames stand in all samples from the start, bool (F,) on the CPU, in each of the chained clips:
+        those that are given, unless the network is only shown them beside."""
         frames = torch.arange(canvas.latent_shape[0])
+        if not canvas.given.in_place:
+            return [frames < 0] * self.chunks
         first = frames < 0 if self.given is None else self.given.frames.all(0).cpu()
         return [first] + [frames < self.shared(canvas)] * (self.chunks - 1)
 

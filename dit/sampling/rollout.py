@@ -42,7 +42,7 @@ def roll_out(
             all_pixels.append(decode(latents))
         if chunk + 1 < plan.chunks:
             # Where a latent frame is a pixel frame, both ways are the same.
-            carried = plan.carries_latents or canvas.compression.stride[0] == 1
+            carried = plan.carries_latents or (canvas.compression.stride[0] == 1 and canvas.given.in_place)
             given = carry(latents, shared) if carried else context(latents, all_pixels[-1], canvas, plan.num_context)
     whole = stitch(all_latents, shared)
     return decode(whole) if plan.carries_latents else stitch(all_pixels, plan.num_context), whole

@@ -71,7 +71,7 @@ class FirstLast:
         _needs_frames(canvas, 2)
         ends = [sources.image(getattr(self, name), name, canvas, self.fit) for name in ("image", "last_image")]
         given = canvas.given_frames(_join(ends), [0, canvas.num_frames - 1])
-        return Plan(given, first=sources.pictures(self.image))
+        return Plan(given, first=sources.pictures(self.image), last=sources.pictures(self.last_image))
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Extend:
     carry_latents: bool = False
 
     def __call__(self, canvas: Canvas) -> Plan:
-        _check_chain(canvas, self.num_context, self.times)
+        _check_chain(canvas, self.num_context, self.times, self.carry_latents)
         context = sources.last_frames(self.video, self.num_context, canvas, self.fit)
         return Plan(
             canvas.given_frames(context, range(self.num_context)), chunks=self.times, num_context=self.num_context,
@@ -131,7 +131,7 @@ class LongTextToVideo:
     carry_latents: bool = False
 
     def __call__(self, canvas: Canvas) -> Plan:
-        _check_chain(canvas, self.num_context, self.times)
+        _check_chain(canvas, self.num_context, self.times, self.carry_latents)
         return Plan(chunks=self.times, num_context=self.num_context, carries_latents=self.carry_latents)
 
 
@@ -195,6 +195,11 @@ class Inpaint:
     fit: Fit = Cut()
 
     def __call__(self, canvas: Canvas) -> Plan:
+        if not canvas.given.in_place:
+            raise ValueError(
+                "this model is shown given frames as a whole, beside the clip: task=inpaint needs one in whose clips"
+                " they stand (given=held)"
+            )
         latents = canvas.encode(sources.first_frames(self.video, canvas.num_frames, canvas, self.fit))
         unknown = sources.mask(self.mask, canvas, self.fit)
         window = canvas.compression.stride[1:]
@@ -214,7 +219,12 @@ def _needs_frames(canvas: Canvas, least: int) -> None:
         raise ValueError(f"num_frames={canvas.num_frames} is too few for this task; at least {least}")
 
 
-def _check_chain(canvas: Canvas, num_context: int, times: int) -> None:
+def _check_chain(canvas: Canvas, num_context: int, times: int, carry_latents: bool) -> None:
+    if carry_latents and not canvas.given.in_place:
+        raise ValueError(
+            "carry_latents=true hands on latents that stand in the next clip, and this model is shown frames beside it:"
+            " carry_latents=false"
+        )
     if times < 1:
         raise ValueError(f"times={times} must be at least 1")
     if not 1 <= num_context < canvas.num_frames:

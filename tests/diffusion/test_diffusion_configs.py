@@ -12,9 +12,14 @@ from diffusion_parts import TinyNet
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from dit.codec.compression import PIXELS
+from dit.diffusion.footage import Footage
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-GROUPS = ("path", "prediction", "levels", "weighting", "conditioning", "space")
-OPTIONS = {group: sorted(file.stem for file in (CONFIGS / group).glob("*.yaml")) for group in GROUPS}
+GROUPS = ("path", "prediction", "levels", "weighting", "conditioning", "space", "given")
+OPTIONS = {
+    g: sorted({file.stem for file in (CONFIGS / g).glob("*.yaml")} - {"own"}) for g in GROUPS
+}  # own: of a published model
 
 
 def load(group: str, option: str) -> DictConfig:
@@ -40,7 +45,9 @@ def test_random_combinations_train(trial: int) -> None:
     )
     objective = instantiate(config.objective, _convert_="all")
     net = TinyNet(3)
-    output = objective(net, torch.randn(2, 3, 4, 3, 3), {}, torch.Generator().manual_seed(trial))
+    x0 = torch.randn(2, 3, 4, 3, 3)
+    footage = Footage(x0.tanh(), lambda pixels: pixels, PIXELS)
+    output = objective(net, x0, {}, torch.Generator().manual_seed(trial), footage)
     output.loss.backward()
     assert output.loss.isfinite() and output.loss > 0
     assert all(p.grad.isfinite().all() for p in net.parameters())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.diffusion.conditioning import FirstFrame, RandomTasks
+from dit.diffusion.given import HELD
 from dit.diffusion.levels import Uniform
 from dit.diffusion.loss import Objective
 from dit.diffusion.path import Linear
@@ -46,7 +47,7 @@ def assert_told(cond: dict[str, Tensor], clean: Tensor, frames: list[int]) -> No
 
 def test_training_shows_the_clean_latents_and_the_mask() -> None:
     conditioning = RandomTasks({"i2v": FirstFrame()}, {"i2v": 1.0}, context_noise=0.0)
-    objective = Objective(Linear(), V(), Uniform(), EqualWeight(), conditioning, Output())
+    objective = Objective(Linear(), V(), Uniform(), EqualWeight(), conditioning, Output(), HELD)
     net, x0, cond = Spy(), torch.randn(2, 3, 5, 4, 4), {"fps": torch.ones(2)}
     objective(net, x0, cond, torch.Generator().manual_seed(0))
     assert_told(net.told, x0, [0])

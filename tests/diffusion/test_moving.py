@@ -11,6 +11,7 @@ from dit.config.build import build
 from dit.config.kinds import Misfit
 from dit.diffusion import weighting
 from dit.diffusion.conditioning import Unconditional
+from dit.diffusion.given import HELD
 from dit.diffusion.levels import ConstantShift, LogitNormal, PerFrame, Shifted, Uniform
 from dit.diffusion.loss import Objective
 from dit.diffusion.moving import Moving
@@ -60,9 +61,9 @@ def test_a_step_of_training_draws_its_own(monkeypatch: pytest.MonkeyPatch) -> No
         return kept(self, *arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Objective, "noise", noise)
-    recipe = Denoising(Objective(Linear(), Flow(), MOVING, weighting.Uniform(), Unconditional(), Output()))
+    recipe = Denoising(Objective(Linear(), Flow(), MOVING, weighting.Uniform(), Unconditional(), Output(), HELD))
     x0 = torch.randn(2, 3, 2, 4, 4)
-    clips: Any = type("Clips", (), {"x0": x0, "cond": {}})()
+    clips: Any = type("Clips", (), {"x0": x0, "cond": {}, "footage": None})()
     for step in (0, 15, 30):
         recipe.losses({"net": TinyNet(3)}, clips, step)
     assert asked == [0.0, 0.5, 1.0]

@@ -17,6 +17,7 @@ from data.module import VideoData
 from dit.adapters import LoRA
 from dit.codec.pixel import PixelCodec
 from dit.diffusion.conditioning import Unconditional
+from dit.diffusion.given import HELD
 from dit.diffusion.levels import Levels, LogitNormal
 from dit.diffusion.loss import Objective
 from dit.diffusion.path import Linear
@@ -104,7 +105,7 @@ def video_data(num_clips: int = 10, batch_size: int = 4, **changes: Any) -> Vide
 
 
 def objective(levels: Levels | None = None) -> Objective:
-    return Objective(Linear(), V(), levels or LogitNormal(0.0, 1.0), Uniform(), Unconditional(), Output())
+    return Objective(Linear(), V(), levels or LogitNormal(0.0, 1.0), Uniform(), Unconditional(), Output(), HELD)
 
 
 def pipeline(module: VideoDiffusion) -> Pipeline:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dit.adapters import LoRA
 from dit.diffusion import prediction
+from dit.diffusion.given import HELD
 from dit.diffusion.loss import Objective
 from dit.engine import parallel
 from dit.engine.finite import NonFinite
@@ -262,7 +263,9 @@ class OnGaussians(DistributionMatching):
 
 def gaussians(max_steps: int) -> VideoDiffusion:
     plain = small.objective()
-    as_x0 = Objective(plain.path, prediction.X0(1e-3), plain.levels, plain.weighting, plain.conditioning, plain.space)
+    as_x0 = Objective(
+        plain.path, prediction.X0(1e-3), plain.levels, plain.weighting, plain.conditioning, plain.space, HELD
+    )
 
     def slow(module: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(module.parameters(), lr=3e-3, betas=(0.0, 0.99), weight_decay=0.0)

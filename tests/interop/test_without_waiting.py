@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from data.batch import Batch
 from dit.diffusion import conditioning, levels, path, prediction, space, weighting
 from dit.diffusion.denoiser import Denoiser
+from dit.diffusion.given import HELD
 from dit.diffusion.loss import Objective
 from dit.engine.ema import EMA, trainable
 from dit.engine.profiles import PowerProfile
@@ -159,7 +160,7 @@ def test_the_training_loss(name: str) -> None:
     tasks = {"t2v": conditioning.NoFrame(), "i2v": conditioning.FirstFrame(), "extend": conditioning.RandomPrefix()}
     given = conditioning.RandomTasks(tasks, dict.fromkeys(tasks, 1.0), context_noise=0.1)
     shifted = levels.Shifted(levels.LogitNormal(0.0, 1.0), levels.ConstantShift(3.0))
-    objective = Objective(where, meaning, levels.Stratified(shifted), weighting.Uniform(), given, compared)
+    objective = Objective(where, meaning, levels.Stratified(shifted), weighting.Uniform(), given, compared, HELD)
     net, (x, _, cond) = case("wan21_tiny", {}, [])
     with fake_cuda(strict=False):
         on_cuda(net, torch.float32)

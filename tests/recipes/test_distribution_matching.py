@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dit.diffusion import path as paths
 from dit.diffusion import prediction as predictions
 from dit.diffusion.conditioning import FirstFrame, RandomTasks
+from dit.diffusion.given import HELD
 from dit.diffusion.levels import LogitNormal, PerFrame
 from dit.diffusion.loss import Noised, Objective
 from dit.diffusion.path import Path
@@ -96,7 +97,7 @@ class Seen(DistributionMatching):
 def recipe(path: Path, prediction: Prediction, kind: type[DistributionMatching] = Seen, **changes: Any) -> Any:
     levels = PerFrame(LogitNormal(0.0, 1.0)) if changes.pop("per_frame", False) else LogitNormal(0.0, 1.0)
     tasks = RandomTasks({"first": FirstFrame()}, {"first": 1}, 0.0)  # which no student is asked
-    objective = Objective(path, prediction, levels, Uniform(), tasks, X0())
+    objective = Objective(path, prediction, levels, Uniform(), tasks, X0(), HELD)
     settings = {"critic_optim": torch.optim.SGD, "student_every": 1, "teacher_guidance": 1.0, **changes}
     return kind(objective, **settings)
 
@@ -124,7 +125,7 @@ def test_the_gradient_is_the_difference_of_the_scores(path: Path, prediction: Pr
     nets = networks(path, prediction, critic=(0.3, 0.8), teacher=(-0.5, 1.1))
     losses = made.losses(nets, given, step=0)
     losses["net"].total.backward()
-    x, x_t, level, _, nothing = made.noised
+    x, x_t, level, _, nothing, _ = made.noised
     assert not nothing.any() and level.shape == (SHAPE[0], SHAPE[2] if per_frame else 1)
     t = path.expand(level).double()
     alpha, sigma = path.alpha(t), path.sigma(t)
