@@ -52,7 +52,7 @@ class Pretrained(Codec):
         fingerprint: str | None,
         posterior: Literal["mode", "sample"],
         scale: Positive,
-        dtype: Literal["float32", "bfloat16", "float16"],
+        dtype: Literal["float32", "bfloat16", "float16", "float64"],
         batch: Count | None,
         tiling: Tiling | None,
         decode_timestep: NonNegative,

@@ -13,7 +13,7 @@ from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
 from dit.sampling.tasks import Task
 
-Dtype = Literal["own", "float32", "bfloat16", "float16"]
+Dtype = Literal["own", "float32", "bfloat16", "float16", "float64"]
 
 
 class Tiles(Protocol):

@@ -18,7 +18,7 @@ from dit.sampling.record import as_config
 
 OWN = "own"  # as the run or the folder has it
 KEYS = {"net": ("dtype",), "codec": ("dtype", "batch", "tiling"), "text": ("dtype",)}
-DTYPES = ("float32", "bfloat16", "float16")  # of weights; None: a text encoder's as they were saved
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # of weights; None: a text encoder's as they were saved
 Parts = Mapping[str, Mapping[str, Any]]  # part -> key -> value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from PIL import Image
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -58,3 +59,9 @@ class NoChecker(nn.Module):
 
     def check_video_safety(self, video: Any) -> Any:
         return video
+
+
+def picture(seed: int, height: int, width: int) -> Image.Image:
+    """A random one, of the size of a clip, so that nobody has to fit it in."""
+    pixels = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,10 +19,11 @@ from dit.diffusion.path import Path as NoisePath
 from dit.sampling.job import Samples
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Pyramid
-from dit.sampling.tasks import LongTextToVideo, Task
+from dit.sampling.tasks import Extend, ImageToVideo, LongTextToVideo, Task
 from scripts.twins import cosmos, forcing, labelled
 from scripts.twins import text_to_video as t2v
 from scripts.twins.exact import exact, exact_with
+from scripts.twins.parts import picture
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def ratios(path: NoisePath, levels: Tensor) -> Tensor:
     return path.sigma(levels) / path.alpha(levels)
 
 
+CLIP = [picture(seed, 32, 48) for seed in range(7)]
 STAGGERED = {"causal_block": 2, "schedule": Pyramid(None, group=2, lag=2)}
 CHAINED = {"num_frames": 17, "base_num_frames": 9, "overlap_history": 5}
 TWINS = {
@@ -108,6 +111,14 @@ TWINS = {
     "skyreels_v2_chained": Twin(
         forcing.skyreels_v2, (9, 32, 48), alone=True, takes_noise=False, asks=CHAINED,
         task=LongTextToVideo(5, 3, carry_latents=True), title="chained",
+    ),
+    "skyreels_v2_forcing_image": Twin(
+        partial(forcing.skyreels_v2, "ImageToVideo"), (9, 32, 48), alone=True, takes_noise=False,
+        asks={"image": CLIP[0]}, task=ImageToVideo(CLIP[0]),
+    ),
+    "skyreels_v2_forcing_video": Twin(
+        partial(forcing.skyreels_v2, "VideoToVideo"), (9, 32, 48), alone=True, takes_noise=False,
+        asks={**CHAINED, "video": CLIP}, task=Extend(CLIP, 5, 3, carry_latents=True), title="chained",
     ),
     "ltx": Twin(t2v.ltx, (9, 32, 64), "b (f h w) c", sigmas=levels_alone),
     "cogvideox": Twin(t2v.cogvideox, (9, 32, 48), "b f c h w"),
@@ -149,7 +160,7 @@ def saved_in_float64(name: str, folder: Path) -> Any:
 def run_in_float64(theirs: Any, name: str, folder: Path, asked: Asked) -> tuple[Tensor, Tensor]:
     """Latents of ours and of diffusers' pipeline, both in float64 throughout: what they round to float32, they do not
     here. Prompts are encoded so, too, by transformers in either."""
-    pipeline = ours(name, folder, asked)
+    pipeline = ours(name, folder, asked, parts={"codec": {"dtype": "float64"}})
     noise = noise_for(pipeline, len(asked.seeds)).double()
     if pipeline.text is not None:
         with exact():
