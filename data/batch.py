@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -70,6 +70,13 @@ class WithColumns(Protocol):
     """Clips of which more is known: item["columns"] has these names."""
 
     columns: Sequence[str]
+
+
+@runtime_checkable
+class Documented(Protocol):
+    """Clips that can say whose they are: plain values for the data card, `rights` (`data.rights.ledger`) among them."""
+
+    def document(self) -> Mapping[str, Any]: ...
 
 
 @runtime_checkable

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +22,7 @@ from data.images import open_image
 from data.labels import classify
 from data.manifest import Manifest, Row, chosen, read_manifest
 from data.module import VideoData
+from data.rights import allowed, ledger
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +128,17 @@ class ClipDataset(Dataset[Item]):
         """Ids and captions in their order, wherever the files lie."""
         return fingerprint(self.manifest.root, self.manifest.stated)
 
+    def document(self) -> dict[str, Any]:
+        """For the data card: what the clips are, whose, and how they were chosen."""
+        return {
+            "files": pc.count_distinct(self.manifest.files()).as_py(),
+            "without_caption": pc.sum(self.manifest.uncaptioned()).as_py() or 0,
+            "classes": list(self.classes),
+            "left_out": dict(self.manifest.left_out),
+            "chosen_by": dict(self.manifest.chosen_by),
+            "rights": ledger(self.manifest),
+        }
+
     def captions(self) -> Iterator[str]:
         """Every caption that items may carry."""
         return self.manifest.captions()
@@ -201,6 +214,7 @@ def clip_data(
     root: str | None,
     manifest: str | None,
     filter: str | None,
+    licences: list[str] | None,
     labels: str | None,
     columns: list[str] | None,
     val_clips: int,
@@ -223,7 +237,8 @@ def clip_data(
         root: folder that the manifest's paths are relative to; None: the folder that the manifest is in.
         manifest: .csv, .jsonl or .parquet (`data.columns` says which columns), or None for all videos and images in
             `root`.
-        filter: which rows are taken (`data.filter`), or None for all. Those that a check found a fault with never are.
+        filter: which rows are taken (`filter.py`), or None for all. Those that a check found a fault with never are.
+        licences: those that are allowed (`rights.py`), or None for all.
         labels: where a clip's class is from, `column`, `folder` or None (`labels.py`).
         columns: of the manifest, that signals are made from; None is no further one.
         val_clips: how many clips are held out, whole files by a hash of their path; 0 trains without validation.
@@ -232,6 +247,7 @@ def clip_data(
     """
     asked = None if filter is None else Filter(filter)
     clips = chosen(read_manifest(root, manifest, columns or (), asked.columns if asked else ()), asked)
+    clips = allowed(clips, licences)
     if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
         log.warning("%s is not read, the folder is; data.manifest=%s reads it", lists[0], clips.root / lists[0])
     if clips.report() == len(clips) and num_frames > 1:

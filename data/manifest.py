@@ -68,12 +68,14 @@ class Manifest:
         table: a row for each clip.
         columns: names of the columns that were asked for.
         left_out: rows that were in the list and are not here, by what left them out.
+        chosen_by: settings that chose the rows, by name.
     """
 
     root: Path
     table: pa.Table
     columns: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    chosen_by: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -273,6 +275,7 @@ def chosen(clips: Manifest, filter: Filter | None) -> Manifest:
     left = clips.taken(filter.mask(clips.table), "filter")
     if len(left) == 0:
         raise ValueError(f"{filter.key}={filter.text}: takes none of {len(clips)} clips")
+    left = replace(left, chosen_by={**left.chosen_by, "filter": filter.text})
     log.info("%s=%s takes %d of %d clips", filter.key, filter.text, len(left), len(clips))
     return left
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data import workers
 from data.batch import Batch, Classified, Clips, Item, NamedClips, RedrawnClips, Skipped, WithColumns, collate
+from data.card import Card, data_card
 from data.decode import BadClips, listing
 from data.sampler import Draw, TrainingStream, validation_shard
 
@@ -298,6 +299,11 @@ class VideoData(LightningDataModule):
         """Of the clips to train and to validate on, where the config does not say which they are."""
         clips = {"train": self.train, "val": self.val}
         return {name: each.fingerprint() for name, each in clips.items() if isinstance(each, NamedClips)}
+
+    def card(self) -> Card:
+        """What the run is trained on, and whose that is."""
+        shape = {name: getattr(self, name) for name in ("num_frames", "height", "width", "fps")}
+        return data_card(self.train, self.val, shape, self.fingerprints)
 
     def check(self, state_dict: dict[str, Any]) -> None:
         """Raises ValueError where a checkpoint saw other clips, other captions, another order of them or another seed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -54,6 +55,7 @@ def allowed(clips: Manifest, licences: Sequence[str] | None) -> Manifest:
             f"data.licences=[{', '.join(licences)}] allows none of {len(clips)} clips: {refused}; a clip that states no"
             f" licence is allowed by the name {UNKNOWN}"
         )
+    left = replace(left, chosen_by={**left.chosen_by, "licences": [*licences]})
     if counts:
         log.warning("data.licences refuses %d of %d clips: %s", len(clips) - len(left), len(clips), refused)
     return left

@@ -55,8 +55,8 @@ class Asked:
     filter: str | None = None  # rows to take, over any column: "duration > 2 and motion > 1"
     num_frames: int | None = None  # what a run will ask of each clip: frames,
     fps: float | None = None  # frames a second,
-    height: int | None = None  # and size
-    width: int | None = None
+    height: int | None = None  # height and width
+    width: int | None = None  # of each
     max_bytes: int | None = None  # the longest caption that it reads (text.max_bytes)
 
 

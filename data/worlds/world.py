@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from data.card import share
 from data.worlds.caption import DIRECTIONS, PLAIN, ObjectSpec, Spec, check_words, parse, say, says_speed
 from data.worlds.render import SHAPES, Floats, render
 from data.worlds.scene import Stage, Stream, is_held_out, motion_directions
@@ -159,6 +161,15 @@ class World(Dataset[dict[str, object]]):
                 f"heldout_fraction={fraction}; name more words or choose a fraction nearer to 0.5"
             )
         return found
+
+    def document(self) -> dict[str, Any]:
+        """For the data card: made by this code, so nobody else's."""
+        hours = self.num_clips * self.num_frames / self.fps / 3600
+        return {
+            "rights": [share("generated", World.__module__, self.num_clips, hours)],
+            "chosen_by": {"seed": str(self.seed), "split": self.split},
+            "classes": list(self.classes),
+        }
 
     def __len__(self) -> int:
         return self.num_clips

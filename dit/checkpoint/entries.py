@@ -55,6 +55,8 @@ CLASSES: Entry[list[str] | None] = Entry("classes")
 """Names behind the numbers of a network that reads labels; None: it reads none."""
 FROZEN: Entry[str | None] = Entry("frozen")
 """Fingerprint of the weights that stand still and lie beside the file (`FINGERPRINT`); None: the file holds all."""
+DATA_CARDS: Entry[list[str]] = Entry("data_cards", [])
+"""SHA-256 of the data cards (`data_card.json`) of all that the weights were trained on, in the order of training."""
 STEP: Entry[int] = Entry("global_step", always=True)
 """Optimizer steps that are done. Written by Lightning, as the other two of its own below."""
 

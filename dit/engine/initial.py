@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,22 +35,26 @@ class Source:
     """First weights, opened and checked in themselves, but not read.
 
     about: what they are, in words. shapes: canonical name (`net.*`, `text.*`) -> shape. tensors: gives them one after
-    another. network: the config of the network that they are of, where that is known for sure.
+    another. network: the config of the network that they are of, where that is known for sure. data_cards: of what they
+    were trained on, where that is known.
     """
 
     about: str
     shapes: Mapping[str, torch.Size]
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]
     network: dict[str, Any] | None = None
+    data_cards: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was loaded (`about`), keys that were not, by the reason, and the parts of the model that got weights."""
+    """What was loaded (`about`), keys that were not, by the reason, the parts of the model that got weights, and the
+    cards of the data behind these."""
 
     about: str
     skipped: Mapping[str, list[str]]
     parts: frozenset[str]
+    data_cards: Sequence[str]
 
     def write(self, run: Path) -> None:
         """Leaves every key in the run directory."""
@@ -101,7 +105,7 @@ def load(module: VideoDiffusion, given: str, weights: str, strict: bool, expert:
         log.info("%s begins with %s", part, "those of net" if copied else "weights of its own")
     if source.network is not None and (apart := _apart(module.config["net"], source.network)):
         log.warning("this network computes something else than the one of these weights: %s", apart)
-    return Report(f"{len(taken)} tensors of {source.about}", skipped, frozenset(_parts(taken)))
+    return Report(f"{len(taken)} tensors of {source.about}", skipped, frozenset(_parts(taken)), source.data_cards)
 
 
 def load_adapters(module: VideoDiffusion, given: str) -> None:
@@ -157,7 +161,7 @@ def open_source(path: str, weights: str, expert: str | None = None) -> Source:
         raise ValueError(f"init_{error}") from None
     found = {bare_key(key): tensor for key, tensor in {**checkpoint.weights, **averaged}.items()}
     shapes = {key: tensor.shape for key, tensor in found.items()}
-    return Source(f"{file} ({label})", shapes, lambda: iter(found.items()))
+    return Source(f"{file} ({label})", shapes, lambda: iter(found.items()), data_cards=checkpoint.data_cards)
 
 
 def check_raw(path: str, weights: str) -> None:

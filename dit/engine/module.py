@@ -103,6 +103,7 @@ class VideoDiffusion(LightningModule):
             self._freeze(["text"])
         self._freeze([name for name, part in self.parts.items() if part.optimizer is None])
         self.frozen_mark: str | None = None  # fingerprint of the file that holds them
+        self.data_cards: list[str] = []  # hashes of the cards of all that it was trained on, the present data's last
         self.held_lr_factor: float | None = None  # replaces the schedule
         self.last_step: StepOutput | None = None
 
@@ -267,6 +268,8 @@ class VideoDiffusion(LightningModule):
         entries.CONFIG.put(checkpoint, self.config)
         if self.classes is not None:
             entries.CLASSES.put(checkpoint, self.classes)
+        if self.data_cards:
+            entries.DATA_CARDS.put(checkpoint, self.data_cards)
         entries.LR_FACTOR.put(checkpoint, self.lr_factor(entries.STEP.of(checkpoint)))
         if self.frozen:
             entries.FROZEN.put(checkpoint, self.frozen_mark)
@@ -274,6 +277,7 @@ class VideoDiffusion(LightningModule):
         entries.WEIGHTS.put(checkpoint, {key: weights[key] for key in weights if self.is_saved(key)})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.trained_before(entries.DATA_CARDS.of(checkpoint))
         before = entries.CLASSES.of(checkpoint) if entries.CLASSES.is_in(checkpoint) else self.classes
         if before != self.classes:
             raise ValueError(
@@ -288,6 +292,10 @@ class VideoDiffusion(LightningModule):
         if differing:
             where = "the checkpoint" if differing[0] in here else "this network"
             raise ValueError(f"{len(differing)} weights do not match: {differing[0]} is not in {where}")
+
+    def trained_before(self, data_cards: Sequence[str]) -> None:
+        """Notes the cards of data that the weights were trained on before."""
+        self.data_cards = [*(each for each in data_cards if each not in self.data_cards), *self.data_cards]
 
     def is_trained(self, key: str) -> bool:
         """Whether a key of the state dict belongs to a part that is trained, if only by its adapters."""

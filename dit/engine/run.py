@@ -21,7 +21,7 @@ from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
 from dit.diffusion.given import HELD_NODE, KEYS, nothing, with_given
 from dit.diffusion.loss import Objective
-from dit.engine import captions, frozen, history, initial, memory, published, report, resume, rng, rundir
+from dit.engine import captions, data_card, frozen, history, initial, memory, published, report, resume, rng, rundir
 from dit.engine.callbacks.after_step import AfterStep, owed
 from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.begin import Begin
@@ -114,6 +114,12 @@ def _train(config: dict[str, Any]) -> None:
         if first is None:
             raise ValueError(f"lora_from={config['lora_from']} adapts weights: give those as init_from=...")
         initial.load_adapters(module, config["lora_from"])
+    card = data_card.of(data)
+    if card is not None:
+        log.info("data: %s", card.line)
+        module.data_cards = [card.hash]
+    if first is not None:
+        module.trained_before(first.data_cards)
     encode_captions(parts)  # may take long: it can be stopped at once, and no run is begun yet
     with ExitStack() as session:
 
@@ -122,6 +128,8 @@ def _train(config: dict[str, Any]) -> None:
             resume.take(parts.run, start, parts.config)
             if first is not None:
                 first.write(parts.run)
+            if card is not None:
+                data_card.write(parts.run, card)
             if module.frozen_mark is None:
                 frozen.write(module, parts.run, first=True)
 

@@ -70,6 +70,7 @@ class Checkpoint:
         frozen: the fingerprint of the weights that lie beside the file, once for the whole run; None: it holds all.
         classes: names of the classes that a network with labels was trained on.
         step: optimizer steps behind the weights; None where the file does not say.
+        data_cards: hashes of the cards of all data that they were trained on.
     """
 
     file: Path
@@ -79,6 +80,7 @@ class Checkpoint:
     frozen: str | None = None
     classes: tuple[str, ...] = ()
     step: int | None = None
+    data_cards: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, run_or_file: str | Path) -> Checkpoint:
@@ -104,7 +106,10 @@ class Checkpoint:
             raise ValueError(f"{file} is not a checkpoint of this project: its classes are no list of names")
         step = entries.STEP.of(content) if entries.STEP.is_in(content) else None
         step = step if type(step) is int else None
-        return cls(file, {**beside, **raw}, ema, config, frozen, tuple(names), step)
+        cards = entries.DATA_CARDS.of(content)
+        if not isinstance(cards, list) or not all(isinstance(card, str) for card in cards):
+            raise ValueError(f"{file} is not a checkpoint of this project: its {entries.DATA_CARDS.name} are no hashes")
+        return cls(file, {**beside, **raw}, ema, config, frozen, tuple(names), step, tuple(cards))
 
     def moved(self, folders: Mapping[str, str]) -> Checkpoint:
         """This checkpoint with published parts in other folders: `text`, `codec`, `image` (the signal) -> folder.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dit.checkpoint import entries
 from dit.diffusion.experts import ByLevel
 from dit.onednn import accelerate
 from dit.sampling.checkpoint import Checkpoint
@@ -142,4 +143,5 @@ def placed(
 
 
 def _source(file: Checkpoint) -> dict[str, Any]:
-    return {"path": str(file.file), "step": file.step}
+    cards = {entries.DATA_CARDS.name: list(file.data_cards)} if file.data_cards else {}
+    return {"path": str(file.file), "step": file.step, **cards}

@@ -50,7 +50,8 @@ class Origin:
 
     Attributes:
         weights: which they are (`raw`, `ema:<profile>`).
-        checkpoint: path and step of the file that they are from; empty where there is none.
+        checkpoint: path and step of the file that they are from, and the hashes of its data cards; empty where there is
+            none.
         low_noise: likewise, of the network of the low noise levels where that is another one.
         trained: what to warn about; None warns of nothing.
         per_frame: whether the network was trained with a noise level for each frame.

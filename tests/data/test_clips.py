@@ -167,7 +167,7 @@ def test_clips_that_show_frames_again_are_counted_and_said_once(
     assert collate([dataset(tmp_path, num_frames=15, fps=8.0)[0]]).slow == ()
     (tmp_path / "manifest.csv").touch()
     data = clip_data(
-        str(tmp_path), None, None, None, None, 0, LADDER, batch_size=2, val_batch_size=1, num_workers=0, seed=0,
+        str(tmp_path), None, None, None, None, None, 0, LADDER, batch_size=2, val_batch_size=1, num_workers=0, seed=0,
         num_frames=15, height=16, width=16, fps=30.0, timeout=0, pin_memory=False, max_bad_share=0.0,
     )  # fmt: skip
     batches = iter(data.train_dataloader())
@@ -210,6 +210,7 @@ def test_real_clips_become_batches_and_the_damaged_ones_a_list(caplog: pytest.Lo
         root=str(folder),
         manifest=str(folder / "manifest.csv"),
         filter=None,
+        licences=None,
         labels=None,
         columns=None,
         val_clips=2,

@@ -238,6 +238,7 @@ def test_the_real_command_killed_and_resumed(tmp_path: Path) -> None:
     assert small.table(tmp_path / "runs/straight") == small.table(tmp_path / "runs/killed")
     assert not list(tmp_path.glob("outputs")) and not list(tmp_path.glob("multirun"))
     left = {path.name for path in (tmp_path / "runs/straight").iterdir()}
-    assert left == {".lock", "checkpoints", "config.yaml", "history.jsonl", "metrics.csv", "train.log"}
+    card = {"data_card.json", "data_card.md"}
+    assert left == {".lock", "checkpoints", "config.yaml", "history.jsonl", "metrics.csv", "train.log", *card}
     assert "steps/s" in shown and "MFU" in shown and "left" in shown
     assert "lr=0.0001" in said and "parameters" in said  # effective settings, sizes
