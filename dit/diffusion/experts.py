@@ -146,7 +146,6 @@ class ByLevel(nn.Module):
             log.info("the %s-noise network is on %s now, %.3g GB", name, self.device, size / 1e9)
         return wanted
 
-    NOWHERE = torch.device("meta")
     # What a sampler asks of a network.
 
     def num_tokens(self, frames: int, height: int, width: int) -> int:
