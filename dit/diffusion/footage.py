@@ -19,6 +19,15 @@ class Compression(Protocol):
         """(f, h, w), pixels per latent."""
         ...
 
+    @property
+    def lead(self) -> int:
+        """Copies of the first latent frame in front of it."""
+        ...
+
+    def first_frames(self, latents: Tensor) -> Tensor:
+        """Numbers of the pixel frames with which latent frames begin."""
+        ...
+
     def latent_of(self, frame: int) -> int:
         """Number of the latent frame that stands for a pixel frame."""
         ...
@@ -26,11 +35,15 @@ class Compression(Protocol):
 
 def folded(known: Tensor, compression: Compression) -> Tensor:
     """Which pixel frames are known, bool (B, num_frames), as `Shown.known`, (B, s, F, 1, 1). The first frame stands for
-    all of the first latent frame where a codec codes it alone."""
+    all of the first latent frame where a codec codes it alone. Of copies of that one (`lead`) the first is known alone,
+    as CogVideoX 1.5 has it."""
     num_frames, s = known.shape[1], compression.stride[0]
     frames = compression.latent_of(num_frames - 1) + 1
     place = (torch.arange(frames * s, device=known.device) - (frames * s - num_frames)).clamp(min=0)
-    return known[:, place].unflatten(1, (frames, s)).transpose(1, 2)[..., None, None]
+    made = known[:, place].unflatten(1, (frames, s)).transpose(1, 2)[..., None, None]
+    if compression.lead:
+        made[:, :, 1 : 1 + compression.lead] = False
+    return made
 
 
 Unknown = Literal["nearest", "left_out", "grey"]

@@ -15,13 +15,14 @@ caption dropout nor guidance leaves them out. The entries:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dit.config.limits import Natural, NonNegative, Positive, Share
 from dit.diffusion.conditioning import Conditioning
 from dit.diffusion.footage import Footage, Unknown, folded
 
@@ -88,10 +89,27 @@ class Showing(ABC):
     Attributes:
         in_place: whether they stand in the clip that is denoised.
         unknown: what stands in the other frames while they are encoded (`encode_known`).
+        in_start: share of the first given latent frame in the noise of all frames with which sampling begins
+            (HunyuanVideo: 0.001).
     """
 
     in_place: ClassVar[bool]
     unknown: Unknown
+    in_start: float
+
+    @property
+    def cut(self) -> int:
+        """Latent frames that are cut off the front of a finished clip."""
+        return 0
+
+    def seen(self, shown: Shown) -> Shown:
+        """The same in the units in which the network is shown it."""
+        return shown
+
+    def on_given(self, noise: Callable[[], Tensor], level: Tensor) -> Tensor | None:
+        """What the sampler adds to given frames where it asks the network: of fresh unit noise, which `noise` draws, at
+        the `level` of the other frames; None: nothing."""
+        return None
 
     def check(self, conditioning: Conditioning) -> None:  # noqa: B027 most go with any
         """Raises ValueError, in one line, for a `conditioning` that cannot be shown so."""
@@ -117,10 +135,18 @@ class Held(Showing):
     no loss, and come out of the sampler bit for bit (LTX-Video, Wan 2.2 5B, SkyReels-V2's diffusion forcing).
 
     unknown: in sampling; in training latents of given frames are the clip's own.
+    fresh: standard deviation at level 1 of noise that the sampler adds to them anew at each step, without telling the
+      network; it falls with the level's square. It keeps videos of one picture moving (LTX-Video 0.9.5 and later: 0.15,
+      `image_cond_noise_scale`).
     """
 
     unknown: Literal["nearest", "left_out"]
+    in_start: Share = 0.0
+    fresh: NonNegative = 0.0
     in_place: ClassVar[bool] = True
+
+    def on_given(self, noise: Callable[[], Tensor], level: Tensor) -> Tensor | None:
+        return self.fresh * level**2 * noise() if self.fresh else None
 
     def draw(
         self, conditioning: Conditioning, x0: Tensor, footage: Footage | None, generator: torch.Generator | None
@@ -143,10 +169,21 @@ class Beside(Showing):
 
     In training `conditioning` draws frames of pixels, and they are encoded as in sampling; where they are encoded alone
     (`left_out`) it draws latent frames, since a codec does not take every number of them.
+
+    scale: by which latents are multiplied before they are shown. CogVideoX 1.5 was trained with the autoencoder's
+      factor the wrong way round (`invert_scale_latents`).
+    cut: latent frames that are cut off a finished clip, which begins with the picture and jumps away from it (the first
+      release of HunyuanVideo I2V: 1).
     """
 
     unknown: Unknown
+    in_start: Share = 0.0
+    scale: Positive = 1.0
+    cut: Natural = 0
     in_place: ClassVar[bool] = False
+
+    def seen(self, shown: Shown) -> Shown:
+        return shown if self.scale == 1 else shown._replace(latents=shown.latents * self.scale)
 
     def check(self, conditioning: Conditioning) -> None:
         noise = getattr(conditioning, "context_noise", 0)
@@ -174,7 +211,8 @@ class Beside(Showing):
         else:
             known = conditioning(len(x0), num_frames, generator, "cpu")
         latents = footage.latents(known, self.unknown, x0)
-        return Shown(latents, folded(known, compression).to(x0.device, non_blocking=True), self.unknown == "grey")
+        known = folded(known, compression).to(x0.device, non_blocking=True)
+        return self.seen(Shown(latents, known, self.unknown == "grey"))
 
     def levels(self, conditioning: Conditioning, t: Tensor, shown: Shown, generator: torch.Generator | None) -> Tensor:
         return t

@@ -1,23 +1,25 @@
 """A published model's whole folder, as diffusers saves a pipeline, as the config of a run that has all its parts.
 
 `model_index.json` names the class of the pipeline; each part says the rest of itself in its own config.json. What the
-class does by itself (the shape of a clip, steps, guidance, which texts its encoders are handed) is `PIPELINES`. The
-config is made of the same nodes as a checkpoint's, and is built in the same way: training and sampling know no other.
+class does by itself (the shape of a clip, steps, guidance, which texts its encoders are handed) is `recipes.PIPELINES`.
+The config is made of the same nodes as a checkpoint's, and is built in the same way: training and sampling know no
+other.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dit.folders import CONFIG, PIPELINE, read_config, read_json
 from dit.foreign import shown
 from dit.interop.diffusers import Stored, open_folder, to_diffusers
 from dit.interop.files import whole
 from dit.interop.presets import compose_part, with_values
+from dit.interop.recipes import PIPELINES, Recipe, TakesGiven
 from dit.interop.schedulers import Scheduler, of_scheduler
 from dit.net.backbone import Backbone
 
@@ -28,96 +30,6 @@ CLASSES = "id2label"
 COPIED = (".json", ".txt", ".model", ".jinja", ".safetensors")
 
 
-class Guided(NamedTuple):
-    """How a scale guides: the scale of classifier-free guidance, and signals for the network."""
-
-    scale: float
-    signals: dict[str, Any]
-
-
-def classifier_free(scale: float) -> Guided:
-    """`uncond + scale (cond - uncond)`; up to 1 the conditioned network alone."""
-    return Guided(max(scale, 1.0), {})
-
-
-def beyond_conditioned(scale: float) -> Guided:
-    """`cond + scale (cond - uncond)` (Cosmos); the class takes scales up to 1 for none."""
-    return Guided(scale + 1 if scale > 1 else 1.0, {})
-
-
-def told(scale: float) -> Guided:
-    """The network is told the scale, and nothing else guides (HunyuanVideo); in training it is told 1."""
-    target = {"_target_": "dit.signals.guidance.GuidanceScale", "_partial_": True}
-    return Guided(1.0, {"guidance": {**target, "scale": scale, "in_training": 1.0}})
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a class of diffusers does by itself.
-
-    Attributes:
-        text: the choice of configs/text; None: it reads no text.
-        num_frames, height, width: of a clip unless it is told others, in pixels; None: as large as the network's
-            `sample_size` of latents. fps: frames a second.
-        num_steps, scale: solver steps and guidance scale unless it is told others.
-        guided: what the scale does: entries of the config.
-        net: values of the network beside what its config.json says, by their place.
-        scaled_by: setting of the scheduler by which latents are multiplied.
-        signals: entries of the config; None leaves out one that the network could read.
-        of_frames: whether each latent frame has a noise level of its own (diffusion forcing).
-        given: how it is shown given frames: the choice of configs/given, and what stands in unknown frames.
-        conditioning: the choice of configs/conditioning, which frames it was trained to be given: `none`, `i2v`, ...
-        variants: setting of model_index.json -> fields of the recipe that differ where it is true.
-    """
-
-    text: str | None
-    num_frames: int
-    height: int | None
-    width: int | None
-    fps: float
-    num_steps: int
-    scale: float
-    guided: Callable[[float], Guided] = classifier_free
-    net: Mapping[str, Any] = field(default_factory=dict)
-    scaled_by: str | None = None
-    signals: Mapping[str, Any] = field(default_factory=dict)
-    of_frames: bool = False
-    given: tuple[str, str] = ("held", "nearest")
-    conditioning: str = "none"
-    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def of_index(self, index: Mapping[str, Any]) -> Recipe:
-        """The recipe for a folder with this model_index.json."""
-        changed = [changes for setting, changes in self.variants.items() if index.get(setting) is True]
-        return replace(self, **{name: value for changes in changed for name, value in changes.items()})
-
-
-# Of the classes' `__call__` in diffusers 0.42.1; frame rates are those of their examples.
-PIPELINES = {
-    "WanPipeline": Recipe("wan", 81, 480, 832, 16.0, 50, 5.0),
-    "SkyReelsV2Pipeline": Recipe("wan", 97, 544, 960, 24.0, 50, 6.0),
-    "LTXPipeline": Recipe("ltx", 161, 512, 704, 25.0, 50, 3.0, net={"position.first": "stride"}),
-    "CogVideoXPipeline": Recipe("cogvideox", 49, 480, 720, 8.0, 50, 6.0),
-    "HunyuanVideoPipeline": Recipe("hunyuan_video", 129, 720, 1280, 24.0, 50, 6.0, told),
-    "MochiPipeline": Recipe("mochi", 19, 480, 848, 30.0, 64, 4.5),
-    "AllegroPipeline": Recipe("allegro", 88, 720, 1280, 15.0, 100, 7.5),
-    "CosmosTextToWorldPipeline": Recipe(
-        "cosmos", 121, 704, 1280, 30.0, 36, 7.0, beyond_conditioned, scaled_by="sigma_data"
-    ),
-    "Cosmos2TextToImagePipeline": Recipe("cosmos", 1, 768, 1360, 16.0, 35, 7.0, beyond_conditioned),
-    # It says no frame rate to the network, whose frames are then one apart.
-    "Cosmos2_5_PredictBasePipeline": Recipe(
-        "cosmos25", 93, 704, 1280, 16.0, 36, 7.0, beyond_conditioned, signals={"fps": None}
-    ),
-    "LattePipeline": Recipe("latte", 16, 512, 512, 8.0, 50, 7.5),
-    "DiTPipeline": Recipe(None, 1, None, None, 1.0, 50, 4.0),
-    **{
-        f"SkyReelsV2DiffusionForcing{kind}Pipeline": Recipe("wan", 97, 544, 960, 24.0, 50, scale, of_frames=True)
-        for kind, scale in (("", 6.0), ("ImageToVideo", 5.0), ("VideoToVideo", 6.0))
-    },
-}
-
-
 @dataclass(frozen=True)
 class Published:
     """A folder, opened and checked as far as can be without reading its weights.
@@ -126,6 +38,7 @@ class Published:
         class_name: of its pipeline. config: as a checkpoint of ours holds one. network: where the weights of `net` are.
         low_noise: those of a second network, for noise levels below `boundary` (Wan 2.2).
         classes: names of the classes that the network knows, in the order of their numbers.
+        takes_given: whether a sample may, or must, begin with given frames.
     """
 
     folder: Path
@@ -135,6 +48,7 @@ class Published:
     low_noise: Stored | None = None
     boundary: float | None = None
     classes: tuple[str, ...] = ()
+    takes_given: TakesGiven = "may"
 
     def for_expert(self, expert: str | None) -> dict[str, Any]:
         """`config` for the training of one network: of two, None is that of the high noise levels, as in `config`.
@@ -178,6 +92,7 @@ def open_pipeline(
         raise ValueError(f"{root / PIPELINE}: the class {shown(name)} is not known here; there are {known}")
     recipe = recipe.of_index(index)
     network = open_folder(root / NETWORK)
+    recipe = recipe.of_network(recipe, network.config, read_config(root / "vae"))
     guided = recipe.guided(recipe.scale if guidance_scale is None else guidance_scale)
     said = _scheduler(root)
     scheduler = of_scheduler(said, network.family.class_name, name)
@@ -192,13 +107,13 @@ def open_pipeline(
     config = {
         "net": net,
         "codec": compose_part("codec", "pretrained", codec),
-        "text": None if recipe.text is None else _text(recipe.text, root, index),
+        "text": None if recipe.text is None else _text(recipe, root, index),
         "signals": {**recipe.signals, **guided.signals},
+        "given": compose_part("given", recipe.given[0], {"unknown": recipe.given[1], **recipe.shows}),
+        "conditioning": compose_part("conditioning", recipe.conditioning, {}),
         "path": scheduler.path,
         "prediction": scheduler.prediction,
         "levels": scheduler.levels,
-        "given": compose_part("given", recipe.given[0], {"unknown": recipe.given[1]}),
-        "conditioning": compose_part("conditioning", recipe.conditioning, {}),
         "sampling": {
             "schedule": scheduler.schedule,
             "solver": scheduler.solver,
@@ -211,7 +126,9 @@ def open_pipeline(
     if boundary is not None:  # `net` is the network of the levels above it, and is trained on those
         between = {"_target_": "dit.diffusion.levels.Between", "low": boundary, "high": 1.0}
         config["levels"] = {**between, "levels": scheduler.levels}
-    return Published(root, str(name), config, network, low_noise, boundary, _classes(root, index, network))
+    return Published(
+        root, str(name), config, network, low_noise, boundary, _classes(root, index, network), recipe.takes_given
+    )
 
 
 def _in_blocks(net: dict[str, Any], recipe: Recipe, causal_block: int | None, class_name: str) -> dict[str, Any]:
@@ -279,9 +196,9 @@ def _low_noise(root: Path, index: Mapping[str, Any], network: Stored) -> tuple[S
     return second, boundary
 
 
-def _text(choice: str, root: Path, index: Mapping[str, Any]) -> dict[str, Any]:
+def _text(recipe: Recipe, root: Path, index: Mapping[str, Any]) -> dict[str, Any]:
     """The text encoder of a folder; Mochi's says in model_index.json whether an empty prompt is hidden."""
-    node = compose_part("text", choice, {"folder": str(root)})
+    node = compose_part("text", str(recipe.text), {"folder": str(root), **recipe.reads})
     if "force_zeros_for_empty_prompt" in index:
         node["parts"]["tokens"]["hides_empty"] = index["force_zeros_for_empty_prompt"]
     return node

@@ -24,6 +24,7 @@ class Canvas:
         encode: pixels (B, 3, num_frames, height, width) -> latents (B, C, F, H, W).
         check_frames: raises ValueError with the nearest legal values for a frame count that the codec cannot take.
         given: how the network is shown given frames.
+        sees_times: whether it is told the time and place of each token, so that frames may stand in front of the clip.
         first, last: pictures that the samples begin and end with, where some are given: as in `Plan`.
     """
 
@@ -36,6 +37,7 @@ class Canvas:
     encode: Callable[[Tensor], Tensor]
     check_frames: Callable[[int], object]
     given: Showing = HELD
+    sees_times: bool = False
     first: Sequence[Tensor] | None = None
     last: Sequence[Tensor] | None = None
 

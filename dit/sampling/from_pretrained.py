@@ -48,7 +48,9 @@ def parts_of_published(
         net = ByLevel(net, low, published.boundary)
     codec, text = (file.part(name, trusted=trusted) for name in ("codec", "text"))
     made_of = {"path": str(folder), "guidance_scale": guidance_scale, "causal_block": causal_block}
-    origin = Origin(published.class_name, made_of, per_frame=file.per_frame(trusted), parts=parts)
+    origin = Origin(
+        published.class_name, made_of, per_frame=file.per_frame(trusted), parts=parts, takes_given=published.takes_given
+    )
     log.info("%s of %s on %s", published.class_name, folder, where)
     one = net.high if isinstance(net, ByLevel) else net
     made = assembled(file, net, codec, text, where, trusted, changes, Unread(where, unread, dtype))

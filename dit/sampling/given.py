@@ -7,6 +7,7 @@ Models that are only shown given frames, beside the clip (`dit.diffusion.given.B
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +55,8 @@ class Given:
 
     def rows(self, rows: slice, like: Tensor) -> Given:
         """The samples `rows` on the device and in the dtype of `like`; what is the same for all stands for each."""
-        latents, mask = (_rows(part, rows) for part in (self.latents, self.mask))
-        frames_of = None if self.frames_of is None else _rows(self.frames_of, rows).to(like.device)
+        latents, mask = (rows_of(part, rows) for part in (self.latents, self.mask))
+        frames_of = None if self.frames_of is None else rows_of(self.frames_of, rows).to(like.device)
         return Given(latents.to(like), mask.to(like.device), frames_of, self.whole)
 
     def shown(self, batch: int) -> Shown:
@@ -68,7 +69,15 @@ class Given:
         return torch.where(self.mask, self.latents, x)
 
 
-def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path, context_level: float = 0.0) -> Denoise:
+def hold(
+    denoise: DenoiseFrames,
+    given: Given | None,
+    noise: Tensor,
+    path: Path,
+    context_level: float = 0.0,
+    begin: Tensor | None = None,
+    on_given: Callable[[Tensor], Tensor | None] = lambda level: None,
+) -> Denoise:
     """`denoise(x, t)` for a solver, t one 0-dim level or (1, F), from one that takes a level for each frame.
 
     - Frames that are known as a whole enter clean at level 0, so the network gets t (B, F).
@@ -80,17 +89,23 @@ def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path,
     Args:
         context_level: the level at which known frames enter while the sample is noisier than that; a little noise keeps
             long roll-outs from drifting. What comes out is clean all the same.
+        begin: (F,), on the CPU, the level at which each frame begins (`keyframes.Scene`): the network is told that a
+            frame is at the highest level of all, but no higher than that.
+        on_given: what is added to known frames, at the highest level of all.
     """
+    told = (lambda level: level) if begin is None else _told(begin, noise)
     if given is None:
-        return lambda x, t: denoise(x, _on(x, t).expand(len(x), t.shape[1] if t.ndim else 1))
+        return lambda x, t: denoise(x, told(_on(x, t)).expand(len(x), t.shape[1] if t.ndim else 1))
     mask, frames, latents = given.mask, given.frames, given.latents
     any_frame = bool(frames.any())
 
     def solve(x: Tensor, t: Tensor) -> Estimate:
         level = _on(x, t)
         # (B, F): known frames at their own level, the others at the solver's
-        levels = torch.where(frames, level.clamp(max=context_level), level).expand(len(x), -1)
+        levels = torch.where(frames, level.clamp(max=context_level), told(level)).expand(len(x), -1)
         known = torch.where(path.expand(levels) > 0, path.mix(latents, noise, levels), latents)
+        if (added := on_given(level.amax())) is not None:
+            known = known + added
         x = torch.where(mask, known, x)
         estimate = denoise(x, levels if any_frame or t.ndim else levels[:, :1])
         level = path.expand(level)
@@ -98,6 +113,12 @@ def hold(denoise: DenoiseFrames, given: Given | None, noise: Tensor, path: Path,
         return Estimate(*(torch.where(mask, true, own) for true, own in zip(truth, estimate, strict=True)))
 
     return solve
+
+
+def _told(begin: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Levels of the solver (1, F) -> what the network is told of frames that begin at levels `begin` (F,)."""
+    most = moved(begin.to(x.dtype), x)
+    return lambda level: torch.minimum(level.amax(), most)[None]
 
 
 def _on(x: Tensor, t: Tensor) -> Tensor:
@@ -108,5 +129,5 @@ def _on(x: Tensor, t: Tensor) -> Tensor:
     return moved(t.to(x.dtype), x) if t.ndim else x.new_full((), t.item())
 
 
-def _rows(tensor: Tensor, rows: slice) -> Tensor:
+def rows_of(tensor: Tensor, rows: slice) -> Tensor:
     return tensor[rows] if len(tensor) > 1 else tensor

@@ -17,6 +17,8 @@ from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.sampling.given import Given, hold
 from dit.sampling.job import Round, draw
+from dit.sampling.keyframes import Scene, coordinates, waiting
+from dit.sampling.plan import Plan
 from dit.sampling.rollout import roll_out
 from dit.sampling.runtime import dtype_of, evaluating, own_precision
 from dit.sampling.settings import Settings
@@ -69,49 +71,67 @@ class Maker:
         if isinstance(self.net, ByLevel):
             self.net.one_at_a_time = self.settings.offload_experts
         clips = iter(enumerate(now.job.levels))
-        return (
-            yield from roll_out(
-                lambda given: self._denoise(now, given, *next(clips)), self.decode, now.job.canvas, now.plan
-            )
+        pixels, latents = yield from roll_out(
+            lambda given: self._denoise(now, given, *next(clips)), self.decode, now.job.canvas, now.plan
         )
+        cut = self.given.cut
+        return pixels[:, :, cut * now.job.canvas.compression.stride[0] :], latents[:, :, cut:]
 
     def _denoise(
         self, now: Round, given: Given | None, clip: int, levels: Tensor
     ) -> Generator[Intermediate, None, Tensor]:
         """Returns the latents (B, C, F, H, W) of one clip."""
-        codec: Any = self.codec
-        shape, dtype = (codec.channels, *now.job.canvas.latent_shape), dtype_of(self.net)
+        canvas, keyframes = now.job.canvas, now.plan.keyframes if clip == 0 else ()
+        dtype = dtype_of(self.net)
 
-        def fresh() -> Tensor:
-            return draw(now.generators, shape).to(self.device, dtype)
+        def fresh(frames: int = canvas.latent_shape[0]) -> Tensor:
+            codec: Any = self.codec
+            return draw(now.generators, (codec.channels, frames, *canvas.latent_shape[1:])).to(self.device, dtype)
 
         noise = fresh()  # drawn in any case, so that noise that was passed changes none that comes later
         if now.noise is not None and clip == 0:
             noise = now.noise.to(noise).expand_as(noise)
-        shown = nothing(noise)
-        if given is not None:
-            given = given.rows(slice(0, len(noise)), noise)
-            shown = given.shown(len(noise))
+        given = None if given is None else given.rows(slice(0, len(noise)), noise)
         held = given if self.given.in_place else None
-        denoiser = Denoiser(self.net, self.path, self.prediction)
+        scene = Scene.of(held, now.plan.weak if clip == 0 else None, keyframes, noise)
+        noise = torch.cat([*(fresh(each.latents.shape[2]) for each in keyframes), noise], 2)
+        seen = scene.given if scene.front else given
+        shown = nothing(noise) if seen is None else self.given.seen(seen.shown(len(noise)))
         cond, uncond = (with_given(each, self.net, shown) for each in (now.cond, now.uncond))
-        guided = self.settings.guidance(denoiser, cond, uncond)
-        denoise = hold(guided, held, noise, self.path, self.settings.context_level)
-        if now.plan.start is None:
-            x = self.settings.schedule.start_std(self.path, levels[0].max().item()) * noise
-        else:
-            first = levels[0] if levels.ndim == 1 else levels[:1]
-            x = self.path.mix(now.plan.start.to(noise), noise, first.to(noise))
+        if keyframes:
+            places = {"coordinates": coordinates(keyframes, canvas).expand(len(noise), -1, -1).to(self.device)}
+            cond, uncond = cond | places, uncond | places
+        levels = waiting(levels, scene.begin)
+        denoise = hold(
+            self.settings.guidance(Denoiser(self.net, self.path, self.prediction), cond, uncond),
+            scene.given,
+            noise,
+            self.path,
+            self.settings.context_level,
+            scene.begin if bool(scene.waits.any()) else None,
+            lambda level: self.given.on_given(lambda: fresh(noise.shape[2]), level),
+        )
+        x = self._first(now.plan, given, levels, scene, noise)
         reuse = self._text_reuse()
         with now.timer:
-            states = self.settings.solver(denoise, x, levels, self.path, fresh)
+            states = self.settings.solver(denoise, x, levels, self.path, lambda: fresh(noise.shape[2]))
             rows = iter(levels[1:])
             while (state := self._step(states, reuse)) is not None:
                 x = state.x
                 now.timer.step()
-                yield Intermediate(clip, next(rows), state, held, self.decode)
-        x = x * self.settings.schedule.end_scale(self.path, levels[-1].max().item())
+                yield Intermediate(clip, *scene.of_clip(next(rows), state), held, self.decode)
+        x = x[:, :, scene.front :] * self.settings.schedule.end_scale(self.path, levels[-1].max().item())
         return x if held is None else held.put_back(x)
+
+    def _first(self, plan: Plan, given: Given | None, levels: Tensor, scene: Scene, noise: Tensor) -> Tensor:
+        """Where sampling starts: noise, a noisy video, or noise with something of the frames that are known."""
+        if plan.start is not None:
+            first = levels[0] if levels.ndim == 1 else levels[:1]
+            return self.path.mix(plan.start.to(noise), noise, first.to(noise))
+        x = self.settings.schedule.start_std(self.path, levels[0].max().item()) * noise
+        if given is not None and (share := self.given.in_start):
+            x = (1 - share) * x + share * given.latents[:, :, :1]
+        return scene.start(noise, x)
 
     def _step(self, states: Iterator[State], reuse: AbstractContextManager[None]) -> State | None:
         """The state after the next step, None after the last. Precision and reuse end with the step: between two steps

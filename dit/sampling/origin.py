@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from dit.sampling.canvas import Canvas
 from dit.sampling.plan import Plan
@@ -56,6 +56,7 @@ class Origin:
         trained: what to warn about; None warns of nothing.
         per_frame: whether the network was trained with a noise level for each frame.
         parts: what was changed in its parts (`parts.py`), plain.
+        takes_given: whether a sample may, or must, begin with given frames.
     """
 
     weights: str = "as passed"
@@ -64,3 +65,14 @@ class Origin:
     trained: Trained | None = None
     per_frame: bool = True
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    takes_given: Literal["never", "may", "always"] = "may"
+
+    def check(self, plan: Plan) -> None:
+        """Raises ValueError for given frames that the network was never shown, or never was without."""
+        if self.takes_given == "always" and not plan.begins_with_given:
+            raise ValueError(f"a {self.weights} makes videos of a picture, and none is given: task=i2v image=FILE")
+        if self.takes_given == "never" and plan.uses_given:
+            raise ValueError(
+                f"a {self.weights} makes videos of a text alone, and frames are given: leave out task=, or take the"
+                " model's image-to-video version"
+            )

@@ -285,7 +285,9 @@ class Pipeline:
             if plan.given is None:
                 plan = replace(plan, given=canvas.nothing_given())
         plan.check(len(wanted))
+        self.origin.check(plan)
         levels = [start_at(self.noise_levels(canvas, known), plan.strength) for known in plan.known(canvas)]
+        plan.check_levels(levels[0])
         codec: Any = self.codec
         noise = own_noise(noise, len(wanted), (codec.channels, *canvas.latent_shape))
         self._warn(canvas, plan, [each.negative_prompt for each in wanted])
@@ -333,6 +335,7 @@ class Pipeline:
             encode=lambda pixels: codec.encode(pixels.to(self.device, dtype)).to(dtype),
             check_frames=lambda frames: codec.latent_shape(frames, height, width),
             given=self.given,
+            sees_times="coordinates" in getattr(getattr(self.net, "reads", None), "optional", ()),
         )
 
     def noise_levels(self, canvas: Canvas, known: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ class Unread:
 
     def read(self, net: nn.Module) -> None:
         """Gives one network its weights."""
-        placed = {name: self._placed(tensor) for name, tensor in self.tensors[net]()}
+        own = net.state_dict()
+        placed = {name: self._placed(tensor, own[name].dtype) for name, tensor in self.tensors[net]()}
         net.load_state_dict(placed, strict=True, assign=True)
 
     def read_all(self) -> None:
@@ -48,8 +49,10 @@ class Unread:
             if is_unread(net):
                 self.read(net)
 
-    def _placed(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+    def _placed(self, tensor: Tensor, own: torch.dtype) -> Tensor:
+        """own: that of the network's weights, for CogVideoX's table of positions, which is saved in float64."""
+        dtype = own if tensor.dtype == torch.float64 else None
+        return tensor.to(self.device, (self.dtype or dtype) if tensor.is_floating_point() else None)
 
 
 class Placement:

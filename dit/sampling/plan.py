@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dit.sampling.canvas import Canvas
-from dit.sampling.given import Given
+from dit.sampling.given import Given, rows_of
+from dit.sampling.keyframes import Keyframe, Weak
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Plan:
             encoded anew.
         first, last: pictures that the samples begin and end with, uint8 (3, h, w), one for all or one for each: as they
             were given, before they were fitted into the clip.
+        weak, keyframes: frames of the (first) clip that are known otherwise than `given` ones (`keyframes.py`).
     """
 
     given: Given | None = None
@@ -36,11 +38,14 @@ class Plan:
     carries_latents: bool = False
     first: Sequence[Tensor] | None = None
     last: Sequence[Tensor] | None = None
+    weak: Weak | None = None
+    keyframes: Sequence[Keyframe] = ()
 
     @property
     def begins_with_given(self) -> bool:
         """Whether the network is shown given frames in the first clip."""
-        return self.given is not None and bool(self.given.mask.any())
+        given = self.given is not None and bool(self.given.mask.any())
+        return given or self.weak is not None or bool(self.keyframes)
 
     @property
     def uses_given(self) -> bool:
@@ -67,14 +72,25 @@ class Plan:
             raise ValueError(
                 f"this task gives all {frames} latent frames and leaves nothing to make; use more num_frames"
             )
-        for latents in (self.given.latents if self.given else None, self.start):
+        known = [each.latents for each in (self.given, self.weak, *self.keyframes) if each is not None]
+        for latents in (*known, self.start):
             if latents is not None and len(latents) not in (1, batch):
                 raise ValueError(
                     f"the task gives frames for {len(latents)} samples, but {batch} are made; give 1 or {batch}"
                 )
 
+    def check_levels(self, levels: Tensor) -> None:
+        """ValueError for steps (S + 1, F) in which each frame has a level of its own, where one for all is needed."""
+        if levels.ndim > 1 and (self.weak is not None or self.keyframes):
+            raise ValueError(
+                "this schedule gives each frame a noise level of its own, and conditions that are weak, or later than"
+                " the first frame, need one for all: sample with another schedule"
+            )
+
     def rows(self, rows: slice) -> Plan:
         """The part of the plan that is about the samples `rows`."""
         given = self.given and self.given.rows(rows, self.given.latents)
         start = self.start[rows] if self.start is not None and len(self.start) > 1 else self.start
-        return replace(self, given=given, start=start)
+        weak = self.weak and replace(self.weak, latents=rows_of(self.weak.latents, rows))
+        keyframes = [replace(each, latents=rows_of(each.latents, rows)) for each in self.keyframes]
+        return replace(self, given=given, start=start, weak=weak, keyframes=keyframes)

@@ -109,6 +109,11 @@ def first_frames(path: str | os.PathLike[str], count: int, height: int, width: i
     return _frames(path, count, height, width, fps, fit, lambda there: 0)
 
 
+def up_to_frames(path: str | os.PathLike[str], most: int, height: int, width: int, fps: float, fit: Fit) -> Tensor:
+    """As many of its first frames as there are, `most` of them, as `first_frames` gives them."""
+    return _frames(path, most, height, width, fps, fit, lambda there: 0, least=1)
+
+
 def last_frames(path: str | os.PathLike[str], count: int, height: int, width: int, fps: float, fit: Fit) -> Tensor:
     """The last `count` frames, as `first_frames` gives the first."""
     return _frames(path, count, height, width, fps, fit, lambda there: there - count)
@@ -122,6 +127,7 @@ def _frames(
     fps: float,
     fit: Fit,
     begin: Callable[[int], int],  # frames that the file has at `fps` -> the first that is wanted
+    least: int | None = None,  # how many there must be; None: all
 ) -> Tensor:
     file = _there(path, "video")
     picked: list[int] = []
@@ -137,8 +143,9 @@ def _frames(
         decoded = _ladder().read(file, pick)  # (distinct frames, h, w, 3)
     except BadClip as error:
         raise ValueError(f"{file} cannot be decoded ({error.why}); is it a video, and whole?") from None
-    if there < count:
+    if there < (count if least is None else least):
         raise ValueError(f"{file} has {there} frames at {fps:g} frames a second; {count} are needed")
+    count = len(picked)
     if 10 * (repeated := count - len(decoded)) >= count:
         log.warning("%s: %d of %d frames are shown again: it has fewer than %g a second", file, repeated, count, fps)
     _say_fit(file, (decoded.shape[2], decoded.shape[1]), (width, height), fit)

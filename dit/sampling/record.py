@@ -5,10 +5,11 @@ Facts come from anyone, so parts are built from them as from a checkpoint's conf
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,30 @@ def fingerprint(file: str | os.PathLike[str]) -> str:
 
 
 def files_of(task: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The files that a task's config names: argument -> path and fingerprint."""
-    there = {name: Path(value) for name, value in task.items() if isinstance(value, str) and Path(value).is_file()}
+    """The files that a task's config names: argument (`image`, `conditions.0.image`) -> path and fingerprint."""
+    there = {name: Path(text) for name, text in _texts(task) if Path(text).is_file()}
     return {name: {"path": str(path), "sha256": fingerprint(path)} for name, path in there.items()}
+
+
+def _texts(value: Any, *keys: str) -> Iterator[tuple[str, str]]:
+    """All texts within a config, with their place."""
+    if isinstance(value, str):
+        yield ".".join(keys), value
+    held = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in held:
+        yield from _texts(each, *keys, str(key))
+
+
+def _with_files(task: Any, files: Mapping[str, str]) -> Any:
+    """A task's config with these in the places of its files."""
+    made = copy.deepcopy(task)
+    for name, file in files.items():
+        *path, last = name.split(".")
+        node = made
+        for key in path:
+            node = node[int(key)] if isinstance(node, list) else node[key]
+        node[int(last) if isinstance(node, list) else last] = file
+    return made
 
 
 def facts(common: Mapping[str, Any], batches: Sequence[Sequence[Request]]) -> list[dict[str, Any]]:
@@ -124,7 +146,7 @@ def read(file: str, trusted: Sequence[str] = ()) -> Again:
     if said.get("noise") is not None:
         raise ValueError(f"again={file} began with noise that was passed, which no file holds: pass it once more")
     try:
-        task = {**said["task"], **{name: _same(each, path) for name, each in said["files"].items()}}
+        task = _with_files(said["task"], {name: _same(each, path) for name, each in said["files"].items()})
         parts = {
             name: build(task if name == "task" else said[name], kind, name, trusted) for name, kind in PARTS.items()
         }

@@ -52,6 +52,15 @@ def first_frames(source: Source, count: int, canvas: Canvas, fit: Fit, every: in
     return read.first_frames(found, count, canvas.height, canvas.width, canvas.fps / every, fit)[None]
 
 
+def up_to_frames(source: Source, most: int, canvas: Canvas, fit: Fit) -> Tensor:
+    """As many frames as a video has, `most` of its first ones: (B, 3, at least 1, H, W)."""
+    found = _video(source, canvas, fit)
+    if isinstance(found, Tensor):
+        frames = found[..., :most, :, :]
+        return _fitting(frames, "video", max(1, frames.shape[-3]), canvas)
+    return read.up_to_frames(found, most, canvas.height, canvas.width, canvas.fps, fit)[None]
+
+
 def last_frames(source: Source, count: int, canvas: Canvas, fit: Fit) -> Tensor:
     """`count` frames (B, 3, count, H, W) from the end of a video."""
     found = _video(source, canvas, fit)

@@ -70,7 +70,7 @@ class FirstLast:
     def __call__(self, canvas: Canvas) -> Plan:
         _needs_frames(canvas, 2)
         ends = [sources.image(getattr(self, name), name, canvas, self.fit) for name in ("image", "last_image")]
-        given = canvas.given_frames(_join(ends), [0, canvas.num_frames - 1])
+        given = canvas.given_frames(joined(ends), [0, canvas.num_frames - 1])
         return Plan(given, first=sources.pictures(self.image), last=sources.pictures(self.last_image))
 
 
@@ -208,7 +208,7 @@ class Inpaint:
         return Plan(Given(latents, given.to(latents.device)))
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor:
+def joined(parts: Sequence[Tensor]) -> Tensor:
     """Clips behind one another; one of batch 1 serves all samples of the others."""
     batch = max(len(part) for part in parts)
     return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], 2)

@@ -16,11 +16,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dit.diffusion.path import Path as NoisePath
+from dit.sampling.conditions import Conditions
 from dit.sampling.job import Samples
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Pyramid
 from dit.sampling.tasks import Extend, ImageToVideo, LongTextToVideo, Task
 from scripts.twins import cosmos, forcing, labelled
+from scripts.twins import image_to_video as i2v
 from scripts.twins import text_to_video as t2v
 from scripts.twins.exact import exact, exact_with
 from scripts.twins.parts import picture
@@ -56,11 +58,13 @@ class Twin:
 
     Attributes:
         build: makes it. shape: (num_frames, height, width) that it is asked for.
-        layout: of its latents, in the words of einops. made: of those that it returns, where they have another.
+        layout: of its latents, in the words of einops. made: of those that it returns, noise_layout: of the noise that
+            it begins with, where they have another.
         frames: what it calls the number of frames; None: it makes images.
         alone: whether it is asked prompt by prompt: what it reads of one depends on the others, or it takes no more.
         decodes: whether its codec takes clips of this size as they are.
         whole_greys: whether its guardrail cuts pixels down to whole grey levels.
+        scale: what it calls the guidance scale.
         takes_noise: whether it takes the noise that it begins with; if not, it is put in the place of the first that it
             draws.
         sampled: how it is called.
@@ -78,7 +82,9 @@ class Twin:
     alone: bool = False
     decodes: bool = True
     whole_greys: bool = False
+    scale: str = "guidance_scale"
     takes_noise: bool = True
+    noise_layout: str | None = None
     sampled: Callable[[Any, Asked, Mapping[str, Any], str], Tensor] = sampled
     asked: Asked = ASKED
     asks: Mapping[str, Any] = field(default_factory=dict)
@@ -99,6 +105,13 @@ def ratios(path: NoisePath, levels: Tensor) -> Tensor:
 CLIP = [picture(seed, 32, 48) for seed in range(7)]
 STAGGERED = {"causal_block": 2, "schedule": Pyramid(None, group=2, lag=2)}
 CHAINED = {"num_frames": 17, "base_num_frames": 9, "overlap_history": 5}
+SMALL, LTX = (9, 32, 48), (9, 32, 64)
+PICTURES, LTX_PICTURES = i2v.pictures(2, *SMALL[1:]), i2v.pictures(2, *LTX[1:])
+
+
+CONDITIONS = i2v.ltx_conditions(*i2v.LTX_CONDITION[1:])
+
+
 TWINS = {
     "wan": Twin(t2v.wan, (9, 32, 48)),
     "wan22": Twin(t2v.wan22, (9, 32, 48), title="two experts"),
@@ -128,6 +141,29 @@ TWINS = {
     "cosmos": Twin(cosmos.predict1, (9, 32, 48), whole_greys=True, sigmas=ratios),
     "cosmos2_image": Twin(cosmos.predict2_image, (1, 32, 48), made="b c (f h) w", frames=None, whole_greys=True),
     "cosmos25": Twin(cosmos.predict25, (9, 32, 48)),
+    "ltx_image": Twin(
+        i2v.ltx_image, LTX, "b (f h w) c", takes_noise=False, asks={"image": LTX_PICTURES},
+        task=ImageToVideo(LTX_PICTURES), noise_layout="b c f h w", sigmas=levels_alone,
+    ),
+    "ltx_condition": Twin(
+        i2v.ltx_condition, i2v.LTX_CONDITION, takes_noise=False, sampled=i2v.ltx_conditioned,
+        asks={"conditions": CONDITIONS}, task=Conditions(CONDITIONS), sigmas=levels_alone,
+    ),
+    "cogvideox15": Twin(i2v.cogvideox15, SMALL, "b f c h w", title="1.5"),
+    "cogvideox_image": Twin(
+        i2v.cogvideox_image, SMALL, "b f c h w", asks={"image": PICTURES}, task=ImageToVideo(PICTURES)
+    ),
+    "cogvideox15_image": Twin(
+        i2v.cogvideox15_image, SMALL, "b f c h w", asks={"image": PICTURES}, task=ImageToVideo(PICTURES), title="1.5"
+    ),
+    "hunyuan_video_image": Twin(
+        i2v.hunyuan_video_image, SMALL, asks={"image": PICTURES}, task=ImageToVideo(PICTURES), title="token_replace",
+        sigmas=levels_alone,
+    ),
+    "hunyuan_video_image_beside": Twin(
+        i2v.hunyuan_video_image_beside, SMALL, asks={"image": PICTURES[0]}, task=ImageToVideo(PICTURES[0]),
+        scale="true_cfg_scale", alone=True, title="latent_concat", sigmas=levels_alone,
+    ),
     "latte": Twin(t2v.latte, (4, 64, 64), frames="video_length", alone=True),
     "dit": Twin(
         labelled.dit, (1, 64, 64), "b c (f h) w", frames=None, takes_noise=False, sampled=labelled.sampled,
@@ -159,18 +195,25 @@ def saved_in_float64(name: str, folder: Path) -> Any:
 
 def run_in_float64(theirs: Any, name: str, folder: Path, asked: Asked) -> tuple[Tensor, Tensor]:
     """Latents of ours and of diffusers' pipeline, both in float64 throughout: what they round to float32, they do not
-    here. Prompts are encoded so, too, by transformers in either."""
+    here. Prompts and pictures are encoded so, too, by transformers and diffusers in either."""
     pipeline = ours(name, folder, asked, parts={"codec": {"dtype": "float64"}})
     noise = noise_for(pipeline, len(asked.seeds)).double()
-    if pipeline.text is not None:
-        with exact():
-            pipeline.text.remember([*asked.prompts, *asked.negatives])
+    codec: Any = pipeline.codec
+    codec.encode = exact()(partial(_of_doubles, codec.encode))
+    job = pipeline.job(asked.prompts, asked.seeds, TWINS[name].task, asked.negatives)
+    with exact():
+        for signal in pipeline.signals.values():
+            signal.ahead(*job.asked(range(len(job.batches))), lambda: nullcontext(torch.device("cpu")))
     mine, sigmas = make(pipeline, name, asked, noise).latents, None
     if (of_levels := TWINS[name].sigmas) is not None:
         nothing = torch.zeros(noise.shape[2], dtype=torch.bool)
         sigmas = of_levels(pipeline.path, pipeline.noise_levels(pipeline.canvas(), nothing))
     with exact_with(theirs.scheduler, sigmas):
         return mine, run(theirs, name, noise, asked, "latent")
+
+
+def _of_doubles(encode: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+    return encode(pixels.double())
 
 
 def run(pipeline: Any, name: str, noise: Tensor, asked: Asked, output: str) -> Tensor:
@@ -185,20 +228,29 @@ def run(pipeline: Any, name: str, noise: Tensor, asked: Asked, output: str) -> T
     generators = [torch.Generator().manual_seed(seed) for seed in asked.seeds]
     for generator in generators:
         torch.randn(noise.shape[1:], generator=generator)
-    asks: dict[str, Any] = {"num_inference_steps": asked.num_steps, "guidance_scale": asked.scale}
+    asks: dict[str, Any] = {"num_inference_steps": asked.num_steps, twin.scale: asked.scale}
     asks["generator"] = generators
     if twin.sampled is sampled:
         frames, asks["height"], asks["width"] = twin.shape
         asks |= {twin.frames: frames} if twin.frames else {}
-    first = rearrange(noise.clone(), f"b c f h w -> {twin.layout}")
+    first = rearrange(noise.clone(), f"b c f h w -> {twin.noise_layout or twin.layout}")
     if twin.takes_noise:
         asks["latents"] = first
-    with nullcontext() if twin.takes_noise else beginning_with(pipeline, first):
+    with most_likely_latents(), nullcontext() if twin.takes_noise else beginning_with(pipeline, first):
         made = twin.sampled(pipeline, asked, asks | dict(twin.asks), output)
     if output != "latent":
         return (made.transpose(1, 2) if made.ndim == 5 else made.unsqueeze(2)) * 2 - 1
     layout, sizes = twin.made or twin.layout, dict(zip("fhw", noise.shape[2:], strict=True))
     return rearrange(made, f"{layout} -> b c f h w", **(sizes if "(" in layout else {}))
+
+
+@contextmanager
+def most_likely_latents() -> Iterator[None]:
+    """Within, what autoencoders of diffusers draw of given pictures is what ours takes: the mode."""
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Distribution
+
+    with patch.object(Distribution, "sample", lambda self, generator=None: self.mode()):
+        yield
 
 
 @contextmanager

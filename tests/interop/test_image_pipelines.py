@@ -1,0 +1,136 @@
+"""What published image-to-video models do with the picture, part by part: each is seen when it is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dit.diffusion.given import Beside, Held
+from dit.sampling.conditions import Conditions
+from dit.sampling.pipeline import Pipeline
+from dit.sampling.tasks import FirstLast, ImageToVideo
+from scripts.twins.pipelines import LTX_PICTURES, PICTURES, TWINS, Twin, make, noise_for, ours, relative, run, saved
+
+Folders = Callable[[str], tuple[Any, Path]]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    there: dict[str, tuple[Any, Path]] = {}
+
+    def folder(name: str) -> tuple[Any, Path]:
+        if name not in there:
+            place = tmp_path_factory.mktemp(name)
+            there[name] = saved(name, place), place
+        return there[name]
+
+    return folder
+
+
+def sampled(name: str, folder: Path) -> tuple[Pipeline, torch.Tensor, torch.Tensor]:
+    """Our pipeline, the noise, and the latents that it makes of it."""
+    pipeline = ours(name, folder, TWINS[name].asked)
+    noise = noise_for(pipeline, 2)
+    return pipeline, noise, make(pipeline, name, TWINS[name].asked, noise).latents
+
+
+def changed(pipeline: Pipeline, **values: Any) -> Pipeline:
+    """The same, which shows given frames in another way."""
+    other = pipeline.changed()
+    other.given = replace(pipeline.given, **values)  # type: ignore[type-var]
+    return other
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("hunyuan_video_image", {"in_start": 0.0}),
+        ("hunyuan_video_image_beside", {"in_start": 0.0}),
+        ("cogvideox15_image", {"scale": 1.0}),
+        ("ltx_condition", {"fresh": 0.0}),
+    ],
+)
+def test_what_is_done_with_the_picture_is_seen(name: str, values: dict[str, Any], folders: Folders) -> None:
+    pipeline, noise, made = sampled(name, folders(name)[1])
+    other = make(changed(pipeline, **values), name, TWINS[name].asked, noise).latents
+    assert relative(other, made) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["ltx_image", "cogvideox_image", "cogvideox15_image", "hunyuan_video_image"])
+def test_swapped_pictures_are_seen(name: str, folders: Folders) -> None:
+    pipeline, noise, made = sampled(name, folders(name)[1])
+    asked, pictures = TWINS[name].asked, TWINS[name].asks["image"][::-1]
+    said = {"noise": noise, "negative_prompt": asked.negatives}
+    assert relative(pipeline(asked.prompts, asked.seeds, ImageToVideo(pictures), **said).latents, made) > 1e-3
+
+
+def test_what_is_shown_is_as_published(folders: Folders) -> None:
+    names = [name for name in TWINS if name.endswith("_image") and "image" in TWINS[name].asks]
+    names.append("hunyuan_video_image_beside")
+    shown = {name: ours(name, folders(name)[1], TWINS[name].asked).given for name in names}
+    factor = 1.15258426**-2
+    assert shown["ltx_image"] == Held("left_out")
+    assert shown["cogvideox_image"] == Beside("left_out")
+    assert shown["cogvideox15_image"] == Beside("left_out", scale=factor)
+    assert shown["hunyuan_video_image"] == Held("left_out", in_start=0.001)
+    assert shown["hunyuan_video_image_beside"] == Beside("left_out", in_start=0.001, cut=1)
+
+
+def test_the_text_to_video_folder_of_ltx_makes_videos_of_a_picture_too(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One folder serves both classes of diffusers, which have the same parts."""
+    theirs, _ = folders("ltx_image")
+    _, folder = folders("ltx")
+    twin = TWINS["ltx_image"]
+    pipeline = ours("ltx", folder, twin.asked)
+    noise = noise_for(pipeline, 2)
+    made = make(pipeline, "ltx_image", twin.asked, noise).latents
+    assert relative(made, run(theirs, "ltx_image", noise, twin.asked, "latent")) < 1e-5
+
+
+def test_firmly_known_frames_of_ltx_come_out_clean(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers leaves the last step's noise on them; what is made beside them is the same."""
+    theirs, folder = folders("ltx_condition")
+    twin, pictures = TWINS["ltx_condition"], [each.crop((0, 0, 32, 32)) for each in LTX_PICTURES]
+    firm = [{"image": pictures, "frame": 0}]
+    firmly: Twin = replace(twin, asks={"conditions": firm}, task=Conditions(firm))  # type: ignore[arg-type]
+    monkeypatch.setitem(TWINS, "ltx_condition", firmly)
+    pipeline, noise, made = sampled("ltx_condition", folder)
+    other = run(theirs, "ltx_condition", noise, twin.asked, "latent")
+    assert relative(made[:, :, 1:], other[:, :, 1:]) < 1e-5
+    clean = ImageToVideo(pictures)(pipeline.canvas()).given
+    assert clean is not None and torch.equal(made[:, :, 0], clean.latents[:, :, 0])
+    assert relative(made[:, :, 0], other[:, :, 0]) > 1e-2
+
+
+@pytest.mark.parametrize(
+    "name, task, said",
+    [
+        ("cogvideox_image", None, "a CogVideoXImageToVideoPipeline makes videos of a picture, and none is given"),
+        ("hunyuan_video_image", None, "makes videos of a picture, and none is given: task=i2v image=FILE"),
+        ("cogvideox", ImageToVideo(PICTURES[0]), "a CogVideoXPipeline makes videos of a text alone, and frames are"),
+        ("ltx_image", ImageToVideo(None), "this task needs image=FILE"),
+        ("ltx_image", ImageToVideo("nowhere.png"), "image nowhere.png is not there"),
+        ("cogvideox_image", FirstLast(*PICTURES), "this model encodes given frames alone"),
+        ("hunyuan_video_image", Conditions([{"image": PICTURES[0], "strength": 0.5}]), "strength=0.5"),
+    ],
+)
+def test_what_cannot_be_is_one_line(name: str, task: Any, said: str, folders: Folders) -> None:
+    pipeline = ours(name, folders(name)[1], TWINS[name].asked)
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
+        pipeline("a red circle", 3, task)
+    assert "\n" not in str(error.value)
+
+
+def test_a_factor_that_is_none_is_refused(tmp_path: Path) -> None:
+    saved("cogvideox15_image", tmp_path)
+    file = tmp_path / "vae" / "config.json"
+    file.write_text(file.read_text().replace("1.15258426", '"one"'))
+    with pytest.raises(ValueError, match="scaling_factor='one'"):
+        Pipeline.from_pretrained(tmp_path)
