@@ -80,6 +80,13 @@ class Documented(Protocol):
 
 
 @runtime_checkable
+class WithImages(Clips, Protocol):
+    """Clips among which may be images, shown for a number of frames of their own."""
+
+    image_frames: int
+
+
+@runtime_checkable
 class NamedClips(Clips, Protocol):
     """Clips that can say in short which they are; of others the config says it."""
 

@@ -1,5 +1,5 @@
 """Real clips: a random or fixed excerpt of each file, cut and scaled to one shape. An image is a clip that stands
-still."""
+still, or one of fewer frames."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class RandomView:
 
 
 class ClipDataset(Dataset[Item]):
-    """Clips of a manifest, all of one shape and frame rate.
+    """Clips of a manifest, all of one shape and frame rate, but for images of another length.
 
     A clip that cannot be read is replaced by another of the same manifest, chosen by (index, epoch) alone, and travels
     along in the item's `skipped`. Nothing is remembered between items: what a worker has met before cannot change what
@@ -67,8 +67,9 @@ class ClipDataset(Dataset[Item]):
         view: which excerpt and crop.
         num_frames, height, width: of every item.
         fps: of every item; each frame is the source frame nearest in time. Sources slower than this repeat frames,
-            which the item counts. An image is shown for the whole clip.
+            which the item counts.
         classes: names of the classes that the manifest's rows name by number; none for clips without.
+        image_frames: for how many frames an image is shown; None: for `num_frames`.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class ClipDataset(Dataset[Item]):
         width: int,
         fps: float,
         classes: Sequence[str] = (),
+        image_frames: int | None = None,
     ) -> None:
         self.manifest = manifest
         self.decoder = decoder
@@ -91,6 +93,7 @@ class ClipDataset(Dataset[Item]):
         self.fps = fps
         self.classes = classes
         self.columns = list(manifest.columns)
+        self.image_frames = num_frames if image_frames is None else image_frames
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -147,7 +150,7 @@ class ClipDataset(Dataset[Item]):
         time, y, x = view
         if row.is_image:
             still = torch.from_numpy(np.array(open_image(row.path)))  # (h, w, 3)
-            pixels = fit(still[None], self.height, self.width, y, x).expand(-1, self.num_frames, -1, -1).contiguous()
+            pixels = fit(still[None], self.height, self.width, y, x).expand(-1, self.image_frames, -1, -1).contiguous()
             return Item(pixels=pixels, caption=caption, id=row.id, fps=self.fps)
         picked: list[int] = []
 
@@ -224,6 +227,7 @@ def clip_data(
     num_workers: int,
     seed: int,
     num_frames: int,
+    image_frames: int | None,
     height: int,
     width: int,
     fps: float,
@@ -243,25 +247,37 @@ def clip_data(
         columns: of the manifest, that signals are made from; None is no further one.
         val_clips: how many clips are held out, whole files by a hash of their path; 0 trains without validation.
         decoder: reads the files.
+        image_frames: for how many frames an image is shown; None: for `num_frames`. Another number beside videos makes
+            clips of two lengths, which do not share a batch: then the batch sizes are 1.
         batch_size, ..., max_bad_share: as in `data.module.VideoData`.
+
+    Raises FileNotFoundError or ValueError, in one line, for clips that are not there or cannot be batched.
     """
     asked = None if filter is None else Filter(filter)
     clips = chosen(read_manifest(root, manifest, columns or (), asked.columns if asked else ()), asked)
     clips = allowed(clips, licences)
     if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
         log.warning("%s is not read, the folder is; data.manifest=%s reads it", lists[0], clips.root / lists[0])
-    if clips.report() == len(clips) and num_frames > 1:
+    shown = num_frames if image_frames is None else image_frames
+    if not 1 <= shown <= num_frames:
+        raise ValueError(f"data.image_frames={image_frames} must be from 1 to data.num_frames={num_frames}, or null")
+    if clips.report() == len(clips) and shown > 1:
         log.warning(
-            "all clips are images, and each is shown for data.num_frames=%d, as a video that stands still;"
-            " data.num_frames=1 trains on images, where codec and network take them",
-            num_frames,
+            "all clips are images, and each is shown for %d frames, as a video that stands still; data.num_frames=1"
+            " trains on images, where codec and network take them",
+            shown,
+        )
+    if shown != num_frames and max(batch_size, val_batch_size) > 1:
+        raise ValueError(
+            f"data.image_frames={image_frames} beside data.num_frames={num_frames} makes clips of two lengths, which"
+            " share no batch: data.batch_size=1 data.val_batch_size=1, and trainer.accumulate=N for N clips a step"
         )
     clips, classes = classify(clips, labels, manifest or str(root))
     train, val = clips.split(val_clips)
     shape = (num_frames, height, width, fps)
     return VideoData(
-        train=ClipDataset(train, decoder, RandomView(seed), *shape, classes),
-        val=ClipDataset(val, decoder, MiddleView(), *shape, classes) if val_clips else None,
+        train=ClipDataset(train, decoder, RandomView(seed), *shape, classes, image_frames),
+        val=ClipDataset(val, decoder, MiddleView(), *shape, classes, image_frames) if val_clips else None,
         batch_size=batch_size,
         val_batch_size=val_batch_size,
         num_workers=num_workers,

@@ -15,7 +15,18 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from data import workers
-from data.batch import Batch, Classified, Clips, Item, NamedClips, RedrawnClips, Skipped, WithColumns, collate
+from data.batch import (
+    Batch,
+    Classified,
+    Clips,
+    Item,
+    NamedClips,
+    RedrawnClips,
+    Skipped,
+    WithColumns,
+    WithImages,
+    collate,
+)
 from data.card import Card, data_card
 from data.decode import BadClips, listing
 from data.sampler import Draw, TrainingStream, validation_shard
@@ -86,7 +97,7 @@ class VideoData(LightningDataModule):
         val_batch_size: clips a validation step, for each process.
         num_workers: loading processes for each training process; 0 loads in the training process.
         seed: of the order of clips; non-negative.
-        num_frames, height, width: of every clip; batches are held against them.
+        num_frames, height, width: of every clip; batches are held against them. Images may have another length.
         fps: frames a second of every clip.
         timeout: seconds to wait for one batch from a worker before the run stops (a decoder can hang for ever on a
             damaged file); 0 waits for ever. Not used without workers. Workers that die are replaced (`workers.py`).
@@ -223,6 +234,7 @@ class VideoData(LightningDataModule):
             )
 
         shape = (3, self.num_frames, self.height, self.width)
+        of_images = (3, clips.image_frames, *shape[2:]) if isinstance(clips, WithImages) else shape
         batches = workers.batches(loader, self._shared_bytes())
         while True:
             try:
@@ -236,7 +248,7 @@ class VideoData(LightningDataModule):
                     f"no batch within data.timeout={self.timeout} s: slow storage, or a file that hangs its decoder; "
                     "scripts/validate_data.py finds such files"
                 ) from None
-            if batch.pixels.shape[1:] != shape:
+            if batch.pixels.shape[1:] not in (shape, of_images):
                 raise ValueError(
                     f"clip {batch.ids[0]} has shape {tuple(batch.pixels.shape[1:])}, but data.num_frames, height and "
                     f"width ask for {shape}; give the dataset the same values"

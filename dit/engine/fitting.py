@@ -26,6 +26,16 @@ def check_sizes(net: Backbone, codec: Codec, num_frames: int, height: int, width
         raise
 
 
+def check_clips(net: Backbone, codec: Codec, data: Mapping[str, Any]) -> None:
+    """`check_sizes` of the clips of a run's `data`, and of images that are shown for another number of frames."""
+    check_sizes(net, codec, data["num_frames"], data["height"], data["width"])
+    if (frames := data.get("image_frames")) is not None:
+        try:
+            check_sizes(net, codec, frames, data["height"], data["width"])
+        except ValueError as error:
+            raise ValueError(f"data.image_frames: {error}") from None
+
+
 def _fitting(codec: Codec, clip: tuple[int, int, int], axis: int, size: int, patch: int) -> Iterator[int]:
     """The sizes of a clip along an axis that give the nearest multiples of a patch beside `size` latents."""
     for latents in (size // patch * patch, (size // patch + 1) * patch):

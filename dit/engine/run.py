@@ -27,7 +27,7 @@ from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.begin import Begin
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.finite import NonFinite
-from dit.engine.fitting import check_channels, check_encoder, check_given, check_sizes
+from dit.engine.fitting import check_channels, check_clips, check_encoder, check_given
 from dit.engine.interrupts import Interrupts
 from dit.engine.module import VideoDiffusion
 from dit.engine.training import Training
@@ -169,7 +169,7 @@ def build(config: dict[str, Any]) -> Parts:
     config["codec"] = identified(config["codec"], codec)
     net: Backbone = _make(config["net"])
     net.on_latents(codec.compression)
-    check_sizes(net, codec, *(config["data"][key] for key in ("num_frames", "height", "width")))  # data opens slowly
+    check_clips(net, codec, config["data"])  # data opens slowly
     text: TextEncoder | None = _make(config["text"])
     config["text"] = identified(config["text"], text)
     if config["text_cache"] is not None:

@@ -168,7 +168,7 @@ def test_clips_that_show_frames_again_are_counted_and_said_once(
     (tmp_path / "manifest.csv").touch()
     data = clip_data(
         str(tmp_path), None, None, None, None, None, 0, LADDER, batch_size=2, val_batch_size=1, num_workers=0, seed=0,
-        num_frames=15, height=16, width=16, fps=30.0, timeout=0, pin_memory=False, max_bad_share=0.0,
+        num_frames=15, image_frames=None, height=16, width=16, fps=30.0, timeout=0, pin_memory=False, max_bad_share=0.0,
     )  # fmt: skip
     batches = iter(data.train_dataloader())
     for _ in range(4):
@@ -220,6 +220,7 @@ def test_real_clips_become_batches_and_the_damaged_ones_a_list(caplog: pytest.Lo
         num_workers=0,
         seed=0,
         num_frames=5,
+        image_frames=None,
         height=24,
         width=40,
         fps=8.0,
@@ -277,3 +278,25 @@ def test_memory_does_not_grow_with_clips(tmp_path: Path) -> None:
     )
     grown = [float(word) for word in done.stdout.split()]
     assert grown and max(grown) < 15
+
+
+def test_images_are_clips_of_a_length_of_their_own(tmp_path: Path) -> None:
+    """Beside videos, one by one; anything else is one line."""
+    write_numbered(tmp_path / "video.mp4")
+    Image.new("RGB", (96, 64), "red").save(tmp_path / "image.png")
+    settings = {
+        "root": str(tmp_path), "manifest": None, "filter": None, "licences": None, "labels": None, "columns": None, "val_clips": 0,
+        "decoder": LADDER, "batch_size": 1, "val_batch_size": 1, "num_workers": 0, "seed": 0, "num_frames": 5,
+        "height": 32, "width": 48, "fps": 10.0, "timeout": 0, "pin_memory": False, "max_bad_share": 0.0,
+    }  # fmt: skip
+    data = clip_data(**settings, image_frames=1)  # type: ignore[arg-type]
+    batches = iter(data.train_dataloader())
+    lengths = {batch.ids[0]: batch.pixels.shape[2] for batch in (next(batches) for _ in range(8))}
+    assert lengths == {"video.mp4": 5, "image.png": 1}
+    for wrong, said in (
+        ({"batch_size": 2}, "data.image_frames=1 beside data.num_frames=5 makes clips of two lengths"),
+        ({"image_frames": 6}, "data.image_frames=6 must be from 1 to data.num_frames=5"),
+    ):
+        with pytest.raises(ValueError, match=said) as caught:
+            clip_data(**{"image_frames": 1, **settings, **wrong})  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)

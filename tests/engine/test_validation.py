@@ -19,7 +19,7 @@ from dit.engine.callbacks.validation import Validation
 from dit.engine.module import VideoDiffusion
 from dit.engine.validated import alike
 from dit.engine.writers import Writers
-from tests.engine.small import FRAMES, average, fit, model, objective, tasks, video_data
+from tests.engine.small import FRAMES, Clips, average, fit, model, objective, tasks, video_data
 
 NAMES = ("val/x0_error", "val/eps_error", "val/velocity_error")
 
@@ -180,3 +180,34 @@ def test_every_clip_counts_once_on_any_number_of_ranks(ranks: int, monkeypatch: 
 
     torch.testing.assert_close(measured(ranks), measured(1), rtol=1e-5, atol=1e-9)
     assert measured(1)[0] == 6
+
+
+class Some:
+    """Some of the clips, (index, frames) each."""
+
+    image_frames = 1
+
+    def __init__(self, *chosen: tuple[int, int]) -> None:
+        self.chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> Any:
+        number, frames = self.chosen[index]
+        item = Clips(9)[number]
+        return {**item, "pixels": item["pixels"][:, :frames]}
+
+
+def test_an_image_among_videos_counts_for_the_first_frame_alone(tmp_path: Path) -> None:
+    both, image, video = (
+        validated(tmp_path / str(i), val=Some(*chosen), val_batch_size=1)
+        for i, chosen in enumerate([((0, 1), (1, FRAMES)), ((0, 1),), ((1, FRAMES),)])
+    )
+    assert "val/x0_error_frame_01" not in image and FRAMES == 2
+    for name in (*NAMES, "val/loss"):
+        first, later = (f"{name}_frame_{frame:02d}" for frame in range(2))
+        assert both[first] == pytest.approx((image[first] + video[first]) / 2)
+        assert both[later] == pytest.approx(video[later])
+    assert both["val/loss"] == pytest.approx((image["val/loss"] + video["val/loss"]) / 2)
+    assert both["val/x0_error"] == pytest.approx((both["val/x0_error_frame_00"] + both["val/x0_error_frame_01"]) / 2)

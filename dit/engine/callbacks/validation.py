@@ -7,10 +7,12 @@ stopped between two batches, the weights are swapped in try/finally, and trainin
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
 import torch
 from lightning import Trainer
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dit.diffusion.errors import QUANTITIES, shares
 from dit.diffusion.loss import loss_by_level
@@ -64,10 +66,12 @@ class Validation(Task):
     @torch.no_grad()
     def measure(self, trainer: Trainer, module: VideoDiffusion, ask: Ask) -> dict[str, float]:
         """One pass over the validation clips; the same numbers on every rank. Asks before each batch."""
-        loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
         # Training has memory for as many. Shards: all ranks call the network equally often, so one clip a time.
         sharded = isinstance(trainer.strategy, parallel.FSDP2)
-        rows: int = 1 if sharded else trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        rows: int = 1 if sharded else data.batch_size
+        loader = data.val_dataloader()
+        frames = module.codec.latent_shape(data.num_frames, data.height, data.width)[0]
         sums: list[Tensor] = []
         was_training = module.training
         module.eval()
@@ -80,34 +84,35 @@ class Validation(Task):
                     ask()
                     batch = trainer.strategy.batch_to_device(batch)
                     clips = module.validation_step(batch, index, self.noise_shares, rows)
-                    sums += [self._sums(clip) for clip in clips]
+                    sums += [self._sums(clip, frames) for clip in clips]
             ask(may_stop=False)  # whether all have their sums; they are added up now, and no work is left to be cut off
             # Ranks take equally many; the clips that fill up the last turn are others' and count there.
-            count, rank, ranks = len(trainer.datamodule.val or ()), trainer.global_rank, trainer.world_size  # type: ignore[attr-defined]
+            count, rank, ranks = len(data.val or ()), trainer.global_rank, trainer.world_size
             sums = [each * (rank + ranks * place < count) for place, each in enumerate(sums)]
         finally:
             module.train(was_training)
         if not sums:
             return {}
         total = sum_over_ranks(torch.stack(sums).sum(0))
-        return self._named(total)
+        return self._named(total, frames)
 
-    def _sums(self, clip: Validated) -> Tensor:
-        """Float64 sums over one clip, flat, in the order in which `_named` takes them apart."""
+    def _sums(self, clip: Validated, frames: int) -> Tensor:
+        """Float64 sums over one clip, flat, in the order in which `_named` takes them apart. Of a clip with fewer than
+        `frames` latent frames, as an image among videos, the others are 0."""
         out, by_level = clip.loss, loss_by_level(clip.loss, self.level_buckets)
+        there, errors = torch.ones_like(out.per_frame), [] if clip.errors is None else [clip.errors]
+        of_frames = (there.sum(0), (~out.given).sum(0), out.per_frame.sum(0), *errors)
         parts = (
             torch.tensor([len(out.per_sample)], device=out.loss.device), out.per_sample.sum()[None],
-            by_level.frames, by_level.total, (~out.given).sum(0), out.per_frame.sum(0),
-            *([] if clip.errors is None else [clip.errors]),
+            by_level.frames, by_level.total, *(pad(each, (0, frames - each.shape[-1])) for each in of_frames),
         )  # fmt: skip
         return torch.cat([part.double().flatten() for part in parts])
 
-    def _named(self, total: Tensor) -> dict[str, float]:
+    def _named(self, total: Tensor, frames: int) -> dict[str, float]:
         (clips, losses), rest = total[:2].tolist(), total[2:]
         buckets, levels = self.level_buckets, len(self.noise_shares)
-        frames = (len(rest) - 2 * buckets) // (2 + len(QUANTITIES) * levels)
-        counts, sums, frame_counts, frame_sums, wrong = rest.split(
-            [buckets, buckets, frames, frames, len(QUANTITIES) * levels * frames]
+        counts, sums, there, frame_counts, frame_sums, wrong = rest.split(
+            [buckets, buckets, frames, frames, frames, len(QUANTITIES) * levels * frames]
         )
         named = {"val/loss": losses / clips}
         for i, (count, loss) in enumerate(zip(counts.tolist(), sums.tolist(), strict=True)):
@@ -117,7 +122,9 @@ class Validation(Task):
             if count:
                 named[f"val/loss_frame_{f:02d}"] = loss / count
         if levels:
-            for name, error in zip(QUANTITIES, wrong.view(len(QUANTITIES), levels, frames) / clips, strict=True):
+            seen = there > 0  # where there are images alone, the first frame
+            errors = wrong.view(len(QUANTITIES), levels, frames)[..., seen] / there[seen]
+            for name, error in zip(QUANTITIES, errors, strict=True):
                 named |= self._named_errors(f"val/{name}_error", error)
         return named
 
