@@ -35,8 +35,12 @@ def completed(config: dict[str, Any], run: Path) -> dict[str, Any]:
 
 
 def _begun(model: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the keys `OURS` that a run was begun with; of its signals, those that the model has."""
+    """The values of the keys `OURS` that a run was begun with; of its signals, those that the model has and that are
+    read from no folder, which may have moved."""
     found = {key: before[key] for key in OURS if key in before}
     if isinstance(found.get("signals"), Mapping):
-        found["signals"] = {name: found["signals"].get(name, node) for name, node in model["signals"].items()}
+        kept = found["signals"]
+        found["signals"] = {
+            name: node if "folder" in node else kept.get(name, node) for name, node in model["signals"].items()
+        }
     return found

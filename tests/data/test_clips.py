@@ -285,9 +285,10 @@ def test_images_are_clips_of_a_length_of_their_own(tmp_path: Path) -> None:
     write_numbered(tmp_path / "video.mp4")
     Image.new("RGB", (96, 64), "red").save(tmp_path / "image.png")
     settings = {
-        "root": str(tmp_path), "manifest": None, "filter": None, "licences": None, "labels": None, "columns": None, "val_clips": 0,
-        "decoder": LADDER, "batch_size": 1, "val_batch_size": 1, "num_workers": 0, "seed": 0, "num_frames": 5,
-        "height": 32, "width": 48, "fps": 10.0, "timeout": 0, "pin_memory": False, "max_bad_share": 0.0,
+        "root": str(tmp_path), "manifest": None, "filter": None, "licences": None, "labels": None, "columns": None,
+        "val_clips": 0, "decoder": LADDER, "batch_size": 1, "val_batch_size": 1, "num_workers": 0, "seed": 0,
+        "num_frames": 5, "height": 32, "width": 48, "fps": 10.0, "timeout": 0, "pin_memory": False,
+        "max_bad_share": 0.0,
     }  # fmt: skip
     data = clip_data(**settings, image_frames=1)  # type: ignore[arg-type]
     batches = iter(data.train_dataloader())
