@@ -54,6 +54,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "dit.net.final.AdaLNFinal": {"level": None},
     "dit.signals.guidance.GuidanceScale": {"in_training": None},
     "dit.diffusion.loss.Objective": {"given": HELD},
+    "dit.signals.image.Image": {"frames": "first"},
 }
 
 

@@ -248,7 +248,7 @@ class ImageTokens(nn.Module):
 
     features: width of what comes in. eps: of the norms.
     positions: null for one image a sample; or the tokens of two images together (first and last frame), each of which
-      then has a learned position. The images of a batch come one after another, the two of a sample side by side.
+      then has a learned position.
     """
 
     def __init__(self, width: int, *, features: int, positions: int | None, eps: float) -> None:
@@ -266,7 +266,8 @@ class ImageTokens(nn.Module):
             nn.init.zeros_(self.table)
 
     def forward(self, image: Tensor) -> Tensor:
-        """image (B, M, features) -> (B, M, width); with positions, (2 B, M, features) -> (B, 2 M, width)."""
+        """image (B, M, features) -> (B, M, width). With positions M is that of both images; in the form of diffusers'
+        class, (2 B, M / 2, features), the two of a sample come one after another."""
         if self.table is not None:
-            image = image.reshape(-1, 2 * image.shape[1], image.shape[2]) + self.table
+            image = image.reshape(-1, *self.table.shape[1:]) + self.table
         return self.norm_out(self.out(functional.gelu(self.hidden(self.norm_in(image)))))

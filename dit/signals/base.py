@@ -83,6 +83,10 @@ class Clip(Protocol):
         """The pictures that the samples begin with, in their own size, uint8 (3, h, w), one for all or one for each;
         None: none is given."""
 
+    @property
+    def last(self) -> Sequence[Tensor] | None:
+        """Likewise those that they end with."""
+
 
 class Data(Protocol):
     """What training data has to give beside pixels, captions and frame rates."""

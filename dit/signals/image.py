@@ -1,4 +1,4 @@
-"""The picture that a clip begins with, as an encoder of images sees it."""
+"""The picture that a clip begins with, or those that it begins and ends with, as an encoder of images sees them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ KEY = "signals.image.folder"
 
 class Image(Signal):
     """`image` (B, image_tokens, image_width): the first frame through a published model's vision encoder (CLIP in Wan
-    2.1 and SkyReels-V2 as image-to-video models), patches and the mark in front of them. It is never left unsaid:
-    guidance leads away from the same picture, as in these models' pipelines.
+    2.1 and SkyReels-V2 as image-to-video models), patches and the mark in front of them; in Wan 2.1's model for first
+    and last frames the tokens of both, one behind the other. It is never left unsaid: guidance leads away from the same
+    pictures, as in these models' pipelines.
 
     A picture that is given to the sampler is seen in its own size, before it is fitted to the clip. Where none is
-    given, the entry is left out, with a warning: such networks were never trained without.
+    given, the entry is left out, with a warning: such networks were never trained without. A first picture without a
+    last one, where both are seen, is a ValueError.
 
     Args:
         folder: of the published model, as `text.folder`.
@@ -42,6 +44,7 @@ class Image(Signal):
         dtype: of the weights; None: as they were saved. What comes out is float32 at least.
         encoder, processor: folders in it.
         skipping: layers at the encoder's end that are left out.
+        frames: which are seen.
 
     Raises FileNotFoundError or ValueError, in one line, for a folder that is not there or other files.
     """
@@ -59,12 +62,14 @@ class Image(Signal):
         encoder: str,
         processor: str,
         skipping: Natural,
+        frames: Literal["first", "first_and_last"],
     ) -> None:
         super().__init__(around)
         self.encoder, self.processor_folder = parts(folder, KEY, encoder, processor)
         self.dtype: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
         self.config = config_of(self.encoder, KEY)
         self.skipping = skipping
+        self.frames = frames
         self.model: nn.Module | None = None
         self.remembered: dict[str, Tensor] = {}
         self.has_missed = False
@@ -83,18 +88,33 @@ class Image(Signal):
         return load_image_processor(self.processor_folder, KEY)
 
     def of_batch(self, batch: Batch) -> Values:
-        return to_bytes(batch.pixels[:, :, 0])
+        """(B, pictures, 3, height, width)."""
+        at = [0] if self.frames == "first" else [0, -1]
+        return torch.stack([to_bytes(batch.pixels[:, :, frame]) for frame in at], 1)
 
-    def of_request(self, asked: Asked, clip: Clip) -> Sequence[Tensor] | None:
-        return clip.first
+    def of_request(self, asked: Asked, clip: Clip) -> list[Sequence[Tensor]] | None:
+        """The first pictures of all samples, or the one of all, and the last ones likewise."""
+        if clip.first is None:
+            return None
+        if self.frames == "first":
+            return [clip.first]
+        if clip.last is None:
+            raise ValueError(
+                "this network is told the pictures that a clip begins and ends with: task=first_last image=FILE"
+                " last_image=FILE gives both"
+            )
+        return [clip.first, clip.last]
 
-    def gather(self, values: Sequence[Any], device: torch.device) -> list[Tensor] | None:  # type: ignore[override]
-        """Each value holds the pictures of all samples, or the one of all."""
-        rows = [row_of(each, i) for i, each in enumerate(values)]
-        return None if rows[0] is None else [row.to(device) for row in rows if row is not None]
+    def gather(self, values: Sequence[Any], device: torch.device) -> list[list[Tensor]] | None:  # type: ignore[override]
+        """Of each sample its pictures."""
+        if values[0] is None:
+            return None
+        rows = ([row_of(pictures, i) for pictures in each] for i, each in enumerate(values))
+        return [[picture.to(device) for picture in row if picture is not None] for row in rows]
 
     def ahead(self, wanted: Sequence[Asked], clip: Clip, alone: Alone) -> None:
-        pictures = {} if clip.first is None else {picture_name(picture): picture for picture in clip.first}
+        there = self.of_request(wanted[0], clip) or []
+        pictures = {picture_name(picture): picture for each in there for picture in each}
         if pictures.keys() <= self.remembered.keys():
             return
         with alone() as device:
@@ -103,7 +123,7 @@ class Image(Signal):
 
     def of_example(self) -> Cond:
         tokens = (self.config.image_size // self.config.patch_size) ** 2 + 1
-        return {"image": torch.zeros(1, tokens, self.config.hidden_size)}
+        return {"image": torch.zeros(1, tokens * (1 if self.frames == "first" else 2), self.config.hidden_size)}
 
     def encode(self, values: Any) -> Cond:
         if values is None:
@@ -111,7 +131,7 @@ class Image(Signal):
                 self.has_missed = True
                 log.warning("this network is told the picture that a clip begins with: task=i2v image=FILE gives one")
             return {}
-        features = torch.stack([self._known(picture) for picture in values])
+        features = torch.stack([torch.cat([self._known(picture) for picture in each]) for each in values])
         return {"image": features.to(torch.promote_types(features.dtype, torch.float32))}
 
     def _known(self, picture: Tensor) -> Tensor:

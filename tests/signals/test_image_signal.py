@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from torch import nn
 from data.batch import Batch
 from dit.config.build import build
 from dit.encoders import to_bytes
+from dit.net.embed import ImageTokens
 from dit.signals import image as module
 from dit.signals.base import Around, cond_of_batch, cond_of_example, cond_of_requests
 from dit.signals.image import Image
@@ -50,7 +52,7 @@ def picture(height: int = 40, width: int = 64, seed: int = 0) -> np.ndarray:
 
 def clip(*pictures: np.ndarray) -> Any:
     first = [torch.from_numpy(each).permute(2, 0, 1) for each in pictures] or None
-    return SimpleNamespace(first=first, num_frames=5, height=40, width=64, fps=8.0)
+    return SimpleNamespace(first=first, last=None, num_frames=5, height=40, width=64, fps=8.0)
 
 
 def test_like_wan(folder: Path) -> None:
@@ -111,6 +113,27 @@ def test_without_a_picture_the_entry_is_left_out_which_is_said(folder: Path, cap
     for _ in range(2):
         assert cond_of_requests({"image": made}, [SimpleNamespace()], clip(), CPU) == {}  # type: ignore[list-item]
     assert [record.getMessage()[:30] for record in caplog.records] == ["this network is told the pictu"]
+
+
+def test_first_and_last_are_two_pictures(folder: Path) -> None:
+    """In training the ends of the clip, in sampling what the task gives; one of them alone is refused."""
+    both, one = signal(folder, frames="first_and_last"), signal(folder)
+    pixels = torch.rand(2, 3, 5, 40, 64) * 2 - 1
+    batch = Batch(pixels, ["a", "b"], {"caption": ["", ""], "fps": torch.ones(2)})
+    said = cond_of_batch({"image": both}, batch)["image"]
+    ends = [cond_of_batch({"image": one}, replace(batch, pixels=pixels[:, :, [at]]))["image"] for at in (0, -1)]
+    assert torch.equal(said, torch.cat(ends, 1)) and not torch.allclose(*ends)
+    first, last = ([each.permute(1, 2, 0).numpy() for each in to_bytes(pixels[:, :, at])] for at in (0, -1))
+    asked = clip(*first)
+    wanted: Any = [SimpleNamespace()] * 2
+    with pytest.raises(ValueError, match="task=first_last image=FILE last_image=FILE gives both"):
+        cond_of_requests({"image": both}, wanted, asked, CPU)
+    asked.last = clip(*last).first
+    assert torch.equal(cond_of_requests({"image": both}, wanted, asked, CPU)["image"], said)
+    assert cond_of_example({"image": both})["image"].shape == said[:1].shape
+    tokens = ImageTokens(8, features=16, positions=said.shape[1], eps=1e-5)
+    side_by_side = tokens(torch.stack(ends, 1).flatten(0, 1))  # as diffusers' pipeline has them
+    assert torch.equal(tokens(said), side_by_side) and side_by_side.shape == (2, said.shape[1], 8)
 
 
 def test_another_encoder_is_refused(folder: Path) -> None:
