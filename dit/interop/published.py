@@ -108,7 +108,7 @@ def open_pipeline(
         "net": net,
         "codec": compose_part("codec", "pretrained", codec),
         "text": None if recipe.text is None else _text(recipe, root, index),
-        "signals": {**recipe.signals, **guided.signals},
+        "signals": {**recipe.signals, **guided.signals, **_image(recipe, root)},
         "given": compose_part("given", recipe.given[0], {"unknown": recipe.given[1], **recipe.shows}),
         "conditioning": compose_part("conditioning", recipe.conditioning, {}),
         "path": scheduler.path,
@@ -194,6 +194,13 @@ def _low_noise(root: Path, index: Mapping[str, Any], network: Stored) -> tuple[S
             f"{root / LOW_NOISE} is another network than {root / NETWORK}: the two differ in their settings"
         )
     return second, boundary
+
+
+def _image(recipe: Recipe, root: Path) -> dict[str, Any]:
+    """The signal of pictures that the network reads through an image encoder."""
+    if recipe.sees is None:
+        return {}
+    return compose_part("signals", "image", {"image.folder": str(root), "image.frames": recipe.sees})
 
 
 def _text(recipe: Recipe, root: Path, index: Mapping[str, Any]) -> dict[str, Any]:

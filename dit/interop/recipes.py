@@ -48,6 +48,7 @@ class Recipe:
         scaled_by: setting of the scheduler by which latents are multiplied.
         signals: entries of the config; None leaves out one that the network could read.
         of_frames: whether each latent frame has a noise level of its own (diffusion forcing).
+        sees: pictures that the network reads through the image encoder of the folder.
         reads: values of configs/text beside those of the choice, by their place.
         given: how it is shown given frames, a choice of configs/given, and what stands in unknown frames. shows: more
             values of that choice.
@@ -68,6 +69,7 @@ class Recipe:
     scaled_by: str | None = None
     signals: Mapping[str, Any] = field(default_factory=dict)
     of_frames: bool = False
+    sees: Literal["first", "first_and_last"] | None = None
     reads: Mapping[str, Any] = field(default_factory=dict)
     given: tuple[str, str] = ("held", "nearest")
     shows: Mapping[str, Any] = field(default_factory=dict)
@@ -86,6 +88,16 @@ class Recipe:
         if self.conditioning == "none":
             return "may" if self.of_frames else "never"
         return "may" if self.conditioning == "t2v_i2v" else "always"
+
+
+def wan_image(recipe: Recipe, net: Mapping[str, Any], vae: Mapping[str, Any]) -> Recipe:
+    """Of Wan 2.1 the network reads the picture through CLIP too; FLF2V's has positions for the tokens of two."""
+    reads = net["text"].get("image")
+    if reads is None:
+        return recipe
+    if reads["positions"] is None:
+        return replace(recipe, sees="first")
+    return replace(recipe, sees="first_and_last", conditioning="first_last")
 
 
 def cogvideox(recipe: Recipe, net: Mapping[str, Any], vae: Mapping[str, Any]) -> Recipe:
@@ -121,9 +133,19 @@ def hunyuan_video_image(recipe: Recipe, net: Mapping[str, Any], vae: Mapping[str
 
 # The same weights make videos of a text, or of its first frame too.
 LTX = Recipe("ltx", 161, 512, 704, 25.0, 50, 3.0, net={"position.first": "stride"}, conditioning="t2v_i2v")
+# With `expand_timesteps` (Wan 2.2 5B) given frames stand in the clip, and the same weights make videos of a text.
+WAN = Recipe("wan", 81, 480, 832, 16.0, 50, 5.0)
+WAN_5B: Mapping[str, Any] = {"given": ("held", "left_out"), "fps": 24.0}
 # Of the classes' `__call__` in diffusers 0.42.1; frame rates are those of their examples.
 PIPELINES = {
-    "WanPipeline": Recipe("wan", 81, 480, 832, 16.0, 50, 5.0),
+    "WanPipeline": replace(WAN, variants={"expand_timesteps": {**WAN_5B, "conditioning": "t2v_i2v"}}),
+    "WanImageToVideoPipeline": replace(
+        WAN,
+        given=("beside", "grey"),
+        conditioning="i2v",
+        variants={"expand_timesteps": WAN_5B},
+        of_network=wan_image,
+    ),
     "SkyReelsV2Pipeline": Recipe("wan", 97, 544, 960, 24.0, 50, 6.0),
     "LTXPipeline": LTX,
     "LTXImageToVideoPipeline": replace(LTX, given=("held", "left_out")),

@@ -20,8 +20,8 @@ from dit.sampling.conditions import Conditions
 from dit.sampling.job import Samples
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Pyramid
-from dit.sampling.tasks import Extend, ImageToVideo, LongTextToVideo, Task
-from scripts.twins import cosmos, forcing, labelled
+from dit.sampling.tasks import Extend, FirstLast, ImageToVideo, LongTextToVideo, Task
+from scripts.twins import cosmos, forcing, labelled, wan_image
 from scripts.twins import image_to_video as i2v
 from scripts.twins import text_to_video as t2v
 from scripts.twins.exact import exact, exact_with
@@ -106,6 +106,8 @@ CLIP = [picture(seed, 32, 48) for seed in range(7)]
 STAGGERED = {"causal_block": 2, "schedule": Pyramid(None, group=2, lag=2)}
 CHAINED = {"num_frames": 17, "base_num_frames": 9, "overlap_history": 5}
 SMALL, LTX = (9, 32, 48), (9, 32, 64)
+WIDE = (9, 32, 64)
+WIDE_PICTURE = i2v.pictures(1, *WIDE[1:])[0]
 PICTURES, LTX_PICTURES = i2v.pictures(2, *SMALL[1:]), i2v.pictures(2, *LTX[1:])
 
 
@@ -115,6 +117,23 @@ CONDITIONS = i2v.ltx_conditions(*i2v.LTX_CONDITION[1:])
 TWINS = {
     "wan": Twin(t2v.wan, (9, 32, 48)),
     "wan22": Twin(t2v.wan22, (9, 32, 48), title="two experts"),
+    "wan_image": Twin(wan_image.image, SMALL, asks={"image": PICTURES[0]}, task=ImageToVideo(PICTURES[0])),
+    "wan_first_last": Twin(
+        wan_image.first_last, SMALL, asks=dict(zip(("image", "last_image"), PICTURES, strict=True)),
+        task=FirstLast(*PICTURES), title="FLF2V",
+    ),
+    "wan22_image": Twin(
+        wan_image.two_experts, SMALL, asks={"image": PICTURES[0]}, task=ImageToVideo(PICTURES[0]), title="two experts",
+    ),
+    "wan22_first_last": Twin(
+        wan_image.two_experts, SMALL, asks=dict(zip(("image", "last_image"), PICTURES, strict=True)),
+        task=FirstLast(*PICTURES), title="two experts, first and last frame",
+    ),
+    "wan22_5b": Twin(wan_image.expanded_text, WIDE, title="`expand_timesteps`"),
+    "wan22_5b_image": Twin(
+        wan_image.expanded_image, WIDE, asks={"image": WIDE_PICTURE}, task=ImageToVideo(WIDE_PICTURE),
+        title="`expand_timesteps`",
+    ),
     "skyreels_v2": Twin(t2v.skyreels_v2, (9, 32, 48)),
     "skyreels_v2_forcing": Twin(forcing.skyreels_v2, (9, 32, 48), alone=True, takes_noise=False),
     "skyreels_v2_staggered": Twin(
