@@ -21,7 +21,20 @@ from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
 from dit.diffusion.given import HELD_NODE, KEYS, nothing, with_given
 from dit.diffusion.loss import Objective
-from dit.engine import captions, data_card, frozen, history, initial, memory, published, report, resume, rng, rundir
+from dit.engine import (
+    captions,
+    data_card,
+    frozen,
+    history,
+    initial,
+    memory,
+    pictures,
+    published,
+    report,
+    resume,
+    rng,
+    rundir,
+)
 from dit.engine.callbacks.after_step import AfterStep, owed
 from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.begin import Begin
@@ -230,9 +243,9 @@ def build_signals(
 def callbacks(parts: Parts) -> list[Callback]:
     """The callbacks of the config (`callbacks`, `ema`, `preview`), checked, in the order of `callbacks/place.py`."""
     config = parts.config
-    nodes = {"ema": config["ema"], **config["callbacks"]}
+    nodes, shown = {"ema": config["ema"], **config["callbacks"]}, None
     if (asked := config["preview"]) is not None and asked["every"] is not None:
-        prompts = some_prompts(parts) if asked["prompts"] is None else asked["prompts"]
+        shown, prompts = preview_of(parts, asked["prompts"])
         nodes["preview"] = {**asked, "prompts": prompts}
     made = assemble(
         nodes,
@@ -244,6 +257,7 @@ def callbacks(parts: Parts) -> list[Callback]:
             "interrupts": Interrupts,
             "writers": lambda: Writers([CSV(), *_make(config["logger"]).values()]),
             "pipeline": lambda: pipeline(parts),
+            "pictures": lambda: shown,
         },
     )
     if not any(isinstance(each, AfterStep) for each in made.values()):
@@ -258,6 +272,15 @@ def encode_captions(parts: Parts) -> None:
     clips = [parts.data.train, parts.data.val]  # type: ignore[attr-defined]
     prompts = (parts.config["preview"] or {}).get("prompts") or ()  # else they are captions
     captions.encode_ahead(parts.module.text, clips, prompts, device, rank, max(parts.training.world_size, rank + 1))
+
+
+def preview_of(parts: Parts, prompts: list[str] | None) -> tuple[pictures.Pictures | None, list[str]]:
+    """What previews are given, and their prompts: those of the config, or else captions of the same clips."""
+    count = captions.SOME if prompts is None else max(len(prompts), 1)
+    shown = pictures.of_clips(parts.data.train, count, parts.module.objective.conditioning)  # type: ignore[attr-defined]
+    if prompts is None:
+        return shown, some_prompts(parts) if shown is None else shown.captions
+    return shown, prompts
 
 
 def some_prompts(parts: Parts) -> list[str]:

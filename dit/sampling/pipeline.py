@@ -271,21 +271,25 @@ class Pipeline:
         job = self.prepare(wanted, task)
         return self.make(job, range(len(job.batches)), progress)
 
+    def check(self, wanted: Sequence[Request]) -> Canvas:
+        """Whatever can be checked before files are read and anything is encoded. Errors are `__call__`'s."""
+        canvas = self.canvas()
+        self.noise_levels(canvas, torch.zeros(canvas.latent_shape[0], dtype=torch.bool))
+        for each in wanted:
+            check_asked(self.signals, each, canvas)
+        return canvas
+
     def prepare(self, wanted: Sequence[Request], task: Task | None = None, noise: Tensor | None = None) -> Job:
         """Checks what is asked for and reads what is given; denoises nothing. Arguments and errors are `__call__`'s."""
         if not wanted:
             raise ValueError("0 samples are asked for: at least one prompt is needed")
-        task, canvas = task or TextToVideo(), self.canvas()
-        nothing = torch.zeros(canvas.latent_shape[0], dtype=torch.bool)
-        self.noise_levels(canvas, nothing)  # what is wrong with them is said before files are read
-        for each in wanted:
-            check_asked(self.signals, each, canvas)
+        task, canvas = task or TextToVideo(), self.check(wanted)
         with evaluating(self.codec), torch.no_grad():
             plan = task(canvas)
+            self.origin.check(plan)
             if plan.given is None:
                 plan = replace(plan, given=canvas.nothing_given())
         plan.check(len(wanted))
-        self.origin.check(plan)
         levels = [start_at(self.noise_levels(canvas, known), plan.strength) for known in plan.known(canvas)]
         plan.check_levels(levels[0])
         codec: Any = self.codec

@@ -236,7 +236,9 @@ def everyone(
     tasks: list[Task] = [Validation(ema, metrics, every=validate_every, level_buckets=2, error_levels=2)]
     if preview_every is not None:
         prompts = ["a clip", "another"]
-        tasks.append(Preview(ema, metrics.writers, pipeline(module), every=preview_every, prompts=prompts, seed=5))
+        tasks.append(
+            Preview(ema, metrics.writers, pipeline(module), None, every=preview_every, prompts=prompts, seed=5)
+        )
     after_step = AfterStep(interrupts or Interrupts(), Checkpoints(every=every, keep=2), tasks)
     return [ema, guard, Randomness(seed), metrics, after_step]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from dit.engine import parallel, ranks, rng
 from dit.engine.callbacks.after_step import Ask, EndsRun, Failed, Stopped, Task
 from dit.engine.ema import EMA
 from dit.engine.module import VideoDiffusion
+from dit.engine.pictures import Pictures
 from dit.engine.writers import Writers
 from dit.media.samples import file_name
 from dit.media.video import viewing_scale, write_video
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.request import Request
+from dit.sampling.tasks import Task as SampledTask
 
 log = logging.getLogger(__name__)
 FOLDER = "samples"
@@ -38,6 +41,7 @@ class Preview(Task):
         ema: lends the averaged weights.
         writers: take the videos; open on rank 0 only.
         pipeline: over the modules that are being trained.
+        pictures: what the samples of the prompts begin with, where the network is always given it; None: nothing.
         every: optimizer steps between previews; None makes none.
         prompts: what is sampled each time; None in a config is filled in with captions before (`run.callbacks`).
         seed: of the first prompt's noise; the next ones take the following seeds.
@@ -46,7 +50,15 @@ class Preview(Task):
     name = "preview"
 
     def __init__(
-        self, ema: EMA, writers: Writers, pipeline: Pipeline, *, every: int | None, prompts: list[str] | None, seed: int
+        self,
+        ema: EMA,
+        writers: Writers,
+        pipeline: Pipeline,
+        pictures: Pictures | None,
+        *,
+        every: int | None,
+        prompts: list[str] | None,
+        seed: int,
     ) -> None:
         if every is not None and every < 1:
             raise ValueError(f"preview.every={every} must be at least 1 step, or null for no previews")
@@ -55,6 +67,7 @@ class Preview(Task):
         self.ema = ema
         self.writers = writers
         self.pipeline = pipeline
+        self.pictures = pictures
         self.every = every
         self.prompts = prompts
         self.seed = seed
@@ -70,7 +83,8 @@ class Preview(Task):
         pipeline = self.pipeline
         try:
             wanted = [Request(prompt, "", self.seed) for prompt in self.prompts]
-            pipeline.condition(wanted, pipeline.prepare(wanted).canvas)
+            canvas = pipeline.check(wanted)
+            pipeline.condition(wanted, canvas if self.pictures is None else self.pictures.on(canvas))
         except ValueError as error:
             raise ValueError(f"no preview could be made: {error} (preview=none trains without)") from None
 
@@ -113,7 +127,7 @@ class Preview(Task):
     def _sample(self, trainer: Trainer, module: VideoDiffusion, step: int, folder: Path, ask: Ask) -> None:
         mine = share(len(self.prompts), trainer.global_rank, trainer.world_size)
         with rng.untouched(), self.ema.swapped(module) as which:
-            job = self.pipeline.prepare([Request(self.prompts[i], "", self.seed + i) for i in mine])
+            job = self.pipeline.prepare([Request(self.prompts[i], "", self.seed + i) for i in mine], self._task(mine))
             ask()
 
             def progress(done: int, total: int) -> None:
@@ -128,6 +142,10 @@ class Preview(Task):
             metadata = {key: str(value) for key, value in about.items()}
             scale = viewing_scale(*pixels.shape[-2:])
             write_video(folder / self._name(index), pixels, self.pipeline.shape.fps, metadata, scale)
+
+    def _task(self, which: Sequence[int]) -> SampledTask | None:
+        """What the samples of these prompts are given."""
+        return None if self.pictures is None else self.pictures.task(which)
 
     def _name(self, index: int) -> str:
         return f"{file_name(self.prompts[index], self.seed + index)}.mp4"

@@ -1,0 +1,61 @@
+"""What previews of an image-to-video model begin with: frames of clips that are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.batch import to_float
+from dit.diffusion.conditioning import Conditioning
+from dit.encoders import to_bytes
+from dit.sampling.canvas import Canvas
+from dit.sampling.tasks import FirstLast, ImageToVideo, Task
+
+DRAWS, FRAMES = 256, 5  # that show which frames are always given
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A picture of each prompt.
+
+    Attributes:
+        captions: of the clips that they are from.
+        first, last: pixels (prompts, 3, H, W) in [-1, 1]; None: samples do not end with a given frame.
+    """
+
+    captions: list[str]
+    first: Tensor
+    last: Tensor | None
+
+    def on(self, canvas: Canvas) -> Canvas:
+        """The canvas of samples of all prompts."""
+        first, last = (None if each is None else list(to_bytes(each)) for each in (self.first, self.last))
+        return replace(canvas, first=first, last=last)
+
+    def task(self, which: Sequence[int]) -> Task:
+        """What the samples of these prompts are given."""
+        rows = list(which)
+        return ImageToVideo(self.first[rows]) if self.last is None else FirstLast(self.first[rows], self.last[rows])
+
+
+def always_given(conditioning: Conditioning) -> tuple[bool, bool]:
+    """Whether the first frame is given in every training clip, and whether the last one is."""
+    drawn = conditioning(DRAWS, FRAMES, torch.Generator().manual_seed(0), "cpu").all(0)
+    return bool(drawn[0]), bool(drawn[-1])
+
+
+def of_clips(clips: Any, count: int, conditioning: Conditioning) -> Pictures | None:
+    """Frames of `count` clips, evenly spaced over all; None for a model that is not always given the first frame.
+
+    clips: items by their number, as in training. Raises what reading them raises.
+    """
+    begins, ends = always_given(conditioning)
+    if not begins:
+        return None
+    items = [clips[index * len(clips) // count] for index in range(count)]
+    first, last = (torch.stack([to_float(item["pixels"][:, at]) for item in items]) for at in (0, -1))
+    return Pictures([item["caption"] for item in items], first, last if ends else None)
