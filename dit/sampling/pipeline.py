@@ -290,6 +290,8 @@ class Pipeline:
             if plan.given is None:
                 plan = replace(plan, given=canvas.nothing_given())
         plan.check(len(wanted))
+        canvas = replace(canvas, first=plan.first, last=plan.last)
+        check_asked(self.signals, wanted[0], canvas)  # pictures, which are the same for all
         levels = [start_at(self.noise_levels(canvas, known), plan.strength) for known in plan.known(canvas)]
         plan.check_levels(levels[0])
         codec: Any = self.codec
@@ -303,7 +305,7 @@ class Pipeline:
             plan,
             self.settings.num_steps,
             levels,
-            replace(canvas, first=plan.first, last=plan.last),
+            canvas,
             noise,
         )
 

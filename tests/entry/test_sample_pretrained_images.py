@@ -76,3 +76,22 @@ def test_what_cannot_be_is_one_line(
     said = capsys.readouterr().err.strip().splitlines()
     assert ended.value.code == 2 and len(said) == 1 and said[0].startswith("error: ") and match in said[0]
     assert not Path("samples").exists()
+
+
+def test_wan_is_shown_the_picture_beside_and_through_its_encoder(
+    picture: str, command: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "wan"
+    saved("wan_image", folder)
+    command("sample.py", f"pretrained={folder}", "task=i2v", f"image={picture}", "out=mine", *SMALL)
+    said = capsys.readouterr()
+    assert "a frame.png is 64x40, the samples are 32x32: 38% of it is cut off, left and right" in said.out + said.err
+    assert json.loads(next(Path("mine").glob("*.json")).read_text())["weights"] == "WanImageToVideoPipeline"
+    made_again(command, "mine")
+    capsys.readouterr()
+    for arguments, match in (((), "and none is given: task=i2v image=FILE"), (("task=i2v",), "needs image=FILE")):
+        with pytest.raises(SystemExit) as ended:
+            command("sample.py", f"pretrained={folder}", "out=wrong", *SMALL, *arguments)
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert ended.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: ") and match in lines[0]
+        assert not Path("wrong").exists()
