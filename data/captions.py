@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,17 @@ def captions_beside(clip: Path) -> tuple[str, ...]:
     for ending in (".txt", ".json"):
         for file in (clip.with_name(clip.name + ending), clip.with_suffix(ending)):
             if file.is_file():
-                text = read_text(file)
-                found = [text] if ending == ".txt" else from_json(text, str(file))
+                return captions_of({str(file): read_text(file)}, str(clip), str(clip.with_suffix("")))
+    return ()
+
+
+def captions_of(texts: Mapping[str, str], clip: str, stem: str) -> tuple[str, ...]:
+    """The same of texts that lie beside a clip, by the names of their files: `clip` and `stem`, without its ending, are
+    what the name begins with."""
+    for ending in (".txt", ".json"):
+        for name in (f"{clip}{ending}", f"{stem}{ending}"):
+            if name in texts:
+                found = [texts[name]] if ending == ".txt" else from_json(texts[name], name)
                 return tuple(caption for each in found if (caption := " ".join(each.split())))
     return ()
 
@@ -36,17 +47,26 @@ def rights_beside(clip: Path) -> dict[str, str]:
     """Licence and source of a clip, by the JSON object beside it (`clip.mp4.json` or `clip.json`): `licence` (or
     `license`) and `source`. Without one, or where it does not say, "".
     """
-    said: dict[str, str] = dict.fromkeys(RIGHTS, "")
+    texts = {}
     for file in (clip.with_name(clip.name + ".json"), clip.with_suffix(".json")):
         if file.is_file():
-            try:
-                content = _parsed(read_text(file), str(file))
-            except ValueError:  # where its captions are wanted, `captions_beside` says so
-                break
-            for key, value in content.items() if isinstance(content, dict) else ():
-                if (name := OTHER_NAMES.get(key, key)) in RIGHTS and isinstance(value, str):
-                    said[name] = value
+            with suppress(ValueError):  # where its captions are wanted, `captions_beside` says so
+                texts[str(file)] = read_text(file)
             break
+    return rights_of(texts, str(clip), str(clip.with_suffix("")))
+
+
+def rights_of(texts: Mapping[str, str], clip: str, stem: str) -> dict[str, str]:
+    """The same of texts that lie beside a clip, as `captions_of`."""
+    said: dict[str, str] = dict.fromkeys(RIGHTS, "")
+    text = next((texts[name] for name in (f"{clip}.json", f"{stem}.json") if name in texts), "null")
+    try:
+        content = _parsed(text, "")
+    except ValueError:
+        return said
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if (name := OTHER_NAMES.get(key, key)) in RIGHTS and isinstance(value, str):
+            said[name] = value
     return said
 
 

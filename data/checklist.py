@@ -23,6 +23,7 @@ from data.journal import NUMBER, Journal
 from data.manifest import Manifest, Row, read_manifest
 from data.report import summary
 from data.rights import is_allowed
+from data.shards import are_shards
 
 PROGRESS = ".progress"  # behind the name of what will be written
 
@@ -35,6 +36,7 @@ class Settings:
         manifest: the list, or None for the clips of `root`.
         root: folder that paths are relative to; None: the manifest's own.
         out: where the list with its findings is written.
+        shard_cache: folder for shards that are fetched.
         columns: that a run asks for, which must be there.
         checks: what is looked at in each clip.
         duplicates: whether clips that look as an earlier one does are faults.
@@ -43,9 +45,10 @@ class Settings:
         max_bytes: the longest caption that a run reads; None: any.
     """
 
-    manifest: Path | None
+    manifest: str | None
     root: Path | None
     out: Path
+    shard_cache: str | None
     columns: tuple[str, ...]
     checks: Checks
     duplicates: bool
@@ -72,7 +75,9 @@ class Checklist:
             raise FileNotFoundError(f"out={out}: no folder {out.parent}")
         if out.is_dir():
             raise ValueError(f"out={out} is a folder; name a file")
-        if settings.manifest is not None and out.exists() and out.samefile(settings.manifest):
+        asked = settings.manifest
+        self.table = None if asked is None or are_shards(asked) else Path(asked)
+        if self.table is not None and self.table.exists() and out.exists() and out.samefile(self.table):
             raise ValueError(f"out={out} is the manifest itself; write to another file")
         self.clips = self._read()
         self.groups, self.firsts = _parts(self.clips)
@@ -89,13 +94,15 @@ class Checklist:
 
     def _read(self) -> Manifest:
         settings, also = self.settings, []
-        if settings.filter is not None and settings.manifest is not None:
-            there = tables.names(settings.manifest)
+        if settings.filter is not None and self.table is not None:
+            there = tables.names(self.table)
             settings.filter.check_columns([*there, *FOUND, KIND])
             also = [name for name in settings.filter.columns if spelt(name, there) and name not in FOUND]
         elif settings.filter is not None:
             settings.filter.check_columns([*STATES, "licence", "source", *FOUND, KIND])
-        return read_manifest(settings.root, settings.manifest, settings.columns, also, every=True)
+        return read_manifest(
+            settings.root, settings.manifest, settings.columns, also, every=True, shard_cache=settings.shard_cache
+        )
 
     @property
     def total(self) -> int:
@@ -137,10 +144,9 @@ class Checklist:
         found = self._judged(found, moved)
         clips = _with(self.clips, found)
         report = summary(clips, settings.out, settings.max_bytes)
-        source = settings.manifest
 
         def rows() -> Iterator[enrich.Cells]:
-            return enrich.rows_of(source) if source is not None else enrich.of_table(self.clips.table)
+            return enrich.rows_of(self.table) if self.table is not None else enrich.of_table(self.clips.table)
 
         enrich.write_enriched(settings.out, rows, found, moved)
         enrich.write_text(

@@ -6,7 +6,8 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,13 +112,14 @@ def check_clip(row: Row, decoder: Ladder, checks: Checks) -> Finding:
     """
     found = Finding()
     try:
-        _check_file(row.path)
-        found = replace(found, hash=_hash(row.path))
-        if row.end <= row.start or not row.start >= 0:
-            raise Fault("no_frames", f"start={row.start:g} and end={row.end:g} name no part of a file")
-        if row.is_image:
-            return _check_image(found, row, checks)
-        return _Video(row, decoder, checks).check(found)
+        with _opened(row) as path:
+            _check_file(path)
+            found = replace(found, hash=_hash(path))
+            if row.end <= row.start or not row.start >= 0:
+                raise Fault("no_frames", f"start={row.start:g} and end={row.end:g} name no part of a file")
+            if row.is_image:
+                return _check_image(found, path, checks)
+            return _Video(replace(row, path=path), decoder, checks).check(found)
     except Fault as fault:
         return replace(found, status=fault.status, reason=fault.reason)
     except _Half as half:
@@ -132,6 +134,19 @@ class _Half(Exception):
     def __init__(self, found: Finding, fault: Fault) -> None:
         self.found, self.fault = found, fault
         super().__init__(fault.reason)
+
+
+@contextmanager
+def _opened(row: Row) -> Iterator[Path]:
+    """The clip as a file of its own, also if it is in a shard."""
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(row.opened())
+        except BadClip as error:
+            raise Fault("missing", error.why) from None
+        except OSError as error:
+            raise Fault("unreadable", error.strerror or str(error)) from None
+        yield path
 
 
 def _check_file(path: Path) -> None:
@@ -160,10 +175,10 @@ def _hash(path: Path) -> str:
         raise Fault("unreadable", error.strerror or str(error)) from None
 
 
-def _check_image(found: Finding, row: Row, checks: Checks) -> Finding:
+def _check_image(found: Finding, path: Path, checks: Checks) -> Finding:
     try:
-        image = open_image(row.path)
-        with Image.open(row.path) as opened:
+        image = open_image(path)
+        with Image.open(path) as opened:
             codec = (opened.format or "").lower()
     except BadClip as error:
         raise Fault("unreadable", error.why) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -147,9 +148,13 @@ class ClipDataset(Dataset[Item]):
         return self.manifest.captions()
 
     def _read(self, row: Row, view: tuple[float, float, float], caption: str) -> Item:
+        with row.opened() as path:
+            return self._read_file(row, path, view, caption)
+
+    def _read_file(self, row: Row, path: Path, view: tuple[float, float, float], caption: str) -> Item:
         time, y, x = view
         if row.is_image:
-            still = torch.from_numpy(np.array(open_image(row.path)))  # (h, w, 3)
+            still = torch.from_numpy(np.array(open_image(path)))  # (h, w, 3)
             pixels = fit(still[None], self.height, self.width, y, x).expand(-1, self.image_frames, -1, -1).contiguous()
             return Item(pixels=pixels, caption=caption, id=row.id, fps=self.fps)
         picked: list[int] = []
@@ -158,7 +163,7 @@ class ClipDataset(Dataset[Item]):
             picked[:] = pick_frames(timeline, row, self.num_frames, self.fps, time)
             return picked
 
-        frames = self.decoder.read(row.path, pick)
+        frames = self.decoder.read(path, pick)
         pixels = fit(torch.from_numpy(frames), self.height, self.width, y, x)
         repeated = self.num_frames - len(set(picked))
         return Item(pixels=pixels, caption=caption, id=row.id, fps=self.fps, repeated=repeated)
@@ -216,6 +221,7 @@ def fit(frames: Tensor, height: int, width: int, y: float, x: float) -> Tensor:
 def clip_data(
     root: str | None,
     manifest: str | None,
+    shard_cache: str | None,
     filter: str | None,
     licences: list[str] | None,
     labels: str | None,
@@ -239,8 +245,9 @@ def clip_data(
 
     Args:
         root: folder that the manifest's paths are relative to; None: the folder that the manifest is in.
-        manifest: .csv, .jsonl or .parquet (`data.columns` says which columns), or None for all videos and images in
-            `root`.
+        manifest: .csv, .jsonl or .parquet (`data.columns` says which columns), WebDataset shards (`data.shards`), or
+            None for all videos and images in `root`.
+        shard_cache: folder for shards that are fetched.
         filter: which rows are taken (`filter.py`), or None for all. Those that a check found a fault with never are.
         licences: those that are allowed (`rights.py`), or None for all.
         labels: where a clip's class is from, `column`, `folder` or None (`labels.py`).
@@ -254,7 +261,8 @@ def clip_data(
     Raises FileNotFoundError or ValueError, in one line, for clips that are not there or cannot be batched.
     """
     asked = None if filter is None else Filter(filter)
-    clips = chosen(read_manifest(root, manifest, columns or (), asked.columns if asked else ()), asked)
+    also = asked.columns if asked else ()
+    clips = chosen(read_manifest(root, manifest, columns or (), also, shard_cache=shard_cache), asked)
     clips = allowed(clips, licences)
     if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
         log.warning("%s is not read, the folder is; data.manifest=%s reads it", lists[0], clips.root / lists[0])

@@ -1,7 +1,7 @@
 """Columns of a manifest that mean something here; any other may be there too, and be read by name.
 
-`STATES`, `RIGHTS` and `FOUND` together are all of them. Only what states what is trained on counts when a run goes on:
-a licence that is written down later, or a check by `scripts/validate_data.py`, does not make the clips others.
+`STATES`, `RIGHTS`, `PLACES` and `FOUND` together are all of them. Only what states what is trained on counts when a run
+goes on: a licence that is written down later, or a check by `scripts/validate_data.py`, does not make the clips others.
 """
 
 from __future__ import annotations
@@ -41,9 +41,11 @@ FOUND: dict[str, pa.DataType] = {  # by scripts/validate_data.py
     "duplicate_of": TEXT,  # the row that stays
     "notes": TEXT,  # what a run makes of it
 }
-TYPES = {**STATES, **RIGHTS, **FOUND}
+PLACES: dict[str, pa.DataType] = {"offset": NUMBER, "bytes": NUMBER}  # of a clip in a shard (`shards.py`)
+TYPES = {**STATES, **RIGHTS, **PLACES, **FOUND}
 PLANNED = ("status", "frames", "fps", "duration", "height", "width")  # read by every run, where they are there
-ALWAYS = (*STATES, *RIGHTS, *PLANNED)
+LENIENT = (*PLANNED, *PLACES)  # may be another thing of that name
+ALWAYS = (*STATES, *RIGHTS, *LENIENT)
 NEEDED = ("path",)
 KIND = "kind"  # "video" or "image": a filter may ask for it where a manifest has no such column
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from data.captions import from_json
-from data.columns import FOUND, STATES, TEXTS, TYPES
+from data.columns import FOUND, PLACES, STATES, TEXTS, TYPES
 from data.jsonlines import objects
 
-WHOLE = ("frames", "height", "width", "rotation", "scenes")  # numbers that are written without a point
+WHOLE = ("frames", "height", "width", "rotation", "scenes", *PLACES)  # numbers that are written without a point
 BATCH = 65536
 Cells = dict[str, Any]
 
@@ -62,7 +62,7 @@ def write_enriched(
             for found in findings.slice(begin, BATCH).select(list(FOUND)).to_pylist():
                 row = next(source)
                 count += 1
-                cells = {name: row.get(name) for name in kept}
+                cells = {name: _whole(name, row.get(name)) for name in kept}
                 cells["path"] = moved(str(cells["path"]))
                 if listed:
                     cells["captions"] = cells.pop("caption")
@@ -108,7 +108,7 @@ def _captions(value: Any) -> list[str]:
 
 
 def _whole(name: str, value: Any) -> Any:
-    return int(value) if name in WHOLE and value is not None else value
+    return int(value) if name in WHOLE and isinstance(value, float) and value.is_integer() else value
 
 
 def _cell(value: Any) -> str:

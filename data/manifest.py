@@ -12,6 +12,7 @@ import heapq
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -23,9 +24,10 @@ import pyarrow.compute as pc
 
 from data import images
 from data.batch import NO_CLASS, Value
-from data.columns import FAULTS, KIND, STATES
+from data.columns import FAULTS, KIND, PLACES, STATES
 from data.filter import Filter
 from data.folder import VIDEOS, read_folder
+from data.shards import TAR, are_shards, inside, opened, read_shards
 from data.tables import read_table
 
 log = logging.getLogger(__name__)
@@ -50,10 +52,16 @@ class Row:
     columns: Mapping[str, Value] = field(
         default_factory=dict
     )  # those that were asked for; nan where a number is not there
+    offset: float | None = None  # of a clip in a shard: where it begins in it,
+    bytes: float | None = None  # and its size
 
     @property
     def is_image(self) -> bool:
         return self.path.suffix.lower() in images.EXTENSIONS
+
+    def opened(self) -> AbstractContextManager[Path]:
+        """A path under which decoders can read the clip, also one in a shard. Raises BadClip where it is not there."""
+        return opened(self.path, inside(self.path, self.offset, self.bytes))
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,8 @@ class Manifest:
         return int(self.table.num_rows)
 
     def __getitem__(self, index: int) -> Row:
-        names = [name for name in self.table.column_names if name in STATES or name == CLASS or name in self.columns]
+        wanted = (*STATES, *PLACES, CLASS, *self.columns)
+        names = [name for name in self.table.column_names if name in wanted]
         values = {name: self.table.column(name)[index].as_py() for name in names}
         start, end = values.get("start"), values.get("end")
         part = "" if start is None and end is None else f"#{start or 0:g}-{'' if end is None else f'{end:g}'}"
@@ -93,6 +102,8 @@ class Manifest:
             end=float("inf") if end is None else end,
             label=values.get(CLASS, NO_CLASS),
             columns={name: float("nan") if values[name] is None else values[name] for name in self.columns},
+            offset=values.get("offset"),
+            bytes=values.get("bytes"),
         )
 
     @property
@@ -215,34 +226,42 @@ def read_manifest(
     columns: Sequence[str] = (),
     also: Sequence[str] = (),
     every: bool = False,
+    shard_cache: str | None = None,
 ) -> Manifest:
     """Reads a list of clips.
 
     Args:
         root: folder that the paths are relative to; None: the folder of the manifest.
-        manifest: a .csv, .jsonl or .parquet file; None takes every video and image in `root` and below (`folder.py`),
-            with the captions in files beside them (`captions.py`).
+        manifest: a .csv, .jsonl or .parquet file, or shards (`shards.py`); None takes every video and image in `root`
+            and below (`folder.py`), with the captions in files beside them (`captions.py`).
         columns: of the manifest, to be read beside those that every run reads.
         also: columns that are wanted, but do not belong to the clips: those of a filter.
         every: go on although none of the first files is there, where a later one is.
+        shard_cache: folder for shards that are fetched.
 
     Raises:
         FileNotFoundError: no such folder or manifest, or none of the first files is in `root`.
         ValueError: no clips, a column is missing, or a value does not fit its column.
     """
-    if root is None:
-        if manifest is None:
-            raise ValueError("no clips: give data.root=FOLDER, or a list of them, data.manifest=FILE")
-        root = Path(manifest).parent
-    root = Path(root)
-    if not root.is_dir():
+    if root is None and manifest is None:
+        raise ValueError("no clips: give data.root=FOLDER, or a list of them, data.manifest=FILE")
+    if root is not None and not Path(root).is_dir():
         raise FileNotFoundError(f"data.root={root}: no such folder")
     asked = f"data.columns=[{','.join(columns)}]"
-    if columns and manifest is None:
-        raise ValueError(f"{asked}: a folder has no columns; give a list of its clips as data.manifest=FILE")
+    shards = manifest is not None and are_shards(manifest)
+    if columns and (manifest is None or shards):
+        what = "a folder has" if manifest is None else "shards have"
+        raise ValueError(f"{asked}: {what} no columns; give a list of the clips as data.manifest=FILE")
     if own := [name for name in columns if name in (*STATES, CLASS, "fps")]:
         raise ValueError(f"{asked}: {own[0]} cannot be asked for, since it has a meaning of its own; rename the column")
-    table = read_folder(root) if manifest is None else read_table(Path(manifest), columns, also)
+    if manifest is None:
+        root = Path(root)  # type: ignore[arg-type]
+        table = read_folder(root)
+    elif shards:
+        root, table = read_shards(os.fspath(manifest), None if root is None else Path(root), shard_cache)
+    else:
+        root = Path(manifest).parent if root is None else Path(root)
+        table = read_table(Path(manifest), columns, also)
     clips = Manifest(root, table, tuple(columns))
     if len(clips) == 0:
         raise ValueError(
@@ -252,12 +271,17 @@ def read_manifest(
         )
     look_at = len(clips) if every else min(LOOK_AT, len(clips))
     paths = clips.table.column("path").slice(0, look_at)
-    if not any((root / path).is_file() for path in values(paths)):
+    if not shards and not any(is_there(root / path) for path in values(paths)):
         raise FileNotFoundError(
             f"none of the first {look_at} files of {manifest or root} is there, e.g. {root / paths[0].as_py()}; "
             "set data.root to the folder that the paths are relative to"
         )
     return clips
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file, or a shard that it may be in."""
+    return path.is_file() or any(parent.suffix == TAR and parent.is_file() for parent in path.parents)
 
 
 def chosen(clips: Manifest, filter: Filter | None) -> Manifest:

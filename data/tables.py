@@ -18,7 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from data.captions import from_json
-from data.columns import ALWAYS, KIND, NEEDED, NUMBER, NUMBERS, PLANNED, TEXT, TEXTS, TYPES, doubled, spelt
+from data.columns import ALWAYS, KIND, LENIENT, NEEDED, NUMBER, NUMBERS, TEXT, TEXTS, TYPES, doubled, spelt
 from data.jsonlines import BadCell, objects, read_json_lines
 from data.textfile import read_text
 
@@ -140,7 +140,7 @@ def _typed(table: pa.Table, there: Sequence[str], more: Sequence[str], also: Seq
         try:
             columns[name] = column(table.column(own), name, own, as_told=name in more)
         except (BadCell, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            if name in PLANNED and name not in (*more, *also):  # another thing of that name
+            if name in LENIENT and name not in (*more, *also):
                 log.warning("column %s is not used: %s", own, " ".join(str(error).split()))
             elif isinstance(error, BadCell):
                 raise

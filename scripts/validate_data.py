@@ -41,8 +41,9 @@ from dit.entry.literal import literal
 class Asked:
     """`name=value` on the command line; null is none."""
 
-    manifest: str | None = None  # a .csv, .jsonl or .parquet file
+    manifest: str | None = None  # a .csv, .jsonl or .parquet file, or shards: train-{000..031}.tar
     root: str | None = None  # folder that paths are relative to; null: that of the manifest. Without one, all its clips
+    shard_cache: str | None = None  # a folder for shards that are fetched
     out: str = "checked.csv"  # what is written: .csv, .jsonl or .parquet
     timeout: float = 60.0  # seconds for one clip
     memory_gb: float | None = 4.0  # that the check of one clip may take (Linux)
@@ -74,9 +75,10 @@ def main() -> int:
     checks = Checks(asked.min_seconds, asked.every_frame, asked.cuts, wanted_by(asked))
     licences = None if asked.licences is None else [each.strip() for each in asked.licences.split(",")]
     settings = Settings(
-        manifest=None if asked.manifest is None else Path(asked.manifest),
+        manifest=asked.manifest,
         root=None if asked.root is None else Path(asked.root),
         out=Path(asked.out),
+        shard_cache=asked.shard_cache,
         columns=tuple(run.get("columns") or ()),
         checks=checks,
         duplicates=asked.duplicates,
@@ -108,11 +110,11 @@ def usage() -> str:
     return "\n".join([str(__doc__).strip(), "", *lines])
 
 
-KEYS = ("root", "manifest", "num_frames", "height", "width", "fps", "filter", "licences", "max_bytes", "columns")
+OF_DATA = ("root", "manifest", "shard_cache", "num_frames", "height", "width", "fps", "filter", "licences", "columns")
 
 
 def parse(arguments: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
-    """What is asked for, and what a run asks for with the overrides of train.py among the arguments, by `KEYS`."""
+    """What is asked for, and what a run asks for with the overrides of train.py among the arguments (`of_run`)."""
     kinds = get_type_hints(Asked)
     given: dict[str, Any] = {}
     overrides = []
@@ -152,12 +154,12 @@ def read(name: str, value: str, kind: str) -> Any:
 
 
 def of_run(overrides: Sequence[str]) -> dict[str, Any]:
-    """What `train.py` would ask for with these overrides, by `KEYS`."""
+    """What `train.py` would ask for with these overrides: `OF_DATA`, and `max_bytes` of its captions."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", literal(overrides))
     if "root" not in config.data:
         raise ValueError("these overrides train on no files; add experiment=real_clips or data=real_clips")
-    found: dict[str, Any] = {key: config.data[key] for key in KEYS if key in config.data}
+    found: dict[str, Any] = {key: config.data[key] for key in OF_DATA if key in config.data}
     return found | {"max_bytes": None if config.text is None else config.text.get("max_bytes")}
 
 

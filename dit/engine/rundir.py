@@ -64,6 +64,7 @@ FREE = (
     "data.root",  # which clips they are, and in which order, the checkpoint knows
     "data.manifest",
     "data.filter",
+    "data.shard_cache",
     "data.licences",
     "data.decoder",
     "data.batch_size",  # clips to a step are compared: batch, ranks and accumulated batches together

@@ -167,7 +167,7 @@ def test_clips_that_show_frames_again_are_counted_and_said_once(
     assert collate([dataset(tmp_path, num_frames=15, fps=8.0)[0]]).slow == ()
     (tmp_path / "manifest.csv").touch()
     data = clip_data(
-        str(tmp_path), None, None, None, None, None, 0, LADDER, batch_size=2, val_batch_size=1, num_workers=0, seed=0,
+        str(tmp_path), *[None] * 6, val_clips=0, decoder=LADDER, batch_size=2, val_batch_size=1, num_workers=0, seed=0,
         num_frames=15, image_frames=None, height=16, width=16, fps=30.0, timeout=0, pin_memory=False, max_bad_share=0.0,
     )  # fmt: skip
     batches = iter(data.train_dataloader())
@@ -209,6 +209,7 @@ def test_real_clips_become_batches_and_the_damaged_ones_a_list(caplog: pytest.Lo
     data = clip_data(
         root=str(folder),
         manifest=str(folder / "manifest.csv"),
+        shard_cache=None,
         filter=None,
         licences=None,
         labels=None,
@@ -285,7 +286,7 @@ def test_images_are_clips_of_a_length_of_their_own(tmp_path: Path) -> None:
     write_numbered(tmp_path / "video.mp4")
     Image.new("RGB", (96, 64), "red").save(tmp_path / "image.png")
     settings = {
-        "root": str(tmp_path), "manifest": None, "filter": None, "licences": None, "labels": None, "columns": None,
+        "root": str(tmp_path), **dict.fromkeys(["manifest", "shard_cache", "filter", "licences", "labels", "columns"]),
         "val_clips": 0, "decoder": LADDER, "batch_size": 1, "val_batch_size": 1, "num_workers": 0, "seed": 0,
         "num_frames": 5, "height": 32, "width": 48, "fps": 10.0, "timeout": 0, "pin_memory": False,
         "max_bad_share": 0.0,
