@@ -22,6 +22,7 @@ from dit.interop.published import PIPELINES
 from scripts.twins.pipelines import (
     TWINS,
     Asked,
+    decoded,
     make,
     noise_for,
     ours,
@@ -76,7 +77,7 @@ def differences(name: str, theirs: Any, folder: str, asked: Asked) -> dict[str, 
     found = {"latents": relative(made.latents, wanted), "swapped": relative(swapped.latents, wanted)}
     if TWINS[name].decodes:
         pixels = run(theirs, name, noise, asked, "pt")[:, :, -made.pixels.shape[2] :]
-        found["pixels"] = float((made.pixels - pixels).abs().max() * 127.5)
+        found["pixels"] = float((decoded(pipeline, name, made, noise) - pixels).abs().max() * 127.5)
     return found
 
 

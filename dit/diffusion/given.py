@@ -148,6 +148,21 @@ class Held(Showing):
     def on_given(self, noise: Callable[[], Tensor], level: Tensor) -> Tensor | None:
         return self.fresh * level**2 * noise() if self.fresh else None
 
+    @property
+    def told(self) -> float:
+        """The level that the network is told of frames that it is shown clean."""
+        return 0.0
+
+    @property
+    def afresh(self) -> bool:
+        """Whether noise that sampling shows them with is drawn anew at each step; else it is the sample's own."""
+        return False
+
+    @property
+    def ratio(self) -> float:
+        """Noise to signal of frames of which the network is told the level of the others; 0: it is told their own."""
+        return 0.0
+
     def draw(
         self, conditioning: Conditioning, x0: Tensor, footage: Footage | None, generator: torch.Generator | None
     ) -> Shown:
@@ -159,6 +174,49 @@ class Held(Showing):
 
     def held(self, shown: Shown) -> Tensor:
         return shown.known[:, 0, :, 0, 0]
+
+
+@dataclass(frozen=True)
+class HeldAtLevel(Held):
+    """The same, but the network is told a level just above 0 of clean frames (Cosmos Predict2 and Predict2.5).
+
+    level: that it is told; in training they have as much noise.
+    """
+
+    level: Share = 0.0001
+
+    @property
+    def told(self) -> float:
+        return self.level
+
+    def levels(self, conditioning: Conditioning, t: Tensor, shown: Shown, generator: torch.Generator | None) -> Tensor:
+        return torch.where(self.held(shown), super().levels(conditioning, t, shown, generator).clamp(min=self.level), t)
+
+
+@dataclass(frozen=True)
+class HeldAfresh(Held):
+    """The same, but what noise they are shown with in sampling is drawn anew at each step.
+
+    noise: its ratio to the signal, of which the network is not told: it is told the level of the other frames (Cosmos
+        1.0); null: the noise is that of the context level, which it is told (SkyReels-V2's diffusion forcing).
+    """
+
+    noise: NonNegative | None = None
+
+    @property
+    def afresh(self) -> bool:
+        return True
+
+    @property
+    def ratio(self) -> float:
+        return self.noise or 0.0
+
+    def check(self, conditioning: Conditioning) -> None:
+        if self.noise and bool(conditioning(64, 5, torch.Generator().manual_seed(0), "cpu").any()):
+            raise ValueError(
+                f"given.noise={self.noise} of frames of which the network is told the level of the others is for"
+                " sampling; training has no such frames: conditioning=none, or given=held"
+            )
 
 
 @dataclass(frozen=True)

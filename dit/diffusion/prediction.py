@@ -60,6 +60,10 @@ class Prediction(ABC):
         """What the network sees, (x_in, t_in) in the shapes of (x_t, t): these themselves, but for EDM."""
         return x_t, t
 
+    def spread(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """By what alpha x0 + sigma eps is divided on its way into the network."""
+        return torch.ones_like(alpha)
+
     def target(self, path: Path, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the raw output should equal, (B, C, F, H, W)."""
         p, q = self.coefficients(path, path.expand(t))
@@ -166,7 +170,10 @@ class EDM(Prediction):
 
     def _norm(self, path: Path, t: Tensor) -> Tensor:
         """n: standard deviation of x_t."""
-        return torch.sqrt(path.sigma(t) ** 2 + (self.sigma_data * path.alpha(t)) ** 2)
+        return self.spread(path.alpha(t), path.sigma(t))
+
+    def spread(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return torch.sqrt(sigma**2 + (self.sigma_data * alpha) ** 2)
 
     def coefficients(self, path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
         n = self._norm(path, t)

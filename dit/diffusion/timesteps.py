@@ -44,6 +44,9 @@ class Told(Prediction):
         x_in, _ = self.prediction.network_input(path, x_t, t)
         return x_in, self.timestep(t.double() * self.timesteps) / self.scale
 
+    def spread(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self.prediction.spread(alpha, sigma)
+
     def coefficients(self, path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.prediction.coefficients(path, t)
 

@@ -136,6 +136,19 @@ LTX = Recipe("ltx", 161, 512, 704, 25.0, 50, 3.0, net={"position.first": "stride
 # With `expand_timesteps` (Wan 2.2 5B) given frames stand in the clip, and the same weights make videos of a text.
 WAN = Recipe("wan", 81, 480, 832, 16.0, 50, 5.0)
 WAN_5B: Mapping[str, Any] = {"given": ("held", "left_out"), "fps": 24.0}
+FORCING = Recipe(
+    "wan",
+    97,
+    544,
+    960,
+    24.0,
+    50,
+    6.0,
+    of_frames=True,
+    given=("held_afresh", "nearest"),
+    conditioning="t2v_i2v",
+)
+COSMOS = Recipe("cosmos", 121, 704, 1280, 30.0, 36, 7.0, beyond_conditioned, scaled_by="sigma_data")
 # Of the classes' `__call__` in diffusers 0.42.1; frame rates are those of their examples.
 PIPELINES = {
     "WanPipeline": replace(WAN, variants={"expand_timesteps": {**WAN_5B, "conditioning": "t2v_i2v"}}),
@@ -186,18 +199,43 @@ PIPELINES = {
     ),
     "MochiPipeline": Recipe("mochi", 19, 480, 848, 30.0, 64, 4.5),
     "AllegroPipeline": Recipe("allegro", 88, 720, 1280, 15.0, 100, 7.5),
-    "CosmosTextToWorldPipeline": Recipe(
-        "cosmos", 121, 704, 1280, 30.0, 36, 7.0, beyond_conditioned, scaled_by="sigma_data"
+    "CosmosTextToWorldPipeline": COSMOS,
+    "CosmosVideoToWorldPipeline": replace(
+        COSMOS, given=("held_afresh", "nearest"), shows={"noise": 0.001}, conditioning="i2v"
+    ),
+    "Cosmos2VideoToWorldPipeline": Recipe(
+        "cosmos",
+        93,
+        704,
+        1280,
+        16.0,
+        35,
+        7.0,
+        beyond_conditioned,
+        given=("held_at_level", "nearest"),
+        shows={"level": 0.0001 / 1.0001},
+        conditioning="i2v",
     ),
     "Cosmos2TextToImagePipeline": Recipe("cosmos", 1, 768, 1360, 16.0, 35, 7.0, beyond_conditioned),
     # It says no frame rate to the network, whose frames are then one apart.
     "Cosmos2_5_PredictBasePipeline": Recipe(
-        "cosmos25", 93, 704, 1280, 16.0, 36, 7.0, beyond_conditioned, signals={"fps": None}
+        "cosmos25",
+        93,
+        704,
+        1280,
+        16.0,
+        36,
+        7.0,
+        beyond_conditioned,
+        signals={"fps": None},
+        given=("held_at_level", "nearest"),
+        shows={"level": 0.0001},
+        conditioning="t2v_i2v",
     ),
     "LattePipeline": Recipe("latte", 16, 512, 512, 8.0, 50, 7.5),
     "DiTPipeline": Recipe(None, 1, None, None, 1.0, 50, 4.0),
     **{
-        f"SkyReelsV2DiffusionForcing{kind}Pipeline": Recipe("wan", 97, 544, 960, 24.0, 50, scale, of_frames=True)
+        f"SkyReelsV2DiffusionForcing{kind}Pipeline": replace(FORCING, scale=scale)
         for kind, scale in (("", 6.0), ("ImageToVideo", 5.0), ("VideoToVideo", 6.0))
     },
 }

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dit.diffusion.given import Shown
+from dit.diffusion.given import HELD, Held, Shown
 from dit.diffusion.path import Path
-from dit.diffusion.prediction import Estimate
+from dit.diffusion.prediction import Estimate, Prediction
 from dit.sampling.guidance import DenoiseFrames
-from dit.sampling.solvers import Denoise, moved
+from dit.sampling.solvers import Denoise, Noise, moved
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def hold(
     path: Path,
     context_level: float = 0.0,
     begin: Tensor | None = None,
-    on_given: Callable[[Tensor], Tensor | None] = lambda level: None,
+    how: Held = HELD,
+    prediction: Prediction | None = None,
+    draw: Noise | None = None,
 ) -> Denoise:
     """`denoise(x, t)` for a solver, t one 0-dim level or (1, F), from one that takes a level for each frame.
 
@@ -91,7 +93,8 @@ def hold(
             long roll-outs from drifting. What comes out is clean all the same.
         begin: (F,), on the CPU, the level at which each frame begins (`keyframes.Scene`): the network is told that a
             frame is at the highest level of all, but no higher than that.
-        on_given: what is added to known frames, at the highest level of all.
+        how: known frames are shown, where not as said above. prediction: how the network is fed, for frames whose level
+            it is not told. draw: fresh unit noise, where known frames get some at each step.
     """
     told = (lambda level: level) if begin is None else _told(begin, noise)
     if given is None:
@@ -101,13 +104,19 @@ def hold(
 
     def solve(x: Tensor, t: Tensor) -> Estimate:
         level = _on(x, t)
+        anew = draw if how.afresh and (context_level > 0 or how.ratio > 0) else None
+        drawn = noise if anew is None else anew()
         # (B, F): known frames at their own level, the others at the solver's
         levels = torch.where(frames, level.clamp(max=context_level), told(level)).expand(len(x), -1)
-        known = torch.where(path.expand(levels) > 0, path.mix(latents, noise, levels), latents)
-        if (added := on_given(level.amax())) is not None:
+        known = torch.where(path.expand(levels) > 0, path.mix(latents, drawn, levels), latents)
+        if draw is not None and (added := how.on_given(draw, level.amax())) is not None:
             known = known + added
+        said = levels.clamp(min=level.clamp(max=how.told)) if how.told else levels
+        if how.ratio and prediction is not None:
+            said = level.expand(len(x), -1) if level.ndim else level.expand(len(x), 1)
+            known = (latents + how.ratio * drawn) * _as_if_at(path, prediction, path.expand(level), how.ratio)
         x = torch.where(mask, known, x)
-        estimate = denoise(x, levels if any_frame or t.ndim else levels[:, :1])
+        estimate = denoise(x, said if any_frame or t.ndim else said[:, :1])
         level = path.expand(level)
         truth = Estimate(latents, noise, path.alpha_dot(level) * latents + path.sigma_dot(level) * noise)
         return Estimate(*(torch.where(mask, true, own) for true, own in zip(truth, estimate, strict=True)))
@@ -119,6 +128,12 @@ def _told(begin: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Levels of the solver (1, F) -> what the network is told of frames that begin at levels `begin` (F,)."""
     most = moved(begin.to(x.dtype), x)
     return lambda level: torch.minimum(level.amax(), most)[None]
+
+
+def _as_if_at(path: Path, prediction: Prediction, level: Tensor, ratio: float) -> Tensor:
+    """The factor with which x0 + ratio eps goes into the network as what it is, though it is told `level`."""
+    its_own = prediction.spread(torch.ones_like(level), torch.full_like(level, ratio))
+    return prediction.spread(path.alpha(level), path.sigma(level)) / its_own
 
 
 def _on(x: Tensor, t: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.experts import ByLevel
-from dit.diffusion.given import HELD, Showing, nothing, with_given
+from dit.diffusion.given import HELD, Held, Showing, nothing, with_given
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.sampling.given import Given, hold
@@ -109,7 +109,9 @@ class Maker:
             self.path,
             self.settings.context_level,
             scene.begin if bool(scene.waits.any()) else None,
-            lambda level: self.given.on_given(lambda: fresh(noise.shape[2]), level),
+            self.given if isinstance(self.given, Held) else HELD,
+            self.prediction,
+            lambda: fresh(noise.shape[2]),
         )
         x = self._first(now.plan, given, levels, scene, noise)
         reuse = self._text_reuse()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,8 @@ class Twin:
         asked: what it is asked for. asks: more arguments of its call.
         task, loads: what ours is asked for, and more arguments of `Pipeline.from_pretrained`.
         title: what is told of it beside its class.
+        patched: what is changed in it while it is called. left: how noisy it leaves given frames, which ours returns as
+            they were.
         sigmas: those of its scheduler from our path and levels, where its own differ from them in the last digit.
     """
 
@@ -91,6 +93,8 @@ class Twin:
     task: Task | None = None
     loads: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
+    patched: Callable[[Any], AbstractContextManager[None]] = nullcontext
+    left: cosmos.Left | None = None
     sigmas: Callable[[NoisePath, Tensor], Tensor] | None = None
 
 
@@ -103,6 +107,7 @@ def ratios(path: NoisePath, levels: Tensor) -> Tensor:
 
 
 CLIP = [picture(seed, 32, 48) for seed in range(7)]
+PREFIX = Extend(CLIP[:5], 5, 1)
 STAGGERED = {"causal_block": 2, "schedule": Pyramid(None, group=2, lag=2)}
 CHAINED = {"num_frames": 17, "base_num_frames": 9, "overlap_history": 5}
 SMALL, LTX = (9, 32, 48), (9, 32, 64)
@@ -114,7 +119,7 @@ PICTURES, LTX_PICTURES = i2v.pictures(2, *SMALL[1:]), i2v.pictures(2, *LTX[1:])
 CONDITIONS = i2v.ltx_conditions(*i2v.LTX_CONDITION[1:])
 
 
-TWINS = {
+TWINS: dict[str, Twin] = {
     "wan": Twin(t2v.wan, (9, 32, 48)),
     "wan22": Twin(t2v.wan22, (9, 32, 48), title="two experts"),
     "wan_image": Twin(wan_image.image, SMALL, asks={"image": PICTURES[0]}, task=ImageToVideo(PICTURES[0])),
@@ -158,8 +163,20 @@ TWINS = {
     "mochi": Twin(t2v.mochi, (7, 16, 32)),
     "allegro": Twin(t2v.allegro, (8, 32, 48), decodes=False, sigmas=ratios),
     "cosmos": Twin(cosmos.predict1, (9, 32, 48), whole_greys=True, sigmas=ratios),
+    "cosmos_video": Twin(
+        cosmos.predict1_video, (9, 32, 48), whole_greys=True, sigmas=ratios, asks={"video": [CLIP[:5]] * 2},
+        task=PREFIX, patched=cosmos.drawing_once_a_step, left=cosmos.LEFT,
+    ),
+    "cosmos2_video": Twin(
+        cosmos.predict2_video, (9, 32, 48), whole_greys=True, asks={"video": [CLIP[:5]] * 2}, task=PREFIX,
+        patched=cosmos.most_likely, left=cosmos.LEFT,
+    ),
     "cosmos2_image": Twin(cosmos.predict2_image, (1, 32, 48), made="b c (f h) w", frames=None, whole_greys=True),
     "cosmos25": Twin(cosmos.predict25, (9, 32, 48)),
+    "cosmos25_video": Twin(
+        cosmos.predict25, (9, 32, 48), alone=True, asks={"video": CLIP, "num_latent_conditional_frames": 2},
+        task=Extend(CLIP, 5, 1), left=cosmos.LEFT25, title="from a video",
+    ),
     "ltx_image": Twin(
         i2v.ltx_image, LTX, "b (f h w) c", takes_noise=False, asks={"image": LTX_PICTURES},
         task=ImageToVideo(LTX_PICTURES), noise_layout="b c f h w", sigmas=levels_alone,
@@ -255,12 +272,14 @@ def run(pipeline: Any, name: str, noise: Tensor, asked: Asked, output: str) -> T
     first = rearrange(noise.clone(), f"b c f h w -> {twin.noise_layout or twin.layout}")
     if twin.takes_noise:
         asks["latents"] = first
-    with most_likely_latents(), nullcontext() if twin.takes_noise else beginning_with(pipeline, first):
+    draws = nullcontext() if twin.takes_noise else beginning_with(pipeline, first)
+    with most_likely_latents(), twin.patched(pipeline), draws:
         made = twin.sampled(pipeline, asked, asks | dict(twin.asks), output)
     if output != "latent":
         return (made.transpose(1, 2) if made.ndim == 5 else made.unsqueeze(2)) * 2 - 1
     layout, sizes = twin.made or twin.layout, dict(zip("fhw", noise.shape[2:], strict=True))
-    return rearrange(made, f"{layout} -> b c f h w", **(sizes if "(" in layout else {}))
+    made = rearrange(made, f"{layout} -> b c f h w", **(sizes if "(" in layout else {}))
+    return made if twin.left is None else twin.left.clean(made, noise)
 
 
 @contextmanager
@@ -301,6 +320,15 @@ def ours(name: str, folder: str | Path, asked: Asked, **changes: Any) -> Pipelin
 def make(pipeline: Pipeline, name: str, asked: Asked, noise: Tensor) -> Samples:
     """What our pipeline makes of the same."""
     return pipeline(asked.prompts, asked.seeds, TWINS[name].task, noise=noise, negative_prompt=asked.negatives)
+
+
+def decoded(pipeline: Pipeline, name: str, made: Samples, noise: Tensor) -> Tensor:
+    """Pixels of our samples; where theirs decodes noise that it leaves in given frames, of ours with that noise."""
+    left, codec = TWINS[name].left, pipeline.codec
+    if left is None:
+        return made.pixels
+    with torch.no_grad():
+        return codec.decode(left.noisy(made.latents, noise)).clamp(-1, 1)  # type: ignore[no-any-return,operator]
 
 
 def noise_for(pipeline: Pipeline, count: int) -> Tensor:

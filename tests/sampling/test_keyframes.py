@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit.diffusion.given import Held
 from dit.diffusion.path import Linear
 from dit.diffusion.prediction import Estimate
 from dit.sampling.canvas import Canvas
@@ -158,7 +159,7 @@ def test_noise_on_given_frames_is_shown_and_not_told() -> None:
     noise = torch.randn(1, 1, 2, 1, 1)
     given = Given(torch.randn(1, 1, 2, 1, 1), torch.tensor([[True, False]]))
     scene = Scene.of(given, None, (), noise)
-    _, asked = run(scene, noise, [1.0, 0.5, 0.0], on_given=lambda level: 0.1 * level**2 * torch.ones(1))
+    _, asked = run(scene, noise, [1.0, 0.5, 0.0], how=Held("nearest", fresh=0.1), draw=lambda: torch.ones(1))
     for (x, t), level in zip(asked, (1.0, 0.5), strict=True):
         torch.testing.assert_close(x[:, :, 0], given.latents[:, :, 0] + 0.1 * level**2)
         assert t[0].tolist() == [0, level]
