@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from dit.config.limits import Range
-from dit.config.of_init import TARGET as OPEN
+from dit.config.of_init import PLACES
 
 TARGET, PARTIAL = "_target_", "_partial_"
 SPECIAL = (TARGET, PARTIAL, "_convert_", "_recursive_")  # of a node, not of what it builds
@@ -49,7 +49,7 @@ def fitted(value: Any, hint: Any = Any, path: str = "") -> Any:
     Raises:
         Misfit: a value of another type, outside its range, or an argument that is missing or does not exist.
     """
-    if isinstance(value, Mapping) and value.get(TARGET) == OPEN:
+    if isinstance(value, Mapping) and value.get(TARGET) in PLACES:
         return dict(value)  # fits wherever it stands: what it stands for is not known yet
     if hint is Any or isinstance(hint, typing.TypeVar):
         return _anything(value, path)

@@ -58,7 +58,7 @@ def test_killed_gone_on_with_and_handed_back(
     """Bit for bit, with validation and previews; the weights of the last step come back as a pipeline."""
     import diffusers
 
-    asked = told(folder, "trainer.max_steps=3", "data.image_frames=1", "name=tuned")
+    asked = told(folder, "trainer.max_steps=3", "data.image_frames=1", "net/checkpointing=blocks", "name=tuned")
     kill = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "KILL_AT": "2", "KILL_WITH": "KILL"}
     job = [sys.executable, str(ROOT / "tests/engine/killed_job.py"), *asked]
     killed = subprocess.run(job, cwd=tmp_path, env=kill, timeout=800, capture_output=True, text=True)
