@@ -25,6 +25,7 @@ from dit.diffusion.levels import Levels
 from dit.diffusion.path import Path as NoisePath
 from dit.diffusion.prediction import Prediction
 from dit.foreign import Kind, Refused, below, build, check_plain, shown
+from dit.interop.recipes import TakesGiven
 from dit.machine import memory, size_in_words
 from dit.sampling.guidance import Guidance
 from dit.sampling.read import missing
@@ -155,13 +156,16 @@ class Checkpoint:
             raise ValueError(f"{self.file}: {'.'.join(path)} is {shown(value)}, which is no number")
         return value
 
-    def saw_given(self) -> bool:
-        """Whether the run was trained with given frames; so it is taken to be where the config does not say."""
+    def saw_given(self) -> TakesGiven:
+        """Whether the run was trained with given frames, and ever without; where the config does not say, with both."""
         conditioning = self.config.get("conditioning")
         tasks = conditioning.get("tasks") if isinstance(conditioning, Mapping) else None
         parts = [conditioning, *(tasks.values() if isinstance(tasks, Mapping) else ())]
         names = {str(part.get("_target_")).rpartition(".")[2] for part in parts if isinstance(part, Mapping)}
-        return not names or bool(names - {"Unconditional", "RandomTasks", "NoFrame"})
+        given = names - {"Unconditional", "RandomTasks", "NoFrame"}
+        if names and not given:
+            return "never"
+        return "may" if not names or names & {"Unconditional", "NoFrame", "RandomSubset"} else "always"
 
     def given(self, trusted: Sequence[str] = TRUSTED) -> Showing:
         """How the network is shown given frames; runs of before had one way."""

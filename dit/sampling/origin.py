@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from dit.interop.recipes import TakesGiven
 from dit.sampling.canvas import Canvas
 from dit.sampling.plan import Plan
 from dit.sampling.schedule import Schedule
@@ -17,18 +18,20 @@ class Trained:
     """What a checkpoint was trained for; sampling warns when it is asked for something else.
 
     Attributes:
-        schedule: that of its previews. given: whether it has seen given frames.
+        schedule: that of its previews. given: whether it has seen given frames, and clips without.
         interval: the lowest and the highest noise level that it has seen.
     """
 
     shape: Shape
     schedule: Schedule
-    given: bool
+    given: TakesGiven
     interval: tuple[float, float] = (0.0, 1.0)
 
     def warnings(self, canvas: Canvas, plan: Plan, schedule: Schedule) -> Iterator[str]:
         """One line for each way in which a sample is not what the checkpoint was trained for."""
-        if plan.uses_given and not self.given:
+        if self.given == "always" and not plan.begins_with_given:
+            yield "no frame is given, but this checkpoint was never trained without: task=i2v image=FILE gives one"
+        if plan.uses_given and self.given == "never":
             yield "frames are given, but this checkpoint was trained without given frames (conditioning=tasks)"
         if self.interval != (0, 1):
             low, high = self.interval
@@ -65,7 +68,7 @@ class Origin:
     trained: Trained | None = None
     per_frame: bool = True
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    takes_given: Literal["never", "may", "always"] = "may"
+    takes_given: TakesGiven = "may"
 
     def check(self, plan: Plan) -> None:
         """Raises ValueError for given frames that the network was never shown, or never was without."""

@@ -54,11 +54,18 @@ def test_training_without_validation_and_what_it_says(
     assert "runs/mine is finished: 2 steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("net", ["wan22_i2v_tiny", "cogvideox_i2v_tiny", "hunyuan_video15_tiny"])
+@pytest.mark.parametrize(
+    ("net", "shown"),
+    [
+        ("wan22_i2v_tiny", ("given=beside", "given.unknown=grey", "conditioning=i2v")),
+        ("cogvideox_i2v_tiny", ("given=beside", "given.unknown=left_out", "conditioning=i2v")),
+        ("hunyuan_video15_tiny", ()),
+    ],
+)
 def test_models_that_read_given_frames_train_and_sample(
-    net: str, command: Callable[..., None], capsys: pytest.CaptureFixture, tmp_path: Path
+    net: str, shown: tuple[str, ...], command: Callable[..., None], capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
-    given = (f"net={net}", "net.in_channels=3", "net.out_channels=3", "net.depth=1")
+    given = (f"net={net}", "net.in_channels=3", "net.out_channels=3", "net.depth=1", *shown)
     kept = [each for each in TINY if not each.startswith("net.")]
     command("train.py", *kept, *given, "trainer.max_steps=1", "callbacks.validation.every=null")
     Image.new("RGB", (8, 8), (200, 30, 30)).save(tmp_path / "frame.png")

@@ -231,9 +231,9 @@ def test_warns_outside_what_the_checkpoint_was_trained_on(tmp_path: Path, caplog
     )
 
 
-CONDITIONINGS = {  # of a training config -> whether the run has seen given frames
-    "not said": (None, True),
-    "none": ({"_target_": "dit.diffusion.conditioning.Unconditional"}, False),
+CONDITIONINGS = {  # of a training config -> whether the run has seen given frames, and whether clips without
+    "not said": (None, True, True),
+    "none": ({"_target_": "dit.diffusion.conditioning.Unconditional"}, False, True),
     "tasks": (
         {
             "_target_": "dit.diffusion.conditioning.RandomTasks",
@@ -243,6 +243,15 @@ CONDITIONINGS = {  # of a training config -> whether the run has seen given fram
             },
         },
         True,
+        True,
+    ),
+    "i2v alone": (
+        {
+            "_target_": "dit.diffusion.conditioning.RandomTasks",
+            "tasks": {"i2v": {"_target_": "dit.diffusion.conditioning.FirstFrame"}},
+        },
+        True,
+        False,
     ),
     "no tasks": (
         {
@@ -250,6 +259,7 @@ CONDITIONINGS = {  # of a training config -> whether the run has seen given fram
             "tasks": {"t2v": {"_target_": "dit.diffusion.conditioning.NoFrame"}},
         },
         False,
+        True,
     ),
 }
 
@@ -258,10 +268,11 @@ CONDITIONINGS = {  # of a training config -> whether the run has seen given fram
 def test_warns_of_given_frames_that_the_run_never_saw(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, conditioning: str
 ) -> None:
-    node, seen = CONDITIONINGS[conditioning]
+    node, seen, without = CONDITIONINGS[conditioning]
     maker = pipeline(tmp_path, {} if node is None else {"conditioning": node})
     maker(["x"], [0])
-    assert "given" not in caplog.text
+    assert ("no frame is given, but this checkpoint was never trained without" in caplog.text) == (not without)
+    assert without == ("given" not in caplog.text)
     for task in (ImageToVideo(VIDEO[:, 0]), LongTextToVideo(2, 2)):
         caplog.clear()
         maker(["x"], [0], task=task)
