@@ -7,7 +7,7 @@ from dit.config.build import build
 from dit.media.samples import SampleSet
 from dit.sampling.config import Config
 from dit.sampling.ranks import together
-from dit.sampling.request import take_folder
+from dit.sampling.request import kept_if_used, take_folder
 from dit.sampling.runtime import progress_bar
 from dit.sampling.session import session
 
@@ -19,7 +19,8 @@ def main(config: Config) -> None:
         asked = session(ask)
         folder = ranks.first(lambda: take_folder(ask["out"], ask["ckpt"] or ask["again"], asked.facts))
         samples = SampleSet(folder, asked.facts)
-        written = [samples.write(*clip) for clip in asked.clips(samples.has, ranks, progress)]
+        with kept_if_used(folder):
+            written = [samples.write(*clip) for clip in asked.clips(samples.has, ranks, progress)]
         ranks.wait()
         sheet = ranks.first(lambda: samples.sheet(ask["sheet_clips"]))
     print("\n".join(str(path) for path in (*written, *([sheet] if ranks.rank == 0 else []))))

@@ -83,6 +83,17 @@ def config_of(folder: Path, key: str) -> Any:
         return transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
+def check_encoder(folder: Path) -> None:
+    """Looks at the heads of an encoder's files, and reads none of its weights. Raises FileNotFoundError or ValueError,
+    in one line, for files that are missing, cut short or pickles, or more than this machine's memory holds."""
+    held = Weights(folder, WEIGHTS)  # what is wrong with the files is said as it is of any other folder
+    size = sum(file.stat().st_size for file in {held.file_of(name) for name in held})
+    if size > (there := memory()):
+        raise ValueError(
+            f"{folder} holds {size_in_words(size)} of weights, and this machine has {size_in_words(there)}"
+        )
+
+
 def load_encoder(folder: Path, dtype: torch.dtype | None, key: str) -> nn.Module:
     """The encoder of a folder, on the CPU, in evaluation mode, its weights in `dtype` (None: as they were saved).
 
@@ -90,20 +101,16 @@ def load_encoder(folder: Path, dtype: torch.dtype | None, key: str) -> nn.Module
     them than this machine's memory holds.
     """
     config = config_of(folder, key)
-    held = Weights(folder, WEIGHTS)  # what is wrong with the files is said as it is of any other folder
-    size = sum(file.stat().st_size for file in {held.file_of(name) for name in held})
-    if size > (there := memory()):
-        raise ValueError(
-            f"{folder} holds {size_in_words(size)} of weights, and this machine has {size_in_words(there)}"
-        )
+    check_encoder(folder)
     kind = getattr(needed("transformers", key), CLASSES[config.model_type])
     with _quiet(), _in_one_line(folder):
         model, info = kind.from_pretrained(
             str(folder), config=config, dtype=dtype or "auto", use_safetensors=True, local_files_only=True,
-            trust_remote_code=False, output_loading_info=True,
+            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
-    absent = sorted([*info["missing_keys"], *(str(wrong) for wrong in info["mismatched_keys"])])
-    if absent:
+    for name, found, needed_shape in sorted(info["mismatched_keys"]):
+        raise ValueError(f"{folder}: {name} has the shape {tuple(found)}, needed {tuple(needed_shape)}")
+    if absent := sorted(info["missing_keys"]):
         raise ValueError(f"{folder} lacks {len(absent)} of the weights that its config names, such as {absent[0]}")
     return model.eval().requires_grad_(False)
 

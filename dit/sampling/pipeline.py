@@ -296,18 +296,12 @@ class Pipeline:
         plan.check_levels(levels[0])
         codec: Any = self.codec
         noise = own_noise(noise, len(wanted), (codec.channels, *canvas.latent_shape))
+        for signal in self.signals.values():
+            signal.check_ahead(wanted, canvas)
         self._warn(canvas, plan, [each.negative_prompt for each in wanted])
         size = self.settings.batch_size or len(wanted)
         batches = [list(wanted[start : start + size]) for start in range(0, len(wanted), size)]
-        return Job(
-            batches,
-            task,
-            plan,
-            self.settings.num_steps,
-            levels,
-            canvas,
-            noise,
-        )
+        return Job(batches, task, plan, self.settings.num_steps, levels, canvas, noise)
 
     def make(self, job: Job, which: Sequence[int], progress: Progress | None = None) -> Iterator[Samples]:
         """The samples of the batches `which` (positions in `job.batches`), one batch after another."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,21 @@ def take_folder(out: str | None, run_or_file: str | None, facts: Sequence[Mappin
         if said not in (folder / REQUEST).read_text(encoding="utf-8"):
             raise ValueError(f"out={out} holds samples of another request; give another out=") from None
     return folder
+
+
+@contextmanager
+def kept_if_used(folder: Path) -> Iterator[None]:
+    """A folder that was taken goes again where nothing can be written into it: what fails leaves nothing."""
+    try:
+        yield
+    except Exception:
+        with suppress(OSError):
+            if [entry.name for entry in folder.iterdir()] == [REQUEST]:
+                (folder / REQUEST).unlink()
+                folder.rmdir()
+                if folder.parent.name == SAMPLES:
+                    folder.parent.rmdir()
+        raise
 
 
 def _home(run_or_file: str | None) -> Path:

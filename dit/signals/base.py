@@ -141,6 +141,9 @@ class Signal(ABC):
     def encode(self, values: Values) -> Cond:
         """The entries of `cond` that say the values of B clips."""
 
+    def check_ahead(self, wanted: Sequence[Asked], clip: Clip) -> None:  # noqa: B027 most need nothing
+        """Raises ValueError or FileNotFoundError, in one line, for what `ahead` would fail at after a long time."""
+
     def ahead(self, wanted: Sequence[Asked], clip: Clip, alone: Alone) -> None:
         """Told of all samples before the first is made. A signal with a large encoder lets it say now what it will be
         asked, and lets go of it.

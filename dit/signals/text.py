@@ -64,15 +64,23 @@ class Text(Signal):
             return list(values)
         return [(text, row_of(pictures, i)) for i, (text, pictures) in enumerate(values)]
 
-    def ahead(self, wanted: Sequence[Asked], clip: Clip, alone: Alone) -> None:
-        if not hasattr(self.encoder, "remember"):
-            return  # it is small
+    def _all(self, wanted: Sequence[Asked], clip: Clip) -> list[Any]:
+        """What is said of these samples, and what guidance leads away from."""
         cpu = torch.device("cpu")
-        texts = [
+        return [
             text
             for one in (self.of_request, self.away_from)
             for text in self.gather([one(asked, clip) for asked in wanted], cpu)
         ]
+
+    def check_ahead(self, wanted: Sequence[Asked], clip: Clip) -> None:
+        if hasattr(self.encoder, "check"):
+            self.encoder.check(self._all(wanted, clip))
+
+    def ahead(self, wanted: Sequence[Asked], clip: Clip, alone: Alone) -> None:
+        if not hasattr(self.encoder, "remember"):
+            return  # it is small
+        texts = self._all(wanted, clip)
         if not self.encoder.knows(texts):
             with alone() as device:
                 self.encoder.to(device).remember(texts)

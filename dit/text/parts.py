@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.config.limits import Count
-from dit.encoders import config_of, files, load_tokenizer, parts
+from dit.encoders import check_encoder, config_of, files, load_tokenizer, parts
 from dit.text.cleaning import Cleaning
 from dit.text.states import States
 from dit.text.template import Template
@@ -60,6 +60,12 @@ class Part(ABC):
     @cached_property
     def tokenizer(self) -> Any:
         return load_tokenizer(self.tokenizer_folder, KEY)
+
+    def check(self) -> None:
+        """Looks at what is read when a prompt is encoded. Raises FileNotFoundError or ValueError, in one line, for
+        files that are missing or damaged."""
+        check_encoder(self.encoder)
+        _ = self.tokenizer
 
     def files(self) -> list[Path]:
         """What decides the features of a prompt, beside the settings."""

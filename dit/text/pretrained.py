@@ -126,6 +126,14 @@ class Pretrained(TextEncoder):
         """Whether all of these are remembered."""
         return all(name_of(asked) in self.remembered for asked in prompts)
 
+    def check(self, prompts: Sequence[Asked]) -> None:
+        """Raises FileNotFoundError or ValueError, in one line, for files that are missing or damaged, if a model will
+        be needed for these."""
+        named = {name_of(asked) for asked in prompts} - self.remembered.keys()
+        kept = {name for name in named if self.store is not None and self.store.file(name).is_file()}
+        for part in self.parts.values() if named - kept else ():
+            part.check()
+
     def release(self) -> None:
         """Lets go of the models: the next prompt that is not known loads them again."""
         self.models.clear()

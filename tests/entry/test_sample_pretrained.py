@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from dit.text import pretrained
 from scripts.twins.pipelines import saved
 
 SMALL = ("num_frames=5", "height=16", "width=32", "num_steps=2")
@@ -145,6 +149,76 @@ def test_a_damaged_folder_is_one_line(
         assert match in refused(capsys, command, f"pretrained={folder}", "prompt=x", *SMALL)
     finally:
         (folder / file).write_text(kept)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def pickled(file: Path) -> None:
+    """As older folders are: the same weights under a name that says so."""
+    file.rename(file.with_name("pytorch_model.bin" if file.stem == "model" else "diffusion_pytorch_model.bin"))
+
+
+def without_one(file: Path) -> None:
+    weights = load_file(file)
+    del weights[min(weights)]
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def of_another_shape(file: Path) -> None:
+    weights = load_file(file)
+    name = min(name for name in weights if weights[name].ndim > 1)
+    save_file({**weights, name: weights[name][:1].clone()}, file, metadata={"format": "pt"})
+
+
+WEIGHTS = {
+    "transformer": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+SPOILED = [
+    *((f"{part}/{file}", cut, "is no whole safetensors file") for part, file in WEIGHTS.items()),
+    *((f"{part}/{file}", pickled, "is a pickle, which may run code") for part, file in WEIGHTS.items()),
+    *((f"{part}/{file}", Path.unlink, "is not there, nor is") for part, file in WEIGHTS.items()),
+    ("transformer/diffusion_pytorch_model.safetensors", without_one, "is missing"),
+    ("vae/diffusion_pytorch_model.safetensors", without_one, "is missing: it does not fit its config.json"),
+    ("text_encoder/model.safetensors", without_one, "lacks 1 of the weights"),
+    ("transformer/diffusion_pytorch_model.safetensors", of_another_shape, "has the shape (1, 24), needed (24, 24)"),
+    ("vae/diffusion_pytorch_model.safetensors", of_another_shape, "needed torch.float32 (3, 16, 3, 3, 3)"),
+    ("text_encoder/model.safetensors", of_another_shape, "has the shape (1, 32), needed (32, 32)"),
+    ("tokenizer/tokenizer.json", Path.unlink, "tokenizer has no tokenizer.json"),
+    ("tokenizer/tokenizer.json", cut, "tokenizer cannot be read"),
+    ("tokenizer/tokenizer_config.json", Path.unlink, "has no tokenizer_config.json: fetch the model whole"),
+]
+
+
+def test_what_is_damaged_or_a_pickle_is_one_line_and_leaves_nothing(
+    folder: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the heads of the files where these tell it: before a folder of samples is made, or an encoder read."""
+    loads: list[Path] = []
+    load = pretrained.load_encoder
+    monkeypatch.setattr(pretrained, "load_encoder", lambda *asked: loads.append(asked[0]) or load(*asked))
+    for number, (name, spoil, match) in enumerate(SPOILED):
+        spoiled = Path(f"model-{number}")
+        shutil.copytree(folder, spoiled)
+        spoil(spoiled / name)
+        said = refused(capsys, command, f"pretrained={spoiled}", "prompt=x", "out=samples", *SMALL)
+        assert match in said and name.partition("/")[0] in said, name
+    assert len(loads) == 2, "of an encoder that lacks a weight, or has one of another shape, only its library tells"
+
+
+def test_an_image_of_another_aspect_is_said_in_one_line(
+    folder: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 16), "red").save("wide.png")
+    asked = (f"pretrained={folder}", "prompt=x", "task=i2v", "image=wide.png", *SMALL)
+    command("sample.py", *asked, "out=cut")
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "wide.png" in line]
+    assert "50% of it is cut off, left and right; fit=pad and fit=stretch keep all of it" in said
+    command("sample.py", *asked, "fit=pad", "out=padded")
+    assert "50% of the frame is black beside it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "tokenizer", "scheduler"])
