@@ -326,7 +326,7 @@ class Pipeline:
     def canvas(self) -> Canvas:
         """The clip to be made, in pixels and latents; ValueError when codec or network cannot take it."""
         codec: Any = self.codec
-        dtype = dtype_of(self.net)
+        dtype = dtype_of(self._net)
         frames, height, width = self.shape.num_frames, self.shape.height, self.shape.width
         return Canvas(
             **vars(self.shape),
@@ -365,7 +365,9 @@ class Pipeline:
         """The conditioning of samples, or what guidance leads `away` from."""
         if self.text is not None:
             self.text.to(self.device)
-        return cond_of_requests(self.signals, wanted, canvas, self.device, away)
+        cond = cond_of_requests(self.signals, wanted, canvas, self.device, away)
+        most = dtype_of(self._net)  # an encoder may be more precise than the network
+        return {key: value.to(most) if value.dtype is torch.float64 else value for key, value in cond.items()}
 
     def _make_ready(self, job: Job, which: Sequence[int]) -> int:
         """Lets large encoders say what they will be asked for these batches, and lets go of them; then reads the
