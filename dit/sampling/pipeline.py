@@ -335,7 +335,7 @@ class Pipeline:
             encode=lambda pixels: codec.encode(pixels.to(self.device, dtype)).to(dtype),
             check_frames=lambda frames: codec.latent_shape(frames, height, width),
             given=self.given,
-            sees_times="coordinates" in getattr(getattr(self.net, "reads", None), "optional", ()),
+            sees_times="coordinates" in getattr(getattr(self._net, "reads", None), "optional", ()),
         )
 
     def noise_levels(self, canvas: Canvas, known: Tensor) -> Tensor:
