@@ -29,12 +29,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dit import adapters
+from dit.checkpoint.opened import LAST
 from dit.entry import one_line_errors
 from dit.folders import PIPELINE
 from dit.interop import diffusers, files, lora, native, original
 from dit.interop.published import write_pipeline
 from dit.net.backbone import Backbone
-from dit.sampling.checkpoint import LAST, Checkpoint
+from dit.sampling.checkpoint import Checkpoint
 
 
 def main() -> None:

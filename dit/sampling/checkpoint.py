@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dit.checkpoint import archive, entries, files
-from dit.checkpoint.entries import Entry
+from dit.checkpoint import entries, files
+from dit.checkpoint.opened import check_weights, choose, find, read, under
 from dit.config.renamed import current
 from dit.diffusion.given import HELD, Showing
 from dit.diffusion.levels import Levels
@@ -28,13 +28,11 @@ from dit.foreign import Kind, Refused, below, build, check_plain, shown
 from dit.interop.recipes import TakesGiven
 from dit.machine import memory, size_in_words
 from dit.sampling.guidance import Guidance
-from dit.sampling.read import missing
 from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
 from dit.signals.base import Around, Signal
 from dit.signals.builtin import completed
 
-LAST = Path(files.FOLDER) / files.LAST
 TRUSTED: tuple[str, ...] = ()  # packages of the user; what of this project may be built where, `KINDS` says
 LEVELS = tuple(f"dit.diffusion.{name}" for name in ("levels", "shift", "moving", "timesteps"))
 SCHEDULES = ("dit.sampling.schedule", "dit.sampling.published_schedules", *LEVELS[:2])  # with their shifts
@@ -92,7 +90,7 @@ class Checkpoint:
             ValueError: not a checkpoint of this project, or damaged, or the weights beside it are of another run.
         """
         file = find(run_or_file)
-        content = _read(file, (entries.WEIGHTS, entries.CONFIG), "take another one of the run, or copy it again")
+        content = read(file, (entries.WEIGHTS, entries.CONFIG), "take another one of the run, or copy it again")
         raw, config = entries.WEIGHTS.of(content), entries.CONFIG.of(content)
         frozen, ema = entries.FROZEN.of(content), entries.AVERAGES.of(content)
         if not isinstance(config, dict):
@@ -100,7 +98,7 @@ class Checkpoint:
         if not isinstance(ema, dict):
             raise ValueError(f"{file} is not a checkpoint of this project: its ema is no mapping")
         for name, weights in {entries.WEIGHTS.name: raw, **{f"ema {name}": ema[name] for name in ema}}.items():
-            _check_weights(file, name, weights)
+            check_weights(file, name, weights)
         beside = {} if frozen is None else _frozen(file, frozen)
         names = [] if entries.CLASSES.of(content) is None else entries.CLASSES.of(content)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -122,10 +120,11 @@ class Checkpoint:
             node = config.get("signals") if name == "image" else config
             part = node.get(name) if isinstance(node, dict) else None
             halves = [half for half in ("encoder", "decoder") if isinstance(part, dict) and type(part.get(half)) is str]
-            if not isinstance(part, dict) or not ("folder" in part or halves):
+            place = next((key for key in ("folder", "ckpt") if isinstance(part, dict) and key in part), None)
+            if not isinstance(part, dict) or not (place or halves):
                 raise ValueError(f"folders.{name}={folder}: {self.file} reads no {name} from a folder")
-            if "folder" in part:
-                part["folder"] = folder
+            if place:
+                part[place] = folder
             else:  # of files, which keep their names
                 part.update({half: str(Path(folder) / Path(part[half]).name) for half in halves})
         return replace(self, config=config)
@@ -223,6 +222,12 @@ class Checkpoint:
 
     def network(self, trusted: Sequence[str] = TRUSTED) -> Any:
         """The network that the config describes, with the adapters that it was trained with, if any."""
+        node = self.config.get("net")
+        if isinstance(node, dict) and str(node.get("_target_")).startswith("dit.codec."):
+            raise ValueError(
+                f"{self.file} is of an autoencoder, which makes no videos by itself: train a network on its latents"
+                f" (experiment=demo_latent codec.ckpt={files.run_of(self.file)})"
+            )
         net = self.part("net", trusted=trusted)
         lora = None if self.config.get("lora") is None else self.part("lora", trusted=trusted)
         if lora is not None:
@@ -266,17 +271,7 @@ class Checkpoint:
 
         The label says which weights they are: `raw` or `ema:<profile>`. For `raw` nothing is averaged.
         """
-        if weights == "raw":
-            return "raw", {}
-        name = weights.removeprefix("ema:")
-        if weights == "ema" and self.ema:
-            own = self.config.get("ema")
-            used = own.get("use") if isinstance(own, dict) else None
-            name = used if isinstance(used, str) and used in self.ema else next(iter(self.ema))
-        if name not in self.ema:
-            there = ", ".join(["raw", *(["ema"] if self.ema else []), *self.ema])
-            raise ValueError(f"weights={weights} is not in {self.file}; there are: {there}")
-        return f"ema:{name}", self.ema[name]
+        return choose(weights, self.ema, self.config, self.file)
 
     def fill(self, parts: Mapping[str, nn.Module | None], averaged: Mapping[str, Tensor]) -> None:
         """Loads raw and then averaged weights into `parts` (`net`, `text`, `codec`), strictly.
@@ -284,13 +279,13 @@ class Checkpoint:
         A part of which the file holds nothing was not trained and brings its own weights.
         """
         for name, module in parts.items():
-            if module is not None and (name == "net" or _under(name, self.weights)):
+            if module is not None and (name == "net" or under(name, self.weights)):
                 module.load_state_dict(self.weights_of(name, module, averaged), strict=True)
 
     def weights_of(self, name: str, module: nn.Module, averaged: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights of a part, averaged ones where there are; they lie in the file until they are used. Raises
         ValueError for others than the part has."""
-        raw, mean = (_under(name, weights) for weights in (self.weights, averaged))
+        raw, mean = (under(name, weights) for weights in (self.weights, averaged))
         weights, own = {**raw, **mean}, module.state_dict()
         for key in sorted(own.keys() ^ raw.keys()) + sorted(weights.keys() - raw.keys()):
             where = "the checkpoint" if key in own else "the network of its config"
@@ -313,35 +308,6 @@ def _check_memory(size: int, what: str) -> None:
         raise Refused(f"{what} {size_in_words(size)}, and this machine has {size_in_words(there)}")
 
 
-def find(run_or_file: str | Path) -> Path:
-    """The checkpoint file that a run directory or a file's path names."""
-    path = Path(run_or_file)
-    if path.is_file():
-        return path
-    if not path.exists():
-        raise missing(path, "checkpoint or run")
-    if (path / LAST).is_file():
-        return path / LAST
-    there = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.ckpt"))
-    listed = f"checkpoints there: {', '.join(there[-3:])}" if there else "it holds no checkpoint at all"
-    raise FileNotFoundError(f"{path} has no {LAST.as_posix()}; {listed}")
-
-
-def _read(file: Path, wanted: Sequence[Entry[Any]], instead: str) -> dict[str, Any]:
-    """The entries of a file; ValueError, which ends with what to do `instead`, when it is damaged, or has none of those
-    names."""
-    try:
-        content = archive.load(file)
-    except archive.Damaged as error:
-        raise ValueError(
-            f"{file} cannot be read as a checkpoint ({error}); it may be cut short, damaged, or none at all: {instead}"
-        ) from None
-    absent = [each.name for each in wanted if not isinstance(content, dict) or not each.is_in(content)]
-    if absent:
-        raise ValueError(f"{file} is not a checkpoint of this project: it has no {' and no '.join(absent)}")
-    return content
-
-
 def _frozen(file: Path, mark: str) -> dict[str, Tensor]:
     """The weights that a checkpoint's adapters stand beside."""
     beside = file.parent / files.FROZEN
@@ -349,25 +315,9 @@ def _frozen(file: Path, mark: str) -> dict[str, Tensor]:
         raise FileNotFoundError(
             f"{file} holds adapters alone, and {beside} is not there, which holds the weights beside them: copy both"
         )
-    content = _read(
-        beside, (entries.WEIGHTS, entries.FINGERPRINT), "copy it again; all checkpoints of the run share it"
-    )
+    content = read(beside, (entries.WEIGHTS, entries.FINGERPRINT), "copy it again; all checkpoints of the run share it")
     if entries.FINGERPRINT.of(content) != mark:
         raise ValueError(f"{beside} is of another run than {file.name} beside it: copy the two of one run")
     weights = entries.WEIGHTS.of(content)
-    _check_weights(beside, entries.WEIGHTS.name, weights)
+    check_weights(beside, entries.WEIGHTS.name, weights)
     return weights
-
-
-def _check_weights(file: Path, name: str, weights: Any) -> None:
-    """Raises ValueError for anything but tensors under their names."""
-    if not isinstance(weights, dict):
-        raise ValueError(f"{file} is not a checkpoint of this project: its {name} is no mapping")
-    for key, value in weights.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{file} is not a checkpoint of this project: {shown(key)} of its {name} is no tensor")
-
-
-def _under(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefix = f"{name}."
-    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

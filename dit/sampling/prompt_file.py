@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.textfile import read_text
-from dit.sampling.read import missing
+from dit.checkpoint.opened import missing
 
 COLUMNS = ("prompt", "negative_prompt", "seed")
 MAX_SEED = 2**63 - 1  # torch.Generator takes no more

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 import math
@@ -19,23 +18,12 @@ from torch import Tensor
 
 from data.decode import BadClip, Ladder, PyAV, Timeline
 from data.images import open_image, open_mask
+from dit.checkpoint.opened import missing
 from dit.sampling.fit import Fit
 
 log = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | Tensor | Image.Image | np.ndarray | list[Any] | None
-
-
-def missing(path: Path, what: str) -> FileNotFoundError:
-    """The error for a path that is not there, naming what lies near it."""
-    folder = path.parent
-    while not folder.is_dir():
-        folder = folder.parent
-    wanted = path.relative_to(folder).parts[0]
-    there = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    near = difflib.get_close_matches(wanted, there, n=3, cutoff=0.5) or there[:3]
-    hint = f"; in {folder}: {', '.join(near)}" if near else f"; {folder} is empty"
-    return FileNotFoundError(f"{what} {path} is not there{hint}")
 
 
 def in_memory(source: Any, name: str, video: bool, height: int, width: int, fit: Fit) -> Any:

@@ -20,11 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from dit.checkpoint.files import FOLDER, step_name
+from dit.checkpoint.opened import missing
 from dit.encoders import fingerprint as of_files
 from dit.folders import PIPELINE
 from dit.foreign import Kind, build
 from dit.sampling.checkpoint import KINDS
-from dit.sampling.read import missing
 from dit.sampling.request import Request
 from dit.sampling.settings import SHAPE
 from dit.sampling.tasks import Task

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dit.checkpoint.files import FOLDER
-from dit.sampling.checkpoint import find
+from dit.checkpoint.opened import find
 from dit.sampling.prompt_file import COLUMNS, read_prompt_file
 
 log = logging.getLogger(__name__)

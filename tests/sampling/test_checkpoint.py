@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dit.sampling.checkpoint import Checkpoint, find
+from dit.checkpoint.opened import find
+from dit.sampling.checkpoint import Checkpoint
 from tests.sampling.fakes import FAKES, FakeNet, checkpoint, config
 
 

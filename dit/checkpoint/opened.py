@@ -1,0 +1,91 @@
+"""A checkpoint that is named by a user: which file, what it holds, and which of its weights."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dit.checkpoint import archive, files
+from dit.checkpoint.entries import Entry
+
+LAST = Path(files.FOLDER) / files.LAST
+
+
+def find(run_or_file: str | Path) -> Path:
+    """The checkpoint file that a run directory or a file's path names. FileNotFoundError says what is near."""
+    path = Path(run_or_file)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise missing(path, "checkpoint or run")
+    if (path / LAST).is_file():
+        return path / LAST
+    there = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.ckpt"))
+    listed = f"checkpoints there: {', '.join(there[-3:])}" if there else "it holds no checkpoint at all"
+    raise FileNotFoundError(f"{path} has no {LAST.as_posix()}; {listed}")
+
+
+def missing(path: Path, what: str) -> FileNotFoundError:
+    """The error for a path that is not there, naming what lies near it."""
+    folder = path.parent
+    while not folder.is_dir():
+        folder = folder.parent
+    wanted = path.relative_to(folder).parts[0]
+    there = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    near = difflib.get_close_matches(wanted, there, n=3, cutoff=0.5) or there[:3]
+    hint = f"; in {folder}: {', '.join(near)}" if near else f"; {folder} is empty"
+    return FileNotFoundError(f"{what} {path} is not there{hint}")
+
+
+def read(file: Path, wanted: Sequence[Entry[Any]], instead: str) -> dict[str, Any]:
+    """The entries of a file; ValueError, which ends with what to do `instead`, when it is damaged, or has none of those
+    names."""
+    try:
+        content = archive.load(file)
+    except archive.Damaged as error:
+        raise ValueError(
+            f"{file} cannot be read as a checkpoint ({error}); it may be cut short, damaged, or none at all: {instead}"
+        ) from None
+    absent = [each.name for each in wanted if not isinstance(content, dict) or not each.is_in(content)]
+    if absent:
+        raise ValueError(f"{file} is not a checkpoint of this project: it has no {' and no '.join(absent)}")
+    return content
+
+
+def check_weights(file: Path, name: str, weights: Any) -> None:
+    """Raises ValueError for anything but tensors under their names."""
+    if not isinstance(weights, dict):
+        raise ValueError(f"{file} is not a checkpoint of this project: its {name} is no mapping")
+    for key, value in weights.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{file} is not a checkpoint of this project: {key!r:.60} of its {name} is no tensor")
+
+
+def choose(
+    weights: str, averages: Mapping[str, dict[str, Tensor]], config: Mapping[str, Any], file: Path
+) -> tuple[str, dict[str, Tensor]]:
+    """(label, averaged weights) for `raw`, for `ema` (the profile that previews used) or for a profile's name.
+
+    The label says which weights they are: `raw` or `ema:<profile>`. For `raw` nothing is averaged.
+    """
+    if weights == "raw":
+        return "raw", {}
+    name = weights.removeprefix("ema:")
+    if weights == "ema" and averages:
+        own = config.get("ema")
+        used = own.get("use") if isinstance(own, dict) else None
+        name = used if isinstance(used, str) and used in averages else next(iter(averages))
+    if name not in averages:
+        there = ", ".join(["raw", *(["ema"] if averages else []), *averages])
+        raise ValueError(f"weights={weights} is not in {file}; there are: {there}")
+    return f"ema:{name}", averages[name]
+
+
+def under(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of one part, under its own names."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
