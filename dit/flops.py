@@ -66,10 +66,11 @@ class _Step(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Counter[str]:
         with _ModelFlops() as counter:
             out = self.net(x, t, cond)
+            total = out.sum() if isinstance(out, Tensor) else torch.stack([each.sum() for each in out]).sum()
             if self.backward:
                 counter.in_backward = True
                 trained = [p for p in self.net.parameters() if p.requires_grad]
-                torch.autograd.grad(out.sum(), trained, allow_unused=True)
+                torch.autograd.grad(total, trained, allow_unused=True)
         return counter.by_op
 
 

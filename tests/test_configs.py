@@ -115,6 +115,9 @@ MOUNTS = {
     "net/ofs": (["experiment=demo", "net=cogvideox_tiny"], "net/ofs"),
     "alignment/encoder": (["experiment=demo", "alignment=repa"], "alignment/encoder"),
     "codec/tiling": (["experiment=demo", "codec=tiny"], "codec/tiling"),
+    "codec/network": (["experiment=vae_world"], "codec/network@net"),
+    "recipe/perceptual": (["experiment=vae_world"], "recipe/perceptual"),
+    "recipe/adversary": (["experiment=vae_world"], "recipe/adversary"),
 }
 # Groups whose options are not built here: networks are built without memory, data wants files, and an encoder to align
 # with is downloaded.
@@ -126,7 +129,7 @@ OF_SAMPLING = {("guidance", "own"), ("codec/tiling", "own")}
 
 def wants_files(node: dict) -> bool:
     """Whether a part is read from a folder or file, which the YAML cannot name: tests of its own build it."""
-    named = [key for key in ("folder", "encoder") if key in node]
+    named = [key for key in ("folder", "encoder", "ckpt") if key in node]
     return any(node[key] is None for key in named) and not node.get("_partial_")
 
 
@@ -187,8 +190,9 @@ def test_experiments_build(experiment: str) -> None:
         with pytest.raises(ValueError, match="net is that of a published model"):
             build(plain(config)["net"])
         return  # tests/entry/test_finetune_pipeline.py fills and builds it
-    for part in ("codec", "text", "objective"):
-        assert instantiate(config[part], _convert_="all") is not None
+    for part in ("codec", "text", "objective", "recipe"):
+        node = plain(config).get(part)  # an autoencoder is trained without text and objective
+        assert node is None or wants_files(node) or instantiate(node, _convert_="all") is not None
     with torch.device("meta"):
         assert instantiate(config.net, _convert_="all") is not None
 

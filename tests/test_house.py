@@ -17,7 +17,7 @@ MAY_IMPORT = {name: {name} for name in PACKAGES} | {
     "sampling": {"sampling", "diffusion", "signals", "interop"},
     "engine": set(PACKAGES),
     "interop": {"interop", "net"},
-    "recipes": {"recipes", "diffusion", "net"},
+    "recipes": {"recipes", "diffusion", "net", "codec"},
     "checkpoint": set(),  # the format of checkpoints: everybody may ask it
     "config": set(),  # limits, kinds and `build`: everybody may import it
     "entry": set(),

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from dit.adapters import LoRA
 from dit.codec.base import Codec
+from dit.codec.vae.network import Autoencoder
 from dit.config.limits import Count, Seed, Share
 from dit.diffusion.conditioning import Conditioning
 from dit.diffusion.given import Showing
@@ -48,21 +49,21 @@ class Sampling(TypedDict):
 class Config(TypedDict):
     """The whole config, as plain containers: a type stands for the node that builds one."""
 
-    net: Backbone
+    net: Backbone | Autoencoder
     codec: Codec
     text: TextEncoder | None
     text_cache: str | None
     signals: dict[str, Callable[[Around], Signal] | None] | None
     data: LightningDataModule
-    objective: Objective
-    path: Path
-    prediction: Prediction
-    levels: Levels
-    weighting: Weighting
-    conditioning: Conditioning
-    given: Showing
-    space: Space
-    recipe: Callable[[Objective], Recipe]
+    objective: Objective | None
+    path: Path | None
+    prediction: Prediction | None
+    levels: Levels | None
+    weighting: Weighting | None
+    conditioning: Conditioning | None
+    given: Showing | None
+    space: Space | None
+    recipe: Callable[[Objective | None], Recipe]
     alignment: Callable[[int], Alignment] | None
     lora: LoRA | None
     optim: Callable[[nn.Module], Optimizer]
@@ -72,9 +73,9 @@ class Config(TypedDict):
     callbacks: dict[str, Callable[..., Callback | Task] | Callback | Checkpoints | None]
     logger: dict[str, Writer]
     preview: Callable[..., Task] | None
-    schedule: Schedule
-    solver: Solver
-    guidance: Guidance
+    schedule: Schedule | None
+    solver: Solver | None
+    guidance: Guidance | None
     name: str
     seed: Seed
     caption_dropout: Share
@@ -87,4 +88,4 @@ class Config(TypedDict):
     resume_changes: list[str]
     resume_lr: Literal["keep", "schedule"] | None
     show: bool
-    sampling: Sampling
+    sampling: Sampling | None

@@ -5,15 +5,59 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from torch import nn
+
 from dit.codec.base import Codec
+from dit.codec.pixel import PixelCodec
+from dit.codec.vae.network import Autoencoder
+from dit.config.kinds import TARGET, resolve
 from dit.diffusion.loss import Objective
+from dit.engine.callbacks.reconstruction import Reconstruction
+from dit.engine.callbacks.validation import Validation
 from dit.net.backbone import Backbone
+from dit.recipes.base import Recipe
 from dit.text.base import TextEncoder
 
 AXES = ("num_frames", "height", "width")
+OF_NOISE = (
+    "objective", "path", "prediction", "levels", "weighting", "conditioning", "space", "sampling"
+)  # fmt: skip
 
 
-def check_sizes(net: Backbone, codec: Codec, num_frames: int, height: int, width: int) -> None:
+def recipe_class(config: Mapping[str, Any]) -> type[Recipe]:
+    """The recipe of a config. Of a function that makes one nothing is known: `Recipe` itself."""
+    named = resolve(str(config["recipe"][TARGET]))
+    return named if isinstance(named, type) else Recipe
+
+
+def check_recipe(config: Mapping[str, Any], codec: Codec, net: nn.Module) -> None:
+    """Raises ValueError where the parts of a run are not of one kind: those of a network that denoises, or those of an
+    autoencoder, which knows neither noise nor samples."""
+    recipe, given = recipe_class(config), {key: config.get(key) for key in (*OF_NOISE, "given", "preview")}
+    name, trains = recipe.__name__, "an autoencoder: experiment=vae_world has all that it needs"
+    kinds = {each: resolve(str(node[TARGET])) for each, node in config["callbacks"].items() if node is not None}
+    wrong = Validation if not recipe.denoises else Reconstruction
+    for callback, kind in kinds.items():
+        if kind is wrong:
+            right = "callbacks=default" if recipe.denoises else "callbacks=autoencoder"
+            raise ValueError(f"callbacks.{callback} measures another kind of network than {name} trains; {right}")
+    if recipe.denoises:
+        if isinstance(net, Autoencoder):
+            raise ValueError(f"recipe {name} trains a network that denoises, and net is an autoencoder; choose another")
+        for key in OF_NOISE:
+            if given[key] is None:
+                raise ValueError(f"{key} is null, and recipe {name} needs it: choose one, or recipe=autoencoding")
+        return
+    if not isinstance(net, Autoencoder):
+        raise ValueError(f"net is a {type(net).__name__}, and recipe {name} trains {trains}")
+    if not isinstance(codec, PixelCodec):
+        raise ValueError(f"codec is a {type(codec).__name__}, and an autoencoder is trained on pixels: codec=pixel")
+    for key, value in given.items():
+        if value is not None:
+            raise ValueError(f"{key} is of no use to recipe {name}, which trains {trains}; {key}=null")
+
+
+def check_sizes(net: Backbone | Autoencoder, codec: Codec, num_frames: int, height: int, width: int) -> None:
     """Raises ValueError for clips that codec or network cannot take, with the nearest that both can."""
     shape = codec.latent_shape(num_frames, height, width)
     try:
@@ -26,7 +70,7 @@ def check_sizes(net: Backbone, codec: Codec, num_frames: int, height: int, width
         raise
 
 
-def check_clips(net: Backbone, codec: Codec, data: Mapping[str, Any]) -> None:
+def check_clips(net: Backbone | Autoencoder, codec: Codec, data: Mapping[str, Any]) -> None:
     """`check_sizes` of the clips of a run's `data`, and of images that are shown for another number of frames."""
     check_sizes(net, codec, data["num_frames"], data["height"], data["width"])
     if (frames := data.get("image_frames")) is not None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from dit.interop.describe import describe, difference
 from dit.interop.lora import fill_lora
 from dit.interop.presets import build_empty
 from dit.interop.published import EXPERTS
+from dit.net.backbone import Backbone
 from dit.sampling.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -113,10 +114,11 @@ def load_adapters(module: VideoDiffusion, given: str) -> None:
 
     Raises FileNotFoundError or ValueError where there is none, or other layers or ranks.
     """
-    if not has_adapters(module.net):
+    net = cast(Backbone, module.net)
+    if not has_adapters(net):
         raise ValueError(f"lora_from={given} wants a run of adapters: add lora=default")
     try:
-        count = fill_lora(module.net, given)
+        count = fill_lora(net, given)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"lora_from={error}") from None
     except ValueError as error:

@@ -11,10 +11,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dit.config.build import build
-from dit.config.kinds import TARGET, resolve
 from dit.config.pattern import runs
+from dit.engine.fitting import recipe_class
 from dit.machine import memory, size_in_words
-from dit.recipes.base import Recipe
 
 MOST_TENSORS = 200_000  # of one part: some thousand blocks
 TRAINED = 3  # weights, gradients, a moment of the optimizer: the least that training keeps of a part
@@ -31,8 +30,7 @@ def check(config: Mapping[str, Any], on_cpu: bool) -> None:
     """
     there = memory()
     net, text = config["net"], config["text"]
-    named = resolve(str(config["recipe"][TARGET]))
-    recipe: type[Recipe] = named if isinstance(named, type) else Recipe  # of a function that makes one nothing is known
+    recipe = recipe_class(config)
     trains = on_cpu and config["lora"] is None
     size = size_of("net", net)
     needed = {"net": (TRAINED + AVERAGED if trains else 1) * size}
@@ -42,7 +40,7 @@ def check(config: Mapping[str, Any], on_cpu: bool) -> None:
         needed[name] = (TRAINED if trains and optimizer is not None else 1) * size
     if (total := sum(needed.values())) > there:
         what = "weights, gradients, optimizer and averages" if trains else "the weights"
-        sizes = f"net.width={net.get('width')}, net.depth={net.get('depth')}"
+        sizes = ", ".join(f"net.{key}={net[key]}" for key in ("width", "widths", "depth") if key in net)
         *first, last = needed
         who = f"{', '.join(first)} and {last} need" if first else f"{last} needs"
         raise ValueError(

@@ -6,7 +6,7 @@ import operator
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from lightning import LightningModule
@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from data.batch import Batch
 from dit.checkpoint import entries
 from dit.codec.base import Codec
+from dit.codec.vae.network import Autoencoder
 from dit.diffusion.footage import Footage
 from dit.diffusion.loss import Objective
 from dit.engine import blocks, parallel
@@ -45,7 +46,8 @@ class VideoDiffusion(LightningModule):
         net, codec, text: the parts; `text` is None for a network that reads none. Checkpoints hold no part without
             trainable parameters, as the codec.
         signals: what the networks are told of clips, by name.
-        objective: loss of the network on clean latents, for validation; its path and prediction are the sampler's.
+        objective: loss of the network on clean latents, for validation; its path and prediction are the sampler's. None
+            where the recipe trains an autoencoder.
         recipe: what a training step is.
         optimizer: `optimizer(model) -> Optimizer`, of the network and what is trained with it.
         lr_schedule: factor on the learning rate by step.
@@ -62,11 +64,11 @@ class VideoDiffusion(LightningModule):
 
     def __init__(
         self,
-        net: Backbone,
+        net: Backbone | Autoencoder,
         codec: Codec,
         text: TextEncoder | None,
         signals: Mapping[str, Signal],
-        objective: Objective,
+        objective: Objective | None,
         recipe: Recipe,
         optimizer: Callable[[nn.Module], Optimizer],
         lr_schedule: LRSchedule,
@@ -178,10 +180,11 @@ class VideoDiffusion(LightningModule):
     def validation_step(  # type: ignore[override]
         self, batch: Batch, batch_idx: int, noise_shares: Sequence[float] = (), rows: int = 1
     ) -> list[Validated]:
-        """Loss and errors of each clip (`validated.py`)."""
+        """Loss and errors of each clip (`validated.py`), of a network that denoises."""
+        net, objective = cast(Backbone, self.net), cast(Objective, self.objective)
         conds = [cond_of_batch(self.signals, batch.one(i)) for i in range(len(batch))]
         x0, footage = self.encode(batch.pixels), self.footage(batch.pixels)
-        return validated(self.net, self.objective, x0, conds, batch.ids, noise_shares, rows, footage)
+        return validated(net, objective, x0, conds, batch.ids, noise_shares, rows, footage)
 
     # -- set-up
 

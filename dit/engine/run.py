@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning import Callback, LightningDataModule, Trainer
@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dit.checkpoint.files import FOLDER, LAST
 from dit.codec.base import Codec
+from dit.codec.vae.network import Autoencoder
 from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
 from dit.diffusion.given import HELD_NODE, KEYS, nothing, with_given
@@ -40,7 +41,7 @@ from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.begin import Begin
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.finite import NonFinite
-from dit.engine.fitting import check_channels, check_clips, check_encoder, check_given
+from dit.engine.fitting import OF_NOISE, check_channels, check_clips, check_encoder, check_given, check_recipe
 from dit.engine.interrupts import Interrupts
 from dit.engine.module import VideoDiffusion
 from dit.engine.training import Training
@@ -62,8 +63,8 @@ from dit.text.pretrained import Pretrained
 
 log = logging.getLogger(__name__)
 ONCE_THE_ONLY_RECIPE = {"_target_": "dit.recipes.denoising.Denoising", "_partial_": True}
-# text=null takes the whole key away
-MAY_BE_ABSENT = ("text", "text_cache", "signals", "alignment", "lora", "preview", "init_expert")
+# text=null takes the whole key away; an autoencoder (`dit/codec/vae`) has nothing of noise.
+MAY_BE_ABSENT = ("text", "text_cache", "signals", "alignment", "lora", "preview", "init_expert", "given", *OF_NOISE)
 
 
 class Parts(NamedTuple):
@@ -98,7 +99,9 @@ def _train(config: dict[str, Any]) -> None:
     parts = build(config)
     everyone = callbacks(parts)
     module, data, schedule = parts.module, parts.data, parts.module.lr_schedule
-    defaults = {"signals": implied(module.net, module.text), "recipe": ONCE_THE_ONLY_RECIPE, "given": HELD_NODE}
+    defaults = {"signals": implied(module.net, module.text), "recipe": ONCE_THE_ONLY_RECIPE}
+    if module.recipe.denoises:
+        defaults["given"] = HELD_NODE
     start = resume.find_start(parts.run, parts.config, parts.training.world_size, schedule, data, defaults)  # type: ignore[arg-type]
     for note in (*start.notes, *filter(None, [parts.training.slow_precision()])):
         log.warning(note)
@@ -180,8 +183,9 @@ def build(config: dict[str, Any]) -> Parts:
     memory.check(config, on_cpu=training.device_type == "cpu")
     codec: Codec = _make(config["codec"])
     config["codec"] = identified(config["codec"], codec)
-    net: Backbone = _make(config["net"])
+    net: Backbone | Autoencoder = _make(config["net"])
     net.on_latents(codec.compression)
+    check_recipe(config, codec, net)
     check_clips(net, codec, config["data"])  # data opens slowly
     text: TextEncoder | None = _make(config["text"])
     config["text"] = identified(config["text"], text)
@@ -189,7 +193,8 @@ def build(config: dict[str, Any]) -> Parts:
         if not isinstance(text, Pretrained):
             raise ValueError(f"text_cache={config['text_cache']} is for text encoders of published models: null here")
         text.keep_in(config["text_cache"])
-    check_channels(config["net"], codec, text)
+    if isinstance(net, Backbone):
+        check_channels(config["net"], codec, text)
     data: LightningDataModule = _make(config["data"])
     captions.report_long(data.train, text)  # type: ignore[attr-defined]
     config["signals"] = completed(config["signals"], net, text)
@@ -197,8 +202,9 @@ def build(config: dict[str, Any]) -> Parts:
     config["signals"] = {name: identified(node, signals[name]) for name, node in config["signals"].items()}
     if not (run / rundir.CONFIG).is_file():  # runs of before may go on as they were begun
         check_encoder(text, signals)
-    objective: Objective = _make(config["objective"])
-    check_given(net, objective)
+    objective: Objective | None = _make(config["objective"])
+    if isinstance(net, Backbone) and objective is not None:
+        check_given(net, objective)
     recipe: Recipe = _make(config["recipe"])(objective)
     if config["alignment"] is not None:
         recipe = Aligned(recipe, _make(config["alignment"]))
@@ -229,7 +235,7 @@ def identified(node: Any, part: Any) -> Any:
 
 
 def build_signals(
-    nodes: Mapping[str, Any], net: Backbone, text: TextEncoder | None, data: LightningDataModule
+    nodes: Mapping[str, Any], net: Backbone | Autoencoder, text: TextEncoder | None, data: LightningDataModule
 ) -> dict[str, Signal]:
     """What the network will be told. Raises ValueError where network, signals and data do not fit one another."""
     around = Around(net, text, data.classes)  # type: ignore[attr-defined]
@@ -277,7 +283,8 @@ def encode_captions(parts: Parts) -> None:
 def preview_of(parts: Parts, prompts: list[str] | None) -> tuple[pictures.Pictures | None, list[str]]:
     """What previews are given, and their prompts: those of the config, or else captions of the same clips."""
     count = captions.SOME if prompts is None else max(len(prompts), 1)
-    shown = pictures.of_clips(parts.data.train, count, parts.module.objective.conditioning)  # type: ignore[attr-defined]
+    conditioning = cast(Objective, parts.module.objective).conditioning
+    shown = pictures.of_clips(parts.data.train, count, conditioning)  # type: ignore[attr-defined]
     if prompts is None:
         return shown, some_prompts(parts) if shown is None else shown.captions
     return shown, prompts
@@ -293,19 +300,20 @@ def some_prompts(parts: Parts) -> list[str]:
 def pipeline(parts: Parts) -> Pipeline:
     """The sampler of previews, over the modules that are being trained."""
     module, data, sampling = parts.module, parts.data, parts.config["sampling"]
+    objective = cast(Objective, module.objective)
     precision = torch.bfloat16 if parts.training.precision == "bf16-mixed" else None
     made = {name: _make(sampling[name]) for name in ("schedule", "solver", "guidance")}
     return Pipeline(
         net=module.net,
         codec=module.codec,
         text=module.text,
-        path=module.objective.path,
-        prediction=module.objective.prediction,
+        path=objective.path,
+        prediction=objective.prediction,
         signals=module.signals,
         settings=Settings(**made, num_steps=sampling["num_steps"], precision=precision),
         shape=Shape(data.num_frames, data.height, data.width, data.fps),  # type: ignore[attr-defined]
-        origin=Origin(per_frame=module.objective.levels.per_frame),
-        given=module.objective.given,
+        origin=Origin(per_frame=objective.levels.per_frame),
+        given=objective.given,
     )
 
 

@@ -57,8 +57,8 @@ FREE = (
     "callbacks.guard",  # what these two are told is compared under its own name
     "callbacks.randomness",
     *("text.folder", "signals.image.folder"),  # which files they are, fingerprints say
-    *("codec.folder", "codec.encoder", "codec.decoder"),
-    "codec.batch",
+    *("codec.folder", "codec.encoder", "codec.decoder", "codec.ckpt"),
+    *("codec.batch", "codec.frames"),
     "text_cache",
     "net.family",  # where it may be exported to
     "data.root",  # which clips they are, and in which order, the checkpoint knows

@@ -80,6 +80,8 @@ class Recipe(ABC):
             optimizer that trains it, None: it is frozen. Memory is counted by it before anything is built.
         optimizers: name -> `optimizer(model)`, those beside the config's `optim`, which is `net`.
         trains_text: whether the text encoder is trained with `net`; otherwise it is frozen.
+        denoises: whether `net` learns to denoise latents, along the objective's path; otherwise `net` is an autoencoder
+            (`dit/codec/vae`), and the run has no objective.
         sees_clips: whether `net` is shown noised clips of the batch, which is what alignment needs.
         needs_weights: why a run cannot begin with random weights, for the message; None: it can.
         passes: forward passes of networks of `net`'s size in a step, for the count of FLOPs; a backward pass counts as
@@ -89,6 +91,7 @@ class Recipe(ABC):
     copies: Mapping[str, str | None] = {}
     optimizers: Mapping[str, Callable[[nn.Module], Optimizer]] = {}
     trains_text = True
+    denoises = True
     sees_clips = True
     needs_weights: str | None = None
     passes = 3.0

@@ -15,6 +15,7 @@ from dit.interop.presets import CONFIGS
 from dit.sampling.pipeline import Pipeline
 from tests.codec.autoencoders import saved
 from tests.codec.test_tiny import files
+from tests.codec.test_vae import leave, network
 from tests.engine import small
 
 SMALL = (
@@ -25,6 +26,7 @@ SMALL = (
 )  # fmt: skip
 CODECS = {
     "tiny": (32, ("codec=tiny", "data.num_frames=3", "data.height=16", "data.width=24")),
+    "vae": (3, ("codec=vae", "codec.frames=1", "data.num_frames=5", "data.height=8", "data.width=8")),
     "wan": (4, ("codec=pretrained", "codec.posterior=sample", "data.num_frames=5", "data.height=8", "data.width=8")),
 }
 
@@ -41,6 +43,8 @@ def settings(name: str, folder: Path) -> tuple[str, ...]:
     channels, overrides = CODECS[name]
     if name == "tiny":
         overrides += tuple(f"codec.{half}={file}" for half, file in files(folder).items())
+    elif name == "vae":
+        overrides += (f"codec.ckpt={leave(folder / 'vae', network(dtype=torch.float32))}",)
     else:
         overrides += (f"codec.folder={saved('wan 2.1', folder / 'vae')}",)
     return (*overrides, f"net.in_channels={channels}", f"net.out_channels={channels}")
@@ -120,6 +124,27 @@ def test_files_of_a_codec_that_lie_elsewhere(folder: Path) -> None:
     with pytest.raises(ValueError, match="codec.encoder=.*encoder.pth is not there"):
         Pipeline.from_checkpoint("runs/latents", device="cpu")
     Pipeline.from_checkpoint("runs/latents", device="cpu", folders={"codec": str(folder / "elsewhere")})
+
+
+def test_an_autoencoder_of_ours_that_lies_elsewhere_or_has_gone_on(folder: Path) -> None:
+    told = settings("vae", folder)
+    run.train(config("trainer.max_steps=1", "lr_schedule=constant", *told))
+    assert small.load(folder / "runs/latents")["config"]["codec"]["fingerprint"]
+    elsewhere = (folder / "vae").rename(folder / "elsewhere")
+    with pytest.raises(ValueError, match="codec.ckpt=.*vae: checkpoint or run .* is not there"):
+        Pipeline.from_checkpoint("runs/latents", device="cpu")
+    Pipeline.from_checkpoint("runs/latents", device="cpu", folders={"codec": str(elsewhere)})
+    moved = (*(each for each in told if "codec.ckpt" not in each), f"codec.ckpt={elsewhere}")
+    run.train(config("trainer.max_steps=2", "lr_schedule=constant", *moved))
+    assert small.load(folder / "runs/latents")["global_step"] == 2
+    trained_on = network(dtype=torch.float32)
+    with torch.no_grad():
+        trained_on.decoder.first.weight.mul_(1.01)
+    leave(elsewhere, trained_on)
+    with pytest.raises(ValueError, match="codec.ckpt=.* is not what this was trained with: .* that run has gone on"):
+        Pipeline.from_checkpoint("runs/latents", device="cpu")
+    with pytest.raises(ValueError, match="codec.fingerprint was '.*', now '"):
+        run.train(config("trainer.max_steps=3", "lr_schedule=constant", *moved))
 
 
 def test_a_checkpoint_reads_no_pickle(folder: Path) -> None:
