@@ -49,10 +49,13 @@ CLASSES = {
 # Class, by its name of today -> argument of before -> what it is called now.
 ARGUMENTS = {"dit.net.position.rope.RoPE3D": {"places": "coordinates"}}
 # Class -> argument -> the value that says what a config without it meant.
-HELD = {"_target_": "dit.diffusion.given.Held", "unknown": "nearest"}
+HELD = {"_target_": "dit.diffusion.given.Held", "in_start": 0.0, "fresh": 0.0, "unknown": "nearest"}
 ADDED: dict[str, dict[str, Any]] = {
     "dit.net.final.AdaLNFinal": {"level": None},
     "dit.signals.guidance.GuidanceScale": {"in_training": None},
+    "dit.codec.pretrained.Pretrained": {"lead": 0},
+    "dit.diffusion.given.Beside": {"in_start": 0.0, "scale": 1.0, "cut": 0},
+    "dit.diffusion.given.Held": {"in_start": 0.0, "fresh": 0.0},
     "dit.diffusion.loss.Objective": {"given": HELD},
     "dit.signals.image.Image": {"frames": "first"},
 }

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -281,4 +281,4 @@ class Beside(Showing):
 
 
 HELD = Held("nearest")  # of models and configs that do not say
-HELD_NODE: dict[str, Any] = {"_target_": f"{Held.__module__}.{Held.__qualname__}", "unknown": HELD.unknown}
+HELD_NODE: dict[str, Any] = {"_target_": f"{Held.__module__}.{Held.__qualname__}", **asdict(HELD)}

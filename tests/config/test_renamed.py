@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from dit.config.kinds import TARGET, arguments, resolve
-from dit.config.renamed import ARGUMENTS, CLASSES, current
+from dit.config.renamed import ADDED, ARGUMENTS, CLASSES, HELD, current
+from dit.diffusion.given import HELD_NODE
 from dit.engine import rundir
 from dit.interop.presets import CONFIGS
 
@@ -62,3 +63,20 @@ def test_what_was_added_means_what_it_meant() -> None:
     assert current({"net": {"final": before}})["net"]["final"] == {**before, "level": None}
     own = {**before, TARGET: "dit.net.final.OneLevelFinal", "level": {TARGET: "dit.net.context.LastFrame"}}
     assert current(own) == {**before, "level": {TARGET: "dit.net.sequence.LastFrame"}}
+
+
+@pytest.mark.parametrize("file", ["given/held", "given/beside", "codec/pretrained", "signals/guidance"])
+def test_a_node_without_what_was_added_is_the_one_of_today(file: str) -> None:
+    node = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{file}.yaml"))
+    node = node if TARGET in node else node.popitem()[1]  # type: ignore[operator,union-attr,call-arg]
+    assert isinstance(node, dict)
+    before = {key: value for key, value in node.items() if key not in ADDED[node[TARGET]]}
+    assert before != node and current(before) == node
+
+
+def test_a_run_that_knew_one_way_of_giving_frames_goes_on() -> None:
+    today = config()
+    before = {key: value for key, value in today.items() if key != "given"}
+    before["objective"] = {key: value for key, value in today["objective"].items() if key != "given"}
+    assert HELD == HELD_NODE == today["given"]
+    assert not rundir.differences({"given": HELD_NODE, **before}, today)
