@@ -160,6 +160,9 @@ PIPELINES = {
         of_network=wan_image,
     ),
     "SkyReelsV2Pipeline": Recipe("wan", 97, 544, 960, 24.0, 50, 6.0),
+    "SkyReelsV2ImageToVideoPipeline": Recipe(
+        "wan", 97, 544, 960, 24.0, 50, 5.0, given=("beside", "grey"), conditioning="i2v", of_network=wan_image
+    ),
     "LTXPipeline": LTX,
     "LTXImageToVideoPipeline": replace(LTX, given=("held", "left_out")),
     "LTXConditionPipeline": replace(

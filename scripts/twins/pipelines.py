@@ -134,6 +134,9 @@ TWINS: dict[str, Twin] = {
         wan_image.two_experts, SMALL, asks=dict(zip(("image", "last_image"), PICTURES, strict=True)),
         task=FirstLast(*PICTURES), title="two experts, first and last frame",
     ),
+    "skyreels_v2_image": Twin(
+        wan_image.skyreels_v2, SMALL, asks={"image": PICTURES[0]}, task=ImageToVideo(PICTURES[0])
+    ),
     "wan22_5b": Twin(wan_image.expanded_text, WIDE, title="`expand_timesteps`"),
     "wan22_5b_image": Twin(
         wan_image.expanded_image, WIDE, asks={"image": WIDE_PICTURE}, task=ImageToVideo(WIDE_PICTURE),

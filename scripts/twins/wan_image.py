@@ -16,6 +16,17 @@ def image(**settings: Any) -> Any:
     return _made(_net(image_dim=VISION_WIDTH, added_kv_proj_dim=24, **settings), **_clip())
 
 
+def skyreels_v2() -> Any:
+    """SkyReels-V2 I2V, whose encoder of images has a projection that nothing reads."""
+    from diffusers import SkyReelsV2ImageToVideoPipeline, SkyReelsV2Transformer3DModel
+    from transformers import CLIPVisionModelWithProjection
+
+    parts = {**text_to_video.skyreels_v2().components, **_clip()}
+    parts["image_encoder"] = randomise(CLIPVisionModelWithProjection(parts["image_encoder"].config), 6)
+    net = _net(SkyReelsV2Transformer3DModel, image_dim=VISION_WIDTH, added_kv_proj_dim=24)
+    return SkyReelsV2ImageToVideoPipeline(**{**parts, "transformer": net})
+
+
 def first_last() -> Any:
     """Wan 2.1 FLF2V: the first and the last picture, a learned position for each of their tokens."""
     tokens = (PICTURE["size"] // PICTURE["patch"]) ** 2 + 1
@@ -46,11 +57,11 @@ def _made(net: Any, **more: Any) -> Any:
     return WanImageToVideoPipeline(**{**text_to_video.wan().components, "transformer": net, **more})
 
 
-def _net(**settings: Any) -> Any:
+def _net(kind: Any = None, **settings: Any) -> Any:
     """Its 36 channels are 16 latents, 4 of the mask and 16 of the image."""
     from diffusers import WanTransformer3DModel
 
-    net = WanTransformer3DModel(
+    net = (kind or WanTransformer3DModel)(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=36, out_channels=16,
         text_dim=WIDTH, freq_dim=32, ffn_dim=32, num_layers=2, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
         **settings,
