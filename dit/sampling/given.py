@@ -101,13 +101,14 @@ def hold(
         return lambda x, t: denoise(x, told(_on(x, t)).expand(len(x), t.shape[1] if t.ndim else 1))
     mask, frames, latents = given.mask, given.frames, given.latents
     any_frame = bool(frames.any())
+    context = _not_below(context_level, latents.dtype)
 
     def solve(x: Tensor, t: Tensor) -> Estimate:
         level = _on(x, t)
         anew = draw if how.afresh and (context_level > 0 or how.ratio > 0) else None
         drawn = noise if anew is None else anew()
         # (B, F): known frames at their own level, the others at the solver's
-        levels = torch.where(frames, level.clamp(max=context_level), told(level)).expand(len(x), -1)
+        levels = torch.where(frames, level.clamp(max=context), told(level)).expand(len(x), -1)
         known = torch.where(path.expand(levels) > 0, path.mix(latents, drawn, levels), latents)
         if draw is not None and (added := how.on_given(draw, level.amax())) is not None:
             known = known + added
@@ -128,6 +129,13 @@ def _told(begin: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Levels of the solver (1, F) -> what the network is told of frames that begin at levels `begin` (F,)."""
     most = moved(begin.to(x.dtype), x)
     return lambda level: torch.minimum(level.amax(), most)[None]
+
+
+def _not_below(level: float, dtype: torch.dtype) -> float:
+    """The nearest level that x's dtype holds: a network that counts in whole timesteps is told that of 0.02, and not
+    the one before."""
+    near = torch.tensor(level, dtype=dtype)
+    return near.item() if near.item() >= level else torch.nextafter(near, near.new_tensor(1.0)).item()
 
 
 def _as_if_at(path: Path, prediction: Prediction, level: Tensor, ratio: float) -> Tensor:

@@ -137,15 +137,7 @@ LEFT25 = Left(2, BEGIN25, 1 - BEGIN25)
 
 
 @contextmanager
-def most_likely(pipeline: Any) -> Iterator[None]:
-    """Within, a pipeline takes the latents of given frames that are most likely, as ours does, and no sample."""
-    module = sys.modules[type(pipeline).__module__]
-    with patch.object(module, "retrieve_latents", lambda said, *_, **__: said.latent_dist.mode()):
-        yield
-
-
-@contextmanager
-def drawing_once_a_step(pipeline: Any) -> Iterator[None]:
+def drawing_once_a_step(pipeline: Any, generators: Any) -> Iterator[None]:
     """Within, the pass without the prompt is shown given frames with the same noise as the pass with it."""
     module = sys.modules[type(pipeline).__module__]
     draw, last = module.randn_tensor, []

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
+import torch
+from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
 from scripts.twins.parts import WAN_VAE, WIDTH, randomise, t5, tokenizer
@@ -25,3 +30,17 @@ def skyreels_v2(task: str = "") -> Any:
     kind = getattr(diffusers, f"SkyReelsV2DiffusionForcing{task}Pipeline")
     parts = {"transformer": randomise(net, 3), "vae": randomise(vae, 2), "scheduler": scheduler}
     return kind(tokenizer=tokenizer(512), text_encoder=t5(UMT5EncoderModel, UMT5Config), **parts)
+
+
+@contextmanager
+def drawing_of(pipeline: Any, generators: Sequence[torch.Generator]) -> Iterator[None]:
+    """Within, the noise on what a chained clip goes on from is drawn as ours is: for a whole clip of 3 latent frames,
+    from the sample's own seed."""
+
+    def drawn(like: Tensor) -> Tensor:
+        channels, frames, *size = like.shape[1:]
+        whole = [torch.randn((channels, 3, *size), generator=generator) for generator in generators]
+        return torch.stack(whole)[:, :, :frames].to(like)
+
+    with patch.object(torch, "randn_like", drawn):
+        yield

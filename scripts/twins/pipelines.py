@@ -52,6 +52,10 @@ def sampled(pipeline: Any, asked: Asked, asks: Mapping[str, Any], output: str) -
     return said.frames if "frames" in said else said.images  # type: ignore[no-any-return]
 
 
+def unchanged(pipeline: Any, generators: Sequence[torch.Generator]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Twin:
     """A pipeline of diffusers in miniature, and how it is asked.
@@ -71,8 +75,8 @@ class Twin:
         asked: what it is asked for. asks: more arguments of its call.
         task, loads: what ours is asked for, and more arguments of `Pipeline.from_pretrained`.
         title: what is told of it beside its class.
-        patched: what is changed in it while it is called. left: how noisy it leaves given frames, which ours returns as
-            they were.
+        patched: what is changed in it while it is called, with the samples' sources of noise.
+        left: how noisy it leaves given frames, which ours returns as they were.
         sigmas: those of its scheduler from our path and levels, where its own differ from them in the last digit.
     """
 
@@ -93,7 +97,7 @@ class Twin:
     task: Task | None = None
     loads: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
-    patched: Callable[[Any], AbstractContextManager[None]] = nullcontext
+    patched: Callable[[Any, Sequence[torch.Generator]], AbstractContextManager[None]] = unchanged
     left: cosmos.Left | None = None
     sigmas: Callable[[NoisePath, Tensor], Tensor] | None = None
 
@@ -152,6 +156,11 @@ TWINS: dict[str, Twin] = {
         forcing.skyreels_v2, (9, 32, 48), alone=True, takes_noise=False, asks=CHAINED,
         task=LongTextToVideo(5, 3, carry_latents=True), title="chained",
     ),
+    "skyreels_v2_noisy_chain": Twin(
+        forcing.skyreels_v2, (9, 32, 48), alone=True, takes_noise=False, asks={**CHAINED, "addnoise_condition": 20},
+        task=LongTextToVideo(5, 3, carry_latents=True), loads={"context_level": 0.02}, patched=forcing.drawing_of,
+        title="chained, with noise",
+    ),
     "skyreels_v2_forcing_image": Twin(
         partial(forcing.skyreels_v2, "ImageToVideo"), (9, 32, 48), alone=True, takes_noise=False,
         asks={"image": CLIP[0]}, task=ImageToVideo(CLIP[0]),
@@ -172,7 +181,7 @@ TWINS: dict[str, Twin] = {
     ),
     "cosmos2_video": Twin(
         cosmos.predict2_video, (9, 32, 48), whole_greys=True, asks={"video": [CLIP[:5]] * 2}, task=PREFIX,
-        patched=cosmos.most_likely, left=cosmos.LEFT,
+        left=cosmos.LEFT,
     ),
     "cosmos2_image": Twin(cosmos.predict2_image, (1, 32, 48), made="b c (f h) w", frames=None, whole_greys=True),
     "cosmos25": Twin(cosmos.predict25, (9, 32, 48)),
@@ -276,7 +285,7 @@ def run(pipeline: Any, name: str, noise: Tensor, asked: Asked, output: str) -> T
     if twin.takes_noise:
         asks["latents"] = first
     draws = nullcontext() if twin.takes_noise else beginning_with(pipeline, first)
-    with most_likely_latents(), twin.patched(pipeline), draws:
+    with most_likely_latents(), twin.patched(pipeline, generators), draws:
         made = twin.sampled(pipeline, asked, asks | dict(twin.asks), output)
     if output != "latent":
         return (made.transpose(1, 2) if made.ndim == 5 else made.unsqueeze(2)) * 2 - 1
