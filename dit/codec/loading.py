@@ -38,7 +38,8 @@ def load(folder: Path, key: str) -> tuple[nn.Module, Family]:
             f"{folder / CONFIG}: _class_name={name!s:.60} is not an autoencoder that this project knows; there are"
             f" {', '.join(FAMILIES)}"
         )
-    made = getattr(needed("diffusers", key), str(name))
+    with torch.device("cpu"):  # its module is imported now, and may hold tensors (Cosmos' wavelets)
+        made = getattr(needed("diffusers", key), str(name))
     weights = Weights(folder)
     with naming(folder / CONFIG):
         _check_counts(config, len(weights))

@@ -292,3 +292,21 @@ def test_folders_of_the_hub_are_read_where_its_client_put_them(tmp_path: Path, m
             with pytest.raises((ValueError, FileNotFoundError), match=said):
                 Pretrained(**{"folder": name, **DEFAULTS})
     assert not seen
+
+
+def test_a_class_that_is_imported_for_its_size_alone_keeps_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes are asked on the meta device before a codec is built, and diffusers imports a class when it is asked for.
+    The wavelets of Cosmos are made when its module is imported."""
+    import diffusers
+
+    folder = saved("cosmos", tmp_path)
+    file = "diffusers.models.autoencoders.autoencoder_kl_cosmos"
+    monkeypatch.delitem(sys.modules, file, raising=False)
+    for package in (diffusers, diffusers.models, diffusers.models.autoencoders):
+        for name in ("AutoencoderKLCosmos", file.rpartition(".")[2]):
+            monkeypatch.delitem(package.__dict__, name, raising=False)
+    with torch.device("meta"):
+        codec(folder)
+    assert not any(buffer.is_meta for buffer in codec(folder).buffers())
