@@ -4,10 +4,12 @@
     python scripts/bench.py net=dit_b_2 batch=4 net.depth=6    # any config of configs/net, any override of it
     python scripts/bench.py net=demo batch=32 frames=8 optim=adamw,muon      # optimizers beside one another
     python scripts/bench.py twin=wan                           # a published model (or all) beside diffusers' class
+    python scripts/bench.py pipeline=wan                       # a published pipeline (or all), whole
     python scripts/bench.py net=s frames=8 height=32 width=32 text_tokens=64 per_frame=true
 
 Networks, twins and the machine's own matmul rate are measured in turn, in one process, so that a busy machine slows
-them all down alike; printed are medians over the turns, and the quartiles in brackets. Settings: `scripts/settings.py`.
+them all down alike; printed are medians over the turns, and the quartiles in brackets. Settings, with pipeline= those
+behind the empty line: `scripts/settings.py`.
 """
 
 from __future__ import annotations
@@ -30,13 +32,19 @@ from dit.rates import peak_rate
 from dit.signals.builtin import BUILT_IN
 from scripts.clock import Subject, machine, make_subject, measure, spread, turn
 from scripts.memory import Memory, estimate_memory, measured_peak, reset_peak, resident
-from scripts.settings import PRECISIONS, Settings, build, compose, parse, run
+from scripts.settings import PRECISIONS, Settings, WholeSettings, build, compose, parse, parse_whole, run
 from scripts.twins.shape import Shape
 
 TWINS = {"reference": "scripts.twins.dit_reference:DiT", "diffusers": "scripts.twins.dit_diffusers:DiffusersDiT"}
 
 
 def main(arguments: list[str]) -> None:
+    if any(each.startswith("pipeline=") for each in arguments):
+        whole_settings = parse_whole(arguments)
+        from scripts.twins import whole  # needs diffusers and transformers
+
+        (whole.compare_all if whole_settings.pipeline == "all" else whole.compare)(whole_settings, arguments)
+        return
     settings, overrides = parse(arguments)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -219,4 +227,4 @@ def print_peak(memory: Memory, peak: int | None, before: int | None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __doc__, Settings)
+    run(main, __doc__, Settings, WholeSettings)

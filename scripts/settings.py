@@ -40,21 +40,27 @@ class Settings:
     threads: int = 0  # 0: torch's own choice
 
 
+@dataclass(frozen=True)
+class WholeSettings:
+    """`name=value` on the command line, where `pipeline` is among the names."""
+
+    pipeline: str = ""  # a published pipeline beside diffusers' own (scripts/twins/pipelines.py), or all
+    steps: int = 4
+    scale: float = 4.0  # of guidance, in the terms of diffusers' class
+    depth: int = 2  # blocks of the network
+    tokens: int = 512  # the smallest clip with as many is made, for each of two prompts
+    precision: str = "fp32"  # bf16: weights and arithmetic of all parts, as users load them on a GPU
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    compile: bool = False  # block by block, both
+    repeats: int = 5  # turns that count
+    warmup: int = 1  # turns that do not
+    threads: int = 0  # 0: torch's own choice
+
+
 def parse(arguments: list[str]) -> tuple[Settings, list[str]]:
     """`name=value` arguments -> settings and Hydra overrides of the network."""
-    types = {field.name: type(field.default) for field in fields(Settings)}
-    given: dict[str, Any] = {}
-    overrides: list[str] = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if not equals:
-            raise ValueError(f"'{argument}' is not name=value; for example: net=dit_s_2 batch=8 net.depth=4")
-        if name.lstrip("+~").startswith(("net.", "net/")):
-            overrides.append(argument)
-        elif name in types:
-            given[name] = read(name, value, types[name])
-        else:
-            raise ValueError(f"unknown setting '{name}'; there are net.*, net/* and {', '.join(types)}")
+    overrides = [each for each in arguments if "=" in each and each.lstrip("+~").startswith(("net.", "net/"))]
+    given = values([each for each in arguments if each not in overrides], Settings, "net.*, net/* and ")
     if given.get("twin") == "all":
         example_named("dit")  # says so without diffusers
     elif "twin" in given:
@@ -63,16 +69,11 @@ def parse(arguments: list[str]) -> tuple[Settings, list[str]]:
         overrides = ([] if "net" in given else [*example.overrides]) + overrides
         given = {**example.settings(), **given}
     settings = Settings(**given)
-    try:
-        device = torch.device(settings.device)
-    except RuntimeError:
-        raise ValueError(f"device={settings.device} is no device; there are cpu, cuda, cuda:1") from None
+    check_device(settings.device)
     if settings.precision not in PRECISIONS:
         raise ValueError(f"precision={settings.precision} is none of {', '.join(PRECISIONS)}")
     if settings.precision == "bf16-true" and not settings.twin:
         raise ValueError("precision=bf16-true is for twin=NAME; a network that trains has precision=bf16")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={settings.device}: torch sees no GPU here; device=cpu measures the CPU")
     for group, names in (("net", [settings.net]), ("optim", settings.optim.split(","))):
         for name in names:
             if name not in options(group):
@@ -80,12 +81,54 @@ def parse(arguments: list[str]) -> tuple[Settings, list[str]]:
     return settings, overrides
 
 
-def run(main: Callable[[list[str]], None], about: str | None, choices: type) -> None:
+def parse_whole(arguments: list[str]) -> WholeSettings:
+    """`name=value` arguments -> settings for whole pipelines. Raises ValueError for what cannot be, and without
+    diffusers and transformers."""
+    settings = WholeSettings(**values(arguments, WholeSettings))
+    check_device(settings.device)
+    if settings.precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision={settings.precision} is none of fp32, bf16")
+    try:
+        from scripts.twins.pipelines import TWINS
+    except ModuleNotFoundError as error:
+        raise ValueError(f"pipeline= needs {error.name}: pip install -r requirements-dev.txt") from None
+    if settings.pipeline not in (*TWINS, "all"):
+        there = ", ".join(TWINS)
+        raise ValueError(f"pipeline={settings.pipeline} is not a pipeline that is known; there are {there}, all")
+    return settings
+
+
+def values(arguments: list[str], kind: type, others: str = "") -> dict[str, Any]:
+    """`name=value` arguments as the fields of a dataclass. others: in messages, what else there is."""
+    types = {field.name: type(field.default) for field in fields(kind)}
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals:
+            raise ValueError(f"'{argument}' is not name=value; for example: net=dit_s_2 batch=8 net.depth=4")
+        if name not in types:
+            raise ValueError(f"unknown setting '{name}'; there are {others}{', '.join(types)}")
+        given[name] = read(name, value, types[name])
+    return given
+
+
+def check_device(name: str) -> None:
+    """Raises ValueError, in one line, for a device that is not there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name} is no device; there are cpu, cuda, cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name}: torch sees no GPU here; device=cpu measures the CPU")
+
+
+def run(main: Callable[[list[str]], None], about: str | None, *choices: type) -> None:
     """`main` with the arguments of the command line, or what --help says: `about`, and the fields of `choices`."""
     if {"-h", "--help"} & set(sys.argv):
         print(about)
-        for field in fields(choices):
-            print(f"  {field.name}={field.default:g}" if field.type == "float" else f"  {field.name}={field.default}")
+        for kind in choices:
+            said = [f"{field.name}={field.default}" for field in fields(kind)]
+            print("  " + "\n  ".join(said) + "\n")
         return
     with one_line_errors():
         main(sys.argv[1:])
@@ -108,6 +151,11 @@ def read(name: str, value: str, kind: type) -> Any:
         if value.lower() not in ("true", "false"):
             raise ValueError(f"{name}={value} must be true or false")
         return value.lower() == "true"
+    if kind is float:
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(f"{name}={value} must be a number") from None
     if kind is int:
         least = 0 if name in ("warmup", "threads") else 1
         if not value.isdigit() or int(value) < least:

@@ -61,7 +61,7 @@ def ltx_conditioned(pipeline: Any, asked: Any, asks: Mapping[str, Any], output: 
     """Noise of the steps, which it draws token by token, is drawn latent by latent as ours is."""
     from diffusers.pipelines.ltx import pipeline_ltx_condition as module
 
-    frames, height, width = LTX_CONDITION
+    frames, (width, height) = LTX_CONDITION[0], asks["conditions"][0]["image"][0].size
     conditions = [
         module.LTXVideoCondition(each.get("image"), each.get("video"), each["frame"], each.get("strength", 1.0))
         for each in asks["conditions"]

@@ -220,6 +220,11 @@ TWINS: dict[str, Twin] = {
 }  # fmt: skip
 
 
+def twin_of(name: str | Twin) -> Twin:
+    """That of a name; one is its own."""
+    return name if isinstance(name, Twin) else TWINS[name]
+
+
 def saved(name: str, folder: Path) -> Any:
     """A pipeline of diffusers, and its folder."""
     made = TWINS[name].build()
@@ -264,14 +269,14 @@ def _of_doubles(encode: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
     return encode(pixels.double())
 
 
-def run(pipeline: Any, name: str, noise: Tensor, asked: Asked, output: str) -> Tensor:
+def run(pipeline: Any, name: str | Twin, noise: Tensor, asked: Asked, output: str) -> Tensor:
     """What diffusers' pipeline makes of noise (B, C, F, H, W): `latent` (B, C, F, H, W), or `pt` (B, 3, F, H, W).
 
     What is drawn later is drawn as ours draws it: from a sample's own seed, behind the noise that it begins with.
     """
-    twin = TWINS[name]
+    twin = twin_of(name)
     if twin.alone and len(noise) > 1:
-        each = (run(pipeline, name, one, asked.only(i), output) for i, one in enumerate(noise.split(1)))
+        each = (run(pipeline, twin, one, asked.only(i), output) for i, one in enumerate(noise.split(1)))
         return torch.cat(list(each))
     generators = [torch.Generator().manual_seed(seed) for seed in asked.seeds]
     for generator in generators:
@@ -320,18 +325,18 @@ def beginning_with(pipeline: Any, noise: Tensor) -> Iterator[None]:
     assert not waiting, "it has drawn nothing"
 
 
-def ours(name: str, folder: str | Path, asked: Asked, **changes: Any) -> Pipeline:
+def ours(name: str | Twin, folder: str | Path, asked: Asked, device: str = "cpu", **changes: Any) -> Pipeline:
     """Our pipeline of a saved one, set to what is asked, with further arguments of `Pipeline.from_pretrained`."""
-    frames, height, width = TWINS[name].shape
+    frames, height, width = twin_of(name).shape
     return Pipeline.from_pretrained(
-        folder, "cpu", num_frames=frames, height=height, width=width, num_steps=asked.num_steps,
-        guidance_scale=asked.scale, **{**TWINS[name].loads, **changes},
+        folder, device, num_frames=frames, height=height, width=width, num_steps=asked.num_steps,
+        guidance_scale=asked.scale, **{**twin_of(name).loads, **changes},
     )  # fmt: skip
 
 
-def make(pipeline: Pipeline, name: str, asked: Asked, noise: Tensor) -> Samples:
+def make(pipeline: Pipeline, name: str | Twin, asked: Asked, noise: Tensor) -> Samples:
     """What our pipeline makes of the same."""
-    return pipeline(asked.prompts, asked.seeds, TWINS[name].task, noise=noise, negative_prompt=asked.negatives)
+    return pipeline(asked.prompts, asked.seeds, twin_of(name).task, noise=noise, negative_prompt=asked.negatives)
 
 
 def decoded(pipeline: Pipeline, name: str, made: Samples, noise: Tensor) -> Tensor:
