@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, TypedDict
 
 from torch import Tensor
 
-from dit.config.limits import Count, Positive, Seed, Share
+from dit.config.limits import Count, NonNegative, Positive, Seed, Share
 from dit.sampling.fit import Fit
 from dit.sampling.guidance import Guidance
 from dit.sampling.schedule import Schedule
@@ -32,11 +32,17 @@ class NetConfig(TypedDict):
 class CodecConfig(TypedDict):
     dtype: Dtype
     batch: Count | Literal["own"] | None
+    decode_timestep: NonNegative | Literal["own"]
+    decode_noise_scale: Share | Literal["own"]
     tiling: Tiles | Literal["own"] | None
 
 
 class TextConfig(TypedDict):
     dtype: Dtype | None
+
+
+class GivenConfig(TypedDict):
+    fresh: NonNegative | Literal["own"]
 
 
 class Config(TypedDict):
@@ -72,6 +78,7 @@ class Config(TypedDict):
     net: NetConfig
     codec: CodecConfig
     text: TextConfig
+    given: GivenConfig
     offload_text: bool
     text_cache: str | None
     folders: dict[str, str]

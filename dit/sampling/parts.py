@@ -1,4 +1,5 @@
-"""What sampling may change in the parts that a model brings: how precisely they compute, and how a codec cuts clips.
+"""What sampling may change in the parts that a model brings: how precisely they compute, how a codec cuts clips and
+decodes them, and the noise on given frames.
 
 A sample's bytes depend on it, so its facts hold what was changed, and `again=` hears it from there.
 """
@@ -17,7 +18,12 @@ from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.record import as_config
 
 OWN = "own"  # as the run or the folder has it
-KEYS = {"net": ("dtype",), "codec": ("dtype", "batch", "tiling"), "text": ("dtype",)}
+KEYS = {
+    "net": ("dtype",),
+    "codec": ("dtype", "batch", "tiling", "decode_timestep", "decode_noise_scale"),
+    "text": ("dtype",),
+    "given": ("fresh",),
+}
 DTYPES = ("float32", "bfloat16", "float16", "float64")  # of weights; None: a text encoder's as they were saved
 Parts = Mapping[str, Mapping[str, Any]]  # part -> key -> value
 
@@ -44,7 +50,7 @@ def plain(parts: Any) -> dict[str, dict[str, Any]]:
 
 
 def changed(file: Checkpoint, parts: Parts) -> Checkpoint:
-    """A checkpoint with these values in the config of its codec and text encoder. Raises ValueError, in one line, for
+    """A checkpoint with these values in the config of its parts. Raises ValueError, in one line, for
     one that has no such value."""
     config = copy.deepcopy(file.config) if parts else file.config
     for name, values in parts.items():

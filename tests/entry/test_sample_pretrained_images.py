@@ -49,7 +49,11 @@ def test_a_video_of_a_picture(
 
 def test_a_video_of_conditions(folder: Path, picture: str, command: Callable[..., None]) -> None:
     conditions = f"conditions=[{{image: '{picture}'}}, {{image: '{picture}', frame: 6, strength: 0.5}}]"
-    command("sample.py", f"pretrained={folder}", "task=conditions", conditions, "out=mine", *SMALL)
+    asked = ("sample.py", f"pretrained={folder}", "task=conditions", conditions, *SMALL)
+    command(*asked, "out=plain")
+    command(*asked, "out=mine", "given.fresh=0.05", "codec.decode_timestep=0.05", "codec.decode_noise_scale=0.5")
+    plain, mine = (next(Path(name).glob("*.mp4")).read_bytes() for name in ("plain", "mine"))
+    assert plain != mine
     fact = json.loads(next(Path("mine").glob("*.json")).read_text())
     assert fact["files"].keys() == {"conditions.0.image", "conditions.1.image"}
     made_again(command, "mine")

@@ -128,6 +128,16 @@ def test_what_cannot_be_is_one_line(name: str, task: Any, said: str, folders: Fo
     assert "\n" not in str(error.value)
 
 
+def test_the_noise_on_given_frames_is_a_setting(folders: Folders) -> None:
+    folder = folders("ltx_condition")[1]
+    assert Pipeline.from_pretrained(folder).given == Held("left_out", fresh=0.15)
+    assert Pipeline.from_pretrained(folder, parts={"given": {"fresh": 0.05}}).given == Held("left_out", fresh=0.05)
+    with pytest.raises(ValueError, match=r"given.fresh=0.1 has nothing to change: the given of .* is Beside"):
+        Pipeline.from_pretrained(folders("cogvideox_image")[1], parts={"given": {"fresh": 0.1}})
+    with pytest.raises(ValueError, match=r"given.fresh=-1"):
+        Pipeline.from_pretrained(folder, parts={"given": {"fresh": -1}})
+
+
 def test_a_factor_that_is_none_is_refused(tmp_path: Path) -> None:
     saved("cogvideox15_image", tmp_path)
     file = tmp_path / "vae" / "config.json"
