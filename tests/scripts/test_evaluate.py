@@ -13,9 +13,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from dit.codec.base import Codec
 from dit.evaluation.world import COLUMNS, ERRORS, Report, Verdict
 from dit.sampling.checkpoint import Checkpoint
-from scripts.evaluate import heldout_world, report
+from scripts.evaluate import heldout_world, report, through
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +66,27 @@ def test_the_report_holds_each_clip() -> None:
     assert made["standard_errors"]["samples (raw)"]["outline_error"] == pytest.approx(0.2)
     alone = report({"samples (raw)": Report((right,))}, asked[:1], ["a.mp4"])
     assert alone["standard_errors"]["samples (raw)"]["outline_error"] is None
+
+
+def test_real_clips_go_through_the_autoencoder() -> None:
+    """In batches, and as the codec does it: the tiny one of tests makes another clip of each."""
+
+    class Half(Codec):
+        channels, stride, causal = 3, (1, 1, 1), False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = torch.nn.Parameter(torch.tensor(0.5))
+
+        def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+            assert len(pixels) <= 2 and pixels.abs().max() <= 1
+            return pixels * self.factor
+
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            return latents
+
+    clips = [torch.full((3, 2, 4, 4), level, dtype=torch.uint8) for level in (0, 255, 255)]
+    assert [clip.mean().item() for clip in through(Half(), clips, 2)] == pytest.approx([-0.5, 0.5, 0.5])
 
 
 @pytest.mark.slow
