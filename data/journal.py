@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from data.checks import Finding, by_name
 from data.columns import FOUND
 
 NUMBER = "row"
+BLOCK = 65536  # bytes that are read at a time from the end of the file
 CHECKED = "checked"  # the one key of the first line
 
 
@@ -38,9 +39,9 @@ class Journal:
         head = json.dumps({CHECKED: about}, sort_keys=True)
         if path.exists():
             with path.open("rb+") as file:
-                whole = file.read()
-                file.truncate(whole.rfind(b"\n") + 1)
-            first = whole[: whole.rfind(b"\n") + 1].partition(b"\n")[0].decode("utf-8", errors="replace")
+                file.truncate(_whole_lines(file))
+                file.seek(0)
+                first = file.readline().decode("utf-8", errors="replace").strip()
             if first and first != head:
                 raise ValueError(
                     f"{path} holds findings of a check that was not ended, and {_difference(first, about)}: give the"
@@ -84,6 +85,18 @@ class Journal:
         with self.path.open(encoding="utf-8") as file:
             next(file, None)
             yield from file
+
+
+def _whole_lines(file: BinaryIO) -> int:
+    """Bytes of a file up to the end of its last whole line."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        begin = max(0, end - BLOCK)
+        file.seek(begin)
+        if (found := file.read(end - begin).rfind(b"\n")) >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
 
 
 def _difference(first: str, about: Mapping[str, Any]) -> str:

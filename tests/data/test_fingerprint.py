@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from data.fingerprint import fingerprint
+from data.manifest import read_manifest
 from data.module import VideoData
 from tests.engine import small
 
@@ -29,6 +30,33 @@ def test_where_clips_lie_does_not_count(tmp_path: Path) -> None:
     assert fingerprint(tmp_path, empty) == SAME
     chunks = pa.concat_tables([table(["1.mp4"], CAPTIONS[:1]), table(["2.mp4", "3.mp4"], CAPTIONS[1:])])
     assert fingerprint(tmp_path, chunks) == SAME
+
+
+@pytest.mark.parametrize(
+    "name, content, columns, mark",
+    [
+        ("1.csv", 'path,caption,start,end,label,motion,word,licence\na.mp4,"x, ""q""\nz",0.5,,7,1,slow,MIT\n'
+                  './run/b.mp4,null,,2,,,,\n{root}/c.png,,,,08,2.5,7,CC\n', ["motion", "word"], "a79c3b9969ecc647"),
+        ("2.jsonl", '{"path":"a.mp4","caption":"x","start":1,"motion":3,"cam":[1,2],"label":"r"}\n'
+                    '{"path":"c.png","caption":null,"end":2.5,"cam":[0.5,1],"word":"s"}\n',
+         ["motion", "cam"], "551f66eed808eab6"),
+        ("3.jsonl", '{"path":"a.mp4","caption":["x","y"]}\n{"path":"c.png","caption":[]}\n', [], "352ffe3daa5091b8"),
+        (None, "", [], "fc6df9defe73aa62"),
+    ],
+)  # fmt: skip
+def test_lists_have_the_marks_that_checkpoints_of_before_hold(
+    tmp_path: Path, name: str | None, content: str, columns: list[str], mark: str
+) -> None:
+    """The marks were made by the code of before there were licences, filters and checks in lists."""
+    (tmp_path / "run").mkdir()
+    for file in ("a.mp4", "run/b.mp4", "c.png"):
+        (tmp_path / file).touch()
+    (tmp_path / "a.txt").write_text("a cat")
+    (tmp_path / "run/b.json").write_text('{"captions": ["x", "y"], "license": "MIT", "source": "me"}')
+    if name is not None:
+        (tmp_path / name).write_text(content.replace("{root}", str(tmp_path)))
+    clips = read_manifest(tmp_path, None if name is None else tmp_path / name, columns)
+    assert fingerprint(tmp_path, clips.stated) == mark
 
 
 @pytest.mark.parametrize(
