@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from dit.config.of_init import OWN, PLACES
 from dit.entry.paths import CONFIGS, options
 
 WIDTH = 120  # characters of a line
@@ -90,9 +91,13 @@ def differences(config_name: str, config: DictConfig) -> list[str]:
     listed = ", ".join(f"{group}={choice}" for group, choice in used.items())
     lines = ["groups:", *textwrap.wrap(listed, WIDTH - 2, break_on_hyphens=False, break_long_words=False)]
     lines = [lines[0], *(f"  {line}" for line in lines[1:]), "", "not as in the groups' files:"]
-    now = _flat(OmegaConf.to_container(config, resolve=False))
+    left: list[str] = []
+    now = _flat(_without_places(OmegaConf.to_container(config, resolve=False), "", left))
+    if left:
+        wrapped = textwrap.wrap(", ".join(left), WIDTH - 4, break_on_hyphens=False, break_long_words=False)
+        lines += ["  left to the model of init_from:", *(f"    {line}" for line in wrapped)]
     for key, value in now.items():
-        if key not in ("name", "show") and (key not in files or files[key] != value):
+        if key not in ("name", "show", *left) and (key not in files or files[key] != value):
             says = f"file says {_brief(files[key])}" if key in files else "not in a file"
             lines.append(f"  {key}: {_brief(value)} ({says})")
     return lines if not lines[-1].endswith("files:") else [*lines, "  nothing"]
@@ -118,6 +123,18 @@ def _of_files(config_name: str, choices: dict[str, str]) -> Any:
         GlobalHydra.instance().clear()
         if kept is not None:
             GlobalHydra.instance().initialize(kept)
+
+
+def _without_places(node: Any, prefix: str, left: list[str]) -> Any:
+    """A config with the settings alone where a published model fills it; the keys of these places go into `left`."""
+    if not isinstance(node, dict):
+        return node
+    if (settings := PLACES.get(str(node.get("_target_")))) is not None:
+        left.append(prefix)
+        return {name: value for name, value in node.items() if name in settings and value != OWN}
+    return {
+        name: _without_places(inner, f"{prefix}.{name}" if prefix else str(name), left) for name, inner in node.items()
+    }
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -53,7 +53,7 @@ def samples(pipeline: Pipeline) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.timeout(900)
 def test_killed_gone_on_with_and_handed_back(
-    command: Callable[..., None], clips: None, folder: Path, tmp_path: Path
+    command: Callable[..., None], clips: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Bit for bit, with validation and previews; the weights of the last step come back as a pipeline."""
     import diffusers
@@ -64,6 +64,9 @@ def test_killed_gone_on_with_and_handed_back(
     killed = subprocess.run(job, cwd=tmp_path, env=kill, timeout=800, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert small.load(Path("runs/tuned"))["global_step"] == 2
+    command("train.py", *asked, "codec.batch=2", "show=true")
+    shown = capsys.readouterr().out
+    assert "left to the model of init_from:" in shown and "  codec.batch: 2" in shown and "OfInit" not in shown
     command("train.py", *asked)
     command("train.py", *asked, "name=straight")
     tuned, straight = (small.load(Path("runs") / name) for name in ("tuned", "straight"))
