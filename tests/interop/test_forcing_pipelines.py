@@ -11,7 +11,7 @@ from dit.config.build import build
 from dit.interop.published import open_pipeline
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Pyramid
-from scripts.twins.pipelines import saved
+from scripts.twins.pipelines import TWINS, make, noise_for, ours, relative, saved
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +48,16 @@ def test_what_cannot_be_is_one_line(folder: Path, tmp_path: Path) -> None:
         Pipeline.from_pretrained(tmp_path, "cpu", causal_block=5)
     with pytest.raises(ValueError, match="gives each frame a noise level of its own, but this network was trained"):
         Pipeline.from_pretrained(tmp_path, "cpu", schedule=Pyramid(None, 1, 2))("a red circle", 0)
+
+
+def test_noise_on_what_a_chained_clip_goes_on_from_is_seen_from_there_on(folder: Path) -> None:
+    """The first clip is the same; the later ones are those of the noise (`addnoise_condition` of diffusers' class)."""
+    made = {}
+    for name in ("skyreels_v2_chained", "skyreels_v2_noisy_chain"):
+        asked = TWINS[name].asked.only(0)
+        pipeline = ours(name, folder, asked)
+        made[name] = make(pipeline, name, asked, noise_for(pipeline, 1)).latents
+    plain, noisy = made.values()
+    assert torch.equal(plain[:, :, :3], noisy[:, :, :3])
+    for frame in (3, 4):
+        assert relative(noisy[:, :, frame], plain[:, :, frame]) > 1e-4
