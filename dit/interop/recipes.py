@@ -173,6 +173,7 @@ PIPELINES = {
         shows={"fresh": 0.15},
     ),
     "CogVideoXPipeline": Recipe("cogvideox", 49, 480, 720, 8.0, 50, 6.0, of_network=cogvideox),
+    "CogVideoXVideoToVideoPipeline": Recipe("cogvideox", 49, 480, 720, 8.0, 50, 6.0, of_network=cogvideox),
     "CogVideoXImageToVideoPipeline": Recipe(
         "cogvideox",
         49,

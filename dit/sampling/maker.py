@@ -15,6 +15,7 @@ from dit.diffusion.experts import ByLevel
 from dit.diffusion.given import HELD, Held, Showing, nothing, with_given
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
+from dit.sampling.canvas import Canvas
 from dit.sampling.given import Given, hold
 from dit.sampling.job import Round, draw
 from dit.sampling.keyframes import Scene, coordinates, waiting
@@ -39,11 +40,16 @@ class Intermediate:
     _state: State = field(repr=False)
     _held: Given | None = field(repr=False)
     _decode: Callable[[Tensor], Tensor] = field(repr=False)
+    _cut: tuple[int, int] = (0, 0)  # latent frames and frames of pixels that are left out in front
 
     @property
     def latents(self) -> Tensor:
         """(B, C, F, H, W) on the network's device: its estimate of the clean clip, from the start of the step; the clip
         itself in frames whose level is 0 now."""
+        return self._whole[:, :, self._cut[0] :]
+
+    @property
+    def _whole(self) -> Tensor:
         done = (self.levels == 0).to(self._state.x.device)
         done = done if done.ndim == 0 else done[:, None, None]
         latents = torch.where(done, self._state.x, self._state.estimate.x0)
@@ -51,7 +57,7 @@ class Intermediate:
 
     def pixels(self) -> Tensor:
         """The same decoded: (B, 3, num_frames, height, width) float32 in [-1, 1], on the CPU. Decodes at each call."""
-        return self._decode(self.latents)
+        return self._decode(self._whole)[:, :, self._cut[1] :]
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,12 @@ class Maker:
         pixels, latents = yield from roll_out(
             lambda given: self._denoise(now, given, *next(clips)), self.decode, now.job.canvas, now.plan
         )
-        cut = self.given.cut
-        return pixels[:, :, cut * now.job.canvas.compression.stride[0] :], latents[:, :, cut:]
+        frames, of_pixels = self._cut(now.job.canvas)
+        return pixels[:, :, of_pixels:], latents[:, :, frames:]
+
+    def _cut(self, canvas: Canvas) -> tuple[int, int]:
+        """How many latent frames, and frames of pixels, are left out in front of what is made."""
+        return self.given.cut, self.given.cut * canvas.compression.stride[0]
 
     def _denoise(
         self, now: Round, given: Given | None, clip: int, levels: Tensor
@@ -116,12 +126,14 @@ class Maker:
         x = self._first(now.plan, given, levels, scene, noise)
         reuse = self._text_reuse()
         with now.timer:
-            states = self.settings.solver(denoise, x, levels, self.path, lambda: fresh(noise.shape[2]))
+            solver = self.settings.solver.planned(now.job.num_steps)
+            states = solver(denoise, x, levels, self.path, lambda: fresh(noise.shape[2]))
             rows = iter(levels[1:])
             while (state := self._step(states, reuse)) is not None:
                 x = state.x
                 now.timer.step()
-                yield Intermediate(clip, *scene.of_clip(next(rows), state), held, self.decode)
+                row, state = scene.of_clip(next(rows), state)
+                yield Intermediate(clip, row, state, held, self.decode, (0, 0) if clip else self._cut(canvas))
         x = x[:, :, scene.front :] * self.settings.schedule.end_scale(self.path, levels[-1].max().item())
         return x if held is None else held.put_back(x)
 

@@ -54,6 +54,10 @@ class Solver(ABC):
         """
         return self.walk(denoise, x, steps(levels, path), path, noise)
 
+    def planned(self, num_steps: int) -> Solver:
+        """This solver for a schedule of so many steps, of which fewer may be taken (video to video)."""
+        return self
+
     @abstractmethod
     def walk(
         self, denoise: Denoise, x: Tensor, steps: Iterable[Step], path: Path, noise: Noise | None

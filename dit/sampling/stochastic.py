@@ -72,10 +72,15 @@ class FixedStride(Solver):
     Args:
         solver: takes the steps.
         timesteps: N, of a path in whole timesteps.
+        num_steps: of the schedule; null: as many as are taken.
     """
 
     solver: Solver
     timesteps: Count
+    num_steps: Count | None = None  # configs of before do not say
+
+    def planned(self, num_steps: int) -> Solver:
+        return replace(self, num_steps=num_steps)
 
     def walk(
         self, denoise: Denoise, x: Tensor, steps: Iterable[Step], path: Path, noise: Noise | None
@@ -83,7 +88,7 @@ class FixedStride(Solver):
         taken = list(steps)
         if taken[0].t.ndim:
             raise ValueError("solver=fixed_stride is for one level for all frames; use the solver within it alone")
-        stride = (self.timesteps // len(taken)) / self.timesteps
+        stride = (self.timesteps // (self.num_steps or len(taken))) / self.timesteps
         return self.solver.walk(denoise, x, [self._cut(step, stride, taken[-1]) for step in taken], path, noise)
 
     def _cut(self, step: Step, stride: float, last: Step) -> Step:

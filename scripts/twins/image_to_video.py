@@ -89,6 +89,12 @@ def cogvideox_image() -> Any:
     return _cogvideox(use_learned_positional_embeddings=True)
 
 
+def cogvideox_video() -> Any:
+    from diffusers import CogVideoXVideoToVideoPipeline
+
+    return CogVideoXVideoToVideoPipeline(**text_to_video.cogvideox().components)
+
+
 def cogvideox15() -> Any:
     """Frames are taken by two as one token."""
     from diffusers import CogVideoXPipeline

@@ -20,7 +20,7 @@ from dit.sampling.conditions import Conditions
 from dit.sampling.job import Samples
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Pyramid
-from dit.sampling.tasks import Extend, FirstLast, ImageToVideo, LongTextToVideo, Task
+from dit.sampling.tasks import Extend, FirstLast, ImageToVideo, LongTextToVideo, Task, VideoToVideo
 from scripts.twins import cosmos, forcing, labelled, wan_image
 from scripts.twins import image_to_video as i2v
 from scripts.twins import text_to_video as t2v
@@ -64,7 +64,7 @@ class Twin:
         build: makes it. shape: (num_frames, height, width) that it is asked for.
         layout: of its latents, in the words of einops. made: of those that it returns, noise_layout: of the noise that
             it begins with, where they have another.
-        frames: what it calls the number of frames; None: it makes images.
+        frames: what it calls the number of frames; None: it makes images, or is given a video.
         alone: whether it is asked prompt by prompt: what it reads of one depends on the others, or it takes no more.
         decodes: whether its codec takes clips of this size as they are.
         whole_greys: whether its guardrail cuts pixels down to whole grey levels.
@@ -120,6 +120,7 @@ WIDE_PICTURE = i2v.pictures(1, *WIDE[1:])[0]
 PICTURES, LTX_PICTURES = i2v.pictures(2, *SMALL[1:]), i2v.pictures(2, *LTX[1:])
 
 
+FILMS = [i2v.pictures(9, *SMALL[1:], seed) for seed in (1, 2)]
 CONDITIONS = i2v.ltx_conditions(*i2v.LTX_CONDITION[1:])
 
 
@@ -196,6 +197,10 @@ TWINS: dict[str, Twin] = {
     "ltx_condition": Twin(
         i2v.ltx_condition, i2v.LTX_CONDITION, takes_noise=False, sampled=i2v.ltx_conditioned,
         asks={"conditions": CONDITIONS}, task=Conditions(CONDITIONS), sigmas=levels_alone,
+    ),
+    "cogvideox_video": Twin(
+        i2v.cogvideox_video, SMALL, "b f c h w", frames=None, takes_noise=False, asks={"video": FILMS, "strength": 0.6},
+        task=VideoToVideo(FILMS, 0.6),
     ),
     "cogvideox15": Twin(i2v.cogvideox15, SMALL, "b f c h w", title="1.5"),
     "cogvideox_image": Twin(

@@ -13,6 +13,7 @@ import torch
 from dit.diffusion.given import Beside, Held
 from dit.sampling.conditions import Conditions
 from dit.sampling.pipeline import Pipeline
+from dit.sampling.stochastic import FixedStride
 from dit.sampling.tasks import FirstLast, ImageToVideo
 from scripts.twins.pipelines import LTX_PICTURES, PICTURES, TWINS, Twin, make, noise_for, ours, relative, run, saved
 
@@ -67,6 +68,25 @@ def test_swapped_pictures_are_seen(name: str, folders: Folders) -> None:
     asked, pictures = TWINS[name].asked, TWINS[name].asks["image"][::-1]
     said = {"noise": noise, "negative_prompt": asked.negatives}
     assert relative(pipeline(asked.prompts, asked.seeds, ImageToVideo(pictures), **said).latents, made) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["ltx_condition", "hunyuan_video_image_beside"])
+def test_what_is_seen_on_the_way_is_the_sample_in_the_end(name: str, folders: Folders) -> None:
+    """Without what stood in front of the clip, or is cut off."""
+    asked = replace(TWINS[name].asked, num_steps=2)
+    pipeline = ours(name, folders(name)[1], asked)
+    made = pipeline(asked.prompts, asked.seeds, TWINS[name].task)
+    for _, now in pipeline.watch(asked.prompts, asked.seeds, TWINS[name].task):
+        assert now.latents.shape == made.latents.shape
+    assert torch.equal(now.latents, made.latents) and torch.equal(now.pixels(), made.pixels)
+
+
+def test_steps_behind_a_video_are_as_long_as_without(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of five steps of 200 timesteps are not three steps of 333."""
+    name = "cogvideox_video"
+    pipeline, noise, made = sampled(name, folders(name)[1])
+    monkeypatch.setattr(FixedStride, "planned", lambda self, num_steps: self)
+    assert relative(make(pipeline, name, TWINS[name].asked, noise).latents, made) > 1e-3
 
 
 def test_what_is_shown_is_as_published(folders: Folders) -> None:
