@@ -281,7 +281,7 @@ def test_memory_does_not_grow_with_clips(tmp_path: Path) -> None:
     assert grown and max(grown) < 15
 
 
-def test_images_are_clips_of_a_length_of_their_own(tmp_path: Path) -> None:
+def test_images_are_clips_of_a_length_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Beside videos, one by one; anything else is one line."""
     write_numbered(tmp_path / "video.mp4")
     Image.new("RGB", (96, 64), "red").save(tmp_path / "image.png")
@@ -302,3 +302,7 @@ def test_images_are_clips_of_a_length_of_their_own(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=said) as caught:
             clip_data(**{"image_frames": 1, **settings, **wrong})  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
+    assert "all clips are images" not in caplog.text
+    (tmp_path / "video.mp4").unlink()
+    clip_data(**settings, image_frames=None)  # type: ignore[arg-type]
+    assert "all clips are images, and each is shown for 5 frames" in caplog.text and "data.num_frames=1" in caplog.text
