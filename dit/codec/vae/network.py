@@ -146,7 +146,7 @@ class Autoencoder(nn.Module):
 class Stage(nn.Module):
     """Layers one after another."""
 
-    def __init__(self, *layers: nn.Module) -> None:
+    def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
 
@@ -165,7 +165,7 @@ class Encoder(nn.Module):
         super().__init__()
         inputs = pairwise([3, *widths])
         self.stages = nn.ModuleList(
-            Stage(Shorter(*ends, stride, kernel), *(Residual(ends[1], kernel) for _ in range(count)))
+            Stage([Shorter(*ends, stride, kernel), *(Residual(ends[1], kernel) for _ in range(count))])
             for ends, stride, count in zip(inputs, strides, blocks, strict=True)
         )
         self.norm, self.last = RMSNorm(widths[-1]), CausalConv(widths[-1], 2 * channels, kernel)
@@ -187,8 +187,8 @@ class Decoder(nn.Module):
         self.first = CausalConv(channels, widths[-1], kernel)
         self.stages = nn.ModuleList(
             Stage(
-                *(Residual(widths[i], kernel) for _ in range(blocks[i])),
-                *([Longer(widths[i], widths[i - 1], strides[i], kernel)] if i else []),
+                [Residual(widths[i], kernel) for _ in range(blocks[i])]
+                + ([Longer(widths[i], widths[i - 1], strides[i], kernel)] if i else [])
             )
             for i in reversed(range(len(widths)))
         )
