@@ -49,7 +49,7 @@ def fitted(value: Any, hint: Any = Any, path: str = "") -> Any:
     Raises:
         Misfit: a value of another type, outside its range, or an argument that is missing or does not exist.
     """
-    if isinstance(value, Mapping) and value.get(TARGET) in PLACES:
+    if isinstance(value, Mapping) and str(value.get(TARGET)) in PLACES:
         return dict(value)  # fits wherever it stands: what it stands for is not known yet
     if hint is Any or isinstance(hint, typing.TypeVar):
         return _anything(value, path)

@@ -52,7 +52,7 @@ PLACES = {
 def is_open(value: Any) -> bool:
     """Whether a value of a config, or anything in it, is still to be filled."""
     if isinstance(value, Mapping):
-        return value.get("_target_") in PLACES or any(map(is_open, value.values()))
+        return str(value.get("_target_")) in PLACES or any(map(is_open, value.values()))
     return isinstance(value, (list, tuple)) and any(map(is_open, value))
 
 
@@ -67,7 +67,7 @@ def filled(value: Any, model: Mapping[str, Any]) -> Any:
         return [filled(each, model) for each in value]
     if not isinstance(value, Mapping):
         return value
-    if (settings := PLACES.get(value.get("_target_", ""))) is None:
+    if (settings := PLACES.get(str(value.get("_target_")))) is None:
         return {key: filled(each, model) for key, each in value.items()}
     if more := [str(key) for key in value if key not in ("_target_", "key", *settings)]:
         raise ValueError(
