@@ -190,7 +190,8 @@ class HeldAtLevel(Held):
         return self.level
 
     def levels(self, conditioning: Conditioning, t: Tensor, shown: Shown, generator: torch.Generator | None) -> Tensor:
-        return torch.where(self.held(shown), super().levels(conditioning, t, shown, generator).clamp(min=self.level), t)
+        own = super().levels(conditioning, t, shown, generator)
+        return own if own is t else torch.where(self.held(shown), own.clamp(min=self.level), t)
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ class HeldAfresh(Held):
         if self.noise and bool(conditioning(64, 5, torch.Generator().manual_seed(0), "cpu").any()):
             raise ValueError(
                 f"given.noise={self.noise} of frames of which the network is told the level of the others is for"
-                " sampling; training has no such frames: conditioning=none, or given=held"
+                " sampling; training has no such frames: conditioning=none trains without given frames"
             )
 
 

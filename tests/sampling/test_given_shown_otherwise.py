@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit.diffusion.conditioning import FirstFrame, NoFrame, RandomTasks
+from dit.diffusion.conditioning import FirstFrame, NoFrame, RandomTasks, Unconditional
 from dit.diffusion.given import Held, HeldAfresh, HeldAtLevel, Shown
 from dit.diffusion.path import VE, Linear, Path
 from dit.diffusion.prediction import EDM, Flow, Prediction
@@ -69,7 +69,9 @@ def test_frames_enter_the_network_with_their_own_noise_whatever_level_it_is_told
 
 def test_training_shows_the_level_that_sampling_tells() -> None:
     shown = Shown(torch.zeros(2, 3, 4, 1, 1), (torch.arange(4) == 0).view(1, 1, 4, 1, 1).expand(2, 1, 4, 1, 1))
-    levels = HeldAtLevel("nearest", level=0.125).levels(FIRST, torch.tensor([[0.5], [0.75]]), shown, None)
+    how, t = HeldAtLevel("nearest", level=0.125), torch.tensor([[0.5], [0.75]])
+    assert how.levels(Unconditional(), t, shown, None) is t, "one level a clip, where no frames are ever given"
+    levels = how.levels(FIRST, t, shown, None)
     assert levels.tolist() == [[0.125, 0.5, 0.5, 0.5], [0.125, 0.75, 0.75, 0.75]]
 
 
