@@ -332,7 +332,10 @@ class Pipeline:
             **vars(self.shape),
             latent_shape=codec.latent_shape(frames, height, width),
             compression=codec.compression,
-            encode=lambda pixels: codec.encode(pixels.to(self.device, dtype)).to(dtype),
+            # One sample at a time, as they are decoded: codecs want more memory than the network.
+            encode=lambda pixels: torch.cat(
+                [codec.encode(one.to(self.device, dtype)).to(dtype) for one in pixels.split(1)]
+            ),
             check_frames=lambda frames: codec.latent_shape(frames, height, width),
             given=self.given,
             sees_times="coordinates" in getattr(getattr(self._net, "reads", None), "optional", ()),

@@ -176,6 +176,16 @@ def test_the_sampler_shows_what_training_shows(made: Pipeline, ends: int) -> Non
     assert (latents[:, :, 0] - CODEC.encode(clips)[:, :, 0]).abs().min() > 0, "nothing is put back"
 
 
+def test_pictures_are_encoded_one_at_a_time(made: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As samples are decoded: a codec wants more memory than the network."""
+    codec: Any = made.codec
+    encode, sizes = codec.encode, []
+    monkeypatch.setattr(codec, "encode", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
+    clips = pixels(2)
+    made(["x", "y"], [0, 1], ImageToVideo(clips[:, :, 0]))
+    assert sizes == [1, 1]
+
+
 def test_without_a_frame_the_sampler_shows_a_grey_clip(made: Pipeline) -> None:
     made("x", 0)
     net: Any = made.net
