@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,20 @@ from dit.sampling.tasks import Extend, FirstLast, ImageToVideo, Inpaint, Task
 from tests.sampling.fakes import FAKES, FakeCodec, checkpoint
 
 FRAMES, SIZE = 9, (8, 10)  # of pixels, which a codec of stride 4 makes 3 of
-CODEC = FakeCodec([4, 2, 2], causal=True)
+GREY_LATENT = 0.25
+
+
+class Codec(FakeCodec):
+    """Latents of grey are not 0."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return super().encode(pixels) + GREY_LATENT
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return super().decode(latents - GREY_LATENT)
+
+
+CODEC = Codec([4, 2, 2], causal=True)
 CHANNELS = {"given_frames": 4, "given_latents": 3}
 GREY = {"_target_": "dit.diffusion.given.Beside", "unknown": "grey"}
 
@@ -148,15 +162,19 @@ def test_folded_as_wan_folds() -> None:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Pipeline:
+    return pipeline(tmp_path, [4, 2, 2])
+
+
+def pipeline(run: Path, stride: list[int]) -> Pipeline:
+    """Of a network that is shown frames as Wan is."""
     folder = checkpoint(
-        tmp_path, given=GREY,
-        codec={"_target_": "tests.sampling.fakes.FakeCodec", "stride": [4, 2, 2], "causal": True},
+        run, given=GREY, codec={"_target_": "tests.diffusion.test_beside.Codec", "stride": stride, "causal": True},
         data={"num_frames": FRAMES, "height": SIZE[0], "width": SIZE[1], "fps": 8},
     )  # fmt: skip
-    pipeline = Pipeline.from_checkpoint(folder, device="cpu", trusted=FAKES)
-    net: Any = pipeline.net
+    made = Pipeline.from_checkpoint(folder, device="cpu", trusted=FAKES)
+    net: Any = made.net
     net.concat_channels = CHANNELS
-    return pipeline
+    return made
 
 
 @pytest.mark.parametrize("ends", [1, 2])
@@ -201,6 +219,21 @@ def test_chained_clips_are_shown_the_end_of_the_one_before(made: Pipeline) -> No
     first[:, :, :5] = samples.pixels[:, :, 4:9]  # the end of the first clip
     assert torch.allclose(net.asked[-1][2]["given_latents"][:1], CODEC.encode(first), atol=1e-6)
     assert samples.pixels.shape[2] == 2 * FRAMES - 5
+
+
+def test_chained_clips_of_a_codec_that_packs_no_frames(tmp_path: Path) -> None:
+    """Latent frames could be handed on as they are, but the grey ones beside them could not."""
+    made = pipeline(tmp_path, [1, 2, 2])
+    made("x", 0, Extend(pixels(1)[0], num_context=5, times=2))
+    net: Any = made.net
+    assert torch.allclose(net.asked[-1][2]["given_latents"][:, :, 5:], torch.tensor(GREY_LATENT))
+
+
+def test_every_frame_is_made(made: Pipeline) -> None:
+    """Where each frame has a noise level of its own, given ones too take their turn."""
+    for canvas, stands in ((made.canvas(), False), (replace(made.canvas(), given=HELD), True)):
+        plan = ImageToVideo(pixels(1)[0, :, 0])(canvas)
+        assert plan.known(canvas)[0].tolist() == [stands, False, False]
 
 
 def test_a_checkpoint_of_before_holds_given_frames(tmp_path: Path) -> None:
