@@ -19,7 +19,7 @@ from dit.sampling.origin import Origin, Trained
 from dit.sampling.parts import Parts, net_dtype, plain
 from dit.sampling.parts import changed as with_parts
 from dit.sampling.placement import Tensors, Unread, can_be_read
-from dit.sampling.runtime import pick_device
+from dit.sampling.runtime import own_precision, pick_device, warn_of_precision
 from dit.sampling.settings import Settings, Shape, changed
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,7 @@ def assembled(
         Shape(**file.clip()),
         changes,
     )
+    warn_of_precision(settings.precision or own_precision(net), where)
     return {
         "net": placed(net, where, settings.offload_experts, unread),
         "unread": unread,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -75,6 +75,13 @@ class Job:
         start = sum(len(each) for each in self.batches[:batch])
         return slice(start, start + len(self.batches[batch]))
 
+    def round(self, batch: int, cond: dict[str, Tensor], uncond: dict[str, Tensor], timer: Timer) -> Round:
+        """A batch that is to be made now."""
+        rows = self.rows(batch)
+        generators = [torch.Generator().manual_seed(each.seed) for each in self.batches[batch]]
+        noise = self.noise[rows] if self.noise is not None and len(self.noise) > 1 else self.noise
+        return Round(cond, uncond, generators, self.plan.rows(rows), noise, self, timer)
+
 
 @dataclass(frozen=True)
 class Round:
@@ -92,6 +99,21 @@ class Round:
 def draw(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
     """Unit noise (B, *shape), each sample from its own generator on the CPU: the same bits on every device."""
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def requests(
+    prompts: str | int | Sequence[str | int],
+    seeds: int | Sequence[int],
+    negative_prompt: str | Sequence[str],
+    labels: str | int | None | Sequence[str | int | None],
+    signals: Mapping[str, Any],
+) -> list[Request]:
+    """What the arguments of a pipeline's call ask for, one a sample. ValueError for lists of different lengths."""
+    prompts, seeds = listed(prompts, seeds)
+    negatives = for_each(negative_prompt, len(prompts), "negative prompts")
+    said = {name: for_each(each, len(prompts), name) for name, each in signals.items()}
+    more = [{name: each[i] for name, each in said.items()} for i in range(len(prompts))]
+    return list(map(Request, prompts, negatives, seeds, for_each(labels, len(prompts), "labels"), more))
 
 
 def for_each(values: Any, count: int, what: str) -> list[Any]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dit.diffusion.given import Showing
 from dit.interop.recipes import TakesGiven
 from dit.sampling.canvas import Canvas
 from dit.sampling.plan import Plan
+from dit.sampling.request import Request
 from dit.sampling.schedule import Schedule
-from dit.sampling.settings import SHAPE, Shape
+from dit.sampling.settings import SHAPE, Settings, Shape
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,21 @@ class Origin:
                 f"a {self.weights} makes videos of a text alone, and frames are given: leave out task=, or take the"
                 " model's image-to-video version"
             )
+
+
+def warnings(
+    trained: Trained | None,
+    settings: Settings,
+    given: Showing,
+    canvas: Canvas,
+    plan: Plan,
+    wanted: Sequence[Request],
+) -> Iterator[str]:
+    """What has no effect, and where samples leave what the checkpoint was `trained` for: one line each."""
+    if any(each.negative_prompt for each in wanted) and not settings.guidance.reads_negative:
+        yield f"the negative prompt has no effect with {settings.guidance}; use guidance=cfg guidance.scale=2"
+    if plan.uses_given and settings.context_level and not given.in_place:
+        level = settings.context_level
+        yield f"context_level={level:g} has no effect: this model is shown given frames beside the clip, clean"
+    if trained is not None:
+        yield from trained.warnings(canvas, plan, settings.schedule)

@@ -21,14 +21,14 @@ from dit.diffusion.prediction import Prediction
 from dit.sampling.about import OF_SAMPLES, about, sources
 from dit.sampling.canvas import Canvas
 from dit.sampling.checkpoint import TRUSTED
+from dit.sampling.clip_levels import levels_of
 from dit.sampling.from_checkpoint import parts_of_checkpoint
 from dit.sampling.from_pretrained import parts_of_published
-from dit.sampling.job import Job, Round, Samples, cost, for_each, listed, own_noise
+from dit.sampling.job import Job, Round, Samples, cost, own_noise, requests
 from dit.sampling.maker import Intermediate, Maker
-from dit.sampling.origin import Origin
+from dit.sampling.origin import Origin, warnings
 from dit.sampling.parts import Parts
 from dit.sampling.placement import Placement, Unread
-from dit.sampling.plan import Plan
 from dit.sampling.record import facts, files_of
 from dit.sampling.request import Request
 from dit.sampling.runtime import (
@@ -38,13 +38,11 @@ from dit.sampling.runtime import (
     evaluating,
     exhausted,
     host_peak_memory,
-    own_precision,
     peak_in_words,
     peak_memory,
     stepwise,
-    warn_of_precision,
 )
-from dit.sampling.schedule import over_frames, start_at, to_make
+from dit.sampling.schedule import start_at
 from dit.sampling.settings import Settings, Shape, changed
 from dit.sampling.tasks import Task, TextToVideo
 from dit.signals.base import Signal, check_asked, cond_of_requests
@@ -124,9 +122,7 @@ class Pipeline:
         made_of = parts_of_checkpoint(
             run_or_file, weights, device, low_noise_ckpt, boundary, trusted, folders or {}, parts or {}, changes
         )
-        pipeline = cls(**made_of)
-        warn_of_precision(pipeline.settings.precision or own_precision(pipeline.placement.net), pipeline.device)
-        return pipeline
+        return cls(**made_of)
 
     @classmethod
     def from_pretrained(
@@ -152,9 +148,7 @@ class Pipeline:
             FileNotFoundError, ValueError: in one line, for a folder that is not there, or a part that is not known.
         """
         made_of = parts_of_published(folder, device, guidance_scale, causal_block, trusted, parts or {}, changes)
-        pipeline = cls(**made_of)
-        warn_of_precision(pipeline.settings.precision or own_precision(pipeline.placement.net), pipeline.device)
-        return pipeline
+        return cls(**made_of)
 
     def changed(self, **changes: Any) -> Pipeline:
         """The same over the same modules with other settings, as in `from_checkpoint`."""
@@ -256,12 +250,7 @@ class Pipeline:
         noise: Tensor | None = None,
     ) -> Job:
         """The arguments of `__call__` as samples to be made, checked; for `make` and `facts`."""
-        prompts, seeds = listed(prompts, seeds)
-        negatives = for_each(negative_prompt, len(prompts), "negative prompts")
-        said = {name: for_each(each, len(prompts), name) for name, each in (signals or {}).items()}
-        more = [{name: each[i] for name, each in said.items()} for i in range(len(prompts))]
-        wanted = map(Request, prompts, negatives, seeds, for_each(labels, len(prompts), "labels"), more)
-        return self.prepare(list(wanted), task, noise)
+        return self.prepare(requests(prompts, seeds, negative_prompt, labels, signals or {}), task, noise)
 
     def batches(
         self, wanted: Sequence[Request], task: Task | None = None, progress: Progress | None = None
@@ -298,7 +287,8 @@ class Pipeline:
         noise = own_noise(noise, len(wanted), (codec.channels, *canvas.latent_shape))
         for signal in self.signals.values():
             signal.check_ahead(wanted, canvas)
-        self._warn(canvas, plan, [each.negative_prompt for each in wanted])
+        for said in warnings(self.origin.trained, self.settings, self.given, canvas, plan, wanted):
+            log.warning("%s", said)
         size = self.settings.batch_size or len(wanted)
         batches = [list(wanted[start : start + size]) for start in range(0, len(wanted), size)]
         return Job(batches, task, plan, self.settings.num_steps, levels, canvas, noise)
@@ -346,23 +336,7 @@ class Pipeline:
 
         known: bool (F,), which latent frames are given. ValueError for levels that the network was not trained for.
         """
-        net: Any = self._net
-        steps, schedule = self.settings.num_steps, self.settings.schedule
-        if type(steps) is not int or steps < 1:
-            raise ValueError(f"num_steps={steps} must be a whole number, at least 1")
-        tokens, patch = net.num_tokens(*canvas.latent_shape), getattr(net, "patch", (1, 1, 1))[0]
-        levels = schedule(steps, tokens, self.path, int(to_make(known, patch).sum()))
-        if levels.ndim == 1:
-            return levels
-        if not self.origin.per_frame:
-            raise ValueError(
-                f"{schedule} gives each frame a noise level of its own, but this network was trained with one a clip;"
-                " train with levels=per_frame, or sample with another schedule"
-            )
-        levels = over_frames(levels, known, patch)
-        if isinstance(self._net, ByLevel):
-            self._net.check_levels(levels, known)
-        return levels
+        return levels_of(self.settings, self.path, self._net, self.origin.per_frame, canvas.latent_shape, known)
 
     def condition(self, wanted: Sequence[Request], canvas: Canvas, away: bool = False) -> dict[str, Tensor]:
         """The conditioning of samples, or what guidance leads `away` from."""
@@ -391,10 +365,7 @@ class Pipeline:
             uncond = signal.paired(cond, uncond)
         if self.settings.offload_text and self.text is not None:
             self.text.cpu()
-        generators = [torch.Generator().manual_seed(each.seed) for each in wanted]
-        rows = job.rows(index)
-        noise = job.noise[rows] if job.noise is not None and len(job.noise) > 1 else job.noise
-        return Round(cond, uncond, generators, job.plan.rows(rows), noise, job, timer)
+        return job.round(index, cond, uncond, timer)
 
     @property
     def _net(self) -> nn.Module:
@@ -410,19 +381,6 @@ class Pipeline:
         """Without gradients, all modules in evaluation mode; each is put back into its own at the end."""
         with evaluating(self._net, self.codec, self.text), torch.no_grad():
             yield
-
-    def _warn(self, canvas: Canvas, plan: Plan, negatives: Sequence[str]) -> None:
-        """Says what has no effect, and where a sample leaves what the checkpoint was trained for."""
-        guidance = self.settings.guidance
-        if any(negatives) and not guidance.reads_negative:
-            log.warning("the negative prompt has no effect with %s; use guidance=cfg guidance.scale=2", guidance)
-        if plan.uses_given and self.settings.context_level and not self.given.in_place:
-            log.warning(
-                "context_level=%g has no effect: this model is shown given frames beside the clip, clean",
-                self.settings.context_level,
-            )
-        for said in self.origin.trained.warnings(canvas, plan, self.settings.schedule) if self.origin.trained else ():
-            log.warning("%s", said)
 
     @property
     def boundary(self) -> float | None:

@@ -163,12 +163,8 @@ def test_the_halves_are_the_whole_bit_for_bit(
 def test_the_compared_space_does_not_change_a_weighting(path: Path, prediction, weighting, net: TinyNet) -> None:
     x0, t = clean(), torch.rand(3, 4, dtype=torch.float64) * 0.8 + 0.1
     compared = (spaces.X0(), spaces.Eps(), spaces.Velocity(), spaces.Output())
-    losses = [
-        Objective(path, prediction, Fixed(t), weighting, Given(some_given()), space, HELD)(
-            net, x0, {}, generator()
-        ).loss
-        for space in compared
-    ]
+    parts = path, prediction, Fixed(t), weighting, Given(some_given())
+    losses = [Objective(*parts, space, HELD)(net, x0, {}, generator()).loss for space in compared]
     torch.testing.assert_close(torch.stack(losses), losses[0].expand(4), rtol=1e-6, atol=0)
 
 
