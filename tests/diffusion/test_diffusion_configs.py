@@ -20,6 +20,7 @@ GROUPS = ("path", "prediction", "levels", "weighting", "conditioning", "space", 
 OPTIONS = {
     g: sorted({file.stem for file in (CONFIGS / g).glob("*.yaml")} - {"own"}) for g in GROUPS
 }  # own: of a published model
+TRIALS = 80  # as many as it takes for each option to be drawn
 
 
 def load(group: str, option: str) -> DictConfig:
@@ -40,7 +41,7 @@ def test_keys_are_the_arguments_without_defaults(group: str, option: str) -> Non
             assert parameter.default is inspect.Parameter.empty, f"{name} has a default in two places"
 
 
-@pytest.mark.parametrize("trial", range(60))
+@pytest.mark.parametrize("trial", range(TRIALS))
 def test_random_combinations_train(trial: int) -> None:
     rng = random.Random(trial)
     chosen = {group: rng.choice(OPTIONS[group]) for group in GROUPS}
@@ -59,7 +60,7 @@ def test_random_combinations_train(trial: int) -> None:
 
 def test_every_option_is_among_the_random_combinations() -> None:
     drawn: dict[str, set[str]] = {group: set() for group in GROUPS}
-    for trial in range(60):
+    for trial in range(TRIALS):
         rng = random.Random(trial)
         for group in GROUPS:
             drawn[group].add(rng.choice(OPTIONS[group]))
