@@ -113,9 +113,8 @@ class Previews(Callback):
         ema = next(c for c in trainer.callbacks if isinstance(c, EMA))
         after_step = next(c for c in trainer.callbacks if isinstance(c, AfterStep))
         for kind in self.kinds:
-            preview = kind(
-                ema, small.Writers([]), small.pipeline(pl_module), every=4, prompts=["one", "two", "three"], seed=5
-            )
+            of_run = ema, small.Writers([]), small.pipeline(pl_module), None
+            preview = kind(*of_run, every=4, prompts=["one", "two", "three"], seed=5)
             after_step.tasks = [*after_step.tasks, preview]
 
 
