@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -25,8 +24,6 @@ from dit.sampling.rollout import roll_out
 from dit.sampling.runtime import dtype_of, evaluating, own_precision
 from dit.sampling.settings import Settings
 from dit.sampling.solvers import State
-
-DECODED_AT_ONCE = 2**19  # pixels of all frames; decoders of published models take about 2 kB for each
 
 
 @dataclass(frozen=True)
@@ -165,10 +162,8 @@ class Maker:
         return nullcontext()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels on the CPU. Small clips are decoded together, which is faster, and others one at a time: decoders want
-        more memory than the network."""
+        """Pixels on the CPU, one sample at a time: decoders want more memory than the network."""
         codec: Any = self.codec
-        at_once = max(1, DECODED_AT_ONCE // math.prod([*latents.shape[2:], *codec.compression.stride]))
         with evaluating(codec), torch.no_grad():
-            clips = [codec.decode(some.to(self.device)).float().clamp(-1, 1).cpu() for some in latents.split(at_once)]
+            clips = [codec.decode(one.to(self.device)).float().clamp(-1, 1).cpu() for one in latents.split(1)]
         return torch.cat(clips)
