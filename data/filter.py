@@ -228,18 +228,19 @@ def _any_holds(lists: pa.ListArray, text: str) -> pa.Array:
 
 
 def _bool(value: Any, node: ast.AST) -> Any:
-    if pa.types.is_null(value.type):
-        return value.cast(pa.bool_())
-    if value.type != pa.bool_():
-        raise Refused(f"{_shown(node)} is {_kind(value.type)}, neither true nor false; compare it with something")
-    return value
+    return _typed(value, pa.bool_(), node, ", neither true nor false; compare it with something")
 
 
 def _number(value: Any, node: ast.AST) -> Any:
+    return _typed(value, pa.float64(), node, ", and does not add or multiply")
+
+
+def _typed(value: Any, wanted: pa.DataType, node: ast.AST, why: str) -> Any:
+    """A value of the wanted type; one that is nothing everywhere fits any."""
     if pa.types.is_null(value.type):
-        return value.cast(pa.float64())
-    if value.type != pa.float64():
-        raise Refused(f"{_shown(node)} is {_kind(value.type)}, and does not add or multiply")
+        return value.cast(wanted)
+    if value.type != wanted:
+        raise Refused(f"{_shown(node)} is {_kind(value.type)}{why}")
     return value
 
 

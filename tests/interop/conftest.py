@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dit.engine import run
 from tests.interop.reference import randomise
 from tests.interop.tuning import WAN
+
+Folders = Callable[[str], tuple[Any, Path]]
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +29,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # seconds for each run
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Name of a twin -> (a pipeline of diffusers, the folder that it was saved to)."""
+    pytest.importorskip("diffusers")
+    from scripts.twins.pipelines import saved
+
+    made: dict[str, tuple[Any, Path]] = {}
+
+    def of(name: str) -> tuple[Any, Path]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            made[name] = saved(name, folder), folder
+        return made[name]
+
+    return of

@@ -51,11 +51,15 @@ class Model(NamedTuple):
     theirs: Any
     folder: Path
 
+    @classmethod
+    def saved(cls, name: str, tmp_path_factory: pytest.TempPathFactory) -> Model:
+        folder = tmp_path_factory.mktemp(name)
+        return cls(name, saved(name, folder), folder)
+
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = tmp_path_factory.mktemp(request.param)
-    return Model(request.param, saved(request.param, folder), folder)
+    return Model.saved(request.param, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from dit.encoders import to_bytes
 from dit.engine import initial, pictures, run
 from dit.sampling.guidance import AsTrained
 from dit.sampling.pipeline import Pipeline
-from scripts.twins.pipelines import TWINS, noise_for, relative, saved
+from scripts.twins.pipelines import TWINS, noise_for, relative
 from scripts.twins.pipelines import run as of_diffusers
 from tests.data.videos import write_numbered
 from tests.interop.test_finetune_families import ASKED, PROMPTS, Model, config, convert, differs, loaded, train
@@ -27,8 +27,7 @@ SEEN = ("preview=real_clips", "callbacks.validation.every=2", "data.val_clips=1"
 
 @pytest.fixture(scope="module", params=NAMES)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = tmp_path_factory.mktemp(request.param)
-    return Model(request.param, saved(request.param, folder), folder)
+    return Model.saved(request.param, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,21 +27,7 @@ from scripts.twins.pipelines import (
     run,
     saved,
 )
-
-Folders = Callable[[str], tuple[Any, Path]]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    there: dict[str, tuple[Any, Path]] = {}
-
-    def folder(name: str) -> tuple[Any, Path]:
-        if name not in there:
-            place = tmp_path_factory.mktemp(name)
-            there[name] = saved(name, place), place
-        return there[name]
-
-    return folder
+from tests.interop.conftest import Folders
 
 
 def few(name: str) -> Asked:

@@ -3,8 +3,6 @@ those of diffusers is in test_pipelines.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,26 +26,11 @@ from scripts.twins.pipelines import (
     ours,
     relative,
     run,
-    saved,
 )
+from tests.interop.conftest import Folders
 
 diffusers: Any = pytest.importorskip("diffusers")
-Folders = Callable[[str], tuple[Any, Path]]
 GREY, ALONE = Beside("grey"), Held("left_out")
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """name -> (a pipeline of diffusers, the folder that it was saved to)."""
-    made: dict[str, tuple[Any, Path]] = {}
-
-    def of(name: str) -> tuple[Any, Path]:
-        if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            made[name] = saved(name, folder), folder
-        return made[name]
-
-    return of
 
 
 def latents(pipeline: Pipeline, task: Task | None, noise: Tensor) -> Tensor:
