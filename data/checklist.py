@@ -192,12 +192,9 @@ class Checklist:
         return found
 
     def _contents(self, found: pa.Table) -> list[str]:
-        parts = pa.array([f"{a}" for a in self._part_texts().to_pylist()])
         hashes = pc.fill_null(found.column("hash"), "")
-        return pc.if_else(pc.equal(hashes, ""), "", pc.binary_join_element_wise(hashes, parts, "#")).to_pylist()
-
-    def _part_texts(self) -> pa.ChunkedArray:
-        return _part_texts(self.clips)
+        parts = pc.binary_join_element_wise(hashes, _part_texts(self.clips), "#")
+        return pc.if_else(pc.equal(hashes, ""), "", parts).to_pylist()
 
     def _files(self) -> np.ndarray:
         files = self.clips.files()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -154,7 +154,7 @@ def mover(root: Path, out: Path) -> Callable[[str], str]:
     return lambda path: path if os.path.isabs(path) else os.path.normpath(os.path.join(below, path))
 
 
-def of_table(table: pa.Table, names: Mapping[str, Any] = STATES) -> Iterator[Cells]:
+def of_table(table: pa.Table) -> Iterator[Cells]:
     """The rows of a folder that was read."""
     for begin in range(0, table.num_rows, BATCH):
         yield from table.slice(begin, BATCH).to_pylist()
