@@ -35,8 +35,8 @@ def asked(config: Mapping[str, Any]) -> Parts:
 
 
 def plain(parts: Any) -> dict[str, dict[str, Any]]:
-    """The same as facts and configs hold them, objects as what builds them. Raises ValueError, in one line, for what is
-    not of `KEYS`, and for a dtype that is none of `DTYPES`."""
+    """The values as facts and configs hold them: an object is the node that builds it. Raises ValueError, in one line,
+    for what is not of `KEYS`, and for a dtype that is none of `DTYPES`."""
     there = ", ".join(f"{part}.{key}" for part, keys in KEYS.items() for key in keys)
     for part, values in parts.items() if isinstance(parts, Mapping) else [(str(parts), None)]:
         if part not in KEYS or not isinstance(values, Mapping):

@@ -74,7 +74,7 @@ def _check(file: Path, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -
 
 
 def _fingerprint(node: Mapping[str, object], state: Mapping[str, Tensor]) -> str:
-    """The same for autoencoders that compute the same, 16 hexadecimal digits."""
+    """A hash of settings and weights, 16 hexadecimal digits: equal for autoencoders that compute the same."""
     mark = hashlib.sha256(repr(sorted(node.items())).encode())
     for key, value in sorted(state.items()):
         mark.update(key.encode())
