@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -31,6 +32,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SHARED = Path("/dev/shm")
 RESTARTS, WITHIN = 3, 100  # more deaths than that within so many batches are no accident
 DYING = 1.0  # seconds between a broken connection and the end of the process behind it
+HANDING_OVER = 5.0  # seconds beyond the loader's timeout for a batch that is announced and not yet here
 
 
 class TimedOut(RuntimeError):
@@ -84,6 +86,8 @@ class _Crew:
     living: ClassVar[set[_Crew]] = set()
 
     def __init__(self, loader: DataLoader[Any]) -> None:
+        self.timeout = loader.timeout
+        self.late = False
         before = set(multiprocessing.active_children())
         # Until it runs, a new worker is as deaf: it inherits what is blocked here.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, TRAINERS)
@@ -101,18 +105,41 @@ class _Crew:
     def __next__(self) -> Any:
         """The next batch. Raises Died, TimedOut, or what loading it raised."""
         try:
-            with deaths:
+            with deaths, self._watched():
                 if not any(worker.exitcode is not None for worker in self.workers):
                     return next(self.batches)
         except StopIteration:
             raise
         except Exception as error:
+            if self.late:
+                raise TimedOut from None
             dead = self._dead(DYING if isinstance(error, (OSError, EOFError)) else 0.0)
             if not dead:
                 if "DataLoader timed out" in str(error):
                     raise TimedOut from None
                 raise
         raise self._why(self._dead(0.0))
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Ends the workers where one announces a batch and hangs before handing it over: torch would wait forever.
+
+        The loader's own timeout covers the wait for the announcement alone.
+        """
+
+        def give_up() -> None:
+            self.late = True
+            for worker in self.workers:
+                worker.kill()
+
+        watch = threading.Timer(self.timeout + HANDING_OVER, give_up)
+        watch.daemon = True
+        if self.timeout:
+            watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
 
     def _dead(self, patience: float) -> list[BaseProcess]:
         for worker in self.workers:

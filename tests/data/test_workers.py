@@ -7,7 +7,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from multiprocessing import resource_sharer
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no
 
 
 class Faulty(small.Clips):
-    """Does something to the process that loads clip 5, a certain number of times."""
+    """Does something to the process that loads one of `clips`, a certain number of times."""
 
-    def __init__(self, fault: Callable[[], None], folder: Path, times: int = 10**9) -> None:
+    def __init__(
+        self, fault: Callable[[], None], folder: Path, times: int = 10**9, clips: Container[int] = (5,)
+    ) -> None:
         super().__init__(12)
-        self.fault, self.folder, self.times = fault, folder, times
+        self.fault, self.folder, self.times, self.clips = fault, folder, times, clips
 
     def __getitem__(self, index: int) -> Any:
-        if index == 5 and len(list(self.folder.iterdir())) < self.times:
+        if index in self.clips and len(list(self.folder.iterdir())) < self.times:
             (self.folder / str(time.monotonic_ns())).touch()
             self.fault()
         return super().__getitem__(index)
@@ -96,6 +99,20 @@ def test_workers_that_keep_dying_end_the_run(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_stopped_cannot_keep_the_trainer(tmp_path: Path) -> None:
     data = loading(train=Faulty(kill_this_process(signal.SIGSTOP), tmp_path), timeout=1)
+    with pytest.raises(ValueError, match="no batch within data.timeout=1 s"):
+        take(data, 12)
+    assert children() == []
+
+
+def hand_nothing_over() -> None:
+    resource_sharer._ResourceSharer._serve = lambda _: time.sleep(600)  # type: ignore[attr-defined]
+
+
+def test_a_worker_that_announces_a_batch_and_hangs_cannot_keep_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "HANDING_OVER", 1.0)
+    data = loading(train=Faulty(hand_nothing_over, tmp_path, clips=range(12)), timeout=1)
     with pytest.raises(ValueError, match="no batch within data.timeout=1 s"):
         take(data, 12)
     assert children() == []
