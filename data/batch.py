@@ -15,6 +15,17 @@ Value = str | float | list[float]  # of one clip, as a column of a manifest hold
 Values = list[str] | Tensor  # of B clips: texts, or a tensor (B, ...)
 
 
+class Shape(NamedTuple):
+    """Of a clip as it is shown, in pixels."""
+
+    num_frames: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.num_frames}x{self.height}x{self.width}"
+
+
 class Skipped(NamedTuple):
     """A clip that could not be read, and why."""
 
@@ -86,6 +97,33 @@ class WithImages(Clips, Protocol):
     image_frames: int
 
 
+class Sizes(Protocol):
+    """What codec and network make of clips, in pixels."""
+
+    def tokens(self, num_frames: int, height: int, width: int) -> int:
+        """Tokens of a clip; ValueError, with the nearest legal sizes, for one that cannot be taken."""
+        ...
+
+    def nearest(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """The nearest clip that can be taken, each size for itself."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """Data whose clips may have several shapes: what the network makes of them is told before a run begins."""
+
+    def measure(self, sizes: Sizes) -> None: ...
+
+    def shapes_of(self, clips: Clips) -> list[Shape]:
+        """All shapes that batches of these clips may have, the usual one first."""
+        ...
+
+    def rows(self, shape: Shape) -> int:
+        """Clips of a shape for which a training step has room, on each process."""
+        ...
+
+
 @runtime_checkable
 class NamedClips(Clips, Protocol):
     """Clips that can say in short which they are; of others the config says it."""
@@ -105,6 +143,8 @@ class Batch:
             where the data has no classes; and the columns that the data was asked for.
         position: samples that all ranks together have drawn from the training stream once this batch is used; it
             travels with the batch, so that batches which were loaded ahead do not count as used.
+        batches_before: of the epoch that this position lies in, where clips have several shapes; else 0.
+        fillers: of a validation batch, how many clips at its end belong to other ranks and must not count again.
         skipped: clips that could not be read while this batch was made.
         slow: ids of clips that show a tenth of their frames or more again.
     """
@@ -113,6 +153,8 @@ class Batch:
     ids: list[str]
     values: Mapping[str, Values]
     position: int = 0
+    batches_before: int = 0
+    fillers: int = 0
     skipped: tuple[Skipped, ...] = ()
     slow: tuple[str, ...] = ()
 

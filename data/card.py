@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,7 @@ def share(licence: str, source: str, clips: int, hours: float | None) -> dict[st
 
 def _lines(card: Card) -> Iterator[str]:
     yield from ("# Data card", "", f"SHA-256 of `data_card.json`: `{card.hash}`", "")
-    shape = ", ".join(f"{name} {value:g}" for name, value in card.content["shape"].items())
+    shape = ", ".join(f"{name} {_said(value)}" for name, value in card.content["shape"].items())
     yield f"Shape of every clip: {shape}. Licences and sources are those that lists and files state."
     for name, title in (("train", "Training"), ("validation", "Validation")):
         about = card.content[name]
@@ -119,6 +119,11 @@ def _facts(about: Mapping[str, Any]) -> Iterator[str]:
         yield f"- Classes: {len(classes)}, {', '.join(classes[:20])}{', ...' * (len(classes) > 20)}."
     if mark := about.get("fingerprint"):
         yield f"- Fingerprint of paths, captions and their order: `{mark}`."
+
+
+def _said(value: float | Sequence[str]) -> str:
+    """A number, or one of several texts."""
+    return f"{value:g}" if isinstance(value, (int, float)) else f"one of {', '.join(value)}"
 
 
 def _cell(text: str) -> str:

@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.batch import Item, Skipped
+from data.batch import Item, Shape, Skipped
 from data.decode import BadClip, BadClips, Ladder, Timeline, listing
+from data.extents import extents
 from data.filter import Filter
 from data.fingerprint import fingerprint
 from data.images import open_image
@@ -24,6 +28,7 @@ from data.labels import classify
 from data.manifest import Manifest, Row, chosen, read_manifest
 from data.module import VideoData
 from data.rights import allowed, ledger
+from data.shapes import Extents, Ints, Shapes
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +61,18 @@ class RandomView:
 
 
 class ClipDataset(Dataset[Item]):
-    """Clips of a manifest, all of one shape and frame rate, but for images of another length.
+    """Clips of a manifest, of one frame rate, and of one shape but for images of another length; or each in a shape
+    that it is asked for.
 
-    A clip that cannot be read is replaced by another of the same manifest, chosen by (index, epoch) alone, and travels
-    along in the item's `skipped`. Nothing is remembered between items: what a worker has met before cannot change what
-    it returns, and memory does not grow.
+    A clip that cannot be read is replaced by another of the same manifest, chosen by (index, epoch) alone among those
+    that have its shape, and travels along in the item's `skipped`. Nothing is remembered between items: what a worker
+    has met before cannot change what it returns, and memory does not grow.
 
     Args:
         manifest: which clips.
         decoder: reads them.
         view: which excerpt and crop.
-        num_frames, height, width: of every item.
+        num_frames, height, width: of every item, unless it is asked for in another shape.
         fps: of every item; each frame is the source frame nearest in time. Sources slower than this repeat frames,
             which the item counts.
         classes: names of the classes that the manifest's rows name by number; none for clips without.
@@ -95,6 +101,7 @@ class ClipDataset(Dataset[Item]):
         self.classes = classes
         self.columns = list(manifest.columns)
         self.image_frames = num_frames if image_frames is None else image_frames
+        self.number: Ints | None = None  # which shape each clip has, where there are several
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -102,18 +109,19 @@ class ClipDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         return self.draw(index, epoch=0)
 
-    def draw(self, index: int, epoch: int) -> Item:
-        """Clip `index` in its `epoch`-th showing, or a stand-in.
+    def draw(self, index: int, epoch: int, shape: Shape | None = None) -> Item:
+        """Clip `index` in its `epoch`-th showing, or a stand-in, in a shape; None: in the one that all have.
 
         Raises:
             BadClips: the clip and all stand-ins tried are unreadable.
         """
         skipped: dict[str, str] = {}
+        others = range(len(self)) if self.number is None else np.flatnonzero(self.number == self.number[index])
         for attempt in range(ATTEMPTS):
             row = self.manifest[index]
             if row.id not in skipped:
                 try:
-                    item = self._read(row, self.view(index, epoch), pick_caption(row.captions, index, epoch))
+                    item = self._read(row, self.view(index, epoch), pick_caption(row.captions, index, epoch), shape)
                     if self.classes:
                         item["label"] = row.label
                     if self.columns:
@@ -122,11 +130,26 @@ class ClipDataset(Dataset[Item]):
                     return item
                 except BadClip as error:
                     skipped[row.id] = error.why
-            index = int(np.random.SeedSequence([index, epoch, attempt]).generate_state(1)[0]) % len(self)
+            stand_in = int(np.random.SeedSequence([index, epoch, attempt]).generate_state(1)[0]) % len(others)
+            index = int(others[stand_in])
         raise BadClips(
-            f"none of {len(skipped)} clips tried, out of {len(self)}, can be used: {listing(skipped)}; "
+            f"none of {len(skipped)} clips tried, out of {len(others)}, can be used: {listing(skipped)}; "
             "scripts/validate_data.py checks them all"
         )
+
+    def extents(self) -> Extents:
+        """How large each clip is, as far as the manifest says."""
+        return extents(self.manifest, self.fps)
+
+    def shaped(self, number: Ints, left_out: dict[str, int]) -> ClipDataset:
+        """The clips that have a shape, by the number of each (rows,), negative where it has none. left_out: how many
+        those are, by the reason."""
+        clips = copy(self)
+        kept = number >= 0
+        left_out = {**self.manifest.left_out, **left_out}
+        clips.manifest = replace(self.manifest.taken(pa.array(kept)), left_out=left_out)
+        clips.number = number[kept].astype(np.int16)  # each loading process has a copy
+        return clips
 
     def fingerprint(self) -> str:
         """Ids and captions in their order, wherever the files lie."""
@@ -147,25 +170,27 @@ class ClipDataset(Dataset[Item]):
         """Every caption that items may carry."""
         return self.manifest.captions()
 
-    def _read(self, row: Row, view: tuple[float, float, float], caption: str) -> Item:
+    def _read(self, row: Row, view: tuple[float, float, float], caption: str, shape: Shape | None) -> Item:
         with row.opened() as path:
-            return self._read_file(row, path, view, caption)
+            frames = self.image_frames if row.is_image else self.num_frames
+            return self._read_file(row, path, view, caption, shape or Shape(frames, self.height, self.width))
 
-    def _read_file(self, row: Row, path: Path, view: tuple[float, float, float], caption: str) -> Item:
+    def _read_file(self, row: Row, path: Path, view: tuple[float, float, float], caption: str, shape: Shape) -> Item:
         time, y, x = view
+        num_frames, height, width = shape
         if row.is_image:
             still = torch.from_numpy(np.array(open_image(path)))  # (h, w, 3)
-            pixels = fit(still[None], self.height, self.width, y, x).expand(-1, self.image_frames, -1, -1).contiguous()
+            pixels = fit(still[None], height, width, y, x).expand(-1, num_frames, -1, -1).contiguous()
             return Item(pixels=pixels, caption=caption, id=row.id, fps=self.fps)
         picked: list[int] = []
 
         def pick(timeline: Timeline) -> Sequence[int]:
-            picked[:] = pick_frames(timeline, row, self.num_frames, self.fps, time)
+            picked[:] = pick_frames(timeline, row, num_frames, self.fps, time)
             return picked
 
         frames = self.decoder.read(path, pick)
-        pixels = fit(torch.from_numpy(frames), self.height, self.width, y, x)
-        repeated = self.num_frames - len(set(picked))
+        pixels = fit(torch.from_numpy(frames), height, width, y, x)
+        repeated = num_frames - len(set(picked))
         return Item(pixels=pixels, caption=caption, id=row.id, fps=self.fps, repeated=repeated)
 
 
@@ -240,6 +265,7 @@ def clip_data(
     timeout: float,
     pin_memory: bool,
     max_bad_share: float,
+    shapes: Shapes | None = None,
 ) -> VideoData:
     """Real clips as training and validation data.
 
@@ -256,6 +282,7 @@ def clip_data(
         decoder: reads the files.
         image_frames: for how many frames an image is shown; None: for `num_frames`. Another number beside videos makes
             clips of two lengths, which do not share a batch: then the batch sizes are 1.
+        shapes: of clips that do not all have one (`data.shapes`), images among them.
         batch_size, ..., max_bad_share: as in `data.module.VideoData`.
 
     Raises FileNotFoundError or ValueError, in one line, for clips that are not there or cannot be batched.
@@ -269,7 +296,12 @@ def clip_data(
     shown = num_frames if image_frames is None else image_frames
     if not 1 <= shown <= num_frames:
         raise ValueError(f"data.image_frames={image_frames} must be from 1 to data.num_frames={num_frames}, or null")
-    if clips.report() == len(clips) and shown > 1:
+    if shapes is not None and image_frames is not None:
+        raise ValueError(
+            f"data.image_frames={image_frames} is for clips of one shape: with data.shapes images have the shortest"
+            " length (data.shapes.lengths); data.image_frames=null"
+        )
+    if clips.report() == len(clips) and shown > 1 and shapes is None:
         log.warning(
             "all clips are images, and each is shown for %d frames, as a video that stands still; data.num_frames=1"
             " trains on images, where codec and network take them",
@@ -297,4 +329,5 @@ def clip_data(
         timeout=timeout,
         pin_memory=pin_memory,
         max_bad_share=max_bad_share,
+        shapes=shapes,
     )

@@ -9,47 +9,25 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
 
 from data import workers
-from data.batch import (
-    Batch,
-    Classified,
-    Clips,
-    Item,
-    NamedClips,
-    RedrawnClips,
-    Skipped,
-    WithColumns,
-    WithImages,
-    collate,
-)
+from data.batch import Batch, Classified, Clips, NamedClips, Shape, Sizes, WithColumns, WithImages
 from data.card import Card, data_card
-from data.decode import BadClips, listing
-from data.sampler import Draw, TrainingStream, validation_shard
+from data.epochs import Epochs, Mixed
+from data.loading import Asked, Loader
+from data.planned import PlannedStream, Planner, ShapedSets
+from data.sampler import Draw, Place, TrainingStream, Turn, validation_shard
+from data.shapes import Pixels, Shapes
 
 log = logging.getLogger(__name__)
 
 
-class _Draws(Dataset[Item]):
-    """Hands draws to clips: only some datasets care which epoch it is."""
-
-    def __init__(self, clips: Clips) -> None:
-        self.clips = clips
-
-    def __getitem__(self, draw: Draw) -> Item:
-        if isinstance(self.clips, RedrawnClips):
-            return self.clips.draw(draw.index, draw.epoch)
-        return self.clips[draw.index]
-
-
 class _TrainLoader:
-    """Endless batches, each stamped with the stream position behind it. It has no length: training counts steps.
+    """Endless batches, each stamped with the place in the stream behind it. It has no length: training counts steps.
 
-    `__iter__` starts again at `data.position`, the last batch that was really used, so batches that workers or the
+    `__iter__` starts again at `data.place`, that of the last batch that was really used, so batches that workers or the
     trainer fetched ahead are drawn again.
     """
 
@@ -57,15 +35,16 @@ class _TrainLoader:
         self.data = data
 
     def __iter__(self) -> Iterator[Batch]:
-        data, position = self.data, self.data.position
-        step = data.world_size * data.batch_size
+        data = self.data
+        place = data.place
+        places = data.stream(place).places()
 
-        def draws(first: int) -> TrainingStream:
-            start = position + first * step
-            return TrainingStream(len(data.train), data.batch_size, data.rank, data.world_size, data.seed, start)
+        def draws(first: int) -> Iterable[list[Draw]]:  # behind the batches yielded so far
+            return data.stream(place)
 
-        for number, batch in enumerate(data.batches(data.train, draws), start=1):
-            yield replace(batch, position=position + number * step)
+        for batch in data.batches(data.train, draws):
+            place = next(places)
+            yield replace(batch, position=place.position, batches_before=place.batches_before)
 
 
 class _ValLoader:
@@ -74,35 +53,40 @@ class _ValLoader:
     def __init__(self, data: VideoData, clips: Clips) -> None:
         self.data = data
         self.clips = clips
-        self.shard = validation_shard(len(clips), data.val_batch_size, data.rank, data.world_size)
+        self.turns = data.validation_turns(clips)
 
     def __len__(self) -> int:
-        return len(self.shard)
+        return len(self.turns)
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from self.data.batches(self.clips, lambda first: self.shard[first:])
+        batches = self.data.batches(self.clips, lambda first: [turn.draws for turn in self.turns[first:]])
+        for turn, batch in zip(self.turns, batches, strict=True):
+            yield replace(batch, fillers=turn.fillers)
 
 
 class VideoData(LightningDataModule):
     """Clips for training and validation.
 
-    Workers stay stateless: an item is a pure function of (index, epoch) and the order one of (seed, position), so the
-    checkpoint holds one number and a run may resume with other workers, ranks or batch size. torchdata's
+    Workers stay stateless: an item is a pure function of (index, epoch, shape) and the order one of (seed, place in the
+    stream), so the checkpoint holds a few numbers and a run may resume with other workers or ranks. torchdata's
     `StatefulDataLoader` is not used because its state belongs to one number of workers.
 
     Args:
-        train: clips to train on.
+        train: clips to train on; with `epochs.Mixed` sources have weights.
         val: clips to validate on, or None.
-        batch_size: clips a training step, for each process.
-        val_batch_size: clips a validation step, for each process.
+        batch_size: clips a training step, for each process; with `shapes`, so many clips of the shape below are the
+            token budget of a batch.
+        val_batch_size: the same of a validation step.
         num_workers: loading processes for each training process; 0 loads in the training process.
         seed: of the order of clips; non-negative.
-        num_frames, height, width: of every clip; batches are held against them. Images may have another length.
+        num_frames, height, width: of every clip; batches are held against them. Images may have another length. With
+            `shapes`, of previews.
         fps: frames a second of every clip.
         timeout: seconds to wait for one batch from a worker before the run stops (a decoder can hang for ever on a
             damaged file); 0 waits for ever. Not used without workers. Workers that die are replaced (`workers.py`).
         pin_memory: page-locked batches, for faster copies to a GPU; not used without one.
         max_bad_share: the run stops with a list once more than this share of the clips could not be read.
+        shapes: how clips of several shapes become batches; None: all have one shape.
     """
 
     def __init__(
@@ -120,6 +104,7 @@ class VideoData(LightningDataModule):
         timeout: float,
         pin_memory: bool,
         max_bad_share: float,
+        shapes: Shapes | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -148,13 +133,32 @@ class VideoData(LightningDataModule):
         self.height = height
         self.width = width
         self.fps = fps
-        self.timeout = timeout
-        self.pin_memory = pin_memory
-        self.max_bad_share = max_bad_share
-        self.position = 0
+        self.shapes = shapes
+        self.loader = Loader(num_workers, seed, fps, timeout, pin_memory, max_bad_share)
+        self.place = Place(0)
         self.accepts_other_clips = False
-        self.skipped: dict[str, str] = {}
-        self.slow: set[str] = set()
+        self._sets: ShapedSets | None = None
+        self._alike: int | None = None
+
+    def measure(self, sizes: Sizes) -> None:
+        """Gives the clips their shapes, as codec and network can take them; without `shapes` it changes nothing. Those
+        that fit nowhere are left out of `train` and `val`.
+
+        Raises:
+            ValueError: a shape that cannot be taken, or no clip that fits one.
+        """
+        if self.shapes is not None:
+            own = Shape(self.num_frames, self.height, self.width)
+            self._sets = ShapedSets(self.shapes, own, sizes, self.train, self.val, self.batch_size, self.val_batch_size)
+            self.train = self._sets.train.clips
+            self.val = None if self._sets.val is None else self._sets.val.clips
+
+    @property
+    def sets(self) -> ShapedSets | None:
+        """The clips in their shapes; None where all have one. Without a network each pixel counts as a token."""
+        if self.shapes is not None and self._sets is None:
+            self.measure(Pixels())
+        return self._sets
 
     @property
     def rank(self) -> int:
@@ -163,6 +167,11 @@ class VideoData(LightningDataModule):
     @property
     def world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Clips that could not be read, and why."""
+        return self.loader.skipped
 
     @property
     def classes(self) -> list[str]:
@@ -188,17 +197,30 @@ class VideoData(LightningDataModule):
         held = [each.columns if isinstance(each, WithColumns) else () for each in every]
         return [name for name in held[0] if all(name in names for names in held)]
 
+    def shapes_of(self, clips: Clips) -> list[Shape]:
+        """All shapes that batches of these clips may have, the usual one first."""
+        if self.sets is not None:
+            return list(self.sets.shapes)
+        own = Shape(self.num_frames, self.height, self.width)
+        of_images = own._replace(num_frames=clips.image_frames) if isinstance(clips, WithImages) else own
+        return list(dict.fromkeys([own, of_images]))
+
+    def rows(self, shape: Shape) -> int:
+        """Clips of a shape for which a training step has room, on each process."""
+        return self.batch_size if self.sets is None else self.sets.rows(shape)
+
     def setup(self, stage: str) -> None:
         """Refuses empty data, and data that is not the same on all ranks."""
         if len(self.train) == 0:
             raise ValueError("no clips to train on: data.train is empty; check its manifest, folder or size")
+        largest = self._asked(self.train).bytes
         if self.val is not None and len(self.val) < self.world_size:
             raise ValueError(
                 f"{len(self.val)} validation clips cannot be shared out over {self.world_size} ranks; "
                 f"give at least {self.world_size}, or none (data.val=null)"
             )
-        if not workers.room_for(self._shared_bytes()):
-            log.warning("%s", workers.shared_memory(self._shared_bytes()))
+        if not workers.room_for(needs := self.loader.shared_bytes(largest)):
+            log.warning("%s", workers.shared_memory(needs))
         mine = (len(self.train), len(self.val or ()), self.batch_size, self.val_batch_size, self.seed)
         if dist.is_available() and dist.is_initialized():
             everyone: list[tuple[int, ...] | None] = [None] * self.world_size
@@ -216,95 +238,62 @@ class VideoData(LightningDataModule):
     def val_dataloader(self) -> Iterable[Batch]:
         return _ValLoader(self, self.val) if self.val is not None else []
 
+    def stream(self, place: Place) -> TrainingStream | PlannedStream:
+        """The training batches of this rank from a place on."""
+        if self.sets is None:
+            return TrainingStream(self._epochs(), self.batch_size, self.rank, self.world_size, place)
+        if self._alike is None:
+            self._alike = self.world_size
+        return PlannedStream(self._planner, self.rank, self.world_size, place)
+
+    @cached_property
+    def _planner(self) -> Planner:
+        assert self._sets is not None and self.shapes is not None and self._alike is not None
+        return Planner(self._epochs(), self._sets.train, self.shapes, self._sets.budget, self._alike)
+
+    def _epochs(self) -> Epochs:
+        mixture = self.train.mixture if isinstance(self.train, Mixed) else None
+        return Epochs(len(self.train), self.seed, mixture)
+
+    def validation_turns(self, clips: Clips) -> list[Turn]:
+        """The validation batches of this rank."""
+        if self.sets is not None:
+            return self.sets.validation_turns(self.rank, self.world_size)
+        return validation_shard(len(clips), self.val_batch_size, self.rank, self.world_size)
+
     def batches(self, clips: Clips, draws: Callable[[int], Iterable[list[Draw]]]) -> Iterator[Batch]:
-        """Loads `draws(0)` in their order, with workers or without, checks shapes and keeps count of clips skipped.
-        `draws(first)` are the same from batch number `first` on, for workers that take the place of dead ones."""
+        """Loads `draws(0)` in their order (`loading.Loader.batches`)."""
+        return self.loader.batches(clips, draws, self._asked(clips))
 
-        def loader(first: int) -> DataLoader[Item]:
-            return DataLoader(
-                _Draws(clips),
-                batch_sampler=draws(first),
-                num_workers=self.num_workers,
-                worker_init_fn=workers.leave_signals_to_trainer,
-                collate_fn=collate,
-                pin_memory=self.pin_memory and torch.cuda.is_available(),
-                timeout=self.timeout if self.num_workers else 0,
-                # Without its own generator a loader draws from torch's global one, and a resumed run would differ.
-                generator=torch.Generator().manual_seed(self.seed),
-            )
-
-        shape = (3, self.num_frames, self.height, self.width)
-        of_images = (3, clips.image_frames, *shape[2:]) if isinstance(clips, WithImages) else shape
-        batches = workers.batches(loader, self._shared_bytes())
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except BadClips as error:  # from a worker it comes wrapped in that worker's traceback
-                raise BadClips(str(error).strip().rsplit(f"{BadClips.__name__}: ", 1)[-1]) from None
-            except workers.TimedOut:
-                raise ValueError(
-                    f"no batch within data.timeout={self.timeout} s: slow storage, or a file that hangs its decoder; "
-                    "scripts/validate_data.py finds such files"
-                ) from None
-            if batch.pixels.shape[1:] not in (shape, of_images):
-                raise ValueError(
-                    f"clip {batch.ids[0]} has shape {tuple(batch.pixels.shape[1:])}, but data.num_frames, height and "
-                    f"width ask for {shape}; give the dataset the same values"
-                )
-            self._count_skipped(batch.skipped)
-            self._count_slow(batch.slow)
-            yield batch
-
-    def _shared_bytes(self) -> int:
-        """Shared memory that the batches of all workers take up: each prepares `prefetch_factor` (2), one is in use."""
-        batch = 4 * max(self.batch_size, self.val_batch_size) * 3 * self.num_frames * self.height * self.width
-        return (2 * self.num_workers + 1) * batch if self.num_workers else 0
-
-    def _count_skipped(self, skipped: Iterable[Skipped]) -> None:
+    def _asked(self, clips: Clips) -> Asked:
+        if self.sets is not None:
+            pixels = self.sets.most_pixels
+        else:
+            pixels = max(self.batch_size, self.val_batch_size) * self.num_frames * self.height * self.width
         num_clips = len(self.train) + len(self.val or ())
-        for id, why in skipped:
-            if id not in self.skipped:
-                self.skipped[id] = why
-                log.warning("skipped %s: %s", id, why)
-        if len(self.skipped) > self.max_bad_share * num_clips:
-            raise BadClips(
-                f"{len(self.skipped)} of {num_clips} clips cannot be read, more than "
-                f"data.max_bad_share={self.max_bad_share}: {listing(self.skipped)}"
-            )
-
-    def _count_slow(self, ids: Iterable[str]) -> None:
-        new = set(ids) - self.slow
-        if new and not self.slow:
-            log.warning(
-                "%s has fewer frames a second than data.fps=%g, so frames are shown again and its motion stutters; "
-                "scripts/validate_data.py lists all such clips",
-                min(new),
-                self.fps,
-            )
-        self.slow |= new
+        return Asked(self.shapes_of(clips), 4 * 3 * pixels, num_clips)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """The trainer is about to use this batch: from here on it counts."""
         if self.trainer and self.trainer.training:
-            self.position = batch.position
+            self.place = Place(batch.position, batch.batches_before)
         return batch
 
     def teardown(self, stage: str) -> None:
-        if self.skipped:
-            log.warning("%d clips could not be read and were skipped: %s", len(self.skipped), listing(self.skipped))
-        if self.slow:
-            log.warning("%d clips have fewer frames a second than data.fps=%g", len(self.slow), self.fps)
+        self.loader.sum_up()
 
     def state_dict(self) -> dict[str, Any]:
         """What exact resume needs; equal on all ranks, so the checkpoint may keep any rank's."""
-        return {
-            "position": self.position,
+        state = {
+            "position": self.place.position,
             "num_clips": len(self.train),
             "seed": self.seed,
             "fingerprints": self.fingerprints,
         }
+        if self.shapes is None:
+            return state
+        of_batches = {"batches_before": self.place.batches_before, "alike": self._alike}
+        return {**state, **of_batches, "budget": None if self.sets is None else self.sets.budget}
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -314,7 +303,9 @@ class VideoData(LightningDataModule):
 
     def card(self) -> Card:
         """What the run is trained on, and whose that is."""
-        shape = {name: getattr(self, name) for name in ("num_frames", "height", "width", "fps")}
+        shape: dict[str, Any] = {name: getattr(self, name) for name in ("num_frames", "height", "width", "fps")}
+        if self.sets is not None:
+            shape = {"frames x height x width": [str(each) for each in self.sets.shapes], "fps": self.fps}
         return data_card(self.train, self.val, shape, self.fingerprints)
 
     def check(self, state_dict: dict[str, Any]) -> None:
@@ -346,4 +337,11 @@ class VideoData(LightningDataModule):
         """
         if not self.accepts_other_clips:
             self.check(state_dict)
-        self.position = state_dict["position"]
+        self.place = Place(state_dict["position"], state_dict.get("batches_before", 0))
+        self._alike = state_dict.get("alike")
+        if self.sets is not None and state_dict.get("budget") != self.sets.budget:
+            log.warning(
+                "batches of %d tokens are others than the checkpoint's: of this epoch some clips come again and others"
+                " not at all; from the next one on each comes once again",
+                self.sets.budget,
+            )

@@ -111,6 +111,7 @@ def test_experiments_compose_with_exact_keys(experiment: str) -> None:
 MOUNTS = {
     "data/dataset": (["experiment=demo"], "data/dataset@data.train"),
     "data/decoder": (["experiment=real_clips"], "data/decoder"),
+    "data/shapes": (["experiment=real_clips"], "data/shapes"),
     "net/guidance": (["experiment=demo", "net=hunyuan_video_tiny"], "net/guidance"),
     "net/ofs": (["experiment=demo", "net=cogvideox_tiny"], "net/ofs"),
     "alignment/encoder": (["experiment=demo", "alignment=repa"], "alignment/encoder"),

@@ -70,6 +70,46 @@ def check_sizes(net: Backbone | Autoencoder, codec: Codec, num_frames: int, heig
         raise
 
 
+class Sizes:
+    """What codec and network make of clips: for data whose clips have several shapes (`data.batch.Sizes`)."""
+
+    def __init__(self, net: Backbone | Autoencoder, codec: Codec) -> None:
+        self.net = net
+        self.codec = codec
+
+    def tokens(self, num_frames: int, height: int, width: int) -> int:
+        """Tokens of a clip. Raises ValueError, with the nearest sizes, where codec or network cannot take it."""
+        check_sizes(self.net, self.codec, num_frames, height, width)
+        return self.net.num_tokens(*self.codec.latent_shape(num_frames, height, width))
+
+    def nearest(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """The nearest clip that both can take, each size for itself; of two at equal distance the smaller one.
+        Where none can be taken along an axis, the size that was asked for."""
+        sizes = [self._nearest(axis, size) for axis, size in enumerate((num_frames, height, width))]
+        return sizes[0], sizes[1], sizes[2]
+
+    def _nearest(self, axis: int, size: int) -> int:
+        codec, patch = self.codec, self.net.patch[axis]
+        unit, beside = codec.stride[axis] * patch, 2 + codec.group + codec.lead
+        near = []
+        for patches in range(max(1, size // unit - beside), size // unit + beside + 2):
+            latents = (patches * patch if each == axis else 1 for each in range(3))
+            pixels = codec.compression.pixel_shape(*latents)[axis]
+            if self._takes(axis, pixels):
+                near.append(pixels)
+        return min(near, key=lambda pixels: (abs(pixels - size), pixels), default=size)
+
+    def _takes(self, axis: int, pixels: int) -> bool:
+        """Whether the codec takes clips of `pixels` along an axis."""
+        codec = self.codec
+        smallest = (1 if codec.causal else codec.group * codec.stride[0], *codec.stride[1:])
+        try:
+            codec.latent_shape(*(pixels if each == axis else smallest[each] for each in range(3)))
+        except ValueError:
+            return False
+        return True
+
+
 def check_clips(net: Backbone | Autoencoder, codec: Codec, data: Mapping[str, Any]) -> None:
     """`check_sizes` of the clips of a run's `data`, and of images that are shown for another number of frames."""
     check_sizes(net, codec, data["num_frames"], data["height"], data["width"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data.batch import Measured
 from dit.engine.module import VideoDiffusion
 from dit.engine.resume import Start
 
@@ -37,6 +38,7 @@ def summary(module: VideoDiffusion, data: Any, run: Path, start: Start, max_step
         count = 0 if part is None else sum(p.numel() for p in part.parameters())
         lines += [f"  {name}: {count:,} parameters"] if count else []
     lines.append(f"  a clip: {clip}, {module.net.num_tokens(*shape):,} tokens")
+    lines += _shapes(module, data)
     told = [f"{name} ({', '.join(each.entries)})" for name, each in module.signals.items()]
     lines.append(f"  the network is told: {', '.join(told) or 'nothing'}")
     lines.append(f"run directory: {run}")
@@ -47,6 +49,16 @@ def summary(module: VideoDiffusion, data: Any, run: Path, start: Start, max_step
     else:
         lines.append(f"would resume {start.checkpoint} at step {start.step} of {max_steps}")
     return [*lines, *(f"  with {key}: {now} ({before} before)" for key, before, now in start.changes)]
+
+
+def _shapes(module: VideoDiffusion, data: Any) -> list[str]:
+    """A line for each shape, where clips have several."""
+    shapes = data.shapes_of(data.train) if isinstance(data, Measured) else []  # type: ignore[attr-defined]
+    if len(shapes) < 2:
+        return []
+    tokens = [module.net.num_tokens(*module.codec.latent_shape(*shape)) for shape in shapes]
+    listed = zip(shapes, tokens, strict=True)
+    return [f"  clips of {shape}: {count:,} tokens, {data.rows(shape)} in a batch" for shape, count in listed]
 
 
 def _brief(node: Any, groups: Mapping[str, Any], inside: bool = False) -> str:

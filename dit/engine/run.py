@@ -15,6 +15,7 @@ import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from data.batch import Measured
 from dit.checkpoint.files import FOLDER, LAST
 from dit.codec.base import Codec
 from dit.codec.vae.network import Autoencoder
@@ -41,7 +42,7 @@ from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.begin import Begin
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.finite import NonFinite
-from dit.engine.fitting import OF_NOISE, check_channels, check_clips, check_encoder, check_given, check_recipe
+from dit.engine.fitting import OF_NOISE, Sizes, check_channels, check_clips, check_encoder, check_given, check_recipe
 from dit.engine.interrupts import Interrupts
 from dit.engine.module import VideoDiffusion
 from dit.engine.training import Training
@@ -196,6 +197,8 @@ def build(config: dict[str, Any]) -> Parts:
     if isinstance(net, Backbone):
         check_channels(config["net"], codec, text)
     data: LightningDataModule = _make(config["data"])
+    if isinstance(data, Measured):
+        data.measure(Sizes(net, codec))
     captions.report_long(data.train, text)  # type: ignore[attr-defined]
     config["signals"] = completed(config["signals"], net, text)
     signals = build_signals(config["signals"], net, text, data)

@@ -7,7 +7,9 @@ from itertools import islice
 import pytest
 import torch
 
-from data.sampler import Draw, TrainingStream, shuffle, validation_shard
+from data.batch import Shape
+from data.epochs import Epochs, shuffle
+from data.sampler import Draw, Place, TrainingStream, Turn, shaped_shard, validation_shard
 
 
 def global_batches(
@@ -15,7 +17,7 @@ def global_batches(
 ) -> list[list[Draw]]:
     """Steps of all ranks, each step's ranks joined."""
     ranks = [
-        list(islice(TrainingStream(num_clips, batch_size, rank, world_size, seed, start), steps))
+        list(islice(TrainingStream(Epochs(num_clips, seed), batch_size, rank, world_size, Place(start)), steps))
         for rank in range(world_size)
     ]
     return [sum(step, []) for step in zip(*ranks, strict=True)]
@@ -65,15 +67,48 @@ def test_shuffles_differ_by_epoch_and_by_seed() -> None:
     assert torch.equal(shuffle(40, 2, 3), shuffle(40, 2, 3))
 
 
+ORDER_OF_BEFORE = [
+    (0, 0), (4, 0), (1, 0), (1, 1), (0, 1), (5, 1), (3, 1), (4, 1), (2, 1), (6, 1), (4, 2), (3, 2), (0, 2), (1, 2),
+    (5, 2), (6, 2), (2, 2), (6, 3),
+]  # fmt: skip
+
+
+def test_the_order_of_clips_of_one_shape_stays_what_it_was() -> None:
+    """Runs that were begun before there were several shapes and weights go on with the very clips."""
+    draws = sum(global_batches(7, 3, 2, 5, 4, 3), [])
+    assert [(draw.index, draw.epoch) for draw in draws] == ORDER_OF_BEFORE
+
+
+def check_turns(shards: list[list[Turn]], num_clips: int) -> None:
+    """Ranks are equal in shapes and sizes, and every clip counts once."""
+    alike = {
+        tuple((len(turn.draws), {draw.shape for draw in turn.draws}) for turn in shard).__repr__() for shard in shards
+    }
+    assert len(alike) == 1
+    seen = [draw.index for shard in shards for turn in shard for draw in turn.draws]
+    counted = [
+        draw.index for shard in shards for turn in shard for draw in turn.draws[: len(turn.draws) - turn.fillers]
+    ]
+    assert sorted(counted) == list(range(num_clips)) and set(seen) == set(counted)
+
+
 @pytest.mark.parametrize("num_clips, batch_size, world_size, seed", cases(20))
 def test_validation_ranks_are_equal_and_every_clip_counts_once(
     num_clips: int, batch_size: int, world_size: int, seed: int
 ) -> None:
     shards = [validation_shard(num_clips, batch_size, rank, world_size) for rank in range(world_size)]
-    assert len({tuple(len(batch) for batch in shard) for shard in shards}) == 1
-    seen = [[draw.index for batch in shard for draw in batch] for shard in shards]
-    counted = [
-        index for rank, mine in enumerate(seen) for i, index in enumerate(mine) if rank + world_size * i < num_clips
-    ]
-    assert sorted(counted) == list(range(num_clips))
-    assert sum(map(len, seen)) - num_clips < world_size and set(sum(seen, [])) == set(counted)
+    check_turns(shards, num_clips)
+    assert sum(len(turn.draws) for shard in shards for turn in shard) - num_clips < world_size
+
+
+@pytest.mark.parametrize("num_clips, batch_size, world_size, seed", cases(20))
+def test_so_are_they_shape_by_shape(num_clips: int, batch_size: int, world_size: int, seed: int) -> None:
+    shapes = [Shape(1, 8, 8), Shape(4, 8, 8), Shape(4, 8, 16)]
+    number = [random.Random(seed + clip).randrange(3) for clip in range(num_clips)]
+    sizes = [batch_size + 4, batch_size, max(1, batch_size // 2)]
+    shards = [shaped_shard(number, shapes, sizes, rank, world_size) for rank in range(world_size)]
+    check_turns(shards, num_clips)
+    for turn in shards[0]:
+        assert len({draw.shape for draw in turn.draws}) == 1
+        assert len(turn.draws) <= sizes[shapes.index(turn.draws[0].shape)]  # type: ignore[arg-type]
+        assert all(shapes[number[draw.index]] == draw.shape for draw in turn.draws)

@@ -19,7 +19,7 @@ from dit.engine.callbacks.validation import Validation
 from dit.engine.module import VideoDiffusion
 from dit.engine.validated import alike
 from dit.engine.writers import Writers
-from tests.engine.small import FRAMES, Clips, average, fit, model, objective, tasks, video_data
+from tests.engine.small import FRAMES, SIZE, Clips, average, fit, model, objective, tasks, video_data
 
 NAMES = ("val/x0_error", "val/eps_error", "val/velocity_error")
 
@@ -160,7 +160,7 @@ def test_every_clip_counts_once_on_any_number_of_ranks(ranks: int, monkeypatch: 
         parts.append(values)
         return values
 
-    monkeypatch.setattr("dit.engine.callbacks.validation.sum_over_ranks", keep)
+    monkeypatch.setattr("dit.engine.callbacks.by_shape.sum_over_ranks", keep)
     validation = Validation(average(), None, every=1, level_buckets=2, error_levels=2)  # type: ignore[arg-type]
     monkeypatch.setattr(validation.ema, "swapped", lambda _: nullcontext())
 
@@ -179,7 +179,7 @@ def test_every_clip_counts_once_on_any_number_of_ranks(ranks: int, monkeypatch: 
         return torch.stack(parts).sum(0)
 
     torch.testing.assert_close(measured(ranks), measured(1), rtol=1e-5, atol=1e-9)
-    assert measured(1)[0] == 6
+    assert measured(1)[0, 0] == 6
 
 
 class Some:
@@ -205,6 +205,10 @@ def test_an_image_among_videos_counts_for_the_first_frame_alone(tmp_path: Path) 
         for i, chosen in enumerate([((0, 1), (1, FRAMES)), ((0, 1),), ((1, FRAMES),)])
     )
     assert "val/x0_error_frame_01" not in image and FRAMES == 2
+    assert not any("_shape_" in name for name in (*image, *video))
+    for name in (*NAMES, "val/loss"):
+        assert both[f"{name}_shape_1x{SIZE}x{SIZE}"] == pytest.approx(image[name])
+        assert both[f"{name}_shape_{FRAMES}x{SIZE}x{SIZE}"] == pytest.approx(video[name])
     for name in (*NAMES, "val/loss"):
         first, later = (f"{name}_frame_{frame:02d}" for frame in range(2))
         assert both[first] == pytest.approx((image[first] + video[first]) / 2)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Trainer
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dit.engine import rng
 from dit.engine.callbacks.after_step import Ask, Task
+from dit.engine.callbacks.by_shape import ByShape, with_shapes
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.callbacks.preview import FOLDER
 from dit.engine.ema import EMA
 from dit.engine.module import VideoDiffusion
-from dit.engine.ranks import sum_over_ranks
 from dit.media.sheet import contact_sheet
 from dit.media.video import viewing_scale
 from dit.recipes.autoencoding import divergence
@@ -56,8 +58,11 @@ class Reconstruction(Task):
     @torch.no_grad()
     def measure(self, trainer: Trainer, module: VideoDiffusion, step: int, sheet: Path, ask: Ask) -> dict[str, float]:
         """One pass over the validation clips; the same numbers on every rank. Asks before each batch."""
-        loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-        sums: list[Tensor] = []
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        loader = data.val_dataloader()
+        shapes = [] if data.val is None else data.shapes_of(data.val)
+        frames = max((shape.num_frames for shape in shapes), default=1)
+        sums = ByShape(shapes)
         shown: list[tuple[str, Tensor, float]] = []
         was_training = module.training
         module.eval()
@@ -74,23 +79,35 @@ class Reconstruction(Task):
                     of_clips, of_frames = psnr(made, batch.pixels, (1, 2, 3, 4)), psnr(made, batch.pixels, (1, 3, 4))
                     l1 = (made - batch.pixels).abs().mean(dim=(1, 2, 3, 4))
                     kl = divergence(coded.mean, coded.log_variance)
-                    sums += torch.cat([torch.stack([of_clips, l1, kl], dim=1), of_frames], dim=1).double()
+                    by_frame = torch.stack([torch.ones_like(of_frames), of_frames], dim=1)
+                    by_frame = pad(by_frame, (0, frames - of_frames.shape[1])).flatten(1)  # how many, and their sums
+                    of_each = torch.stack([torch.ones_like(l1), of_clips, l1, kl], dim=1)
+                    sums.add(batch, torch.cat([of_each, by_frame], dim=1).double().unbind(0))
                     for at in range(min(len(batch), self.sheet_clips - len(shown))):
                         between = made.new_ones(*made.shape[1:3], GAP, made.shape[4])
                         both = torch.cat([batch.pixels[at], between, made[at]], dim=2)  # one above the other
+                        if shown and both.shape != shown[0][1].shape:
+                            break  # the sheet has clips of one shape
                         shown.append((batch.values["caption"][at], both.cpu(), float(of_clips[at])))
             ask(may_stop=False)
-            count, rank, ranks = len(trainer.datamodule.val or ()), trainer.global_rank, trainer.world_size  # type: ignore[attr-defined]
-            sums = [each * (rank + ranks * place < count) for place, each in enumerate(sums)]
         finally:
             module.train(was_training)
-        if not sums:
+        totals = sums.over_ranks()
+        if not totals:
             return {}
         if trainer.is_global_zero and shown:
             _draw(sheet, shown, {"step": str(step), "weights": weights})
-        clips, l1_of_all, kl_of_all, *frames = (sum_over_ranks(torch.stack(sums).sum(0)) / count).tolist()
-        by_frame = {f"val/psnr_frame_{frame:02d}": each for frame, each in enumerate(frames)}
-        return {"val/psnr": clips, "val/l1": l1_of_all, "val/kl": kl_of_all, **by_frame}
+        whole = _named(torch.stack([*totals.values()]).sum(0), frames)
+        named = {shape: _named(total, frames) for shape, total in totals.items() if total[0] > 0}
+        return with_shapes(whole, {shape: {"val/psnr": of["val/psnr"]} for shape, of in named.items()})
+
+
+def _named(total: Tensor, frames: int) -> dict[str, float]:
+    """Means by name, of the sums over all clips: how many, psnr, l1, kl, and by frame how many and their psnr."""
+    count, of_clips, l1, kl = total[:4].tolist()
+    there, of_frames = total[4:].view(2, frames)
+    by_frame = {f"val/psnr_frame_{at:02d}": float(of_frames[at] / there[at]) for at in range(frames) if there[at] > 0}
+    return {"val/psnr": of_clips / count, "val/l1": l1 / count, "val/kl": kl / count, **by_frame}
 
 
 def psnr(made: Tensor, clips: Tensor, over: tuple[int, ...]) -> Tensor:

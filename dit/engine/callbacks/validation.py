@@ -14,19 +14,21 @@ from lightning import Trainer
 from torch import Tensor
 from torch.nn.functional import pad
 
+from data.batch import Shape
 from dit.diffusion.errors import QUANTITIES, shares
 from dit.diffusion.loss import loss_by_level
 from dit.engine import parallel, rng
 from dit.engine.callbacks.after_step import Ask, Task
+from dit.engine.callbacks.by_shape import ByShape, with_shapes
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.ema import EMA
 from dit.engine.module import VideoDiffusion
-from dit.engine.ranks import sum_over_ranks
 from dit.engine.validated import Validated
 
 
 class Validation(Task):
-    """Logs two kinds of numbers, each also by noise level (`_level_*`) and by latent frame (`_frame_*`).
+    """Logs two kinds of numbers, each also by noise level (`_level_*`) and by latent frame (`_frame_*`), and by shape
+    (`_shape_*`) where clips have several.
 
     `val/loss` is the run's own objective, in its own weighting, levels and space: it ranks the steps of one run.
     `val/x0_error`, `val/eps_error` and `val/velocity_error` are the same question to every run on the same clips and
@@ -69,10 +71,10 @@ class Validation(Task):
         # Training has memory for as many. Shards: all ranks call the network equally often, so one clip a time.
         sharded = isinstance(trainer.strategy, parallel.FSDP2)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        rows: int = 1 if sharded else data.batch_size
         loader = data.val_dataloader()
-        frames = module.codec.latent_shape(data.num_frames, data.height, data.width)[0]
-        sums: list[Tensor] = []
+        shapes = [] if data.val is None else data.shapes_of(data.val)
+        frames = max((module.codec.latent_shape(*shape)[0] for shape in shapes), default=1)
+        sums = ByShape(shapes)
         was_training = module.training
         module.eval()
         try:
@@ -83,18 +85,21 @@ class Validation(Task):
                 for index, batch in enumerate(batches):
                     ask()
                     batch = trainer.strategy.batch_to_device(batch)
+                    rows = 1 if sharded else data.rows(Shape(*batch.pixels.shape[2:]))
                     clips = module.validation_step(batch, index, self.noise_shares, rows)
-                    sums += [self._sums(clip, frames) for clip in clips]
+                    sums.add(batch, [self._sums(clip, frames) for clip in clips])
             ask(may_stop=False)  # whether all have their sums; they are added up now, and no work is left to be cut off
-            # Ranks take equally many; the clips that fill up the last turn are others' and count there.
-            count, rank, ranks = len(data.val or ()), trainer.global_rank, trainer.world_size
-            sums = [each * (rank + ranks * place < count) for place, each in enumerate(sums)]
         finally:
             module.train(was_training)
-        if not sums:
+        totals = sums.over_ranks()
+        if not totals:
             return {}
-        total = sum_over_ranks(torch.stack(sums).sum(0))
-        return self._named(total, frames)
+        whole = self._named(torch.stack([*totals.values()]).sum(0), frames)
+        named = {shape: self._named(total, frames) for shape, total in totals.items() if total[0] > 0}
+        means = ("val/loss", *(f"val/{name}_error" for name in QUANTITIES))
+        return with_shapes(
+            whole, {shape: {name: of[name] for name in means if name in of} for shape, of in named.items()}
+        )
 
     def _sums(self, clip: Validated, frames: int) -> Tensor:
         """Float64 sums over one clip, flat, in the order in which `_named` takes them apart. Of a clip with fewer than

@@ -1,0 +1,151 @@
+"""Batches out of draws, loaded by workers or here, and what is said of clips that cannot be read or are slow."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data import workers
+from data.batch import Batch, Clips, Item, RedrawnClips, Shape, Skipped, collate
+from data.decode import BadClips, listing
+from data.sampler import Draw
+from data.shapes import SizedClips
+
+log = logging.getLogger(__name__)
+
+
+class _Draws(Dataset[Item]):
+    """Hands draws to clips: only some datasets care which epoch it is, or can show a clip in another shape."""
+
+    def __init__(self, clips: Clips) -> None:
+        self.clips = clips
+
+    def __getitem__(self, draw: Draw) -> Item:
+        if draw.shape is not None and isinstance(self.clips, SizedClips):
+            return self.clips.draw(draw.index, draw.epoch, draw.shape)
+        if isinstance(self.clips, RedrawnClips):
+            return self.clips.draw(draw.index, draw.epoch)
+        return self.clips[draw.index]
+
+
+class Asked(NamedTuple):
+    """What batches are to be.
+
+    Attributes:
+        shapes: that clips may have.
+        bytes: of the largest batch.
+        num_clips: of the run, of which only a share may be unreadable.
+    """
+
+    shapes: Collection[Shape]
+    bytes: int
+    num_clips: int
+
+
+class Loader:
+    """Loads batches, and remembers which clips were skipped or slow; arguments as of `module.VideoData`."""
+
+    def __init__(
+        self, num_workers: int, seed: int, fps: float, timeout: float, pin_memory: bool, max_bad_share: float
+    ) -> None:
+        self.num_workers = num_workers
+        self.seed = seed
+        self.fps = fps
+        self.timeout = timeout
+        self.pin_memory = pin_memory
+        self.max_bad_share = max_bad_share
+        self.skipped: dict[str, str] = {}  # why, by id
+        self.slow: set[str] = set()
+
+    def batches(self, clips: Clips, draws: Callable[[int], Iterable[list[Draw]]], asked: Asked) -> Iterator[Batch]:
+        """Loads `draws(0)` in their order, with workers or without. `draws(first)` are the same from batch number
+        `first` on, for workers that take the place of dead ones.
+
+        Raises:
+            BadClips: too many clips cannot be read. ValueError: no batch came in time, or one has another shape.
+        """
+
+        def loader(first: int) -> DataLoader[Item]:
+            return DataLoader(
+                _Draws(clips),
+                batch_sampler=draws(first),
+                num_workers=self.num_workers,
+                worker_init_fn=workers.leave_signals_to_trainer,
+                collate_fn=collate,
+                pin_memory=self.pin_memory and torch.cuda.is_available(),
+                timeout=self.timeout if self.num_workers else 0,
+                # Without its own generator a loader draws from torch's global one, and a resumed run would differ.
+                generator=torch.Generator().manual_seed(self.seed),
+            )
+
+        batches = workers.batches(loader, self.shared_bytes(asked.bytes))
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except BadClips as error:  # from a worker it comes wrapped in that worker's traceback
+                raise BadClips(str(error).strip().rsplit(f"{BadClips.__name__}: ", 1)[-1]) from None
+            except workers.TimedOut:
+                raise ValueError(
+                    f"no batch within data.timeout={self.timeout} s: slow storage, or a file that hangs its decoder; "
+                    "scripts/validate_data.py finds such files"
+                ) from None
+            _check_shapes(batch, asked.shapes)
+            self._count_skipped(batch.skipped, asked.num_clips)
+            self._count_slow(batch.slow)
+            yield batch
+
+    def shared_bytes(self, batch: int) -> int:
+        """Shared memory that the batches of all workers take up: each prepares `prefetch_factor` (2), one is in use."""
+        return (2 * self.num_workers + 1) * batch if self.num_workers else 0
+
+    def _count_skipped(self, skipped: Iterable[Skipped], num_clips: int) -> None:
+        for id, why in skipped:
+            if id not in self.skipped:
+                self.skipped[id] = why
+                log.warning("skipped %s: %s", id, why)
+        if len(self.skipped) > self.max_bad_share * num_clips:
+            raise BadClips(
+                f"{len(self.skipped)} of {num_clips} clips cannot be read, more than "
+                f"data.max_bad_share={self.max_bad_share}: {listing(self.skipped)}"
+            )
+
+    def _count_slow(self, ids: Iterable[str]) -> None:
+        new = set(ids) - self.slow
+        if new and not self.slow:
+            log.warning(
+                "%s has fewer frames a second than data.fps=%g, so frames are shown again and its motion stutters; "
+                "scripts/validate_data.py lists all such clips",
+                min(new),
+                self.fps,
+            )
+        self.slow |= new
+
+    def sum_up(self) -> None:
+        """Says at the end which clips were skipped or slow."""
+        if self.skipped:
+            log.warning("%d clips could not be read and were skipped: %s", len(self.skipped), listing(self.skipped))
+        if self.slow:
+            log.warning("%d clips have fewer frames a second than data.fps=%g", len(self.slow), self.fps)
+
+
+def _check_shapes(batch: Batch, shapes: Collection[Shape]) -> None:
+    """Raises ValueError for clips of a shape that was not asked for."""
+    allowed = [(3, *shape) for shape in shapes]
+    for clip in batch.pixels:  # of a tensor, or of clips one by one
+        if (shape := tuple(clip.shape)) in allowed:
+            continue
+        if len(allowed) == 1:
+            raise ValueError(
+                f"clip {batch.ids[0]} has shape {shape}, but data.num_frames, height and width ask for {allowed[0]};"
+                " give the dataset the same values"
+            )
+        raise ValueError(
+            f"a clip in the batch of {batch.ids[0]} has shape {shape}, which is none of those that were asked for; the"
+            " dataset must draw clips in the shape that it is told"
+        )

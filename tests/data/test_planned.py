@@ -1,0 +1,133 @@
+"""Batches of several shapes: complete, within the budget, about equal over ranks, and the same from any place on."""
+
+import random
+from collections import Counter
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.batch import Shape
+from data.buckets import Buckets
+from data.epochs import Epochs, Mixture
+from data.planned import PlannedStream, Planner
+from data.sampler import Draw, Place
+from data.shapes import Shaped, Shapes
+
+SHAPES = (Shape(1, 16, 16), Shape(4, 16, 16), Shape(4, 16, 32), Shape(8, 16, 16), Shape(8, 32, 32))
+TOKENS = np.array([4, 16, 32, 32, 128])
+BUDGET = 140
+ANY: dict[str, Any] = {
+    "shapes": None, "sides": None, "aspects": ["1:1"], "lengths": None, "tokens": None, "max_enlarge": 1.0,
+    "max_cut": 0.5,
+}  # fmt: skip
+BEGIN = Place(0)
+KINDS: list[type[Shapes]] = [Buckets]
+
+
+class Nothing:
+    """Clips that no plan may ask for anything."""
+
+
+def planner(kind: type[Shapes], num_clips: int, seed: int, alike: int, mixture: Mixture | None = None) -> Planner:
+    number = np.random.default_rng(seed).choice(len(SHAPES), num_clips, p=[0.3, 0.3, 0.2, 0.1, 0.1])
+    clips = Shaped(Nothing(), number, SHAPES, TOKENS)  # type: ignore[arg-type]
+    return Planner(Epochs(num_clips, seed, mixture), clips, kind(**ANY), BUDGET, alike)
+
+
+def steps(plans: Planner, world_size: int, start: Place, count: int) -> list[list[list[Draw]]]:
+    """Steps of batches, one for each rank."""
+    ranks = [islice(PlannedStream(plans, rank, world_size, start), count) for rank in range(world_size)]
+    return [list(step) for step in zip(*ranks, strict=True)]
+
+
+def batches(plans: Planner, count: int, start: Place = BEGIN) -> list[list[Draw]]:
+    return [batch for step in steps(plans, 1, start, count) for batch in step]
+
+
+def tokens_of(batch: list[Draw]) -> int:
+    return sum(int(TOKENS[SHAPES.index(draw.shape)]) for draw in batch)  # type: ignore[arg-type]
+
+
+def cases(count: int) -> list[tuple[int, int, int]]:
+    rng = random.Random(1)
+    return [(rng.randint(1, 120), rng.randint(0, 10**6), rng.randint(1, 6)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_clips, seed, alike", cases(20))
+def test_each_epoch_shows_each_clip_once_in_its_shape_and_within_the_budget(
+    kind: type[Shapes], num_clips: int, seed: int, alike: int
+) -> None:
+    plans = planner(kind, num_clips, seed, alike)
+    made: list[list[Draw]] = []
+    while sum(map(len, made)) < 3 * num_clips:
+        made = batches(plans, len(made) + 8)
+    draws = [draw for batch in made for draw in batch][: 3 * num_clips]
+    assert Counter((draw.epoch, draw.index) for draw in draws) == Counter(
+        (epoch, index) for epoch in range(3) for index in range(num_clips)
+    )
+    assert [draw.epoch for draw in draws] == sorted(draw.epoch for draw in draws)
+    for batch in made:
+        assert batch and tokens_of(batch) <= BUDGET
+        assert all(draw.shape == SHAPES[plans.clips.number[draw.index]] for draw in batch)
+        assert plans.shapes.packed or len({draw.shape for draw in batch}) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_clips, seed, alike", cases(20))
+def test_stopping_anywhere_and_going_on_changes_nothing(
+    kind: type[Shapes], num_clips: int, seed: int, alike: int
+) -> None:
+    """Also with another number of ranks, and with sources of broken weights."""
+    mixture = Mixture((0.7, 1.6), np.arange(num_clips) % 2) if seed % 2 and num_clips > 9 else None
+    plans = planner(kind, num_clips, seed, alike, mixture)
+    whole = batches(plans, 60)
+    before, after, stop = 1 + seed % 3, 1 + seed % 4, 1 + seed % 13
+    first = [batch for step in steps(plans, before, Place(0), stop) for batch in step]
+    place = next(islice(PlannedStream(plans, 0, before, Place(0)).places(), stop - 1, None))
+    again = planner(kind, num_clips, seed, alike, mixture)
+    rest = [batch for step in steps(again, after, place, 4) for batch in step]
+    assert place.position == sum(map(len, first))
+    assert first + rest == whole[: len(first) + len(rest)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 7, 8])
+def test_ranks_have_one_shape_and_equal_tokens_at_each_step_but_at_the_ends_of_shapes(ranks: int) -> None:
+    """Over three epochs, which do not end on whole steps."""
+    plans = planner(Buckets, 3000, 4, ranks)
+    made = steps(plans, ranks, Place(0), 3 * len(plans.plan(0, 0)) // ranks)
+    one_shape = [len({draw.shape for batch in step for draw in batch}) == 1 for step in made]
+    mixed_steps = 3 * (len(SHAPES) * ranks // ranks + 1)
+    assert sum(not one for one in one_shape) <= mixed_steps
+    loads = np.array([[tokens_of(batch) for batch in step] for step in made])
+    assert (loads.max(1) / loads.mean(1)).mean() < 1.03
+    assert loads.sum() / (loads.size * BUDGET) > 0.85  # a clip of 128 tokens leaves 12
+
+
+def test_shapes_come_mixed() -> None:
+    plans = planner(Buckets, 3000, 4, 2)
+    shown = [batch[0].shape for batch in batches(plans, len(plans.plan(0, 0)))]
+    runs = 1 + sum(a != b for a, b in zip(shown, shown[1:], strict=False))
+    assert runs > len(shown) / 4
+
+
+def test_epochs_and_seeds_have_other_batches() -> None:
+    plans, others = planner(Buckets, 50, 4, 2), planner(Buckets, 50, 5, 2)
+    found = [
+        tuple(map(tuple, (plan.index, plan.ends))) for plan in (*map(plans.plan, range(4), [0] * 4), others.plan(0, 0))
+    ]
+    assert len(set(found)) == 5
+
+
+def test_with_another_budget_a_run_goes_on_at_the_batch_that_it_stands_in() -> None:
+    plans = planner(Buckets, 50, 4, 2)
+    plan = plans.plan(0, 0)
+    large = next(number for number in range(1, len(plan)) if len(plan.draws(number)) > 1)
+    assert batches(plans, 1, Place(int(plan.ends[large - 1]) + 1)) == [plan.draws(large)]
+
+
+def test_few_clips_and_many_ranks() -> None:
+    made = [batch for step in steps(planner(Buckets, 3, 0, 8), 8, Place(0), 3) for batch in step]
+    assert all(made) and {draw.index for batch in made for draw in batch} == {0, 1, 2}
