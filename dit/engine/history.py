@@ -1,5 +1,5 @@
 """The history of a run, in its directory: `history.jsonl` with a line for each start and end, and `train.log`, the log.
-Both are for people: no code reads them, and a run goes on where they cannot be written.
+Both are for people: no run reads them, and it goes on where they cannot be written. `dit.report` shows the former.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
+from dit.runfiles import HISTORY
+
 log = logging.getLogger(__name__)
-HISTORY = "history.jsonl"
 LOG = "train.log"
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "lightning", "numpy", "xformers", "triton", "hydra-core", "av", "decord", "peft")

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 from dit.checkpoint import archive, entries
 from dit.checkpoint.files import FOLDER, FROZEN, LAST, numbered, run_of, step_name
 from dit.checkpoint.opened import find
+from dit.config.flat import lies_in
 from dit.config.renamed import current
 from dit.engine import rundir
 from dit.engine.callbacks.checkpoint import point
 from dit.engine.lr_schedule import LRSchedule
-from dit.engine.rundir import CHANGEABLE, OtherRun, lies_in
+from dit.engine.rundir import CHANGEABLE, OtherRun
 
 log = logging.getLogger(__name__)
 JUMP = 0.02  # share of the peak rate: a larger jump of the learning rate is refused unless the command allows it

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import reduce
@@ -19,19 +19,18 @@ from typing import IO, Any
 import yaml  # type: ignore[import-untyped]
 
 from dit.checkpoint.files import FOLDER, FROZEN
+from dit.config.flat import COPIES, leaves, lies_in
 from dit.config.renamed import current
 from dit.engine.callbacks.checkpoint import point
 from dit.engine.ema import SNAPSHOTS
-from dit.engine.writers import METRICS
 from dit.foreign import read_yaml
+from dit.runfiles import CONFIG, METRICS, SAMPLES
 
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
-CONFIG = "config.yaml"
 LOCK = ".lock"
 ASIDE = "set_aside"
-SAMPLES = "samples"
 PART = f"{CONFIG}.part"  # rank 0 may be writing it, or was killed while it did
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that know none
@@ -54,8 +53,6 @@ FREE = (
     "solver",
     "guidance",
     *(f"callbacks.{name}" for name in ("checkpoints", "metrics", "progress", "validation", "after_step")),
-    "callbacks.guard",  # what these two are told is compared under its own name
-    "callbacks.randomness",
     *("text.folder", "signals.image.folder"),  # which files they are, fingerprints say
     *("codec.folder", "codec.encoder", "codec.decoder", "codec.ckpt"),
     *("codec.batch", "codec.frames"),
@@ -87,8 +84,7 @@ FREE = (
     "trainer.precision",
     "trainer.compile_mode",
     "net.kernel",
-    # The objective joins groups that are compared under their own names.
-    *(f"objective.{part}" for part in ("path", "prediction", "levels", "weighting", "conditioning", "space")),
+    *COPIES,
 )
 
 
@@ -264,7 +260,7 @@ def _take(held: IO[str], run: Path) -> None:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(key, value before, value now) of all settings that differ and are not `FREE`, in the order of the config."""
-    old, new = dict(_leaves(current(before))), dict(_leaves(current(now)))
+    old, new = dict(leaves(current(before))), dict(leaves(current(now)))
     keys = [*new, *(key for key in old if key not in new)]
     # null says that a part is absent: a key that an older config did not have may be null now.
     return [
@@ -274,18 +270,5 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
     ]
 
 
-def lies_in(key: str, places: Iterable[str]) -> bool:
-    """Whether a key of the config is one of `places` or inside one."""
-    return any(key == place or key.startswith(f"{place}.") for place in places)
-
-
-def _shown(leaves: Mapping[str, Any], key: str) -> str:
-    return repr(leaves[key]) if key in leaves else "absent"
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "absent"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
 from dit.media.files import atomic, unfinished_files
+from dit.runfiles import METRICS, read_rows
 
 log = logging.getLogger(__name__)
 
-METRICS = "metrics.csv"
 Mode = Literal["offline", "online", "disabled"]
 
 
@@ -161,49 +161,16 @@ class CSV:
         self.written, self.size = len(self.rows), self.path.stat().st_size
 
     def _read(self, step: int) -> None:
-        """Takes the rows up to `step`. Line by line, since a stray quote would swallow all that follow it."""
-        text = self.path.read_bytes().decode("utf-8", errors="replace")
-        head, *lines = text.split("\n")
-        columns, rows, bad = _cells(head), [], 0
-        if columns[0] != "step" or len(set(columns)) != len(columns):
-            bad, lines = len(lines), []
-        else:
-            self.columns = columns
-        last = lines.pop() if lines else ""  # "", unless a kill cut it off
-        for line in lines:
-            row = _row(columns, line)
-            if row is None:
-                bad += bool(line.strip())
-            elif row["step"] <= step:
-                rows.append(row)
-        self.rows = rows
-        if bad:
+        """Takes the rows up to `step`."""
+        there = read_rows(self.path.read_bytes())
+        self.columns = there.columns
+        self.rows = [row for row in there.rows if row["step"] <= step]
+        if there.bad:
             kept = self.path.with_suffix(".damaged.csv")
             kept.write_bytes(self.path.read_bytes())
-            log.warning("%d lines of %s are no rows and left out; the file as it was is %s", bad, self.path, kept)
-        elif last.strip():
+            log.warning("%d lines of %s are no rows and left out; the file as it was is %s", there.bad, self.path, kept)
+        elif there.cut:
             log.info("the last row of %s was cut off", self.path)
-
-
-def _cells(line: str) -> list[str]:
-    try:
-        return next(csv.reader([line.rstrip("\r")]), [""]) or [""]
-    except csv.Error:
-        return [""]
-
-
-def _row(columns: Sequence[str], line: str) -> dict[str, Any] | None:
-    """A line of the table, or None when it is damaged."""
-    cells = _cells(line)
-    if len(cells) != len(columns):
-        return None
-    row: dict[str, Any] = {name: cell for name, cell in zip(columns, cells, strict=True) if cell}
-    try:
-        for cell in row.values():
-            float(cell)
-        return {**row, "step": int(row["step"])}
-    except (KeyError, ValueError):
-        return None
 
 
 class Wandb:

@@ -13,6 +13,7 @@ from lightning import Callback
 from omegaconf import OmegaConf
 
 from dit import entry
+from dit.config.flat import lies_in
 from dit.config.kinds import fitted
 from dit.engine import run, rundir
 from dit.engine.callbacks.after_step import AfterStep, Task
@@ -182,4 +183,4 @@ def test_own_callbacks_are_compared_when_a_run_goes_on_and_those_of_the_house_ar
     assert [key for key, _, _ in rundir.differences(now, more)] == [
         "callbacks.before._target_", "callbacks.before._partial_"
     ]  # fmt: skip
-    assert rundir.lies_in("callbacks.before._target_", rundir.CHANGEABLE)
+    assert lies_in("callbacks.before._target_", rundir.CHANGEABLE)

@@ -1,0 +1,67 @@
+"""What a run directory holds, by name, and how its table of metrics is read: for whoever writes or looks at one."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"
+HISTORY = "history.jsonl"
+SAMPLES = "samples"  # previews in step-00000200/, and what sample.py and scripts/evaluate.py made in 001/, 002/, ...
+MEASURES = "report.json"  # beside the samples that scripts/evaluate.py has measured
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a table of metrics: what can be read of its file.
+
+    columns: `step` first; no columns but that one where the head is none.
+    rows: step as a whole number, all else as the text of a number; cells that are empty are left out.
+    bad: lines that are no rows. cut: whether the last line was cut off, as of a run that was killed.
+    """
+
+    columns: list[str]
+    rows: list[dict[str, Any]]
+    bad: int
+    cut: bool
+
+
+def read_rows(content: bytes) -> Rows:
+    """Reads a table of metrics line by line, since a stray quote would swallow all that follow it."""
+    head, *lines = content.decode("utf-8", errors="replace").split("\n")
+    columns = _cells(head)
+    if columns[0] != "step" or len(set(columns)) != len(columns):
+        return Rows(["step"], [], len(lines), False)
+    last = lines.pop() if lines else ""  # "", unless a kill cut it off
+    rows, bad = [], 0
+    for line in lines:
+        row = _row(columns, line)
+        if row is not None:
+            rows.append(row)
+        else:
+            bad += bool(line.strip())
+    return Rows(columns, rows, bad, bool(last.strip()))
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line.rstrip("\r")]), [""]) or [""]
+    except csv.Error:
+        return [""]
+
+
+def _row(columns: Sequence[str], line: str) -> dict[str, Any] | None:
+    """A line of the table, or None when it is damaged."""
+    cells = _cells(line)
+    if len(cells) != len(columns):
+        return None
+    row: dict[str, Any] = {name: cell for name, cell in zip(columns, cells, strict=True) if cell}
+    try:
+        for cell in row.values():
+            float(cell)
+        return {**row, "step": int(row["step"])}
+    except (KeyError, ValueError):
+        return None
