@@ -23,11 +23,11 @@ from torch import Tensor
 
 from data.batch import to_float
 from data.worlds.world import World
-from dit import entry
+from dit import entry, runfiles
 from dit.codec.base import Codec
 from dit.codec.pixel import PixelCodec
 from dit.config.build import build
-from dit.evaluation.world import ERRORS, Expectation, Reader, Report, table
+from dit.evaluation.world import ERRORS, MEASURES, Expectation, Reader, Report, table
 from dit.media.samples import SampleSet
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.pipeline import Pipeline
@@ -101,7 +101,7 @@ def main(config: dict[str, Any]) -> None:
     files = [path.name for path in samples.videos]
     asked = [{"prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)]
     content = {"checkpoint": made, "settings": settings, **report(reports, asked, files)}
-    (folder / "report.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / runfiles.MEASURES).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     for verdict, path in zip(generated.verdicts, samples.videos, strict=True):
         print(path, "" if verdict.all else f"  wrong: {'; '.join(verdict.reasons)}")
@@ -130,7 +130,11 @@ def report(reports: dict[str, Report], asked: list[dict[str, Any]], files: list[
         clips[name] = rows
     return {
         "metrics": {name: each.metrics() for name, each in reports.items()},
+        "intervals": {
+            name: {measure: list(ends) for measure, ends in each.intervals().items()} for name, each in reports.items()
+        },
         "standard_errors": errors,
+        "measures": MEASURES,
         "clips": clips,
     }
 

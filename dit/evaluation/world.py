@@ -8,7 +8,7 @@ ones; no model's output had a part in it. A reading that fails counts as wrong i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot, sqrt
+from math import hypot, isfinite, sqrt
 
 import numpy as np
 import torch
@@ -31,6 +31,13 @@ ERRORS = {  # what still ranks clips that are right in every column; all are mea
     "speed_error": "speed error (px/frame)",
     "outline_error": "outline error (px)",
     "outline_worst": "in the worst frame (px)",
+}
+# What each measure is, for whoever shows it without knowing it: `share` is of 1.
+MEASURES = {
+    **{name: {"title": name, "unit": "share", "larger_is_better": True} for name in (*COLUMNS, "all")},
+    "speed_error": {"title": "speed error", "unit": "px/frame", "larger_is_better": False},
+    "outline_error": {"title": "outline error", "unit": "px", "larger_is_better": False},
+    "outline_worst": {"title": "outline error in the worst frame", "unit": "px", "larger_is_better": False},
 }
 
 
@@ -244,6 +251,13 @@ class Report:
         values = np.array([getattr(verdict, name) for verdict in self.verdicts])
         spread = values.std(ddof=1) / sqrt(len(values)) if len(values) > 1 else np.nan
         return float(values.mean()), float(spread)
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % interval over the clips of each of `metrics` that has one."""
+        shares = {column: self.interval(column) for column in (*COLUMNS, "all")}
+        errors = {name: self.error(name) for name in ERRORS}
+        of_errors = {name: (mean - 1.96 * e, mean + 1.96 * e) for name, (mean, e) in errors.items() if isfinite(e)}
+        return {**shares, **of_errors}
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a logger."""

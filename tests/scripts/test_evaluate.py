@@ -64,8 +64,13 @@ def test_the_report_holds_each_clip() -> None:
     assert {*COLUMNS, *ERRORS} < set(second) and "file" not in made["clips"]["real"][0]
     assert made["metrics"]["samples (raw)"]["outline_error"] == pytest.approx(0.4)
     assert made["standard_errors"]["samples (raw)"]["outline_error"] == pytest.approx(0.2)
+    assert made["intervals"]["samples (raw)"]["outline_error"] == pytest.approx([0.4 - 1.96 * 0.2, 0.4 + 1.96 * 0.2])
+    low, high = made["intervals"]["samples (raw)"]["shape"]
+    assert 0 < low < made["metrics"]["samples (raw)"]["shape"] < high < 1
+    assert set(made["measures"]) == set(made["metrics"]["real"]) == set(made["intervals"]["real"])
     alone = report({"samples (raw)": Report((right,))}, asked[:1], ["a.mp4"])
     assert alone["standard_errors"]["samples (raw)"]["outline_error"] is None
+    assert "outline_error" not in alone["intervals"]["samples (raw)"]
 
 
 def test_real_clips_go_through_the_autoencoder() -> None:
