@@ -1,0 +1,189 @@
+"""What was measured of a run's samples: the JSON files that `scripts/evaluate.py` leaves beside them.
+
+Read are `metrics` (row -> measure -> number, the first row of the samples, the others of what they are held against),
+and where they are there `intervals` (row -> measure -> [low, high]), `measures` (what each is: title, unit, whether
+larger is better), `clips` (what is wrong with which), `checkpoint` and `settings`. Files of before there were intervals
+hold standard errors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dit.report.statistics import Estimate, estimate
+from dit.runfiles import MEASURES
+
+LARGEST = 64 * 2**20  # bytes of a file that is read
+OF_MACHINE = ("versions", "device", "files", "batch_size")  # settings that are no part of a protocol
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a measure is. unit: `share` (of 1), or a unit, "" where nothing is known. larger: whether that is better."""
+
+    title: str
+    unit: str = ""
+    larger: bool | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One file of measures. wrong: file of a clip -> what is wrong with it, nothing for one that is right."""
+
+    file: Path
+    step: int
+    weights: str
+    rows: dict[str, dict[str, Estimate]]
+    kinds: dict[str, Kind]
+    protocol: dict[str, Any]
+    wrong: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> dict[str, Estimate]:
+        """The row of the samples."""
+        return next(iter(self.rows.values()))
+
+
+def measured_in(samples: Path, say: Callable[[str], None]) -> tuple[Measured, ...]:
+    """All measures beside the samples of a run, of the latest step last; of one step the file written last."""
+    found = []
+    for file in sorted(samples.glob(f"*/{MEASURES}")):
+        try:
+            if file.stat().st_size > LARGEST:
+                raise ValueError(f"it has {file.stat().st_size:,} bytes, more than {LARGEST:,}")
+            content = json.loads(file.read_text(encoding="utf-8"))
+            found.append((file.stat().st_mtime, _measured(file, content)))
+        except (ValueError, OSError, RecursionError) as error:
+            say(f"{file} holds no measures that can be read ({' '.join(str(error).split())[:120]})")
+    found.sort(key=lambda each: (each[1].step, each[0]))
+    return tuple(each for _, each in found)
+
+
+def _measured(file: Path, content: Any) -> Measured:
+    metrics = _mapping(content, "metrics")
+    intervals, errors = _mapping(content, "intervals", {}), _mapping(content, "standard_errors", {})
+    clips, about = _mapping(content, "clips", {}), _mapping(content, "measures", {})
+    checkpoint, settings = _mapping(content, "checkpoint", {}), _mapping(content, "settings", {})
+    if not metrics:
+        raise ValueError("its metrics are empty")
+    rows = {}
+    for name, values in metrics.items():
+        if not isinstance(values, dict):
+            raise ValueError(f"metrics.{name} is no mapping")
+        count = len(clips[name]) if isinstance(clips.get(name), list) else 1
+        rows[str(name)] = {
+            str(measure): _estimate(value, _of(intervals, name, measure), _of(errors, name, measure), count)
+            for measure, value in values.items()
+            if _number(value)
+        }
+    own = clips.get(next(iter(metrics)))
+    of_samples = [each for each in own if isinstance(each, dict)] if isinstance(own, list) else []
+    wrong = {
+        str(each["file"]): tuple(map(str, each["reasons"]))
+        for each in of_samples
+        if "file" in each and isinstance(each.get("reasons"), list)
+    }
+    protocol = {key: value for key, value in settings.items() if key not in OF_MACHINE}
+    asked = [(each.get("prompt"), each.get("seed")) for each in of_samples]
+    step = checkpoint.get("step")
+    return Measured(
+        file=file,
+        step=step if isinstance(step, int) else 0,
+        weights=str(checkpoint.get("weights", "")),
+        rows=rows,
+        kinds={measure: _kind(measure, about.get(measure)) for row in rows.values() for measure in row},
+        protocol=protocol | {"prompts and seeds": asked},
+        wrong=wrong,
+    )
+
+
+def _mapping(content: Any, key: str, default: Any = None) -> dict[str, Any]:
+    value = content.get(key, default) if isinstance(content, dict) else default
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} is no mapping")
+    return value
+
+
+def _of(table: Mapping[str, Any], row: str, measure: str) -> Any:
+    values = table.get(row)
+    return values.get(measure) if isinstance(values, dict) else None
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _estimate(mean: float, interval: Any, error: Any, count: int) -> Estimate:
+    if isinstance(interval, list) and len(interval) == 2 and all(map(_number, interval)):
+        return Estimate(float(mean), float(interval[0]), float(interval[1]), count)
+    if _number(error):
+        return Estimate(float(mean), mean - 1.96 * error, mean + 1.96 * error, count)
+    return Estimate(float(mean), None, None, count)
+
+
+def _kind(measure: str, about: Any) -> Kind:
+    about = about if isinstance(about, dict) else {}
+    larger = about.get("larger_is_better")
+    title = str(about.get("title", measure.replace("_", " ")))
+    return Kind(title, str(about.get("unit", "")), larger if isinstance(larger, bool) else None)
+
+
+@dataclass(frozen=True)
+class MeasureTable:
+    """Measures of groups of runs. rows: (name, group or None for what samples are held against, measure -> estimate).
+
+    notes: in what the runs were measured differently, a line each.
+    """
+
+    kinds: dict[str, Kind]
+    rows: list[tuple[str, int | None, dict[str, Estimate]]]
+    notes: list[str]
+
+
+def tabled(groups: Sequence[tuple[str, Sequence[tuple[str, Measured | None]]]]) -> MeasureTable | None:
+    """One row a group, from the latest measures of each of its runs, and one for each thing that they are held against.
+
+    Of several runs it is their mean with Student's interval over seeds, of a single one its own interval over clips.
+
+    Args:
+        groups: (label, (name, measures or None) of each run).
+    """
+    there = [(name, each) for _, runs in groups for name, each in runs if each is not None]
+    if not there:
+        return None
+    kinds: dict[str, Kind] = {}
+    for _, each in there:
+        for measure, kind in each.kinds.items():
+            kinds.setdefault(measure, kind)
+    rows: list[tuple[str, int | None, dict[str, Estimate]]] = []
+    for place, (label, runs) in enumerate(groups):
+        own = [each for _, each in runs if each is not None]
+        if own:
+            rows.append((label, place, {measure: joined for measure in kinds if (joined := _joined(own, measure))}))
+    against: dict[str, dict[str, Estimate]] = {}
+    for _, each in there:
+        for name, row in list(each.rows.items())[1:]:
+            against.setdefault(name, row)
+    return MeasureTable(kinds, rows + [(name, None, row) for name, row in against.items()], list(_differing(there)))
+
+
+def _joined(measured: Sequence[Measured], measure: str) -> Estimate | None:
+    values = [each.samples[measure] for each in measured if measure in each.samples]
+    return values[0] if len(values) == 1 else estimate([each.mean for each in values])
+
+
+def _differing(measured: Sequence[tuple[str, Measured]]) -> list[str]:
+    """Settings in which runs were measured differently: such rows cannot be compared."""
+    first_name, first = measured[0]
+    notes = []
+    for name, each in measured[1:]:
+        keys = [*first.protocol, *(key for key in each.protocol if key not in first.protocol)]
+        other = [key for key in keys if first.protocol.get(key) != each.protocol.get(key)]
+        if other:
+            notes.append(f"{name} and {first_name} were not measured alike: {', '.join(other)} differ")
+    return notes

@@ -1,0 +1,177 @@
+"""A run as it lies on the disk: config, metrics, history, samples and what was measured of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dit.config.renamed import current
+from dit.foreign import read_yaml
+from dit.report.clips import ClipFile, clips_in
+from dit.report.measures import Measured, measured_in
+from dit.report.statistics import Floats
+from dit.runfiles import CONFIG, HISTORY, METRICS, SAMPLES, read_rows
+
+DEEPEST = 4  # folders in which runs are looked for: multirun/<day>/<time>/<job>
+Say = Callable[[str], None]  # takes one line about what is wrong and left out
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory, as far as it can be read.
+
+    name: short, and another one for each run of a report. config: in the words of today.
+    metrics: column -> (steps, values), both `(rows,)`, without empty cells; infinities and NaN stay in.
+    began, ended: the last of each in its history; None where that says nothing.
+    """
+
+    folder: Path
+    name: str
+    config: dict[str, Any]
+    metrics: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    clips: tuple[ClipFile, ...] = ()
+    measured: tuple[Measured, ...] = ()
+    began: dict[str, Any] | None = None
+    ended: dict[str, Any] | None = None
+    written: float = 0.0  # when its metrics were last written, seconds since 1970
+
+    @property
+    def seed(self) -> Any:
+        return self.config.get("seed")
+
+    @property
+    def step(self) -> int:
+        """The last step with a row; 0 where there is none."""
+        return int(max((steps[-1] for steps, _ in self.metrics.values()), default=0))
+
+    @property
+    def max_steps(self) -> int | None:
+        trainer = self.config.get("trainer")
+        steps = trainer.get("max_steps") if isinstance(trainer, dict) else None
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def state(self) -> str:
+        """`finished`, `stopped`, `failed`, `running` (or killed: it left no word), or `` where nothing is known."""
+        if self.ended is not None:
+            return str(self.ended.get("event", ""))
+        return "running" if self.began is not None else ""
+
+    def last(self, column: str) -> float | None:
+        """The last value of a column; None where there is none."""
+        found = self.metrics.get(column)
+        return float(found[1][-1]) if found is not None and len(found[1]) else None
+
+
+def find(folders: Sequence[Path], say: Say) -> list[Path]:
+    """The run directories that are meant: each folder is one, or holds some, as that of a sweep. In natural order where
+    several lie in one folder, each once."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.exists():
+            say(f"{folder} is not there, so it is left out")
+            continue
+        if not folder.is_dir():
+            say(f"{folder} is a file, so it is left out; a run is a folder with a {CONFIG}")
+            continue
+        inside = [folder] if (folder / CONFIG).is_file() else _inside(folder, DEEPEST)
+        if not inside:
+            say(f"{folder} holds no {CONFIG}, nor does a folder in it, so it is left out: it is no run and no sweep")
+        for run in inside:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def _inside(folder: Path, depth: int) -> list[Path]:
+    try:
+        entries = sorted((each for each in folder.iterdir() if each.is_dir()), key=natural)
+    except OSError:
+        return []
+    runs: list[Path] = []
+    for each in entries:
+        if (each / CONFIG).is_file():
+            runs.append(each)
+        elif depth > 1 and not each.is_symlink():
+            runs += _inside(each, depth - 1)
+    return runs
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
+    """A key that sorts `width.96` in front of `width.384`."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name) if part]
+
+
+def read(folders: Sequence[Path], say: Say) -> list[Run]:
+    """Reads run directories. What cannot be read of one is said in a line each and left out; without its config a run
+    is left out whole."""
+    runs = []
+    for folder, name in zip(folders, names(folders), strict=True):
+        try:
+            config = current(read_yaml(folder / CONFIG))
+        except (ValueError, OSError) as error:
+            say(f"{folder} is left out: {error}")
+            continue
+        metrics, written = _metrics(folder / METRICS, say)
+        began, ended = _history(folder / HISTORY)
+        samples = folder / SAMPLES
+        measured = measured_in(samples, say)
+        clips = clips_in(samples, measured, say)
+        runs.append(Run(folder, name, config, metrics, clips, measured, began, ended, written))
+    return runs
+
+
+def names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the runs apart: `rope`, or `monday/rope` beside `tuesday/rope`."""
+    paths = [folder.resolve().parts for folder in folders]
+    longest = max((len(parts) for parts in paths), default=0)
+    for length in range(1, longest + 1):
+        short = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(short)) == len(short):
+            return short
+    return [str(folder) for folder in folders]
+
+
+def _metrics(file: Path, say: Say) -> tuple[dict[str, tuple[Floats, Floats]], float]:
+    """The columns of a table and when it was written."""
+    try:
+        content, written = file.read_bytes(), file.stat().st_mtime
+    except FileNotFoundError:
+        return {}, 0.0
+    except OSError as error:
+        say(f"{file} cannot be read: {error.strerror}; the run has no curves")
+        return {}, 0.0
+    table = read_rows(content)
+    if table.bad:
+        say(f"{file}: {table.bad} lines are no rows and left out")
+    by_step = {row["step"]: row for row in table.rows}  # of a step that is there twice the last one
+    rows = [by_step[step] for step in sorted(by_step)]
+    columns: dict[str, tuple[Floats, Floats]] = {}
+    for name in table.columns[1:]:
+        pairs = [(row["step"], row[name]) for row in rows if name in row]
+        if pairs:
+            both = np.array(pairs, dtype=np.float64)
+            columns[name] = (both[:, 0], both[:, 1])
+    return columns, written
+
+
+def _history(file: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The last start, and the end of that one if it has ended."""
+    began, ended = None, None
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None, None
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            began, ended = (event, None) if event.get("event") == "start" else (began, event)
+    return began, ended
