@@ -4,9 +4,10 @@ BIN := .venv/bin
 
 .PHONY: demo test lint types tests gpu setup clean
 
-demo: setup  ## train on the built-in world, sample held-out prompts, measure them
+demo: setup  ## train on the built-in world, sample held-out prompts, measure them, put all of it on a page
 	$(BIN)/python train.py experiment=demo name=demo
 	$(BIN)/python scripts/evaluate.py ckpt=runs/demo
+	$(BIN)/python scripts/report.py runs/demo
 
 test: setup lint types tests  ## everything that CI runs
 
