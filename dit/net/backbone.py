@@ -1,14 +1,16 @@
 """The one backbone: a video diffusion transformer made of parts. Every published one is a config of it."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dit.config.limits import Count, Natural
 from dit.config.pattern import spelled
@@ -192,6 +194,30 @@ class Backbone(nn.Module):
         x = self.final(x, replace(context.video_levels, vectors=vectors))  # (B, N, f h w out)
         return unpatchify(x, self.patch, coordinates.grids[0]) if is_video else x  # (B, out, F, H, W)
 
+    def of_groups(
+        self,
+        xs: Sequence[Tensor],
+        ts: Sequence[Tensor],
+        cond: Mapping[str, Tensor],
+        channels: Sequence[Mapping[str, Tensor]],
+    ) -> list[Tensor]:
+        """Clips of several shapes as one sequence (NaViT, arXiv 2307.06304): the outputs are those of each clip alone.
+
+        xs, ts: of each group of n clips of one shape, (n, in_channels, F, H, W) and (n, 1) or (n, F). cond: a row for
+        each clip, group by group. channels: of each group, what `concat_channels` names, (n, any, F, H, W).
+        Returns (n, out_channels, F, H, W) of each group.
+        """
+        if len(xs) == 1:
+            return [self(xs[0], ts[0], {**cond, **channels[0]})]
+        grids = [token_grid(self.patch, *x.shape[2:]) for x in xs]
+        counts = [len(x) * prod(grid) for x, grid in zip(xs, grids, strict=True)]
+        tokens = [self.patches(x, own).flatten(0, 1) for x, own in zip(xs, channels, strict=True)]  # (n N, C f h w)
+        where = Coordinates.packed([grid for x, grid in zip(xs, grids, strict=True) for _ in x], xs[0].device)
+        levels = stacked_levels(ts, [x.shape[2] for x in xs])
+        out = self(torch.cat(tokens)[None], levels, cond, where)  # (1, all N, f h w out)
+        parts = zip(xs, grids, out[0].split(counts), strict=True)
+        return [unpatchify(part.unflatten(0, (len(x), -1)), self.patch, grid) for x, grid, part in parts]
+
     def patches(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """x (B, in_channels, F, H, W), with the channels that cond brings -> tokens (B, N, C f h w), frame by frame."""
         return patchify(self.with_channels(x, cond), self.patch)
@@ -224,6 +250,18 @@ class Backbone(nn.Module):
             if tensor.shape[1] != channels:
                 raise ValueError(f"cond[{name!r}] has {tensor.shape[1]} channels; concat_channels says {channels}")
         return torch.cat([x, *(tensor.to(x.dtype) for tensor in extra)], dim=1)
+
+
+def stacked_levels(ts: Sequence[Tensor], frames: Sequence[int]) -> Tensor:
+    """Levels of groups of clips, (n, 1) or (n, F) each, as those of all clips: (K, 1), or (K, frames of the longest).
+
+    frames: of each group. What stands behind the last frame of a shorter clip is read by no token.
+    """
+    if all(t.shape[1] == 1 for t in ts):
+        return torch.cat(list(ts))
+    longest = max(frames)
+    rows = [functional.pad(t.expand(-1, own), (0, longest - own)) for t, own in zip(ts, frames, strict=True)]
+    return torch.cat(rows)
 
 
 def fitting(coordinates: Coordinates | None, x: Tensor, t: Tensor) -> Coordinates:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from itertools import groupby
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dit.net.coordinates import Coordinates
-from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed
+from dit.net.patches import Grid
 from dit.net.position.rotary import Rotation
 from dit.net.sequence import JointSequence, TextLevel, TextTokens, one_of_frames
 
@@ -21,16 +24,19 @@ class Levels:
 
     vectors: (B, G, any), or (K, G, any) of packed clips. run_of_token: (N,) int64, counted over all clips; None: the
     sequence is G equal runs, one after another. frames: of tokens, of each of several packed clips; None: there is one.
+    packed: whether there are several. Compiled blocks ask this, not `frames`: that would be a graph for each set of
+    clips.
     """
 
     vectors: Tensor
     run_of_token: Tensor | None
     frames: tuple[int, ...] | None
+    packed: bool
 
     def of(self, head: nn.Module) -> tuple[Tensor, ...]:
         """What a modulation's head makes of the vectors, (B, G, width) for G equal runs or (B, N, width) each."""
         made = head(self.vectors)
-        if self.frames is not None:
+        if self.packed:
             made = tuple(vector.flatten(0, 1).unsqueeze(0) for vector in made)
         if self.run_of_token is None:
             return made
@@ -89,6 +95,7 @@ class Context:
     more_keys: MoreKeys | None = None
     cross_keys: tuple[Tensor, ...] | None = None
     masks: dict[str, Mask | None] = field(default_factory=dict)  # of layouts, made when first asked for
+    batches: list[SameGrid] = field(default_factory=list)  # of packed clips, made when first asked for
 
     @property
     def device(self) -> torch.device:
@@ -96,11 +103,42 @@ class Context:
 
     def reading(self, more_keys: MoreKeys) -> Context:
         """The same with more keys for self-attention."""
-        return replace(self, more_keys=more_keys, masks={})
+        return replace(self, more_keys=more_keys, masks={}, batches=[])
 
     def placed(self, video: Tensor) -> Tensor:
         """video (B, N, width) -> the same with the positions that go into every block."""
         return video if self.offset is None else video + self.offset
+
+    def alike(self) -> list[SameGrid]:
+        """Packed whole clips as batches: those of one grid that stand side by side. Made once."""
+        if not self.batches:
+            clips, begin = self.coordinates.num_clips, 0
+            mask = None if self.text.mask is None else self.text.mask.view(clips, -1)  # (K, L)
+            for grid, side_by_side in groupby(self.coordinates.grids):
+                count = len(list(side_by_side))
+                own = None if mask is None else mask[begin : begin + count]
+                self.batches.append(SameGrid(count, math.prod(grid), self._of_grid(grid, own)))
+                begin += count
+        return self.batches
+
+    def _of_grid(self, grid: Grid, text_mask: Tensor | None) -> Context:
+        """What a layout asks of a batch of clips of one grid, whose texts have that mask (n, L)."""
+        coordinates, joint_mask = Coordinates.of_clip(grid), None
+        if self.num_text and text_mask is not None:
+            joint_mask = padded(coordinates, self.sequence, text_mask)
+        return replace(
+            self, coordinates=coordinates, text=replace(self.text, mask=text_mask), joint_mask=joint_mask,
+            num_text=self.num_text // self.coordinates.num_clips, masks={}, batches=[],
+        )  # fmt: skip
+
+
+class SameGrid(NamedTuple):
+    """Packed clips of one grid that stand side by side: how many, the video tokens of each, and the context of a batch
+    of them."""
+
+    clips: int
+    tokens: int
+    context: Context
 
 
 def make_context(
@@ -138,14 +176,13 @@ def make_context(
             cos, sin = sequence.join(rotation.cos, ones), sequence.join(rotation.sin, torch.zeros_like(ones))
             rotation = Rotation(cos, sin, rotation.pairing)
         if text.mask is not None:
-            video = text.mask.new_ones(len(text.mask), coordinates.num_tokens)
-            joint_mask = KeyPadding(sequence.join(video, text.mask), never_empty=True)
+            joint_mask = padded(coordinates, sequence, text.mask)
     made = modulation(vectors)
     return Context(
         coordinates=coordinates,
-        levels=Levels(made, joint_run, frames),
-        video_levels=Levels(made[:, others:], run, frames),
-        text_levels=Levels(made[:, :1], None, frames),
+        levels=Levels(made, joint_run, frames, packed),
+        video_levels=Levels(made[:, others:], run, frames, packed),
+        text_levels=Levels(made[:, :1], None, frames, packed),
         rotation=rotation,
         video_rotation=video_rotation,
         offset=offset,
@@ -156,6 +193,12 @@ def make_context(
         num_text=num_text,
         joint_mask=joint_mask,
     )
+
+
+def padded(coordinates: Coordinates, sequence: JointSequence, text_mask: Tensor) -> KeyPadding:
+    """The padding of a joint sequence, for a mask of its text tokens, (B, L)."""
+    video = text_mask.new_ones(len(text_mask), coordinates.num_tokens)
+    return KeyPadding(sequence.join(video, text_mask), never_empty=True)
 
 
 def flat(text: TextTokens) -> TextTokens:
@@ -176,8 +219,8 @@ def read_mask(coordinates: Coordinates, tokens: Tensor | None, real: Tensor | No
     if coordinates.num_clips == 1:
         return None if real is None else KeyPadding(real)
     clips, length = tokens.shape[:2]
-    if real is None and coordinates.lengths is not None:
-        return Spans.packed(coordinates.lengths, (length,) * clips)
+    if coordinates.lengths is not None:
+        return Packed.of(coordinates.lengths, (length,) * clips, None if real is None else real.flatten()[None])
     query = coordinates.rows(tokens.device)[:, 0]
     key = clip_of_text(clips, clips * length, tokens.device)
     query, key = (torch.stack([clip, torch.zeros_like(clip), torch.zeros_like(clip)]) for clip in (query, key))

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from dit.net.patches import Grid
 
@@ -51,10 +52,16 @@ class Coordinates:
     @classmethod
     def packed(cls, grids: Sequence[Grid], device: torch.device | str, first: Sequence[int] = ()) -> Coordinates:
         """Several whole clips one after another. first: of each clip; absent, all begin at 0."""
-        clips = [cls.of_clip(grid, start) for grid, start in zip(grids, first or [0] * len(grids), strict=True)]
-        rows = [functional.pad(clip.rows(device)[:, 1:], (1, 0), value=i) for i, clip in enumerate(clips)]
-        starts, lengths = tuple(clip.first[0] for clip in clips), tuple(clip.num_tokens for clip in clips)
-        return cls(tuple(grids), starts, torch.cat(rows), lengths)
+        starts, lengths = tuple(first) or (0,) * len(grids), tuple(math.prod(grid) for grid in grids)
+        ends = tuple(accumulate(lengths))
+        # Few numbers of each clip go to the device, and the table is made there: it would wait for a copy as long.
+        known = [(*grid[1:], start, end) for grid, start, end in zip(grids, starts, (0, *ends[:-1]), strict=True)]
+        number = torch.arange(ends[-1], device=device)
+        clip = torch.bucketize(number, on(device, ends), right=True)
+        height, width, start, begin = on(device, known)[clip].unbind(1)
+        inside = number - begin
+        frame, place = start + inside // (height * width), inside % (height * width)
+        return cls(tuple(grids), starts, torch.stack([clip, frame, place // width, place % width], 1), lengths)
 
     def part(self, index: Tensor | slice, device: torch.device | str) -> Coordinates:
         """Those of some of the tokens, in the order of `index`."""
@@ -102,7 +109,7 @@ class Coordinates:
         values = [value(grid) for grid in self.grids]
         if self.table is None or len(values) == 1:
             return values[0]
-        return torch.tensor(values, device=like.device, dtype=like.dtype)[self.table[:, 0]]
+        return on(like.device, values, like.dtype)[self.table[:, 0]]
 
     def of_clips(self, value: Tensor) -> Tensor:
         """A number for each clip, (K or B,) -> (B, 1, 1, 1), (B, 1) or (1, N), which broadcasts with the axes."""
@@ -129,4 +136,10 @@ class Coordinates:
         run = clip * (others + vectors) + others
         if vectors == 1:
             return run
-        return run + frame - (torch.tensor(self.first, device=device)[clip] if any(self.first) else 0)
+        return run + frame - (on(device, self.first)[clip] if any(self.first) else 0)
+
+
+def on(device: torch.device | str, numbers: Sequence[Any], dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of few numbers on the device, for which the host does not wait, as it would in `torch.tensor(...,
+    device=...)`."""
+    return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=True)

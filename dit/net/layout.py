@@ -1,7 +1,8 @@
 """Which tokens attend to one another: all, those of a frame, of a row and column, or of a window, or all earlier ones.
 
 For one whole clip, a layout regroups queries, keys and values, each (B, N, heads, head_dim), calls the kernel and
-undoes the regrouping. For any other sequence (`Coordinates`) it makes a mask from the coordinates for the kernel.
+undoes the regrouping; so it does for packed whole clips, for all that stand side by side and have one grid together.
+For any other sequence (`Coordinates`) it makes a mask from the coordinates for the kernel.
 Text tokens of a joint sequence attend to everything in their clip, and every group of the clip attends to them.
 """
 
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dit.net.context import Context, clip_of_text
+from dit.net.context import Context, SameGrid, clip_of_text
 from dit.net.coordinates import Coordinates
 from dit.net.kernels.base import Kernel
-from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed, Spans
 from dit.net.patches import Grid
 
 MOST = 2**20  # numbers along an axis
@@ -31,8 +32,11 @@ class Layout(ABC):
     def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """q, k, v (B, N, heads, head_dim) -> (B, N, heads, head_dim)."""
         coordinates = context.coordinates
-        if coordinates.grid is not None and context.more_keys is None and coordinates.first[0] % self.period == 0:
-            return self.of_grid(kernel, q, k, v, context)
+        if context.more_keys is None and not any(first % self.period for first in coordinates.first):
+            if coordinates.grid is not None:
+                return self.of_grid(kernel, q, k, v, context)
+            if coordinates.num_clips > 1 and coordinates.lengths is not None:
+                return self.of_pack(kernel, q, k, v, context)
         if context.more_keys is not None:
             (k, text_k), (v, text_v) = (context.sequence.split(each, context.num_text) for each in (k, v))
             k, v = context.more_keys(k, v)
@@ -42,6 +46,28 @@ class Layout(ABC):
     @abstractmethod
     def of_grid(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """As the call, for one whole clip whose first frame is a multiple of `period`."""
+
+    # A graph break in place of a trace: with the lengths of the clips a graph would be of one set of clips alone.
+    @torch.compiler.disable
+    def of_pack(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """As the call, for several whole clips one after another, each of which begins at a multiple of `period`."""
+        if self.reads_all:
+            return attend(kernel, q, k, v, self.mask(context))
+        batches = context.alike()
+        streams = [context.sequence.split(each, context.num_text) for each in (q, k, v)]
+        videos = [batched(video, [batch.clips * batch.tokens for batch in batches], batches) for video, _ in streams]
+        text = context.num_text // context.coordinates.num_clips
+        texts = [
+            [None] * len(batches) if own is None else batched(own, [batch.clips * text for batch in batches], batches)
+            for _, own in streams
+        ]
+        made: list[tuple[Tensor, Tensor | None]] = []
+        for i, (_, _, own) in enumerate(batches):
+            q, k, v = (own.sequence.join(video[i], each[i]) for video, each in zip(videos, texts, strict=True))
+            made.append(own.sequence.split(self.of_grid(kernel, q, k, v, own), text))
+        video = torch.cat([each.flatten(0, 1) for each, _ in made])[None]
+        read = [each.flatten(0, 1) for _, each in made if each is not None]
+        return context.sequence.join(video, torch.cat(read)[None] if read else None)
 
     @property
     def period(self) -> int:
@@ -66,8 +92,11 @@ class Layout(ABC):
             real = context.sequence.join(video, context.text.mask)
         if self.reads_all and keys.num_clips == 1:
             return None if real is None else KeyPadding(real, never_empty=True)
-        if self.reads_all and keys.lengths is not None and not context.num_text and context.more_keys is None:
-            return Spans.packed(keys.lengths)
+        if self.reads_all and keys.lengths is not None and context.more_keys is None:
+            text = (context.num_text // keys.num_clips,) * keys.num_clips
+            parts = (keys.lengths,) if not context.num_text else (keys.lengths, text)
+            parts = parts[::-1] if context.sequence.text_first else parts
+            return Packed(parts, parts, real, never_empty=True)
         query, key = (self._joint_members(each, context) for each in (context.coordinates, keys))
         return ByCoordinates(query, key, real)
 
@@ -294,13 +323,26 @@ class Windowed(Grouped):
         return window, before, after  # type: ignore[return-value]
 
 
+def batched(x: Tensor, sizes: list[int], batches: list[SameGrid]) -> list[Tensor]:
+    """Tokens of packed clips (1, N, heads, head_dim), of which each batch has one of `sizes` -> (clips, n, heads,
+    head_dim) of each."""
+    return [part.unflatten(1, (batch.clips, -1))[0] for part, batch in zip(x.split(sizes, 1), batches, strict=True)]
+
+
 def attend(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
     """The kernel on tensors (B, N, heads, head_dim), in several calls where one would have too many sequences."""
+    if isinstance(mask, Packed) and torch.compiler.is_compiling():
+        return _outside(kernel, q, k, v, mask)
     most = most_sequences(*q.shape[1:])
     if len(q) > most:
         parts = [slice(start, start + most) for start in range(0, len(q), most)]
         return torch.cat([attend(kernel, q[part], k[part], v[part], mask and mask.rows(part)) for part in parts])
     return kernel(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask).transpose(1, 2)
+
+
+@torch.compiler.disable  # see `Layout.of_pack`
+def _outside(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    return attend(kernel, q, k, v, mask)
 
 
 def most_sequences(tokens: int, heads: int, head_dim: int) -> int:

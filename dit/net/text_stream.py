@@ -108,6 +108,7 @@ class StreamReader(ThreeBranch):
             num_text=0,
             joint_mask=None,
             masks={},
+            batches=[],
         )
         video, _ = super().forward(video, None, alone)
         return video, text

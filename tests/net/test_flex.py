@@ -15,7 +15,7 @@ from torch.nn.attention import flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dit.net.kernels import flex
-from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed, Spans
 
 CPU = torch.device("cpu")
 LENGTHS = (1, 9, 127, 128, 129, 256, 300, 500)  # around multiples of a block
@@ -35,14 +35,9 @@ def case(kind: type[Mask]) -> tuple[Mask, int, int]:
     if kind is KeyPadding:
         queries, keys = draw.choice(LENGTHS), draw.choice(LENGTHS)
         return padding(draw.choice([1, 3]), keys), queries, keys
-    if draw.random() < 0.5:
-        frames = draw.randint(1, 9)
-        mask = Spans.block_causal(frames, draw.choice([1, 7, 64, 100, 128]), draw.randint(1, frames))
-        return mask, *mask.size
-    lengths = [draw.choice([1, 5, 128, 130, 300]) for _ in range(draw.randint(1, 6))]
-    keys = [draw.choice([0, 0, 5, 77, 128, 256]) for _ in lengths]
-    packed = Spans.packed(tuple(lengths), tuple(keys) if sum(keys) else None)
-    return packed, *packed.size
+    frames = draw.randint(1, 9)
+    mask = Spans.block_causal(frames, draw.choice([1, 7, 64, 100, 128]), draw.randint(1, frames))
+    return mask, *mask.size
 
 
 @pytest.mark.parametrize("kind", [KeyPadding, Spans])
@@ -75,10 +70,19 @@ def by_coordinates() -> tuple[ByCoordinates, int, int]:
     return ByCoordinates(query, key, real), query.shape[1], key.shape[1]
 
 
+def packed() -> tuple[ByCoordinates, int, int]:
+    """Clips one after another, and texts of some of them, perhaps behind the clips in one sequence."""
+    lengths = tuple(draw.choice([1, 5, 128, 130, 300]) for _ in range(draw.randint(1, 6)))
+    texts = tuple(draw.choice([0, 0, 5, 77, 128, 256]) for _ in lengths)
+    joint = (lengths, tuple(draw.choice([5, 77]) for _ in lengths))
+    mask = draw.choice([Packed.of(lengths), Packed.of(lengths, texts if sum(texts) else None), Packed(joint, joint)])
+    return mask.by_coordinates(CPU), *mask.size
+
+
 def test_blocks_by_coordinates_leave_nothing_out_and_let_nothing_in() -> None:
     seen = torch.zeros(3, dtype=torch.int64)
-    for _ in range(60):
-        mask, queries, keys = by_coordinates()
+    for count in range(90):
+        mask, queries, keys = packed() if count % 3 == 0 else by_coordinates()
         some, every = flex._blocks(mask, 3, queries, keys, CPU)
         pairs = torch.nn.functional.pad(mask.dense(CPU).expand(3, -1, -1, -1), (0, -keys % 128, 0, -queries % 128))
         blocks = pairs.unflatten(3, (-1, 128)).unflatten(2, (-1, 128))
@@ -102,7 +106,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
-LONG = [KeyPadding(torch.arange(9000)[None] < 8000), Spans.block_causal(90, 100, 5), Spans.packed((4000, 5000))]
+LONG = [KeyPadding(torch.arange(9000)[None] < 8000), Spans.block_causal(90, 100, 5), Packed.of((4000, 5000))]
 LONG += [ByCoordinates(*[torch.arange(9000).expand(3, -1) // 100] * 2, None)]
 
 

@@ -14,7 +14,7 @@ from dit.net.kernels import auto
 from dit.net.kernels.auto import Auto
 from dit.net.kernels.base import KernelError
 from dit.net.kernels.flex import Flex
-from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed, Spans
 from dit.net.kernels.sdpa import SDPA
 from dit.net.kernels.xformers import XFormers
 
@@ -42,8 +42,11 @@ CASES: dict[str, tuple[Mask | None, int]] = {
     "padding_beside_video": (KeyPadding(padding().real | (torch.arange(9) > 6), never_empty=True), 9),
     "block_causal": (Spans.block_causal(frames=7, tokens_per_frame=2, block=3), QUERIES),  # 3 + 3 + 1 frames
     "frame_causal": (Spans.block_causal(frames=7, tokens_per_frame=2, block=1), QUERIES),
-    "packed": (Spans.packed((3, 10, 1)), QUERIES),
-    "packed_cross": (Spans.packed((3, 4, 7), (5, 0, 2)), 7),  # the second sample has no text
+    "packed": (Packed.of((3, 10, 1)), QUERIES),
+    "packed_alike": (Packed.of((3, 3, 4, 4)), QUERIES),
+    "packed_cross": (Packed.of((3, 4, 7), (5, 0, 2)), 7),  # the second clip has no text
+    "packed_padded": (Packed.of((3, 4, 7), (3, 3, 3), padding().real), 9),  # and here some have padding alone
+    "packed_joint": (Packed(*[((2, 5, 1), (2, 2, 2))] * 2, torch.arange(QUERIES)[None] % 5 > 0, True), QUERIES),
     "by_coordinates": (by_coordinates(), 9),
 }
 each_case = pytest.mark.parametrize("case", CASES)
@@ -140,8 +143,11 @@ SPOILED: dict[str, Mask] = {
     "padding": KeyPadding(padding().real ^ (torch.arange(27).view(3, 9) == 1)),  # one key of one sample
     "block_causal": Spans.block_causal(frames=7, tokens_per_frame=2, block=2),
     "frame_causal": Spans.block_causal(frames=14, tokens_per_frame=1, block=1),
-    "packed": Spans.packed((3, 9, 2)),
-    "packed_cross": Spans.packed((3, 4, 7), (5, 1, 1)),
+    "packed": Packed.of((3, 9, 2)),
+    "packed_alike": Packed.of((3, 3, 5, 3)),
+    "packed_cross": Packed.of((3, 4, 7), (5, 1, 1)),
+    "packed_padded": Packed.of((3, 4, 7), (3, 3, 3), padding().real ^ (torch.arange(27).view(3, 9) == 2)),
+    "packed_joint": Packed(*[((2, 4, 2), (2, 2, 2))] * 2, torch.arange(QUERIES)[None] % 5 > 0, True),
 }
 
 
@@ -201,7 +207,7 @@ def test_a_mask_first_met_while_sampling_serves_training() -> None:
 
 @pytest.mark.parametrize("kernel", [SDPA(), Flex(), XFormers()], ids=lambda kernel: type(kernel).__name__)
 @pytest.mark.parametrize(
-    "mask", [KeyPadding(torch.ones(3, 8, dtype=torch.bool)), Spans.block_causal(5, 2, 1), Spans.packed((3, 10), (4, 5))]
+    "mask", [KeyPadding(torch.ones(3, 8, dtype=torch.bool)), Spans.block_causal(5, 2, 1), Packed.of((3, 10), (4, 5))]
 )
 def test_a_mask_for_other_shapes_is_refused(kernel, mask: Mask) -> None:
     q, k, v, _ = inputs(9, torch.float32)
@@ -214,9 +220,9 @@ def test_a_mask_for_other_shapes_is_refused(kernel, mask: Mask) -> None:
     [
         (lambda: KeyPadding(torch.ones(3, 8)), "bool"),
         (lambda: Spans.block_causal(4, 2, 0), "block=0"),
-        (lambda: Spans.packed((3, 2), (1,)), "2 query and 1 key"),
-        (lambda: Spans.packed((3, 0)), "at least 1 query"),
-        (lambda: Spans.packed((3, 4), (1, -1)), "0 keys"),
+        (lambda: Packed.of((3, 2), (1,)), r"are of \[1, 2\] clips; each has a run of all"),
+        (lambda: Packed.of((3, 0)), "at least 1 query"),
+        (lambda: Packed.of((3, 4), (1, -1)), "0 keys"),
     ],
 )
 def test_masks_refuse_nonsense(build, words: str) -> None:

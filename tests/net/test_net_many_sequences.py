@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dit.net import layout
-from dit.net.kernels.masks import KeyPadding, Mask, Spans
+from dit.net.kernels.masks import KeyPadding, Mask, Packed, Spans
 from dit.net.kernels.sdpa import SDPA
 from dit.net.layout import attend, most_sequences
 
@@ -57,7 +57,7 @@ MASKS: dict[str, Mask | None] = {
     "the same padding": KeyPadding((torch.arange(6) < 4)[None]),
     "never empty": KeyPadding(torch.arange(6) <= torch.arange(7)[:, None] % 6, never_empty=True),
     "causal": Spans.block_causal(frames=3, tokens_per_frame=2, block=1),
-    "packed": Spans.packed((2, 4)),
+    "packed": Packed.of((2, 4)),
 }
 
 

@@ -62,6 +62,7 @@ def test_attention_names_the_choice_and_the_refusals() -> None:
         "no mask",
         "KeyPadding",
         "Spans",
+        "Packed",
         "ByCoordinates",
     }
     assert all("," in finding.name and finding.detail in ("SDPA", "XFormers", "Flex") for finding in choices)

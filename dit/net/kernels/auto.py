@@ -11,13 +11,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import _disable_current_modes
 
 from dit.net.kernels.base import Kernel, KernelError, short
-from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed, Spans
 from dit.net.kernels.sdpa import SDPA
 
 log = logging.getLogger(__name__)
 
 FALLBACK = SDPA()
-MASK_TYPES: tuple[type[Mask] | None, ...] = (None, KeyPadding, Spans, ByCoordinates)
+MASK_TYPES: tuple[type[Mask] | None, ...] = (None, KeyPadding, Spans, Packed, ByCoordinates)
 
 # The answers, for the life of the process: candidates, device type, dtype, head size, kind of mask -> kernel.
 _choices: dict[tuple[Any, ...], Kernel] = {}
@@ -151,7 +151,10 @@ def _run(
     if mask_type is KeyPadding:
         mask = KeyPadding(torch.arange(tokens, device=device) < torch.tensor([[tokens], [tokens // 2]], device=device))
     elif mask_type is Spans:
-        mask = Spans.packed([tokens // 4, tokens - tokens // 4])
+        mask = Spans.block_causal(frames=4, tokens_per_frame=tokens // 4, block=3)
+    elif mask_type is Packed:  # two clips, and text of each behind them
+        parts = ((4, tokens - 12), (2, 6))
+        mask = Packed(parts, parts, torch.arange(tokens, device=device)[None] < tokens - 2)
     elif mask_type is ByCoordinates:
         number = torch.arange(tokens, device=device)
         numbers = torch.stack([number % 2, number % 3, number // 8])

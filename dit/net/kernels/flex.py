@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from dit.graphs import allow_many_graphs
 from dit.net.kernels.base import KernelError, Stateless
-from dit.net.kernels.masks import ByCoordinates, Mask, Spans
+from dit.net.kernels.masks import ByCoordinates, Mask, Packed, Spans
 from dit.net.kernels.sdpa import SDPA
 
 BLOCK = 128  # queries, and keys, that FlexAttention takes or skips together
@@ -69,6 +69,8 @@ def _block_mask(mask: Mask, batch: int, num_queries: int, num_keys: int, device:
     tokens of a HunyuanVideo clip of 129 frames."""
     from torch.nn.attention.flex_attention import BlockMask
 
+    if isinstance(mask, Packed):
+        mask = mask.by_coordinates(device)
     some, every = _blocks(mask, batch, num_queries, num_keys, device)
     return BlockMask.from_kv_blocks(
         *_listed(some & ~every),

@@ -9,7 +9,7 @@ fit q and k is an error (`check`), for it would broadcast or cut silently.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import groupby
 from typing import ClassVar, Self
 
 import torch
@@ -75,28 +75,12 @@ class KeyPadding(Mask):
 class Spans(Mask):
     """Queries in runs, one after another; a run attends to one span of keys, to all of it and to nothing else.
 
-    lengths: queries of each run, at least 1. keys: (start, stop) of each run's span, which may be empty; the last one
-    ends with the keys.
+    lengths: queries of each run, at least 1. keys: (start, stop) of each run's span; the last one ends with the keys.
     """
 
     lengths: tuple[int, ...]
     keys: tuple[tuple[int, int], ...]
     real: None = field(default=None, init=False, repr=False)  # all keys are
-
-    @classmethod
-    def packed(cls, lengths: Sequence[int], key_lengths: Sequence[int] | None = None) -> Self:
-        """Several samples one after another; each attends to itself alone (NaViT, arXiv 2307.06304).
-
-        lengths: query tokens of each sample. key_lengths: its key tokens, for cross-attention (None: the same tokens).
-        A sample may be without keys (no text), but not without queries.
-        """
-        counts = lengths if key_lengths is None else key_lengths
-        if len(lengths) != len(counts):
-            raise ValueError(f"{len(lengths)} query and {len(counts)} key lengths; give one of each a packed sample")
-        if min(lengths, default=0) < 1 or min(counts) < 0:
-            raise ValueError(f"packed samples have at least 1 query and 0 keys, not {lengths} on {counts}")
-        stops = zip(accumulate(counts), counts, strict=True)
-        return cls(tuple(lengths), tuple((stop - count, stop) for stop, count in stops))
 
     @classmethod
     def block_causal(cls, frames: int, tokens_per_frame: int, block: int) -> Self:
@@ -115,22 +99,10 @@ class Spans(Mask):
     def size(self) -> tuple[int, int]:
         return sum(self.lengths), self.keys[-1][1]
 
-    @property
-    def key_lengths(self) -> tuple[int, ...]:
-        """Keys of each span."""
-        return tuple(stop - start for start, stop in self.keys)
-
-    @property
-    def disjoint(self) -> bool:
-        """Whether each span begins where the one before it ends, so that every key is in one of them."""
-        starts, stops = zip(*self.keys, strict=True)
-        return starts == (0, *stops[:-1])
-
     def bounds(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """First key of each query, and the one behind its last, (Nq,) int64 each; for an empty span all keys and 0."""
+        """First key of each query, and the one behind its last, (Nq,) int64 each."""
         lengths = torch.tensor(self.lengths, device=device)
-        some = [(start, stop) if stop > start else (self.size[1], 0) for start, stop in self.keys]
-        first, stop = torch.tensor(some, device=device).repeat_interleave(lengths, dim=0).unbind(1)
+        first, stop = torch.tensor(self.keys, device=device).repeat_interleave(lengths, dim=0).unbind(1)
         return first, stop
 
     def dense(self, device: torch.device | str) -> Tensor:
@@ -165,3 +137,60 @@ class ByCoordinates(Mask):
     def dense(self, device: torch.device | str) -> Tensor:
         allowed = self.allowed(self.query.to(device)[:, :, None], self.key.to(device)[:, None, :])[None, None]
         return allowed if self.real is None else allowed & self.real.to(device)[:, None, None, :]
+
+
+Parts = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Packed(Mask):
+    """Tokens of K clips in one sequence; each attends to all tokens of its own clip (NaViT, arXiv 2307.06304).
+
+    query, key: the parts of a sequence, one behind another, each with a run of tokens of every clip, in the clips'
+    order: the lengths of these runs. ((4, 6),) are two clips one after the other, and in ((4, 6), (2, 2)) two tokens of
+    text of each follow them. real: (B, Nk) bool, which keys are real and not padding; None: all. never_empty: as in
+    `KeyPadding`, of each clip.
+    """
+
+    query: Parts
+    key: Parts
+    real: Tensor | None = None
+    never_empty: bool = False
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], key_lengths: Sequence[int] | None = None, real: Tensor | None = None) -> Self:
+        """Clips one after another. lengths: query tokens of each. key_lengths: its key tokens, for cross-attention
+        (None: the same tokens)."""
+        return cls((tuple(lengths),), (tuple(lengths if key_lengths is None else key_lengths),), real)
+
+    def __post_init__(self) -> None:
+        counts = {len(part) for part in (*self.query, *self.key)}
+        if len(counts) != 1:
+            raise ValueError(f"parts {self.query} and {self.key} are of {sorted(counts)} clips; each has a run of all")
+        if min(map(min, self.query)) < 1 or min(map(min, self.key)) < 0:
+            raise ValueError(f"packed clips have at least 1 query and 0 keys, not {self.query} on {self.key}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return sum(map(sum, self.query)), sum(map(sum, self.key))
+
+    @property
+    def groups(self) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+        """Clips side by side whose runs are as long: how many, and the lengths of one clip's runs of queries and keys,
+        part by part."""
+        each = zip(zip(*self.query, strict=True), zip(*self.key, strict=True), strict=True)
+        return [(len(list(alike)), *lengths) for lengths, alike in groupby(each)]
+
+    def clips(self, parts: Parts, device: torch.device | str) -> Tensor:
+        """Number of the clip of each token of `query` or `key`, int64."""
+        numbers = torch.arange(len(parts[0]))
+        return torch.cat([numbers.repeat_interleave(torch.tensor(part)) for part in parts]).to(device)
+
+    def by_coordinates(self, device: torch.device | str) -> ByCoordinates:
+        """The same as a mask of tokens anywhere."""
+        of_clip = (self.clips(parts, device) for parts in (self.query, self.key))
+        query, key = (torch.stack([clip, torch.zeros_like(clip), torch.zeros_like(clip)]) for clip in of_clip)
+        return ByCoordinates(query, key, self.real)
+
+    def dense(self, device: torch.device | str) -> Tensor:
+        return self.by_coordinates(device).dense(device)

@@ -5,12 +5,13 @@ torch it imports with a warning and fails in the call.
 """
 
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dit.net.kernels.base import KernelError, Stateless
-from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Spans
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed, Spans
 from dit.net.kernels.sdpa import SDPA
 
 NO_TABLES = "it has no form of masks by coordinates"
@@ -57,9 +58,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
         return memory_efficient_attention(q, k, v)
     if isinstance(mask, KeyPadding):
         return _padded(q, k, v, mask)
-    assert isinstance(mask, Spans)
-    if mask.disjoint:
+    if isinstance(mask, Packed):
         return _packed(q, k, v, mask)
+    assert isinstance(mask, Spans)
     runs = zip(q.split(mask.lengths, dim=1), mask.keys, strict=True)
     outputs = [memory_efficient_attention(qs, k[:, start:stop], v[:, start:stop]) for qs, (start, stop) in runs]
     return torch.cat(outputs, dim=1)
@@ -91,19 +92,62 @@ def _kept_keys(mask: KeyPadding, batch: int, device: torch.device) -> tuple[Tens
     return real.flatten().nonzero().squeeze(1), tuple(real.sum(dim=1).tolist()), empty
 
 
-def _packed(q: Tensor, k: Tensor, v: Tensor, mask: Spans) -> Tensor:
-    batch = q.shape[0]
-    lengths, key_lengths = mask.lengths * batch, mask.key_lengths * batch
-    k, v = k.flatten(0, 1)[None], v.flatten(0, 1)[None]
-    if 0 in key_lengths:  # a sample without keys gets one of zeros: zero output
-        k, v = (_fill_empty(x, key_lengths) for x in (k, v))
-        key_lengths = tuple(max(length, 1) for length in key_lengths)
-    return _varlen(q.flatten(0, 1)[None], k, v, lengths, key_lengths).view_as(q)
+class Gathered(NamedTuple):
+    """Packed clips as one block-diagonal sequence: every clip's tokens side by side, without padding.
+
+    queries, back: (B * Nq,) int64, the order in which queries go in, and the way back; None: as they are. keys: (any,)
+    int64, likewise, of the flattened (B * Nk) and one key of zeros behind them; None: as they are. bias: xformers'.
+    """
+
+    queries: Tensor | None
+    back: Tensor | None
+    keys: Tensor | None
+    bias: Any
 
 
-def _fill_empty(x: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    zero = x.new_zeros(1, 1, *x.shape[2:])
-    return torch.cat([part if part.shape[1] else zero for part in x.split(lengths, dim=1)], dim=1)
+def _packed(q: Tensor, k: Tensor, v: Tensor, mask: Packed) -> Tensor:
+    from xformers.ops import memory_efficient_attention
+
+    order = _gathered(mask, q.shape[0], q.device)
+    tokens, keys, values = (x.flatten(0, 1) for x in (q, k, v))  # (B * N, heads, head_dim) each
+    if order.queries is not None:
+        tokens = tokens.index_select(0, order.queries)
+    if order.keys is not None:
+        zero = keys.new_zeros(1, *keys.shape[1:])
+        keys, values = (torch.cat([x, zero]).index_select(0, order.keys) for x in (keys, values))
+    out = memory_efficient_attention(tokens[None], keys[None], values[None], attn_bias=order.bias)[0]
+    return (out if order.back is None else out.index_select(0, order.back)).view_as(q)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a mask first met while sampling must serve training too
+def _gathered(mask: Packed, batch: int, device: torch.device) -> Gathered:
+    """A clip without keys reads a key of zeros: zero output, no gradient. Cached, since it waits for the device where
+    keys are padded: once a mask, not once a layer."""
+    from xformers.ops.fmha import BlockDiagonalMask
+
+    (num_queries, num_keys), num_clips = mask.size, len(mask.query[0])
+    query_clip, key_clip = mask.clips(mask.query, "cpu"), mask.clips(mask.key, "cpu")
+    rows = torch.arange(batch)[:, None]
+    queries = (query_clip.argsort(stable=True) + rows * num_queries).flatten()
+    lengths = query_clip.bincount(minlength=num_clips).tolist() * batch
+    order = key_clip.argsort(stable=True)
+    real = torch.ones(1, num_keys, dtype=torch.bool) if mask.real is None else mask.real.cpu()
+    kept = real.expand(batch, -1)[:, order]  # (B, Nk), clip by clip
+    places = (order + rows * num_keys)[kept]
+    counts = torch.stack([key_clip[order][row].bincount(minlength=num_clips) for row in kept]).flatten().tolist()
+    if 0 in counts:
+        zero = torch.tensor([batch * num_keys])
+        places = torch.cat([part if len(part) else zero for part in places.split(counts)])
+    bias = BlockDiagonalMask.from_seqlens(lengths, [max(count, 1) for count in counts], device=device)
+    ordered = torch.equal(queries, torch.arange(batch * num_queries))
+    whole = torch.equal(places, torch.arange(batch * num_keys))
+    return Gathered(
+        queries=None if ordered else queries.to(device),
+        back=None if ordered else queries.argsort().to(device),
+        keys=None if whole else places.to(device),
+        bias=bias,
+    )
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], key_lengths: tuple[int, ...]) -> Tensor:

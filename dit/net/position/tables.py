@@ -38,8 +38,11 @@ class Learned(Position):
             )
         if coordinates.grid is not None:
             return x + self.fitted(coordinates.grid)
+        fitted = {grid: self.fitted(grid) for grid in dict.fromkeys(coordinates.grids)}
+        tables = [fitted[grid] for grid in coordinates.grids]  # (1, tokens of the clip, width) each
+        if coordinates.lengths is not None:  # whole clips, one after another
+            return x + torch.cat(tables, dim=1)
         clip, *axes = coordinates.rows(x.device).unbind(1)
-        tables = [self.fitted(grid) for grid in coordinates.grids]  # (1, tokens of the clip, width) each
         starts = torch.tensor([0, *(table.shape[1] for table in tables[:-1])], device=x.device).cumsum(0)
         sizes = torch.tensor(coordinates.grids, device=x.device)[clip]  # (N, 3)
         inside = (axes[0] * sizes[:, 1] + axes[1]) * sizes[:, 2] + axes[2]
