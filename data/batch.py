@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import torch
@@ -136,7 +137,8 @@ class Batch:
     """Clips of one step.
 
     Args:
-        pixels: float32 (B, 3, F, H, W) in [-1, 1].
+        pixels: float32 (B, 3, F, H, W) in [-1, 1], clips of one shape; or, in a packed batch, K tensors (3, F, H, W),
+            each clip in its own shape, which the network takes as one sequence (`is_packed`). Here B is K then.
         ids: B names that find the clip again in its dataset.
         values: what else is known of the clips, by name: `caption`, B texts, "" where a clip has none; `fps`, float32
             (B,), frames a second; `label`, int64 (B,), the class of each clip, `NO_CLASS` where it has none, absent
@@ -149,7 +151,7 @@ class Batch:
         slow: ids of clips that show a tenth of their frames or more again.
     """
 
-    pixels: Tensor
+    pixels: Tensor | tuple[Tensor, ...]
     ids: list[str]
     values: Mapping[str, Values]
     position: int = 0
@@ -161,6 +163,26 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether each clip has a shape of its own."""
+        return isinstance(self.pixels, tuple)
+
+    @property
+    def clips(self) -> tuple[Tensor, ...]:
+        """Each clip's pixels, (3, F, H, W)."""
+        return self.pixels if isinstance(self.pixels, tuple) else self.pixels.unbind(0)
+
+    @property
+    def groups(self) -> tuple[Tensor, ...]:
+        """Pixels of clips of one shape that stand side by side, (n, 3, F, H, W) each, in the clips' order."""
+        return stacked(self.pixels) if isinstance(self.pixels, tuple) else (self.pixels,)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels are."""
+        return self.clips[0].device
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch with its tensors on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -170,14 +192,22 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def one(self, index: int) -> Batch:
-        """Clip `index` as a batch of its own."""
+        """Clip `index` as a batch of its own, which is not packed."""
         row = slice(index, index + 1)
         values = {name: each[row] for name, each in self.values.items()}
-        return replace(self, pixels=self.pixels[row], ids=self.ids[row], values=values)
+        pixels = self.pixels[index][None] if isinstance(self.pixels, tuple) else self.pixels[row]
+        return replace(self, pixels=pixels, ids=self.ids[row], values=values)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {name: change(each) if isinstance(each, Tensor) else each for name, each in self.values.items()}
-        return replace(self, pixels=change(self.pixels), values=values)
+        pixels = self.pixels
+        made = tuple(change(each) for each in pixels) if isinstance(pixels, tuple) else change(pixels)
+        return replace(self, pixels=made, values=values)
+
+
+def stacked(clips: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Clips (...) of any shapes -> (n, ...) for each n of one shape that stand side by side."""
+    return tuple(torch.stack(list(group)) for _, group in groupby(clips, key=lambda clip: clip.shape))
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -185,15 +215,21 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32).div_(127.5).sub_(1.0)
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def collate(items: Sequence[Item], packed: bool = False) -> Batch:
     """Stacks items and turns their pixels into floats, once for the batch.
 
+    packed: makes a packed batch, of clips of any shapes. Clips of one shape are put side by side, since codec and loss
+    take such clips together (`Batch.groups`); otherwise the order stays.
+
     Raises:
-        ValueError: clips of different shapes, naming two of them.
+        ValueError: clips of different shapes where they are not packed, naming two of them.
     """
+    if packed:
+        shapes = list(dict.fromkeys(item["pixels"].shape for item in items))
+        items = sorted(items, key=lambda item: shapes.index(item["pixels"].shape))
     first = items[0]
     for item in items:
-        if item["pixels"].shape != first["pixels"].shape:
+        if item["pixels"].shape != first["pixels"].shape and not packed:
             raise ValueError(
                 f"clips of one batch differ in shape: {first['id']} is {tuple(first['pixels'].shape)}, "
                 f"{item['id']} is {tuple(item['pixels'].shape)}; the dataset must resize to one (3, F, H, W)"
@@ -207,12 +243,19 @@ def collate(items: Sequence[Item]) -> Batch:
     for name in first.get("columns", {}):
         values[name] = _column(name, items)
     return Batch(
-        pixels=to_float(torch.stack([item["pixels"] for item in items])),
+        pixels=_packed(items) if packed else to_float(torch.stack([item["pixels"] for item in items])),
         ids=[item["id"] for item in items],
         values=values,
         skipped=tuple(skip for item in items for skip in item.get("skipped", ())),
         slow=tuple(item["id"] for item in items if 10 * item.get("repeated", 0) >= item["pixels"].shape[1]),
     )
+
+
+def _packed(items: Sequence[Item]) -> tuple[Tensor, ...]:
+    """The clips' pixels, parts of one tensor: a worker then hands over one piece of shared memory, not a file each."""
+    pixels = [item["pixels"] for item in items]
+    parts = to_float(torch.cat([each.flatten() for each in pixels])).split([each.numel() for each in pixels])
+    return tuple(part.view(each.shape) for part, each in zip(parts, pixels, strict=True))
 
 
 def _column(name: str, items: Sequence[Item]) -> Values:

@@ -1,7 +1,8 @@
 """The one place where network, path and prediction meet; the loss and the sampler both go through it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -31,6 +32,19 @@ class Denoiser:
         net = self.net.choose(t, cond) if isinstance(self.net, ByLevel) else self.net
         x_in, t_in = self.prediction.network_input(self.path, x_t, t)
         return net(x_in, t_in, cond)[:, : x_t.shape[1]]
+
+    def outputs(
+        self,
+        x_t: Sequence[Tensor],
+        t: Sequence[Tensor],
+        cond: Mapping[str, Tensor],
+        channels: Sequence[Mapping[str, Tensor]],
+    ) -> list[Tensor]:
+        """The same for groups of clips of one shape that the network takes as one sequence (`Backbone.of_groups`)."""
+        given = [self.prediction.network_input(self.path, x, levels) for x, levels in zip(x_t, t, strict=True)]
+        net: Any = self.net
+        made = net.of_groups([x for x, _ in given], [levels for _, levels in given], cond, channels)
+        return [out[:, : x.shape[1]] for out, x in zip(made, x_t, strict=True)]
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Estimate:
         """Raw output turned into (x0, eps, velocity), each (B, C, F, H, W)."""

@@ -101,10 +101,6 @@ class Footage:
     encode: Callable[[Tensor], Tensor]
     compression: Compression
 
-    def one(self, index: int) -> Footage:
-        """Clip `index` alone."""
-        return Footage(self.pixels[index : index + 1], self.encode, self.compression)
-
     def latents(self, known: Tensor, unknown: Unknown, like: Tensor) -> Tensor:
         """What `encode_known` makes of the frames `known`, bool (B, num_frames) on the CPU; 0 where none is, but for
         `grey`. like: the clips' own latents."""

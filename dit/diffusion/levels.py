@@ -8,8 +8,9 @@ levels whatever trains. A `Distribution` turns uniform numbers into levels; what
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,14 @@ def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor
 def moved(values: Tensor, device: torch.device | str) -> Tensor:
     """Small draws on their way to the device. From the CPU it does not wait for the device to finish earlier work."""
     return values.to(device, non_blocking=values.device.type == "cpu")
+
+
+class Group(NamedTuple):
+    """Clips of one shape in a batch: how many, their latent frames, and the tokens of each."""
+
+    clips: int
+    frames: int
+    num_tokens: int
 
 
 class Levels(ABC):
@@ -59,6 +68,12 @@ class Levels(ABC):
     ) -> Tensor:
         """Levels in [0, 1], float32, (batch, 1) or (batch, frames), for clips of `num_tokens` tokens."""
 
+    def of_groups(
+        self, groups: Sequence[Group], generator: torch.Generator | None, device: torch.device | str
+    ) -> list[Tensor]:
+        """Those of clips of several shapes that are one batch, (clips, 1) or (clips, frames) of each group."""
+        return [self(*group, generator, device) for group in groups]
+
 
 class Distribution(Levels):
     """A distribution of levels as a function of uniform numbers (its quantile function, unless it says otherwise)."""
@@ -75,6 +90,25 @@ class Distribution(Levels):
         self, batch: int, frames: int, num_tokens: int, generator: torch.Generator | None, device: torch.device | str
     ) -> Tensor:
         return moved(self.from_uniform(self.draw(batch, frames, generator), num_tokens).float(), device)
+
+    def of_groups(
+        self, groups: Sequence[Group], generator: torch.Generator | None, device: torch.device | str
+    ) -> list[Tensor]:
+        """All clips are drawn together, so that `Stratified` spreads the levels over all of them."""
+        return drawn_together(self.draw, self.from_uniform, groups, generator, device)
+
+
+def drawn_together(
+    draw: Callable[[int, int, torch.Generator | None], Tensor],
+    from_uniform: Callable[[Tensor, int], Tensor],
+    groups: Sequence[Group],
+    generator: torch.Generator | None,
+    device: torch.device | str,
+) -> list[Tensor]:
+    """Levels of each group out of uniform numbers that are drawn at once, as many a clip as the longest needs."""
+    u = draw(sum(group.clips for group in groups), max(group.frames for group in groups), generator)
+    parts = zip(groups, u.split([group.clips for group in groups]), strict=True)
+    return [moved(from_uniform(part[:, : group.frames], group.num_tokens).float(), device) for group, part in parts]
 
 
 class Uniform(Distribution):
@@ -315,8 +349,21 @@ class Mixture(Levels):
     ) -> Tensor:
         choice = moved(choose(self.weights, batch, generator), device)
         drawn = [part(batch, frames, num_tokens, generator, device) for part in self.parts]
-        stacked = torch.stack(torch.broadcast_tensors(*drawn))
-        return stacked[choice, torch.arange(batch, device=device)]
+        return chosen(drawn, choice)
+
+    def of_groups(
+        self, groups: Sequence[Group], generator: torch.Generator | None, device: torch.device | str
+    ) -> list[Tensor]:
+        counts = [group.clips for group in groups]
+        choices = moved(choose(self.weights, sum(counts), generator), device).split(counts)
+        drawn = zip(*(part.of_groups(groups, generator, device) for part in self.parts), strict=True)
+        return [chosen(parts, choice) for parts, choice in zip(drawn, choices, strict=True)]
+
+
+def chosen(drawn: Sequence[Tensor], choice: Tensor) -> Tensor:
+    """Of several levels of each clip, (batch, 1 or frames) each, the one that `choice`, (batch,), names."""
+    stacked = torch.stack(torch.broadcast_tensors(*drawn))
+    return stacked[choice, torch.arange(len(choice), device=choice.device)]
 
 
 def relative_weights(names: Iterable[str], weights: Mapping[str, float]) -> Tensor:

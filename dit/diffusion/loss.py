@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dit.diffusion.conditioning import Conditioning
 from dit.diffusion.denoiser import Denoiser, Network
 from dit.diffusion.footage import Footage
 from dit.diffusion.given import Showing, Shown, with_given
-from dit.diffusion.levels import Levels, moved
+from dit.diffusion.levels import Group, Levels, moved
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
 from dit.diffusion.space import Space
@@ -68,6 +70,17 @@ class LossOutput(NamedTuple):
     t: Tensor
     given: Tensor
 
+    @staticmethod
+    def joined(parts: "Sequence[LossOutput]") -> "LossOutput":
+        """Those of several batches as one. Behind the end of a shorter clip frames count as given, and have no loss."""
+        per_sample = torch.cat([part.per_sample for part in parts])
+        longest = max(part.t.shape[1] for part in parts)
+        fields = [
+            torch.cat([pad(each, (0, longest - each.shape[1]), value=value) for each in column])
+            for column, value in zip(list(zip(*parts, strict=True))[2:], (0, 0, True), strict=True)
+        ]
+        return LossOutput(per_sample.mean(), per_sample, *fields)
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -99,19 +112,28 @@ class Objective:
     def __call__(
         self,
         net: VideoNetwork,
-        x0: Tensor,
+        x0: Tensor | Sequence[Tensor],
         cond: dict[str, Tensor],
         generator: torch.Generator | None = None,
-        footage: Footage | None = None,
+        footage: Footage | Sequence[Footage] | None = None,
     ) -> LossOutput:
         """The loss on clean latents x0 (B, C, F, H, W): noise, the network, compare.
 
         `cond` goes to the network with the given frames added (`with_given`; the dict itself is left alone). Validation
         passes a generator with a fixed seed, so that its losses can be compared. `footage`, the clips as pixels, is
         what frames are shown from that are given beside the clip.
+
+        Of a packed batch x0 and `footage` are those of each group of clips of one shape, and `cond` has a row for each
+        clip, group by group. All goes as for each clip alone, but that the network takes them as one sequence.
         """
-        noised = self.noise(x0, net.num_tokens(*x0.shape[2:]), generator, footage)
-        return self.compare(noised, self.output(net, noised, cond))
+        if isinstance(x0, Tensor):
+            assert not isinstance(footage, Sequence)
+            noised = self.noise(x0, net.num_tokens(*x0.shape[2:]), generator, footage)
+            return self.compare(noised, self.output(net, noised, cond))
+        assert not isinstance(footage, Footage)
+        groups = self.noise_groups(x0, [net.num_tokens(*each.shape[2:]) for each in x0], generator, footage)
+        made = zip(groups, self.outputs(net, groups, cond), strict=True)
+        return LossOutput.joined([self.compare(noised, out) for noised, out in made])
 
     def at(self, step: int) -> "Objective":
         """The objective of a step of training."""
@@ -133,6 +155,26 @@ class Objective:
         batch, _, frames, _, _ = x0.shape
         shown = self.given.draw(self.conditioning, x0, footage, generator)
         t = self.levels(batch, frames, num_tokens, generator, x0.device)
+        return self._mixed(x0, t, shown, generator)
+
+    def noise_groups(
+        self,
+        x0: Sequence[Tensor],
+        num_tokens: Sequence[int],
+        generator: torch.Generator | None = None,
+        footage: Sequence[Footage] | None = None,
+    ) -> list[Noised]:
+        """The same for the groups of a packed batch, (n, C, F, H, W) each. Levels are drawn for all clips together, in
+        each group's own number of frames and tokens."""
+        shown = [
+            self.given.draw(self.conditioning, each, own, generator)
+            for each, own in zip(x0, footage or repeat(None, len(x0)), strict=True)
+        ]
+        groups = [Group(len(each), each.shape[2], tokens) for each, tokens in zip(x0, num_tokens, strict=True)]
+        t = self.levels.of_groups(groups, generator, x0[0].device)
+        return [self._mixed(*each, generator) for each in zip(x0, t, shown, strict=True)]
+
+    def _mixed(self, x0: Tensor, t: Tensor, shown: Shown, generator: torch.Generator | None) -> Noised:
         t = self.given.levels(self.conditioning, t, shown, generator)
         eps = noise_like(x0, generator)
         return Noised(x0, self.path.mix(x0, eps, t), t, eps, self.given.held(shown), shown)
@@ -141,6 +183,12 @@ class Objective:
         """The raw output (B, C, F, H, W) of a network for noised latents, `cond` and the given frames."""
         cond = with_given(cond, net, noised.shown)
         return Denoiser(net, self.path, self.prediction).output(noised.x_t, noised.t, cond)
+
+    def outputs(self, net: Network, groups: Sequence[Noised], cond: dict[str, Tensor]) -> list[Tensor]:
+        """The same for the groups of a packed batch, which the network takes as one sequence."""
+        channels = [with_given({}, net, noised.shown) for noised in groups]
+        denoiser = Denoiser(net, self.path, self.prediction)
+        return denoiser.outputs([noised.x_t for noised in groups], [noised.t for noised in groups], cond, channels)
 
     def compare(self, noised: Noised, out: Tensor) -> LossOutput:
         """The loss of a raw output (B, C, F, H, W)."""

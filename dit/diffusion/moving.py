@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 
 import torch
 from torch import Tensor
 
 from dit.config.limits import Natural
-from dit.diffusion.levels import Distribution, Levels, moved
+from dit.diffusion.levels import Distribution, Group, Levels, drawn_together, moved
 
 
 class Moving(Levels):
@@ -62,3 +63,8 @@ class Moving(Levels):
     ) -> Tensor:
         u = self.early.draw(batch, frames, generator)
         return moved(self.from_uniform(u, num_tokens).float(), device)
+
+    def of_groups(
+        self, groups: Sequence[Group], generator: torch.Generator | None, device: torch.device | str
+    ) -> list[Tensor]:
+        return drawn_together(self.early.draw, self.from_uniform, groups, generator, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple, Self, cast
@@ -21,6 +22,7 @@ from dit.codec.vae.network import Autoencoder
 from dit.diffusion.footage import Footage
 from dit.diffusion.loss import Objective
 from dit.engine import blocks, parallel
+from dit.engine.clip_mean import ClipMean
 from dit.engine.lr_schedule import LRSchedule
 from dit.engine.optim import joined
 from dit.engine.validated import Validated, validated
@@ -31,12 +33,16 @@ from dit.signals.base import Signal, cond_of_batch
 from dit.signals.label import brief
 from dit.text.base import TextEncoder
 
+LatentShape = tuple[int, int, int]  # (F, H, W)
+
 
 class StepOutput(NamedTuple):
     """What the callbacks see of a training step beside Lightning's own loss."""
 
     losses: dict[str, Loss]  # by optimizer, without graphs
     tokens: int
+    clips: dict[LatentShape, int]  # of each shape
+    weight: float  # of the losses among those of other micro-batches and ranks
 
 
 class VideoDiffusion(LightningModule):
@@ -57,6 +63,8 @@ class VideoDiffusion(LightningModule):
         compile_mode: compile the network block by block in this mode (`default`, `max-autotune`, ...), or None.
         config: the resolved config, plain containers only; it goes into every checkpoint.
         classes: names of the data's classes, which go into every checkpoint; None for a network that reads no labels.
+        uneven: whether ranks and micro-batches may have different numbers of clips, which then count alike
+            (`clip_mean.py`).
 
     Raises:
         ValueError: a `caption_dropout` that is no probability, or a network that is not what the recipe needs.
@@ -77,6 +85,7 @@ class VideoDiffusion(LightningModule):
         compile_mode: str | None,
         config: dict[str, Any],
         classes: Sequence[str] | None = None,
+        uneven: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= caption_dropout <= 1:
@@ -108,22 +117,35 @@ class VideoDiffusion(LightningModule):
         self.data_cards: list[str] = []  # hashes of the cards of all that it was trained on, the present data's last
         self.held_lr_factor: float | None = None  # replaces the schedule
         self.last_step: StepOutput | None = None
+        self.clip_mean = ClipMean() if uneven else None
 
     # -- the step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x0 = self.encode(batch.pixels)  # (B, C, F, H, W)
+        x0 = of_each(self.encode, batch)  # (B, C, F, H, W); of a packed batch (n, C, F, H, W) of each shape
         left_out = [random.random() < self.caption_dropout for _ in batch.ids]
         cond = cond_of_batch(self.signals, batch, left_out)
         clips = Clips(
-            x0, batch.pixels, cond, lambda: cond_of_batch(self.signals, batch, [True] * len(batch.ids)),
-            self.footage(batch.pixels),
+            x0, of_each(lambda pixels: pixels, batch), cond,
+            lambda: cond_of_batch(self.signals, batch, [True] * len(batch.ids)), of_each(self.footage, batch),
         )  # fmt: skip
         losses = self.recipe.losses(self.networks, clips, self.global_step)
         self._check_reached(losses)
         detached = {name: loss.detached() for name, loss in losses.items()}
-        self.last_step = StepOutput(detached, self.count_tokens(x0))
-        return reduce(operator.add, (loss.total for loss in losses.values()))
+        shapes: Counter[LatentShape] = Counter()
+        for latents, _ in clips.groups:
+            shapes[latents.shape[2:]] += len(latents)  # type: ignore[index]
+        self.last_step = StepOutput(
+            detached, sum(self.count_tokens(latents) for latents, _ in clips.groups), shapes,
+            1.0 if self.clip_mean is None else len(batch),
+        )  # fmt: skip
+        total = reduce(operator.add, (loss.total for loss in losses.values()))
+        return total if self.clip_mean is None else self.clip_mean.summed(total, len(batch))
+
+    def on_after_backward(self) -> None:
+        if self.clip_mean is not None:
+            trainer = self.trainer
+            self.clip_mean.weigh(self.parameters(), trainer.accumulate_grad_batches, trainer.world_size, self.device)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -183,7 +205,8 @@ class VideoDiffusion(LightningModule):
         """Loss and errors of each clip (`validated.py`), of a network that denoises."""
         net, objective = cast(Backbone, self.net), cast(Objective, self.objective)
         conds = [cond_of_batch(self.signals, batch.one(i)) for i in range(len(batch))]
-        x0, footage = self.encode(batch.pixels), self.footage(batch.pixels)
+        x0 = [one for pixels in batch.groups for one in self.encode(pixels).split(1)]
+        footage = [self.footage(clip[None]) for clip in batch.clips]
         return validated(net, objective, x0, conds, batch.ids, noise_shares, rows, footage)
 
     # -- set-up
@@ -312,3 +335,9 @@ class VideoDiffusion(LightningModule):
         """Whether the averages hold a parameter of that name, if it is trained."""
         name = key.split(".")[0]
         return name not in self.parts or self.parts[name].averaged
+
+
+def of_each(function: Callable[[Tensor], Any], batch: Batch) -> Any:
+    """`function` of the pixels of a batch; of a packed one a tuple, of those of each group of clips of one shape."""
+    made = tuple(function(pixels) for pixels in batch.groups)
+    return made if batch.is_packed else made[0]

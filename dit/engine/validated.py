@@ -34,43 +34,45 @@ class Validated(NamedTuple):
 def validated(
     net: Backbone,
     objective: Objective,
-    x0: Tensor,
+    x0: Sequence[Tensor],
     conds: Sequence[Cond],
     ids: Sequence[str],
     noise_shares: Sequence[float],
     rows: int,
-    footage: Footage | None = None,
+    footage: Sequence[Footage] | None = None,
 ) -> list[Validated]:
     """The loss and the errors at `noise_shares` (`dit/diffusion/errors.py`) of B clips, in their order.
 
-    Clips go through the network together where they are told as many text tokens: padding could change what a network
-    without a text mask puts out.
+    Clips go through the network together where they have one shape and are told as many text tokens: padding could
+    change what a network without a text mask puts out.
 
     Args:
-        x0: clean latents (B, C, F, H, W).
+        x0: clean latents of each clip, (1, C, F, H, W).
         conds: what the network is told of each clip, entries of batch 1.
         ids: of the clips, which seed their noise.
-        footage: the clips as pixels, for networks that are shown given frames beside them.
+        footage: each clip as pixels, for networks that are shown given frames beside them.
         rows: clips that may go through the network at once, each level counting as one. At least one clip does.
     """
     found: list[Validated | None] = [None] * len(x0)
-    for group in alike(conds):
+    for group in alike(conds, x0):
         size = max(1, rows // max(1, len(noise_shares)))
         for start in range(0, len(group), size):
             part = group[start : start + size]
             cond = {key: torch.cat([conds[i][key] for i in part]) for key in conds[part[0]]}
-            seen = [None if footage is None else footage.one(i) for i in part]
-            measured = _together(net, objective, x0[part], cond, [ids[i] for i in part], noise_shares, seen)
+            seen = [None if footage is None else footage[i] for i in part]
+            latents = torch.cat([x0[i] for i in part])
+            measured = _together(net, objective, latents, cond, [ids[i] for i in part], noise_shares, seen)
             for i, each in zip(part, measured, strict=True):
                 found[i] = each
     return [each for each in found if each is not None]
 
 
-def alike(conds: Sequence[Cond]) -> list[list[int]]:
-    """Positions of clips whose entries have the same shapes, each in one list."""
+def alike(conds: Sequence[Cond], x0: Sequence[Tensor]) -> list[list[int]]:
+    """Positions of clips whose latents and entries have the same shapes, each in one list."""
     groups: dict[tuple[tuple[str, torch.Size], ...], list[int]] = defaultdict(list)
-    for position, cond in enumerate(conds):
-        groups[tuple((key, value.shape) for key, value in sorted(cond.items()))].append(position)
+    for position, (cond, latents) in enumerate(zip(conds, x0, strict=True)):
+        shapes = [(key, value.shape) for key, value in sorted(cond.items())]
+        groups[(("x0", latents.shape), *shapes)].append(position)
     return list(groups.values())
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
+
+import torch
 
 from dit.net import runner
 from dit.net.patches import token_grid
@@ -29,6 +32,7 @@ class Aligned(Recipe):
         self.alignment = alignment
         self.copies, self.optimizers, self.trains_text = recipe.copies, recipe.optimizers, recipe.trains_text
         self.needs_weights, self.passes = recipe.needs_weights, recipe.passes
+        self.takes_packed = recipe.takes_packed
 
     def parts(self, net: Any) -> dict[str, Part]:
         projector = self.alignment(net.width)
@@ -40,8 +44,11 @@ class Aligned(Recipe):
         net, alignment = nets[NET], nets["alignment"]
         with runner.tapped(net, alignment.block) as tap:
             losses = self.recipe.losses(nets, clips, step)
-        grid = token_grid(net.patch, *clips.x0.shape[2:])
-        aligned = alignment(tap.tokens, grid, clips.pixels).mean()
+        grids = [token_grid(net.patch, *x0.shape[2:]) for x0, _ in clips.groups]
+        counts = [len(x0) * prod(grid) for (x0, _), grid in zip(clips.groups, grids, strict=True)]
+        parts = zip(clips.groups, grids, tap.tokens.flatten(0, 1).split(counts), strict=True)
+        each = [alignment(part.unflatten(0, (len(x0), -1)), grid, pixels) for (x0, pixels), grid, part in parts]
+        aligned = torch.cat(each).mean()
         own = losses[NET]
         columns = {**own.columns, "alignment": aligned}
         return {**losses, NET: own._replace(total=own.total + alignment.weight * aligned, columns=columns)}

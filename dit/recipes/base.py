@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dit.diffusion.footage import Footage
-
 NET = "net"  # the network that is sampled; also the optimizer that trains it and the text encoder
 
 
@@ -34,7 +32,8 @@ class Part(NamedTuple):
 
 
 class Clips(NamedTuple):
-    """The clips of a micro-batch.
+    """The clips of a micro-batch. Of a packed one `x0`, `pixels` and `footage` are those of each group of clips of one
+    shape, in tuples; they are given to recipes that take them (`Recipe.takes_packed`).
 
     Attributes:
         x0: clean latents (B, C, F, H, W).
@@ -44,11 +43,16 @@ class Clips(NamedTuple):
         footage: what frames are shown from that are given beside the clips.
     """
 
-    x0: Tensor
-    pixels: Tensor
+    x0: Any
+    pixels: Any
     cond: dict[str, Tensor]
     uncond: Callable[[], dict[str, Tensor]]
-    footage: Footage | None = None
+    footage: Any = None
+
+    @property
+    def groups(self) -> list[tuple[Tensor, Tensor]]:
+        """Latents and pixels of clips of one shape, (n, ...) each; all are one group unless they are packed."""
+        return list(zip(self.x0, self.pixels, strict=True)) if isinstance(self.x0, tuple) else [(self.x0, self.pixels)]
 
 
 class Loss(NamedTuple):
@@ -82,6 +86,7 @@ class Recipe(ABC):
         trains_text: whether the text encoder is trained with `net`; otherwise it is frozen.
         denoises: whether `net` learns to denoise latents, along the objective's path; otherwise `net` is an autoencoder
             (`dit/codec/vae`), and the run has no objective.
+        takes_packed: whether it takes packed batches, clips of several shapes in one sequence.
         sees_clips: whether `net` is shown noised clips of the batch, which is what alignment needs.
         needs_weights: why a run cannot begin with random weights, for the message; None: it can.
         passes: forward passes of networks of `net`'s size in a step, for the count of FLOPs; a backward pass counts as
@@ -92,6 +97,7 @@ class Recipe(ABC):
     optimizers: Mapping[str, Callable[[nn.Module], Optimizer]] = {}
     trains_text = True
     denoises = True
+    takes_packed = False
     sees_clips = True
     needs_weights: str | None = None
     passes = 3.0

@@ -16,6 +16,8 @@ class Denoising(Recipe):
         objective: path, prediction, levels, weighting, given frames and space.
     """
 
+    takes_packed = True
+
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
 

@@ -29,7 +29,7 @@ class GuidanceScale(Number):
         self.in_training = scale if in_training is None else in_training
 
     def of_batch(self, batch: Batch) -> Values:
-        return torch.full((len(batch.pixels),), float(self.in_training), device=batch.pixels.device)
+        return torch.full((len(batch),), float(self.in_training), device=batch.device)
 
     def of_request(self, asked: Asked, clip: Clip) -> Any:
         said = super().of_request(asked, clip)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from data.batch import Batch, Values
+from data.batch import Batch
 from dit.config.limits import Natural
 from dit.encoders import (
     config_of,
@@ -87,10 +87,10 @@ class Image(Signal):
     def processor(self) -> Any:
         return load_image_processor(self.processor_folder, KEY)
 
-    def of_batch(self, batch: Batch) -> Values:
-        """(B, pictures, 3, height, width)."""
+    def of_batch(self, batch: Batch) -> list[list[Tensor]]:  # type: ignore[override]
+        """Of each clip its pictures, (3, height, width)."""
         at = [0] if self.frames == "first" else [0, -1]
-        return torch.stack([to_bytes(batch.pixels[:, :, frame]) for frame in at], 1)
+        return [[to_bytes(clip[:, frame]) for frame in at] for clip in batch.clips]
 
     def of_request(self, asked: Asked, clip: Clip) -> list[Sequence[Tensor]] | None:
         """The first pictures of all samples, or the one of all, and the last ones likewise."""

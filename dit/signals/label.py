@@ -39,7 +39,7 @@ class Label(Number):
     def of_batch(self, batch: Batch) -> Values:
         if "label" in batch.values:
             return batch.values["label"]
-        return torch.full((len(batch),), NO_CLASS, device=batch.pixels.device)
+        return torch.full((len(batch),), NO_CLASS, device=batch.device)
 
     def of_request(self, asked: Asked, clip: Clip) -> int:
         label = asked.signals.get("label") if asked.label is None else asked.label

@@ -26,7 +26,7 @@ class Ofs(Number):
         self.value = value
 
     def of_batch(self, batch: Batch) -> Values:
-        return torch.full((len(batch.pixels),), float(self.value), device=batch.pixels.device)
+        return torch.full((len(batch),), float(self.value), device=batch.device)
 
     def of_request(self, asked: Asked, clip: Clip) -> Any:
         said = super().of_request(asked, clip)

@@ -51,7 +51,9 @@ class Text(Signal):
 
     def of_batch(self, batch: Batch) -> Any:
         captions: list[str] = batch.values["caption"]  # type: ignore[assignment]
-        return list(zip(captions, to_bytes(batch.pixels[:, :, 0]), strict=True)) if self.sees_pictures else captions
+        if not self.sees_pictures:
+            return captions
+        return [(caption, to_bytes(clip[:, 0])) for caption, clip in zip(captions, batch.clips, strict=True)]
 
     def of_request(self, asked: Asked, clip: Clip) -> Any:
         return (str(asked.prompt), clip.first) if self.sees_pictures else str(asked.prompt)

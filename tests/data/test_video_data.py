@@ -45,6 +45,35 @@ def test_a_batch_moves_as_one_and_keeps_its_words() -> None:
     assert moved.skipped == (Skipped("y", "broken"),) * 2
 
 
+def test_a_packed_batch_keeps_each_clip_in_its_shape() -> None:
+    """Clips of one shape are put side by side, with all that is known of them."""
+
+    def item(name: str, *size: int) -> Item:
+        pixels = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+        return Item(pixels=pixels, caption=f"the {name}", id=name, fps=8.0, columns={"speed": float(ord(name))})
+
+    items = [item("a", 2, 4, 6), item("b", 1, 8, 8), item("c", 2, 4, 6), item("d", 4, 2, 2), item("e", 1, 8, 8)]
+    batch = collate(items, packed=True)
+    assert batch.ids == ["a", "c", "b", "e", "d"] and len(batch) == 5 and batch.is_packed
+    assert batch.values["caption"] == [f"the {name}" for name in batch.ids]
+    assert batch.values["speed"].tolist() == [float(ord(name)) for name in batch.ids]  # type: ignore[union-attr]
+    by_id = {each["id"]: to_float(each["pixels"]) for each in items}
+    for name, clip in zip(batch.ids, batch.clips, strict=True):
+        assert torch.equal(clip, by_id[name])
+    assert [tuple(group.shape) for group in batch.groups] == [(2, 3, 2, 4, 6), (2, 3, 1, 8, 8), (1, 3, 4, 2, 2)]
+    assert torch.equal(batch.groups[1][1], by_id["e"])
+    assert len({clip.untyped_storage().data_ptr() for clip in batch.clips}) == 1  # a worker hands over one piece
+    one = batch.one(3)
+    assert one.ids == ["e"] and not one.is_packed and torch.equal(one.groups[0], by_id["e"][None])
+    assert one.values["speed"].tolist() == [float(ord("e"))]  # type: ignore[union-attr]
+    moved = batch.to("meta")
+    assert moved.is_packed and moved.device.type == "meta" and moved.values["speed"].device.type == "meta"  # type: ignore[union-attr]
+    dense = collate([items[0], items[2]])
+    assert not dense.is_packed and len(dense.clips) == 2 and dense.groups[0] is dense.pixels
+    with pytest.raises(ValueError, match="clips of one batch differ in shape: a is .3, 2, 4, 6., b is .3, 1, 8, 8."):
+        collate(items)
+
+
 def test_columns_travel_by_name() -> None:
     def item(**columns: Any) -> Item:
         return Item(

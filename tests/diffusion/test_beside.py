@@ -274,8 +274,8 @@ def test_validation_shows_a_clip_what_its_id_draws() -> None:
     """Alone or with others; and the errors that compare runs are asked with the same frames shown."""
     clips, net = pixels(3), Spy()
     whole = objective(Beside("grey"), RandomTasks({"a": FirstFrame(), "b": NoFrame()}, {"a": 1.0, "b": 1.0}, 0.0))
-    footage, ids = Footage(clips, CODEC.encode, CODEC.compression), ["a", "b", "e"]
-    arguments: Any = (net, whole, CODEC.encode(clips), [{}] * 3, ids, [0.3, 0.7])
+    footage, ids = [Footage(clip, CODEC.encode, CODEC.compression) for clip in clips.split(1)], ["a", "b", "e"]
+    arguments: Any = (net, whole, CODEC.encode(clips).split(1), [{}] * 3, ids, [0.3, 0.7])
     together = validated(*arguments, 6, footage)
     known = net.asked[2]["given"][:, 0, 0, 0, 0]
     assert known.tolist() == [known[0], known[0], known[2], known[2], known[4], known[4]] and 0 < known.sum() < 6

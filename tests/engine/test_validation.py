@@ -103,7 +103,9 @@ def test_errors_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
 
 def test_clips_share_a_pass_only_where_their_texts_are_as_long() -> None:
     conds = [{"text": torch.zeros(1, length, 2), "fps": torch.zeros(1)} for length in (3, 5, 3, 4, 5, 3)]
-    assert alike(conds) == [[0, 2, 5], [1, 4], [3]] and alike([{}, {}]) == [[0, 1]] and alike([]) == []
+    x0 = [torch.zeros(1, 3, 2, 4, 4)] * len(conds)
+    assert alike(conds, x0) == [[0, 2, 5], [1, 4], [3]] and alike([], []) == []
+    assert alike([{}] * 3, [x0[0], torch.zeros(1, 3, 1, 4, 4), x0[0]]) == [[0, 2], [1]]  # clips of two shapes
 
 
 @pytest.mark.parametrize(("rows", "batches"), [(1, [1, 2] * 6), (5, [2, 4] * 3), (100, [6, 12])])

@@ -74,10 +74,11 @@ class Reconstruction(Task):
                 for batch in batches:
                     ask()
                     batch = trainer.strategy.batch_to_device(batch)
-                    coded = module.net(batch.pixels)
+                    (pixels,) = batch.groups
+                    coded = module.net(pixels)
                     made = coded.pixels.float().clamp(-1, 1)
-                    of_clips, of_frames = psnr(made, batch.pixels, (1, 2, 3, 4)), psnr(made, batch.pixels, (1, 3, 4))
-                    l1 = (made - batch.pixels).abs().mean(dim=(1, 2, 3, 4))
+                    of_clips, of_frames = psnr(made, pixels, (1, 2, 3, 4)), psnr(made, pixels, (1, 3, 4))
+                    l1 = (made - pixels).abs().mean(dim=(1, 2, 3, 4))
                     kl = divergence(coded.mean, coded.log_variance)
                     by_frame = torch.stack([torch.ones_like(of_frames), of_frames], dim=1)
                     by_frame = pad(by_frame, (0, frames - of_frames.shape[1])).flatten(1)  # how many, and their sums
@@ -85,7 +86,7 @@ class Reconstruction(Task):
                     sums.add(batch, torch.cat([of_each, by_frame], dim=1).double().unbind(0))
                     for at in range(min(len(batch), self.sheet_clips - len(shown))):
                         between = made.new_ones(*made.shape[1:3], GAP, made.shape[4])
-                        both = torch.cat([batch.pixels[at], between, made[at]], dim=2)  # one above the other
+                        both = torch.cat([pixels[at], between, made[at]], dim=2)  # one above the other
                         if shown and both.shape != shown[0][1].shape:
                             break  # the sheet has clips of one shape
                         shown.append((batch.values["caption"][at], both.cpu(), float(of_clips[at])))

@@ -1,0 +1,159 @@
+"""Batches of clips of several shapes, packed into one sequence or bucket by bucket: loss and gradients are those of one
+clip at a time."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.batch import Batch, Shape, collate
+from dit.codec.pixel import PixelCodec
+from dit.diffusion import conditioning, levels, space
+from dit.diffusion.given import HELD, Beside, Showing
+from dit.diffusion.loss import Noised, Objective
+from dit.diffusion.path import Linear
+from dit.diffusion.prediction import Flow
+from dit.diffusion.weighting import MinSNR
+from dit.engine.module import VideoDiffusion
+from dit.recipes.aligned import Aligned
+from dit.recipes.alignment import Alignment
+from dit.recipes.denoising import Denoising
+from dit.signals.base import Around
+from dit.signals.builtin import BUILT_IN
+from dit.text.bytes import ByteEncoder
+from tests.engine.small import model
+from tests.net.conftest import Build, build, randomised  # noqa: F401
+
+SHAPES = (Shape(4, 6, 5), Shape(2, 4, 3), Shape(1, 8, 2), Shape(2, 4, 3), Shape(4, 6, 5))
+CAPTIONS = ("a red circle", "", "two very small blue bars that move", "up", "a")
+DOUBLE = torch.float64
+
+
+def item(index: int) -> Any:
+    generator = torch.Generator().manual_seed(index)
+    pixels = torch.randint(0, 256, (3, *SHAPES[index]), generator=generator, dtype=torch.uint8)
+    return {"pixels": pixels, "caption": CAPTIONS[index], "id": f"id{index}", "fps": 8.0 + index}
+
+
+def double(batch: Batch) -> Batch:
+    return batch._each(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+
+@pytest.fixture
+def pack() -> Batch:
+    return double(collate([item(i) for i in range(len(SHAPES))], packed=True))
+
+
+class Seeded(Objective):
+    """Draws what it draws for a clip from a generator that the clip itself seeds, whatever shares its batch."""
+
+    def noise(self, x0: Tensor, num_tokens: int, generator: Any = None, footage: Any = None) -> Noised:
+        parts = []
+        for i, one in enumerate(x0.split(1)):
+            seed = zlib.crc32(one.numpy().tobytes())
+            own = torch.Generator().manual_seed(seed)
+            seen = None if footage is None else replace(footage, pixels=footage.pixels[i : i + 1])
+            parts.append(super().noise(one, num_tokens, own, seen))
+        return Noised.stacked(parts)
+
+    def noise_groups(self, x0: Any, num_tokens: Any, generator: Any = None, footage: Any = None) -> list[Noised]:
+        return [self.noise(*each) for each in zip(x0, num_tokens, [None] * len(x0), footage, strict=True)]
+
+
+TASKS: dict[str, conditioning.Pattern] = {
+    "none": conditioning.NoFrame(), "first": conditioning.FirstFrame(), "any": conditioning.RandomSubset()
+}  # fmt: skip
+
+
+def objective(
+    per_frame: bool = False, given: bool = False, showing: Showing = HELD, kind: type[Objective] = Seeded
+) -> Objective:
+    drawn: levels.Distribution = levels.Shifted(levels.LogitNormal(0.0, 1.0), levels.TokenShift(16))
+    drawn = levels.PerFrame(drawn) if per_frame else drawn
+    tasks = conditioning.RandomTasks(TASKS, dict.fromkeys(TASKS, 1.0), 0.0 if showing is not HELD else 0.3)
+    return kind(
+        Linear(), Flow(), drawn, MinSNR(5.0), tasks if given else conditioning.Unconditional(), space.X0(), showing
+    )
+
+
+class Seen(nn.Module):
+    """An encoder for alignment: two frames of two by two places, of any clip."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool3d(pixels, (2, 2, 2)).sin()
+
+
+def module_of(net: Any, of: Objective, **changes: Any) -> VideoDiffusion:
+    torch.manual_seed(0)
+    text = ByteEncoder(10, 0, 2, 63, [], 1)
+    made = model(
+        net=net, codec=PixelCodec(0.5), text=text, objective=of, caption_dropout=0.0,
+        **{"recipe": Denoising(of), **changes},
+    ).double()  # fmt: skip
+    kinds = {name: kind(Around(net, text)) for name, kind in BUILT_IN.items() if name != "label"}
+    made.signals = {
+        name: each for name, each in kinds.items() if {*each.entries} & {*net.reads.required, *net.reads.optional}
+    }
+    return made
+
+
+def losses_and_gradients(module: VideoDiffusion, batches: list[Batch]) -> list[Tensor]:
+    """Each clip's loss, and the gradients of their mean to all that is trained."""
+    module.zero_grad(set_to_none=True)
+    found, clips = [], sum(map(len, batches))
+    for batch in batches:
+        total = module.training_step(batch, 0)
+        (total * len(batch) / clips).backward()
+        assert module.last_step is not None
+        found.append(module.last_step.losses["net"].per_sample)
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in module.parameters() if p.requires_grad]
+    assert sum(int(bool(grad.any())) for grad in grads) > len(grads) / 2
+    return [torch.cat(found), *grads]
+
+
+NETS = {
+    "cross-attention": ["net/text=cross", "net/position=sincos", "net/fps=sinusoid"],
+    "joint, in front": ["net/text=joint", "net/position=rope3d"],
+    "joint, behind": ["net/text=joint_behind", "net/position=learned", "net/modulation=adaln_single"],
+    "two streams": ["net/text=joint", "net.pattern=D", "net/position=rope3d_fitted"],
+    "layouts": ["net/text=cross", "net.pattern=STWWC", "net.depth=5", "net.templates.W.layout.window=[1,2,2]"],
+    "layouts of a joint sequence": ["net/text=joint", "net.pattern=STW", "net.depth=3", "net.concat_channels.given=1"],
+}
+
+
+@pytest.mark.parametrize("drawn", ["one level", "levels of frames", "given frames"])
+@pytest.mark.parametrize("parts", NETS.values(), ids=NETS)
+def test_a_pack_is_one_clip_at_a_time(randomised: Build, pack: Batch, parts: list[str], drawn: str) -> None:  # noqa: F811
+    net = randomised("net.patch=[1,2,1]", "net.out_channels=3", *parts)
+    module = module_of(net, objective(drawn == "levels of frames", drawn == "given frames"))
+    assert pack.is_packed and len(pack.groups) == 3
+    wanted = losses_and_gradients(module, [pack.one(i) for i in range(len(pack))])
+    torch.testing.assert_close(losses_and_gradients(module, [pack]), wanted, rtol=1e-8, atol=1e-9)
+    step = module.last_step
+    assert step is not None and sum(step.clips.values()) == len(pack)
+    assert step.tokens == sum(f * (h // 2) * w for f, h, w in SHAPES)
+
+
+def test_frames_shown_beside_packed_clips(randomised: Build, pack: Batch) -> None:  # noqa: F811
+    net = randomised("net.patch=[1,2,1]", "net.out_channels=3", "+net.concat_channels.given_latents=3")
+    module = module_of(net, objective(given=True, showing=Beside("grey")))
+    wanted = losses_and_gradients(module, [pack.one(i) for i in range(len(pack))])
+    torch.testing.assert_close(losses_and_gradients(module, [pack]), wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_alignment_of_packed_clips(randomised: Build, pack: Batch) -> None:  # noqa: F811
+    net, of = randomised("net.patch=[1,2,1]", "net.out_channels=3"), objective()
+
+    def alignment(width: int) -> Alignment:
+        torch.manual_seed(1)
+        return Alignment(width, block=0, weight=0.5, hidden=8, features=3, encoder=Seen())
+
+    module = module_of(net, of, recipe=Aligned(Denoising(of), alignment))
+    assert module.recipe.takes_packed
+    wanted = losses_and_gradients(module, [pack.one(i) for i in range(len(pack))])
+    torch.testing.assert_close(losses_and_gradients(module, [pack]), wanted, rtol=1e-8, atol=1e-9)
