@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from data.batch import Item, Shape, Skipped
 from data.decode import BadClip, BadClips, Ladder, Timeline, listing
+from data.epochs import Mixture
 from data.extents import extents
 from data.filter import Filter
 from data.fingerprint import fingerprint
@@ -29,6 +30,7 @@ from data.manifest import Manifest, Row, chosen, read_manifest
 from data.module import VideoData
 from data.rights import allowed, ledger
 from data.shapes import Extents, Ints, Shapes
+from data.sources import SOURCE, mixture_of
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class ClipDataset(Dataset[Item]):
             which the item counts.
         classes: names of the classes that the manifest's rows name by number; none for clips without.
         image_frames: for how many frames an image is shown; None: for `num_frames`.
+        mixture: how often the clips of which source are shown; None: all alike.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class ClipDataset(Dataset[Item]):
         fps: float,
         classes: Sequence[str] = (),
         image_frames: int | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
         self.manifest = manifest
         self.decoder = decoder
@@ -101,6 +105,7 @@ class ClipDataset(Dataset[Item]):
         self.classes = classes
         self.columns = list(manifest.columns)
         self.image_frames = num_frames if image_frames is None else image_frames
+        self.mixture = mixture
         self.number: Ints | None = None  # which shape each clip has, where there are several
 
     def __len__(self) -> int:
@@ -148,6 +153,8 @@ class ClipDataset(Dataset[Item]):
         kept = number >= 0
         left_out = {**self.manifest.left_out, **left_out}
         clips.manifest = replace(self.manifest.taken(pa.array(kept)), left_out=left_out)
+        if self.mixture is not None:
+            clips.mixture = self.mixture._replace(source=self.mixture.source[kept])
         clips.number = number[kept].astype(np.int16)  # each loading process has a copy
         return clips
 
@@ -266,6 +273,8 @@ def clip_data(
     pin_memory: bool,
     max_bad_share: float,
     shapes: Shapes | None = None,
+    weights: dict[str, float] | None = None,
+    weights_by: str | None = None,
 ) -> VideoData:
     """Real clips as training and validation data.
 
@@ -282,13 +291,15 @@ def clip_data(
         decoder: reads the files.
         image_frames: for how many frames an image is shown; None: for `num_frames`. Another number beside videos makes
             clips of two lengths, which do not share a batch: then the batch sizes are 1.
+        weights, weights_by: how often the clips of which source are shown, and the column that says it (`sources.py`).
         shapes: of clips that do not all have one (`data.shapes`), images among them.
         batch_size, ..., max_bad_share: as in `data.module.VideoData`.
 
     Raises FileNotFoundError or ValueError, in one line, for clips that are not there or cannot be batched.
     """
     asked = None if filter is None else Filter(filter)
-    also = asked.columns if asked else ()
+    by = weights_by or SOURCE
+    also = [*(asked.columns if asked else ()), *([by] if weights else ())]
     clips = chosen(read_manifest(root, manifest, columns or (), also, shard_cache=shard_cache), asked)
     clips = allowed(clips, licences)
     if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
@@ -314,9 +325,13 @@ def clip_data(
         )
     clips, classes = classify(clips, labels, manifest or str(root))
     train, val = clips.split(val_clips)
+    mixture = mixture_of(train, weights, by)
+    if weights:
+        said = [f"{name} {weight:g}" for name, weight in weights.items()]
+        train = replace(train, chosen_by={**train.chosen_by, f"weights by {by}": said})
     shape = (num_frames, height, width, fps)
     return VideoData(
-        train=ClipDataset(train, decoder, RandomView(seed), *shape, classes, image_frames),
+        train=ClipDataset(train, decoder, RandomView(seed), *shape, classes, image_frames, mixture),
         val=ClipDataset(val, decoder, MiddleView(), *shape, classes, image_frames) if val_clips else None,
         batch_size=batch_size,
         val_batch_size=val_batch_size,

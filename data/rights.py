@@ -21,7 +21,7 @@ UNKNOWN = "unknown"  # the licence of a clip that states none
 
 def licences_of(clips: Manifest) -> pa.ChunkedArray:
     """The licence of each row as it is written, `UNKNOWN` where there is none: text (rows,)."""
-    return _texts(clips, "licence")
+    return texts_of(clips, "licence")
 
 
 def is_allowed(clips: Manifest, licences: Sequence[str]) -> pa.ChunkedArray:
@@ -70,7 +70,7 @@ def ledger(clips: Manifest) -> list[dict[str, Any]]:
     table = pa.table(
         {
             "licence": licences_of(clips),
-            "source": _texts(clips, "source"),
+            "source": texts_of(clips, "source"),
             "images": images.cast(pa.int64()),
             "hours": hours,
             "clips_without_duration": unknown.cast(pa.int64()),
@@ -105,7 +105,8 @@ def durations(clips: Manifest) -> pa.ChunkedArray:
     return pc.if_else(clips.images, pa.scalar(None, NUMBER), seconds)
 
 
-def _texts(clips: Manifest, name: str) -> pa.ChunkedArray:
+def texts_of(clips: Manifest, name: str) -> pa.ChunkedArray:
+    """A column as texts (rows,), `UNKNOWN` where nothing is said."""
     if name not in clips.table.column_names:
         return pa.chunked_array([pa.repeat(UNKNOWN, len(clips))])
     said = pc.fill_null(pc.utf8_trim_whitespace(clips.table.column(name).cast(TEXT)), "")
