@@ -8,6 +8,13 @@ import torch
 from torch import Tensor
 
 Code = Callable[[Tensor], Tensor]
+SMALL = 2**19  # pixels of all frames; decoders of published models take about 2 kB of memory for each
+
+
+def small(pixels: int) -> int:
+    """How many clips or pictures of so many pixels are coded at once: small ones together, since torch is slow at 3-D
+    convolutions of one small clip on a CPU; others one at a time, since they want more memory than the network."""
+    return max(1, SMALL // max(1, pixels))
 
 
 def in_chunks(x: Tensor, size: int | None, code: Code) -> Tensor:

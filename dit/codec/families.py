@@ -64,6 +64,7 @@ class Family:
     causal = True
     group = 1  # latent frames that come together (`Compression`)
     streams = False  # codes a clip a few frames after another by itself, exactly
+    alone = False  # takes one clip at a time
     from_zero = False  # pixels are in [0, 1], not in [-1, 1]
 
     def channels(self, model: Any) -> int:
@@ -195,10 +196,16 @@ class CogVideoX(Family):
 
 
 class Hunyuan(Family):
-    """AutoencoderKLHunyuanVideo and AutoencoderKLHunyuanVideo15. The first cuts clips of more than 16 frames."""
+    """AutoencoderKLHunyuanVideo, which cuts clips of more than 16 frames."""
 
     def whole(self, model: Any) -> None:
         model.use_framewise_encoding = model.use_framewise_decoding = False
+
+
+class Hunyuan15(Hunyuan):
+    """AutoencoderKLHunyuanVideo15, whose attention masks fit one clip alone."""
+
+    alone = True
 
 
 class Mochi(Family):
@@ -274,7 +281,7 @@ FAMILIES: dict[str, Family] = {
     "AutoencoderKLCogVideoX": CogVideoX(),
     "AutoencoderKLCosmos": Cosmos(),
     "AutoencoderKLHunyuanVideo": Hunyuan(),
-    "AutoencoderKLHunyuanVideo15": Hunyuan(),
+    "AutoencoderKLHunyuanVideo15": Hunyuan15(),
     "AutoencoderKLLTX2Video": LTX(),
     "AutoencoderKLLTXVideo": LTX(),
     "AutoencoderKLMochi": Mochi(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, Self
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.codec.base import Codec
-from dit.codec.chunks import frame_by_frame, in_chunks
+from dit.codec.chunks import frame_by_frame, in_chunks, small
 from dit.codec.compression import Compression
 from dit.codec.families import Affine
 from dit.codec.loading import load, naming
@@ -36,7 +37,8 @@ class Pretrained(Codec):
       alone: validation and sampling take the mode.
     scale: multiplies latents, where a network was trained so (0.5 for Cosmos 1.0, its scheduler's sigma_data).
     dtype: of weights and arithmetic, also under autocast. Pixels and latents outside stay as they are.
-    batch: how many clips, of an image autoencoder frames, are coded at once; null: all.
+    batch: how many clips, of an image autoencoder frames, are coded at once; auto: several where they are small, others
+      one at a time; null: all.
     tiling: cuts clips into tiles; null: coded as the class does it.
     decode_timestep, decode_noise_scale: how noisy a decoder that is told so (LTX-Video 0.9.1 and later) takes latents
       to be, and how much noise they get, in [0, 1]. The noise is the same for every clip.
@@ -53,7 +55,7 @@ class Pretrained(Codec):
         posterior: Literal["mode", "sample"],
         scale: Positive,
         dtype: Literal["float32", "bfloat16", "float16", "float64"],
-        batch: Count | None,
+        batch: Count | Literal["auto"] | None,
         tiling: Tiling | None,
         decode_timestep: NonNegative,
         decode_noise_scale: Share,
@@ -123,7 +125,7 @@ class Pretrained(Codec):
         given = ((pixels + 1) / 2 if self.family.from_zero else pixels).to(self.model.dtype)
 
         def code(tile: Tensor) -> Tensor:
-            return self._split(tile, self.batch, lambda some: self.family.encode(self.model, some))
+            return self._split(tile, self._at_once(tile.shape[2:]), lambda some: self.family.encode(self.model, some))
 
         with self._plain(pixels.device):
             found = code(given) if self.tiling is None else self.tiling.encode(given, self._coded, code)
@@ -141,12 +143,18 @@ class Pretrained(Codec):
                 return self.family.decode(self.model, some, self.decode_timestep, self.decode_noise_scale)
 
         def code(tile: Tensor) -> Tensor:
-            return self._split(tile, self.batch, decode)
+            return self._split(tile, self._at_once(self._coded.pixel_shape(*tile.shape[2:])), decode)
 
         with self._plain(latents.device):
             made = code(z) if self.tiling is None else self.tiling.decode(z, self._coded, code)
         made = made.to(latents.dtype)
         return ((2 * made - 1) if self.family.from_zero else made).clamp(-1, 1)
+
+    def _at_once(self, size: Sequence[int]) -> int | None:
+        """size: (num_frames, height, width) of a clip in pixels."""
+        if self.family.alone:
+            return 1
+        return small(math.prod(size[1:] if self.family.image else size)) if self.batch == "auto" else self.batch
 
     def _drawn(self, found: Tensor) -> Tensor:
         """Latents of what the encoder says: of mean and log-variance the mode, or a sample."""

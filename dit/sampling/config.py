@@ -31,7 +31,7 @@ class NetConfig(TypedDict):
 
 class CodecConfig(TypedDict):
     dtype: Dtype
-    batch: Count | Literal["own"] | None
+    batch: Count | Literal["own", "auto"] | None
     decode_timestep: NonNegative | Literal["own"]
     decode_noise_scale: Share | Literal["own"]
     tiling: Tiles | Literal["own"] | None

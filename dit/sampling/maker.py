@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dit.codec.chunks import small
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.experts import ByLevel
 from dit.diffusion.given import HELD, Held, Showing, nothing, with_given
@@ -162,8 +164,9 @@ class Maker:
         return nullcontext()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels on the CPU, one sample at a time: decoders want more memory than the network."""
+        """Pixels on the CPU, of a few samples at a time."""
         codec: Any = self.codec
+        at_once = small(math.prod(codec.compression.pixel_shape(*latents.shape[2:])))
         with evaluating(codec), torch.no_grad():
-            clips = [codec.decode(one.to(self.device)).float().clamp(-1, 1).cpu() for one in latents.split(1)]
+            clips = [codec.decode(some.to(self.device)).float().clamp(-1, 1).cpu() for some in latents.split(at_once)]
         return torch.cat(clips)

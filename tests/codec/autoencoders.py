@@ -177,7 +177,7 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[int, int, int], bool]] = {
     "cosmos": ("AutoencoderKLCosmos", COSMOS, (4, 4, 4), True),
 }
 DEFAULTS: dict[str, Any] = {
-    "fingerprint": None, "posterior": "mode", "scale": 1.0, "dtype": "float32", "batch": 1, "tiling": None,
+    "fingerprint": None, "posterior": "mode", "scale": 1.0, "dtype": "float32", "batch": "auto", "tiling": None,
     "decode_timestep": 0.0, "decode_noise_scale": 0.0,
 }  # fmt: skip
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dit.codec import chunks
 from dit.codec.families import FAMILIES
 from dit.codec.pretrained import Pretrained
 from dit.codec.tiling import Tiling
@@ -119,6 +121,32 @@ def test_noise_of_a_decoder_is_the_same_for_every_clip(tmp_path: Path) -> None:
     for changes in ({"decode_noise_scale": 0.0}, {"decode_timestep": 0.5}):
         other = codec(tmp_path, **{"decode_timestep": 0.05, "decode_noise_scale": 0.5, **changes})
         assert (other.decode(latents) - one).abs().max() > 1e-4, changes
+
+
+@pytest.mark.parametrize(("case", "rows"), [("wan 2.1", [2, 2, 1]), ("kl", [2] * 7 + [1]), ("hunyuan 1.5", [1] * 5)])
+def test_small_clips_are_coded_together(
+    case: str, rows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as have no more pixels than `SMALL`, of an image autoencoder frames; the same latents and pixels."""
+    pixels = clip(case, batch=5)
+    made, one_by_one = codec(saved(case, tmp_path)), codec(tmp_path, batch=1)
+    monkeypatch.setattr(chunks, "SMALL", 2 * pixels[0, 0].numel() // (pixels.shape[2] if made.family.image else 1) + 1)
+    seen: list[int] = []
+    for name in ("encode", "decode"):
+        code = getattr(made.family, name)
+
+        def counted(model: Any, some: Tensor, *rest: Any, code: Any = code) -> Tensor:
+            seen.append(len(some))
+            return code(model, some, *rest)
+
+        monkeypatch.setattr(made.family, name, counted)
+    latents = made.encode(pixels)
+    assert seen == rows
+    torch.testing.assert_close(latents, one_by_one.encode(pixels), rtol=1e-4, atol=1e-5)
+    seen.clear()
+    decoded = made.decode(latents)
+    assert seen == rows
+    torch.testing.assert_close(decoded, one_by_one.decode(latents), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("tiling", [None, Tiling(None, 16, None, 0.25)])
