@@ -4,8 +4,9 @@ BIN := .venv/bin
 
 .PHONY: demo test lint types tests gpu setup clean
 
-demo: setup  ## train on the built-in world, sample held-out prompts, measure them, put all of it on a page
-	$(BIN)/python train.py experiment=demo name=demo
+demo: setup  ## train an autoencoder and a model on its latents, sample held-out prompts, measure them, put all on a page
+	$(BIN)/python train.py experiment=vae_world trainer.max_steps=900 name=demo_codec
+	$(BIN)/python train.py experiment=demo_latent codec.ckpt=runs/demo_codec trainer.max_steps=640 name=demo
 	$(BIN)/python scripts/evaluate.py ckpt=runs/demo
 	$(BIN)/python scripts/report.py runs/demo
 

@@ -185,14 +185,14 @@ def test_the_recipes_encoder_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_training_recipe_trains_near_its_anchor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        first = compose_config("train", ["experiment=demo", "name=demo", *LESS])
+        first = compose_config("train", ["experiment=demo", "name=mine", *LESS])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))
     run.train(OmegaConf.to_container(first, resolve=True))  # type: ignore[arg-type]
     _, rows = trained("A training recipe", "dit.recipes.anchored", "recipe", tmp_path, monkeypatch)
     away = [float(row["train/away"]) for row in rows]
     assert away[0] == 0 and away[1] > 0  # it begins there, and moves
-    began = torch.load("runs/demo/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    began = torch.load("runs/mine/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     beside = torch.load("runs/tuned/checkpoints/frozen.pt", weights_only=True)["state_dict"]
     assert {key.split(".")[0] for key in beside} == {"anchor"}
     assert all(torch.equal(tensor, began[f"net.{key.removeprefix('anchor.')}"]) for key, tensor in beside.items())
