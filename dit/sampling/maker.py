@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dit.codec.chunks import small
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.experts import ByLevel
 from dit.diffusion.given import HELD, Held, Showing, nothing, with_given
@@ -26,6 +25,8 @@ from dit.sampling.rollout import roll_out
 from dit.sampling.runtime import dtype_of, evaluating, own_precision
 from dit.sampling.settings import Settings
 from dit.sampling.solvers import State
+
+DECODED_AT_ONCE = 2**19  # pixels of all frames of small samples; larger ones are decoded one at a time
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Maker:
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels on the CPU, of a few samples at a time."""
         codec: Any = self.codec
-        at_once = small(math.prod(codec.compression.pixel_shape(*latents.shape[2:])))
+        at_once = max(1, DECODED_AT_ONCE // max(1, math.prod(codec.compression.pixel_shape(*latents.shape[2:]))))
         with evaluating(codec), torch.no_grad():
             clips = [codec.decode(some.to(self.device)).float().clamp(-1, 1).cpu() for some in latents.split(at_once)]
         return torch.cat(clips)

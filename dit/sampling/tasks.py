@@ -25,6 +25,8 @@ from dit.sampling.given import Given
 from dit.sampling.plan import Plan
 from dit.sampling.read import Source
 
+SHARED = 4  # frames of one clip that the next one is given, where nothing is said and the codec takes so many
+
 
 class Task(Protocol):
     def __call__(self, canvas: Canvas) -> Plan: ...
@@ -95,23 +97,23 @@ class Extend:
 
     Args:
         video: what to extend.
-        num_context: how many of its last frames are given.
+        num_context: how many of its last frames are given; None: the first number from 4 on that the codec takes.
         times: how many clips are chained, each going on from the last `num_context` frames of the one before.
         carry_latents: whether a clip hands on latent frames as they are, and all are decoded as one (SkyReels-V2).
             Otherwise its frames are decoded and encoded anew, as the first ones of a clip.
     """
 
     video: Source
-    num_context: Count
+    num_context: Count | None
     times: Count
     fit: Fit = Cut()
     carry_latents: bool = False
 
     def __call__(self, canvas: Canvas) -> Plan:
-        _check_chain(canvas, self.num_context, self.times, self.carry_latents)
-        context = sources.last_frames(self.video, self.num_context, canvas, self.fit)
+        shared = _checked_chain(canvas, self.num_context, self.times, self.carry_latents)
+        context = sources.last_frames(self.video, shared, canvas, self.fit)
         return Plan(
-            canvas.given_frames(context, range(self.num_context)), chunks=self.times, num_context=self.num_context,
+            canvas.given_frames(context, range(shared)), chunks=self.times, num_context=shared,
             carries_latents=self.carry_latents, first=sources.pictures(context[:, :, 0]),
         )  # fmt: skip
 
@@ -121,18 +123,18 @@ class LongTextToVideo:
     """A clip longer than the network makes at once: nothing is given, and clips are chained as in `Extend`.
 
     Args:
-        num_context: how many last frames of a clip are given to the next one.
+        num_context: how many last frames of a clip are given to the next one; None: as in `Extend`.
         times: how many clips are chained.
         carry_latents: as in `Extend`.
     """
 
-    num_context: Count
+    num_context: Count | None
     times: Count
     carry_latents: bool = False
 
     def __call__(self, canvas: Canvas) -> Plan:
-        _check_chain(canvas, self.num_context, self.times, self.carry_latents)
-        return Plan(chunks=self.times, num_context=self.num_context, carries_latents=self.carry_latents)
+        shared = _checked_chain(canvas, self.num_context, self.times, self.carry_latents)
+        return Plan(chunks=self.times, num_context=shared, carries_latents=self.carry_latents)
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,8 @@ def _needs_frames(canvas: Canvas, least: int) -> None:
         raise ValueError(f"num_frames={canvas.num_frames} is too few for this task; at least {least}")
 
 
-def _check_chain(canvas: Canvas, num_context: int, times: int, carry_latents: bool) -> None:
+def _checked_chain(canvas: Canvas, num_context: int | None, times: int, carry_latents: bool) -> int:
+    """How many frames chained clips share. Raises ValueError for a chain that cannot be."""
     if carry_latents and not canvas.given.in_place:
         raise ValueError(
             "carry_latents=true hands on latents that stand in the next clip, and this model is shown frames beside it:"
@@ -227,6 +230,10 @@ def _check_chain(canvas: Canvas, num_context: int, times: int, carry_latents: bo
         )
     if times < 1:
         raise ValueError(f"times={times} must be at least 1")
+    if num_context is None:
+        least = min(SHARED, canvas.num_frames - 1)
+        near = (*range(least, canvas.num_frames), *range(least - 1, 0, -1))
+        num_context = next((count for count in near if _takes(canvas, count)), 1)
     if not 1 <= num_context < canvas.num_frames:
         nearest = min(max(num_context, 1), canvas.num_frames - 1)
         raise ValueError(
@@ -236,3 +243,12 @@ def _check_chain(canvas: Canvas, num_context: int, times: int, carry_latents: bo
         canvas.check_frames(num_context)
     except ValueError as error:
         raise ValueError(str(error).replace("num_frames", "num_context")) from None
+    return num_context
+
+
+def _takes(canvas: Canvas, num_frames: int) -> bool:
+    try:
+        canvas.check_frames(num_frames)
+    except ValueError:
+        return False
+    return True

@@ -155,6 +155,26 @@ def test_extend_respects_the_codec(tmp_path: Path) -> None:
             Extend(pixels, count, 1)(board)
 
 
+@pytest.mark.parametrize(
+    ("stride", "causal", "num_frames", "shared"),
+    [
+        (1, False, 8, 4),
+        (1, False, 3, 2),
+        (2, True, 9, 5),
+        (4, True, 9, 5),
+        (6, True, 13, 7),
+        (4, True, 5, 1),
+        (8, False, 16, 8),
+    ],
+)
+def test_chained_clips_share_as_many_frames_as_the_codec_takes(
+    stride: int, causal: bool, num_frames: int, shared: int
+) -> None:
+    board, pixels = canvas((stride, 2, 2), causal, num_frames), as_pixels(random_frames(0, 20))
+    assert Extend(pixels, None, 2)(board).num_context == shared
+    assert LongTextToVideo(None, 3)(board).num_context == shared
+
+
 def test_videos_are_read_at_the_frame_rate_of_the_canvas(tmp_path: Path) -> None:
     frames = random_frames(1, 30)
     fast = write_lossless(tmp_path / "fast.mkv", frames, 24)
