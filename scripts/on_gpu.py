@@ -5,7 +5,8 @@
     python scripts/on_gpu.py only=nets,training out=/tmp/gpu
 
 tests: those that are skipped elsewhere. twins: every published model beside diffusers' class, weights in bf16. nets:
-DiT in three sizes, with its MFU. training: the demo in four ways, then its held-out prompts. compiled: twins, compiled.
+DiT in three sizes, with its MFU. training: the demo in four ways, then its held-out prompts. pipelines: every published
+pipeline, whole, beside diffusers' class. compiled: twins, compiled.
 Each command has a log in `out` and a limit of its own; one that does not end in time is killed with all that it
 started, and the next one begins. Nothing else may run on the card while its benchmarks do. Exit code 1 if one failed.
 """
@@ -38,6 +39,8 @@ WAYS = {
     "fp32-compiled": ("trainer.compile_mode=default",),
     "bf16-compiled": ("trainer.precision=bf16-mixed", "trainer.compile_mode=default"),
 }
+# Of whole pipelines: the smallest clips with so many video tokens, in bf16, so that the network is most of the work.
+WHOLE = ("precision=bf16", "tokens=4096", "depth=4", "steps=8")
 SHOWN = 20  # last lines of a log that are printed
 ENDED, FAILED, KILLED, LEFT_OUT = "ended", "FAILED", "killed at its limit", "left out"
 
@@ -66,14 +69,16 @@ def jobs() -> list[Job]:
         listed.append(Job("training", f"train-{way}", (str(ROOT / "train.py"), *train), 400))
         measure = (str(ROOT / "scripts/evaluate.py"), f"ckpt=runs/{way}", "device=cuda")
         listed.append(Job("training", f"evaluate-{way}", measure, 120))
+    # In one process, too; the log has the table of each as soon as it is measured.
+    listed.append(Job("pipelines", "pipelines", bench("pipeline=all", *WHOLE, repeats=5), 1200))
     for name in TWINS:
         compiled = bench(f"twin={name}", *size(name), "precision=bf16", "compile=true")
         listed.append(Job("compiled", f"compiled-{name}", compiled, 400))
     return listed
 
 
-def bench(*settings: str) -> tuple[str, ...]:
-    return (str(ROOT / "scripts/bench.py"), "device=cuda", "repeats=20", *settings)
+def bench(*settings: str, repeats: int = 20) -> tuple[str, ...]:
+    return (str(ROOT / "scripts/bench.py"), "device=cuda", f"repeats={repeats}", *settings)
 
 
 def size(twin: str) -> Sequence[str]:

@@ -12,7 +12,7 @@ import torch
 from dit.entry import CONFIGS
 from scripts import on_gpu
 from scripts.on_gpu import ENDED, FAILED, KILLED, LEFT_OUT, Job
-from scripts.settings import compose, parse
+from scripts.settings import compose, parse, parse_whole
 
 
 def test_every_benchmark_is_one_that_bench_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,12 +21,15 @@ def test_every_benchmark_is_one_that_bench_takes(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     listed = [job.arguments for job in on_gpu.jobs() if job.arguments[0].endswith("bench.py")]
+    whole = [arguments for _, *arguments in listed if any(each.startswith("pipeline=") for each in arguments)]
     for _, *arguments in listed:
-        settings, overrides = parse(arguments)
-        assert settings.device == "cuda"
-        compose(settings, overrides)
+        if arguments not in whole:
+            settings, overrides = parse(arguments)
+            assert settings.device == "cuda"
+            compose(settings, overrides)
+    assert [(each.pipeline, each.device) for each in map(parse_whole, whole)] == [("all", "cuda")]
     assert set(on_gpu.TWINS) == set(EXAMPLES)
-    assert len(listed) == 1 + 3 + len(EXAMPLES)
+    assert len(listed) == 1 + 3 + 1 + len(EXAMPLES)
 
 
 def test_every_training_is_one_that_train_takes() -> None:
@@ -66,7 +69,7 @@ def test_a_job_is_held_to_its_limit_with_all_that_it_started(tmp_path: Path) -> 
     ("argument", "words"),
     [
         ("onyl=tests", "unknown setting 'onyl'"),
-        ("only=test", "only=test is no part; there are tests, twins, nets, training, compiled"),
+        ("only=test", "only=test is no part; there are tests, twins, nets, training, pipelines, compiled"),
         ("seconds=0", "at least 1"),
         ("out={full}", "has files in it"),
     ],
