@@ -31,6 +31,22 @@ COPIED = (".json", ".txt", ".model", ".jinja", ".safetensors")
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What may be asked of a folder in the terms of its own class; None is that class's default.
+
+    Attributes:
+        guidance_scale: of the whole model.
+        guidance_scale_2: of the network of the low noise levels, where there are two (Wan 2.2); None: that of the other.
+        causal_block: latent frames that see one another and those before, in models with a noise level for each frame
+            (SkyReels-V2's `causal_block_size`); None: as the network's config.json says.
+    """
+
+    guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
+    causal_block: int | None = None
+
+
+@dataclass(frozen=True)
 class Published:
     """A folder, opened and checked as far as can be without reading its weights.
 
@@ -65,17 +81,8 @@ class Published:
         return {**self.config, "levels": {**self.config["levels"], "low": 0.0, "high": self.boundary}}
 
 
-def open_pipeline(
-    folder: str | Path,
-    key: str = "pretrained",
-    guidance_scale: float | None = None,
-    causal_block: int | None = None,
-) -> Published:
-    """Opens the folder of a whole pipeline.
-
-    key: that names it, for messages. guidance_scale: as its own class takes it; None: its default. causal_block: of
-    latent frames that see one another and those before, in models with a noise level for each frame (SkyReels-V2's
-    `causal_block_size`); None: as its config.json says.
+def open_pipeline(folder: str | Path, key: str = "pretrained", asked: Asked = Asked()) -> Published:  # noqa: B008
+    """Opens the folder of a whole pipeline. key: that names it, for messages.
 
     Raises FileNotFoundError or ValueError, in one line: no model_index.json, a class, setting or scheduler that is not
     known here, a part that is missing or damaged.
@@ -93,10 +100,11 @@ def open_pipeline(
     recipe = recipe.of_index(index)
     network = open_folder(root / NETWORK)
     recipe = recipe.of_network(recipe, network.config, read_config(root / "vae"))
-    guided = recipe.guided(recipe.scale if guidance_scale is None else guidance_scale)
+    guided = recipe.guided(recipe.scale if asked.guidance_scale is None else asked.guidance_scale)
+    low_noise, boundary = _low_noise(root, index, network)
     said = _scheduler(root)
     scheduler = of_scheduler(said, network.family.class_name, name)
-    net = _in_blocks(with_values(network.config, recipe.net), recipe, causal_block, str(name))
+    net = _in_blocks(with_values(network.config, recipe.net), recipe, asked.causal_block, str(name))
     if recipe.of_frames:
         scheduler = _of_frames(scheduler, net)
     codec = {
@@ -117,18 +125,31 @@ def open_pipeline(
         "sampling": {
             "schedule": scheduler.schedule,
             "solver": scheduler.solver,
-            "guidance": compose_part("guidance", "cfg", {"scale": guided.scale}),
+            "guidance": _guidance(guided.scale, recipe, asked.guidance_scale_2, boundary, str(name)),
             "num_steps": recipe.num_steps,
         },
         "data": {"num_frames": recipe.num_frames, **_size(recipe, root, network), "fps": recipe.fps},
     }
-    low_noise, boundary = _low_noise(root, index, network)
     if boundary is not None:  # `net` is the network of the levels above it, and is trained on those
         between = {"_target_": "dit.diffusion.levels.Between", "low": boundary, "high": 1.0}
         config["levels"] = {**between, "levels": scheduler.levels}
     return Published(
         root, str(name), config, network, low_noise, boundary, _classes(root, index, network), recipe.takes_given
     )
+
+
+def _guidance(
+    scale: float, recipe: Recipe, second: float | None, boundary: float | None, class_name: str
+) -> dict[str, Any]:
+    """Classifier-free guidance, of two networks each by its own scale. second: as the class takes it."""
+    if second is None:
+        return compose_part("guidance", "cfg", {"scale": scale})
+    if boundary is None:
+        raise ValueError(
+            f"guidance_scale_2={second} is that of the second of two networks, and this {class_name} has one: leave it"
+            " out"
+        )
+    return compose_part("guidance", "by_level", {"high.scale": scale, "low.scale": recipe.guided(second).scale})
 
 
 def _in_blocks(net: dict[str, Any], recipe: Recipe, causal_block: int | None, class_name: str) -> dict[str, Any]:

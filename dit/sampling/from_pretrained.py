@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from dit.diffusion.experts import ByLevel
 from dit.interop.diffusers import Stored
 from dit.interop.presets import build_empty
-from dit.interop.published import open_pipeline
+from dit.interop.published import Asked, open_pipeline
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.from_checkpoint import assembled
 from dit.sampling.origin import Origin
@@ -27,14 +28,13 @@ log = logging.getLogger(__name__)
 def parts_of_published(
     folder: str | Path,
     device: str,
-    guidance_scale: float | None,
-    causal_block: int | None,
+    asked: Asked,
     trusted: Sequence[str],
     parts: Parts,
     changes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `Pipeline` is made of. Arguments and errors are those of `Pipeline.from_pretrained`."""
-    published = open_pipeline(folder, guidance_scale=guidance_scale, causal_block=causal_block)
+    published = open_pipeline(folder, asked=asked)
     parts = plain(parts)
     file = changed(Checkpoint(published.folder, {}, {}, published.config, classes=published.classes), parts)
     where = pick_device(device)
@@ -47,7 +47,7 @@ def parts_of_published(
         unread[low] = published.low_noise.tensors
         net = ByLevel(net, low, published.boundary)
     codec, text = (file.part(name, trusted=trusted) for name in ("codec", "text"))
-    made_of = {"path": str(folder), "guidance_scale": guidance_scale, "causal_block": causal_block}
+    made_of = {"path": str(folder), **asdict(asked)}
     origin = Origin(
         published.class_name, made_of, per_frame=file.per_frame(trusted), parts=parts, takes_given=published.takes_given
     )

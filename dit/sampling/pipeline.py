@@ -18,6 +18,7 @@ from dit.diffusion.experts import ByLevel
 from dit.diffusion.given import HELD, Showing
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
+from dit.interop.published import Asked
 from dit.sampling.about import OF_SAMPLES, about, sources
 from dit.sampling.canvas import Canvas
 from dit.sampling.checkpoint import TRUSTED
@@ -132,6 +133,7 @@ class Pipeline:
         *,
         trusted: Sequence[str] = TRUSTED,
         guidance_scale: float | None = None,
+        guidance_scale_2: float | None = None,
         causal_block: int | None = None,
         parts: Parts | None = None,
         **changes: Any,
@@ -140,6 +142,7 @@ class Pipeline:
 
         Args:
             guidance_scale: in the terms of the model's own pipeline, which may mean a number that the network is told.
+            guidance_scale_2: that of the network of the low noise levels (Wan 2.2); None is `guidance_scale`.
             causal_block: latent frames that see one another and those before, in models with a noise level for each
                 frame (SkyReels-V2's `causal_block_size`); None is the folder's own.
             device, trusted, parts, changes: as in `from_checkpoint`. What is not named is as in diffusers' class.
@@ -147,8 +150,8 @@ class Pipeline:
         Raises:
             FileNotFoundError, ValueError: in one line, for a folder that is not there, or a part that is not known.
         """
-        made_of = parts_of_published(folder, device, guidance_scale, causal_block, trusted, parts or {}, changes)
-        return cls(**made_of)
+        asked = Asked(guidance_scale, guidance_scale_2, causal_block)
+        return cls(**parts_of_published(folder, device, asked, trusted, parts or {}, changes))
 
     def changed(self, **changes: Any) -> Pipeline:
         """The same over the same modules with other settings, as in `from_checkpoint`."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
 
+from dit.interop.published import Asked
 from dit.sampling import parts, record
 from dit.sampling.job import Job
 from dit.sampling.pipeline import Pipeline
@@ -98,7 +99,7 @@ def _again(ask: Mapping[str, Any]) -> Session:
     kept = {key: ask[key] for key in ("device", "offload_text", "offload_experts", "reuse_text", "trusted")}
     kept["parts"] = before.facts.get("parts", {})
     if before.checkpoint.is_dir():  # of a published model
-        own = {name: before.facts["checkpoint"].get(name) for name in ("guidance_scale", "causal_block")}
+        own = {each.name: before.facts["checkpoint"].get(each.name) for each in fields(Asked)}
         settings = {name: value for name, value in before.settings.items() if name != "weights"}
         pipeline = Pipeline.from_pretrained(before.checkpoint, **own, **kept, **of_sampler, **settings)
     else:

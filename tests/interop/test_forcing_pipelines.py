@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dit.config.build import build
-from dit.interop.published import open_pipeline
+from dit.interop.published import Asked, open_pipeline
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Pyramid
 from scripts.twins.pipelines import TWINS, make, noise_for, ours, relative, saved
@@ -36,7 +36,7 @@ def test_frames_of_a_block_share_a_level(folder: Path) -> None:
 
 
 def test_a_block_of_one_frame_is_attention_to_all(folder: Path) -> None:
-    assert open_pipeline(folder, causal_block=1).config["net"] == open_pipeline(folder).config["net"]
+    assert open_pipeline(folder, asked=Asked(causal_block=1)).config["net"] == open_pipeline(folder).config["net"]
 
 
 def test_what_cannot_be_is_one_line(folder: Path, tmp_path: Path) -> None:

@@ -112,6 +112,19 @@ def test_a_spoiled_part_is_noticed(published: Published) -> None:
     )
 
 
+def test_each_of_two_networks_has_a_guidance_of_its_own(tmp_path: Path) -> None:
+    theirs, asked = saved("wan22", tmp_path), replace(ASKED, num_steps=3)
+    both = replace(TWINS["wan22"], asks={"guidance_scale_2": 2.0}, loads={"guidance_scale_2": 2.0})
+    pipeline = ours(both, tmp_path, asked)
+    noise = noise_for(pipeline, 2)
+    made, wanted = make(pipeline, both, asked, noise).latents, run(theirs, both, noise, asked, "latent")
+    assert relative(made, wanted) < 1e-5
+    assert relative(made, run(theirs, "wan22", noise, asked, "latent")) > 1e-4, "one scale for both"
+    saved("wan", tmp_path / "one")
+    with pytest.raises(ValueError, match=r"^guidance_scale_2=2.0 is that of .* this WanPipeline has one: leave it out$"):
+        ours(replace(TWINS["wan"], loads=both.loads), tmp_path / "one", asked)
+
+
 def test_one_of_two_networks_is_trained_on_its_own_levels(tmp_path: Path) -> None:
     saved("wan22", tmp_path)
     levels = build(open_pipeline(tmp_path).config["levels"])
