@@ -6,6 +6,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -17,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue
 from dit.entry.paths import CONFIGS, options
 
 MANY = 20  # options that one line can list
+FEW = 4  # options that one line can advise
 
 
 def composing(error: Exception, config_name: str | None) -> str:
@@ -41,6 +43,10 @@ def composing(error: Exception, config_name: str | None) -> str:
     if inner and inner.group(1).startswith(f"{key}."):  # a mapping was given, which may only change what is there
         return f"cannot set {key}: it has no key '{inner.group(1)[len(key) + 1 :]}'; +{inner.group(1)}=... adds one"
     near = _nearest_keys(key, config_name)
+    if owners := _choices_with(key, config_name):
+        beside = [each for each in near if each.rpartition(".")[0] == key.rpartition(".")[0] != ""]
+        other = f"; or did you mean {' or '.join(beside)}?" if beside else ""
+        return f"{key} is a value of {' or '.join(owners)}, which is not chosen: give that, too{other}"
     hint = f"; did you mean {' or '.join(near)}?" if near else "; `--cfg job` prints every key"
     return f"unknown config key '{key}'{hint}"
 
@@ -62,6 +68,35 @@ def no_option(arguments: Sequence[str]) -> str:
             leave_out = "" if "none" in known else f"; ~{group} leaves it out"
             return f"{group}={value} is no config of that group; {group} can be: {', '.join(known)}{leave_out}"
     return "a group of configs takes the name of one of them; `--help` lists the groups"
+
+
+def _choices_with(key: str, config_name: str | None) -> list[str]:
+    """Options that a key belongs to, where no option of its group that has it is chosen: `codec/tiling=tiles` of
+    `codec.tiling.height`. A task of sample.py puts its keys at the top level."""
+    chosen = [argument.lstrip("+") for argument in sys.argv[1:]]
+    *path, _ = names = key.split(".")
+    for depth in range(len(path), 0, -1):
+        group = "/".join(path[:depth])
+        if found := [name for name in options(group) if _has(CONFIGS / group / f"{name}.yaml", names[depth:], False)]:
+            owners = [f"{group}={name}" for name in found]
+            return [] if len(owners) > FEW or set(owners) & set(chosen) else owners
+    if config_name == "sample" and not path:
+        owners = [f"task={name}" for name in options("task") if _has(CONFIGS / "task" / f"{name}.yaml", names, True)]
+        return [] if set(owners) & set(chosen) else owners
+    return []
+
+
+def _has(file: Path, names: Sequence[str], at_top: bool) -> bool:
+    """Whether a config of a group holds a key, at its own place or `at_top` of the whole config."""
+    text = file.read_text(encoding="utf-8")
+    if text.startswith("# @package _global_") != at_top or (text.startswith("# @package") and not at_top):
+        return False
+    node = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    for name in names:
+        if not isinstance(node, dict) or name not in node:
+            return False
+        node = node[name]
+    return True
 
 
 def _missing_config(error: MissingConfigException) -> str:

@@ -113,6 +113,15 @@ def test_a_rank_at_work_speaks_for_itself(monkeypatch: pytest.MonkeyPatch, capsy
             "cannot set net.concat_channels: it has no key 'given'; +net.concat_channels.given=... adds one",
         ),
         (["experiment=demo", "net=dit_s_3"], "there is no config 'net/dit_s_3'; did you mean dit_s_2"),
+        (
+            ["codec=tiny", "codec.tiling.height=8"],
+            "error: codec.tiling.height is a value of codec/tiling=tiles, which is not chosen: give that, too\n",
+        ),
+        (
+            ["experiment=demo", "optim.betas=[0.9,0.9]"],
+            "optim.betas is a value of optim=adamw, which is not chosen: give that, too; or did you mean optim.adamw_be",
+        ),
+        (["experiment=demo", "optim=adamw", "optim.bets=1"], "unknown config key 'optim.bets'; did you mean optim.be"),
         (["experiment=demoo"], "there is no config 'experiment/demoo'; did you mean demo"),
         (
             ["experiment=demo", "net.depth"],
