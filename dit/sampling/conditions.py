@@ -17,7 +17,6 @@ from dit.sampling.given import Given
 from dit.sampling.keyframes import Keyframe, Weak
 from dit.sampling.plan import Plan
 from dit.sampling.read import Source
-from dit.sampling.tasks import joined
 
 APART = 2  # latent frames of a video that LTX-Video sees in front of the clip; the others stand in it
 
@@ -52,11 +51,11 @@ class Conditions:
     def __call__(self, canvas: Canvas) -> Plan:
         if not self.conditions:
             raise ValueError("this task needs conditions=[{image: FILE, frame: 0}, ...]: one at least")
-        known = [_Known.of(each, f"conditions.{i}", canvas, self.fit) for i, each in enumerate(self.conditions)]
+        known = [Known.of(each, f"conditions.{i}", canvas, self.fit) for i, each in enumerate(self.conditions)]
         first = next((each.pixels[:, :, 0] for each in known if each.frame == 0), None)
         pictures = None if first is None else sources.pictures(first)
         if canvas.sees_times:
-            return replace(_by_times(known, canvas), first=pictures)
+            return replace(by_times(known, canvas), first=pictures)
         if weak := next((each for each in known if each.strength < 1), None):
             raise ValueError(
                 f"{weak.key}.strength={weak.strength}: this network is not told the time of each token, and takes"
@@ -64,11 +63,11 @@ class Conditions:
             )
         at = {each.frame + i: each.pixels[:, :, i : i + 1] for each in known for i in range(each.pixels.shape[2])}
         frames = sorted(at)
-        return Plan(canvas.given_frames(joined([at[frame] for frame in frames]), frames), first=pictures)
+        return Plan(canvas.given_frames(sources.joined([at[frame] for frame in frames]), frames), first=pictures)
 
 
-class _Known(NamedTuple):
-    """A condition that was read: pixels (B, 3, frames, H, W)."""
+class Known(NamedTuple):
+    """What is known of a clip from a frame on: pixels (B, 3, frames, H, W). key: of the command line, for messages."""
 
     key: str
     pixels: Tensor
@@ -76,7 +75,7 @@ class _Known(NamedTuple):
     strength: float
 
     @classmethod
-    def of(cls, said: Condition, key: str, canvas: Canvas, fit: Fit) -> _Known:
+    def of(cls, said: Condition, key: str, canvas: Canvas, fit: Fit) -> Known:
         image, video = said.get("image"), said.get("video")
         frame, strength = said.get("frame", 0), said.get("strength", 1.0)
         if (image is None) == (video is None):
@@ -103,7 +102,7 @@ def _is_length(count: int, canvas: Canvas) -> bool:
     return True
 
 
-def _by_times(known: Sequence[_Known], canvas: Canvas) -> Plan:
+def by_times(known: Sequence[Known], canvas: Canvas) -> Plan:
     """What LTX-Video is shown: the beginning of the clip in its place, later frames in front of it."""
     placed: list[tuple[slice, Tensor, float]] = []
     keyframes = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,12 @@ def mask(source: Source, canvas: Canvas, fit: Fit) -> Tensor:
     if white.dtype != torch.bool or white.shape != size:
         raise ValueError(f"mask is {white.dtype} {tuple(white.shape)}, not bool {size}")
     return white
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Clips behind one another; one of batch 1 serves all samples of the others."""
+    batch = max(len(part) for part in parts)
+    return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], 2)
 
 
 def _video(source: Source, canvas: Canvas, fit: Fit) -> Any:

@@ -10,8 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from dit.config.limits import Count, Share
 from dit.sampling import sources
 from dit.sampling.canvas import Canvas
+from dit.sampling.conditions import Known, by_times
 from dit.sampling.fit import Cut, Fit
 from dit.sampling.given import Given
 from dit.sampling.plan import Plan
@@ -58,7 +58,8 @@ class ImageToVideo:
 
 @dataclass(frozen=True)
 class FirstLast:
-    """The first and the last frame are given.
+    """The first and the last frame are given. Of networks that encode each of them alone and are told the time of each
+    token, the last one stands in front of the clip (`conditions.py`).
 
     Args:
         image: the first frame.
@@ -71,9 +72,14 @@ class FirstLast:
 
     def __call__(self, canvas: Canvas) -> Plan:
         _needs_frames(canvas, 2)
-        ends = [sources.image(getattr(self, name), name, canvas, self.fit) for name in ("image", "last_image")]
-        given = canvas.given_frames(joined(ends), [0, canvas.num_frames - 1])
-        return Plan(given, first=sources.pictures(self.image), last=sources.pictures(self.last_image))
+        at = {"image": 0, "last_image": canvas.num_frames - 1}
+        ends = [sources.image(getattr(self, name), name, canvas, self.fit) for name in at]
+        if canvas.sees_times and canvas.given.unknown == "left_out":
+            known = [Known(name, end, frame, 1.0) for (name, frame), end in zip(at.items(), ends, strict=True)]
+            plan = by_times(known, canvas)
+        else:
+            plan = Plan(canvas.given_frames(sources.joined(ends), list(at.values())))
+        return replace(plan, first=sources.pictures(self.image), last=sources.pictures(self.last_image))
 
 
 @dataclass(frozen=True)
@@ -208,12 +214,6 @@ class Inpaint:
         covered = torch.nn.functional.max_pool2d(unknown[None].float(), window, window) > 0  # (1, H, W)
         given = ~covered[None, :, None].expand(len(latents), 1, *canvas.latent_shape)
         return Plan(Given(latents, given.to(latents.device)))
-
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Clips behind one another; one of batch 1 serves all samples of the others."""
-    batch = max(len(part) for part in parts)
-    return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], 2)
 
 
 def _needs_frames(canvas: Canvas, least: int) -> None:

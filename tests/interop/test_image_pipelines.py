@@ -14,6 +14,7 @@ from dit.sampling.conditions import Conditions
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.stochastic import FixedStride
 from dit.sampling.tasks import FirstLast, ImageToVideo
+from scripts.twins.image_to_video import LTX_CONDITION
 from scripts.twins.pipelines import (
     LTX_PICTURES,
     PICTURES,
@@ -114,6 +115,21 @@ def test_the_text_to_video_folder_of_ltx_makes_videos_of_a_picture_too(
     noise = noise_for(pipeline, 2)
     made = make(pipeline, "ltx_image", twin.asked, noise).latents
     assert relative(made, run(theirs, "ltx_image", noise, twin.asked, "latent")) < 1e-5
+
+
+def test_first_and_last_frame_of_ltx_are_conditions(folders: Folders) -> None:
+    """The last one stands in front of the clip, at its own time: its place in the clip is made."""
+    theirs, folder = folders("ltx_condition")
+    first, last = ([each.crop((0, 0, 32, 32)) for each in order] for order in (LTX_PICTURES, LTX_PICTURES[::-1]))
+    said = [{"image": first, "frame": 0}, {"image": last, "frame": LTX_CONDITION[0] - 1}]
+    twin: Twin = replace(TWINS["ltx_condition"], asks={"conditions": said}, task=FirstLast(first, last))
+    asked = few("ltx_condition")
+    pipeline = ours(twin, folder, asked)
+    noise = noise_for(pipeline, 2)
+    made, other = make(pipeline, twin, asked, noise).latents, run(theirs, twin, noise, asked, "latent")
+    assert relative(made[:, :, 1:], other[:, :, 1:]) < 1e-5
+    alone = pipeline(asked.prompts, asked.seeds, ImageToVideo(first), noise=noise, negative_prompt=asked.negatives)
+    assert relative(alone.latents[:, :, 1:], made[:, :, 1:]) > 1e-3, "the last frame does nothing"
 
 
 def test_firmly_known_frames_of_ltx_come_out_clean(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
