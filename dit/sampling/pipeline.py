@@ -43,7 +43,6 @@ from dit.sampling.runtime import (
     peak_memory,
     stepwise,
 )
-from dit.sampling.schedule import start_at
 from dit.sampling.settings import Settings, Shape, changed
 from dit.sampling.tasks import Task, TextToVideo
 from dit.signals.base import Signal, check_asked, cond_of_requests
@@ -284,7 +283,8 @@ class Pipeline:
         plan.check(len(wanted))
         canvas = replace(canvas, first=plan.first, last=plan.last)
         check_asked(self.signals, wanted[0], canvas)  # pictures, which are the same for all
-        levels = [start_at(self.noise_levels(canvas, known), plan.strength) for known in plan.known(canvas)]
+        begin = self.settings.solver.begin
+        levels = [begin(self.noise_levels(canvas, known), plan.strength) for known in plan.known(canvas)]
         plan.check_levels(levels[0])
         codec: Any = self.codec
         noise = own_noise(noise, len(wanted), (codec.channels, *canvas.latent_shape))

@@ -30,6 +30,7 @@ from torch import Tensor
 from dit.config.limits import Share
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Estimate
+from dit.sampling.schedule import start_at
 
 Denoise = Callable[[Tensor, Tensor], Estimate]
 Noise = Callable[[], Tensor]
@@ -57,6 +58,11 @@ class Solver(ABC):
     def planned(self, num_steps: int) -> Solver:
         """This solver for a schedule of so many steps, of which fewer may be taken (video to video)."""
         return self
+
+    def begin(self, levels: Tensor, strength: float) -> Tensor:
+        """Those of the levels of a schedule that are visited where sampling starts from a video with noise of
+        `strength`."""
+        return start_at(levels, strength)
 
     @abstractmethod
     def walk(

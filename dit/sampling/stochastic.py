@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -81,6 +82,18 @@ class FixedStride(Solver):
 
     def planned(self, num_steps: int) -> Solver:
         return replace(self, num_steps=num_steps)
+
+    def begin(self, levels: Tensor, strength: float) -> Tensor:
+        """The last ones of its whole steps, `strength` of their number rounded down, as in diffusers: a step that began
+        between two of them would end between two others."""
+        count = len(levels) - 1
+        taken = min(int(count * strength), count)
+        if taken < 1:
+            raise ValueError(
+                f"strength={strength:g} of num_steps={count} is less than one step, and this model takes whole ones;"
+                f" nearest: {math.ceil(1000 / count) / 1000:g}"
+            )
+        return levels[count - taken :]
 
     def walk(
         self, denoise: Denoise, x: Tensor, steps: Iterable[Step], path: Path, noise: Noise | None

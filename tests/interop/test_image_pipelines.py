@@ -13,9 +13,10 @@ from dit.diffusion.given import Beside, Held
 from dit.sampling.conditions import Conditions
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.stochastic import FixedStride
-from dit.sampling.tasks import FirstLast, ImageToVideo
+from dit.sampling.tasks import FirstLast, ImageToVideo, VideoToVideo
 from scripts.twins.image_to_video import LTX_CONDITION
 from scripts.twins.pipelines import (
+    FILMS,
     LTX_PICTURES,
     PICTURES,
     TWINS,
@@ -87,9 +88,26 @@ def test_what_is_seen_on_the_way_is_the_sample_in_the_end(name: str, folders: Fo
 def test_steps_behind_a_video_are_as_long_as_without(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of three steps of 333 timesteps are not two steps of 500."""
     name = "cogvideox_video"
+    monkeypatch.setitem(TWINS, name, replace(TWINS[name], task=VideoToVideo(FILMS, 0.7)))
     pipeline, noise, made = sampled(name, folders(name)[1])
     monkeypatch.setattr(FixedStride, "planned", lambda self, num_steps: self)
     assert relative(make(pipeline, name, few(name), noise).latents, made) > 1e-3
+
+
+@pytest.mark.parametrize("strength", [0.6, 0.7])
+def test_whole_steps_are_taken_behind_a_video(strength: float, folders: Folders) -> None:
+    """Of three steps one and two, as in diffusers; none is refused."""
+    theirs, folder = folders("cogvideox_video")
+    asked = replace(few("cogvideox_video"), scale=1.0)
+    twin = TWINS["cogvideox_video"]
+    twin = replace(twin, asks={**twin.asks, "strength": strength}, task=VideoToVideo(FILMS, strength))
+    pipeline = ours(twin, folder, asked)
+    noise = noise_for(pipeline, 2)
+    made = make(pipeline, twin, asked, noise)
+    assert made.info["steps_taken"] == int(3 * strength)
+    assert relative(made.latents, run(theirs, twin, noise, asked, "latent")) < 1e-5
+    with pytest.raises(ValueError, match=r"^strength=0.3 of num_steps=3 is less than one step, .*; nearest: 0.334$"):
+        pipeline(asked.prompts, asked.seeds, VideoToVideo(FILMS, 0.3))
 
 
 def test_what_is_shown_is_as_published(folders: Folders) -> None:
