@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from torch import Tensor, nn
 
 from dit.codec.compression import Compression
+
+Dtype = Literal["float32", "bfloat16", "float16", "float64"]  # of weights and arithmetic
 
 
 class Codec(nn.Module, ABC):

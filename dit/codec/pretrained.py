@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dit.codec.base import Codec
+from dit.codec.base import Codec, Dtype
 from dit.codec.chunks import frame_by_frame, in_chunks, small
 from dit.codec.compression import Compression
 from dit.codec.families import Affine
@@ -54,7 +54,7 @@ class Pretrained(Codec):
         fingerprint: str | None,
         posterior: Literal["mode", "sample"],
         scale: Positive,
-        dtype: Literal["float32", "bfloat16", "float16", "float64"],
+        dtype: Dtype,
         batch: Count | Literal["auto"] | None,
         tiling: Tiling | None,
         decode_timestep: NonNegative,

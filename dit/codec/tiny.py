@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dit.codec.base import Codec
+from dit.codec.base import Codec, Dtype
 from dit.codec.chunks import frame_by_frame
 from dit.codec.tiling import Tiling
 from dit.config.limits import Count, Positive
@@ -29,6 +29,7 @@ class Tiny(Codec):
     fingerprint: that the two must have, which a run writes into its config; null: any.
     shift, scale: latents are `scale * (z - shift)`, one number each for all channels.
     batch: frames that are coded at once; null: all. tiling: cuts frames into tiles; null: whole frames.
+    dtype: of weights and arithmetic, also under autocast. Pixels and latents outside stay as they are.
 
     It stands still: nothing trains it, checkpoints do not hold it, and a run needs the files for as long as it lives.
 
@@ -48,8 +49,10 @@ class Tiny(Codec):
         scale: Positive,
         batch: Count | None,
         tiling: Tiling | None,
+        dtype: Dtype = "float32",  # configs of before do not say
     ) -> None:
         super().__init__()
+        self.dtype = getattr(torch, dtype)
         self.shift, self.scale, self.batch, self.tiling = shift, scale, batch, tiling
         if tiling is not None:
             tiling.spans((1, 1, 1), self.compression)  # raises for tiles that are too small
@@ -58,7 +61,7 @@ class Tiny(Codec):
         if not torch.empty(0).is_meta:
             for name, layers in (("encoder", self.encoder), ("decoder", self.decoder)):
                 fill(layers, files[name], f"codec.{name}")
-        self.requires_grad_(False)
+        self.requires_grad_(False).to(self.dtype)
         self._identity = check_fingerprint(files, fingerprint, f"codec.encoder={encoder} codec.decoder={decoder}")
 
     def identified(self) -> str:
@@ -72,10 +75,10 @@ class Tiny(Codec):
         def code(tile: Tensor) -> Tensor:
             return frame_by_frame(tile, self.batch, self.encoder)
 
-        given = (pixels + 1) / 2
+        given = ((pixels + 1) / 2).to(self.dtype)
         with torch.autocast(pixels.device.type, enabled=False):
             z = code(given) if self.tiling is None else self.tiling.encode(given, self.compression, code)
-        return (z - self.shift) * self.scale
+        return (z.to(pixels.dtype) - self.shift) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, 32, F, H, W) -> pixels (B, 3, num_frames, height, width) in [-1, 1]."""
@@ -83,10 +86,10 @@ class Tiny(Codec):
         def code(tile: Tensor) -> Tensor:
             return frame_by_frame(tile, self.batch, self.decoder)
 
-        z = latents / self.scale + self.shift
+        z = (latents / self.scale + self.shift).to(self.dtype)
         with torch.autocast(latents.device.type, enabled=False):
             made = code(z) if self.tiling is None else self.tiling.decode(z, self.compression, code)
-        return (2 * made - 1).clamp(-1, 1)
+        return (2 * made.to(latents.dtype) - 1).clamp(-1, 1)
 
 
 class Block(nn.Module):

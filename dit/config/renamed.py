@@ -54,6 +54,8 @@ ADDED: dict[str, dict[str, Any]] = {
     "dit.net.final.AdaLNFinal": {"level": None},
     "dit.signals.guidance.GuidanceScale": {"in_training": None},
     "dit.codec.pretrained.Pretrained": {"lead": 0},
+    "dit.codec.tiny.Tiny": {"dtype": "float32"},
+    "dit.codec.vae.codec.VAE": {"dtype": "float32"},
     "dit.diffusion.given.Beside": {"in_start": 0.0, "scale": 1.0, "cut": 0},
     "dit.diffusion.given.Held": {"in_start": 0.0, "fresh": 0.0},
     "dit.diffusion.loss.Objective": {"given": HELD},

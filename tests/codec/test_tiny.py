@@ -66,6 +66,16 @@ def test_the_contract(tmp_path: Path, suffix: str) -> None:
         codec.encode(torch.zeros(1, 3, 1, 20, 16))
 
 
+@torch.no_grad()
+def test_its_arithmetic_has_a_dtype_of_its_own(tmp_path: Path) -> None:
+    there, pixels = files(tmp_path), torch.rand(1, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    plain, half = Tiny(**there, **SETTINGS), Tiny(**there, **SETTINGS, dtype="bfloat16")
+    assert {each.dtype for each in half.parameters()} == {torch.bfloat16}
+    latents = plain.encode(pixels)
+    for found, wanted in ((half.encode(pixels), latents), (half.decode(latents), plain.decode(latents))):
+        assert found.dtype == torch.float32 and 0 < (found - wanted).abs().max() < 0.1 * wanted.abs().max()
+
+
 def test_files_that_do_not_hold_it(tmp_path: Path) -> None:
     there = files(tmp_path)
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")

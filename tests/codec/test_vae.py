@@ -268,6 +268,19 @@ def test_frames_at_once_change_nothing(run: Path, changes: dict[str, Any]) -> No
     torch.testing.assert_close(parts.decode(latents), whole.decode(latents), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype, near", [("float64", 1e-5), ("bfloat16", 0.1)])
+@torch.no_grad()
+def test_its_arithmetic_has_a_dtype_of_its_own(run: Path, dtype: str, near: float) -> None:
+    """Pixels and latents outside stay in theirs, and latents of unit scale."""
+    plain, other = VAE(str(run), **CODEC), VAE(str(run), **CODEC, dtype=dtype)
+    assert {each.dtype for each in other.parameters()} == {getattr(torch, dtype)}
+    assert other.identified() == plain.identified()
+    pixels = clip(network(dtype=torch.float32))
+    latents = plain.encode(pixels)
+    for found, wanted in ((other.encode(pixels), latents), (other.decode(latents), plain.decode(latents))):
+        assert found.dtype == torch.float32 and 0 < (found - wanted).abs().max() < near * wanted.abs().max()
+
+
 @torch.no_grad()
 def test_tiles_are_exact_away_from_their_edges(run: Path) -> None:
     """Norms are of one place, so that only zeros beside a tile make a difference: none in the middle of a large one."""

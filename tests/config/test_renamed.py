@@ -65,7 +65,9 @@ def test_what_was_added_means_what_it_meant() -> None:
     assert current(own) == {**before, "level": {TARGET: "dit.net.sequence.LastFrame"}}
 
 
-@pytest.mark.parametrize("file", ["given/held", "given/beside", "codec/pretrained", "signals/guidance"])
+@pytest.mark.parametrize(
+    "file", ["given/held", "given/beside", "codec/pretrained", "codec/tiny", "codec/vae", "signals/guidance"]
+)
 def test_a_node_without_what_was_added_is_the_one_of_today(file: str) -> None:
     node = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{file}.yaml"))
     node = node if TARGET in node else node.popitem()[1]  # type: ignore[operator,union-attr,call-arg]

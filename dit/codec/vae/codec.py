@@ -9,7 +9,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from dit.codec.base import Codec
+from dit.codec.base import Codec, Dtype
 from dit.codec.chunks import in_chunks
 from dit.codec.tiling import Tiling
 from dit.codec.vae.layers import Stream
@@ -35,6 +35,7 @@ class VAE(Codec):
     frames: latent frames that are coded at once. The next ones go on from what the convolutions keep, so it changes
       nothing but the memory; null: all.
     tiling: cuts clips into tiles; null: whole clips.
+    dtype: of weights and arithmetic, also under autocast. Pixels and latents outside stay as they are.
 
     Raises FileNotFoundError or ValueError, in one line, for a ckpt that is none of an autoencoder, or of another one.
     """
@@ -50,6 +51,7 @@ class VAE(Codec):
         batch: Count | None,
         frames: Count | None,
         tiling: Tiling | None,
+        dtype: Dtype = "float32",  # configs of before do not say
     ) -> None:
         super().__init__()
         if ckpt is None:
@@ -62,6 +64,9 @@ class VAE(Codec):
             )
         self.channels, self.stride = self.net.latent_channels, self.net.stride
         self.posterior, self.batch, self.frames, self.tiling = posterior, batch, frames, tiling
+        self.dtype = getattr(torch, dtype)
+        for part in (self.net.encoder, self.net.decoder):  # not the moments: latents are in the dtype of the pixels
+            part.to(self.dtype)
         if tiling is not None:
             if tiling.sizes[0] is not None:
                 raise ValueError(
@@ -84,18 +89,18 @@ class VAE(Codec):
         """Pixels (B, 3, num_frames, height, width) in [-1, 1] -> latents (B, C, F, H, W), ValueError for others."""
         self.latent_shape(*pixels.shape[2:])
         with torch.autocast(pixels.device.type, enabled=False):
-            code = self._encoded
-            found = code(pixels) if self.tiling is None else self.tiling.encode(pixels, self.compression, code)
-            mean, log_variance = found.chunk(2, dim=1)
+            given, code = pixels.to(self.dtype), self._encoded
+            found = code(given) if self.tiling is None else self.tiling.encode(given, self.compression, code)
+            mean, log_variance = found.to(pixels.dtype).chunk(2, dim=1)
             z = drawn(mean, log_variance) if self.posterior == "sample" and self.training else mean
             return self.net.moments.to_unit(z)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, F, H, W) -> pixels (B, 3, num_frames, height, width) in [-1, 1]."""
         with torch.autocast(latents.device.type, enabled=False):
-            z, code = self.net.moments.from_unit(latents), self._decoded
+            z, code = self.net.moments.from_unit(latents).to(self.dtype), self._decoded
             made = code(z) if self.tiling is None else self.tiling.decode(z, self.compression, code)
-            return made.clamp(-1, 1)
+            return made.to(latents.dtype).clamp(-1, 1)
 
     def _encoded(self, pixels: Tensor) -> Tensor:
         """Mean and log-variance, one behind the other, (B, 2 C, F, H, W)."""
