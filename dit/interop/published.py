@@ -8,9 +8,12 @@ other.
 
 from __future__ import annotations
 
+import ast
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,13 @@ from dit.interop.recipes import PIPELINES, Recipe, TakesGiven
 from dit.interop.schedulers import Scheduler, of_scheduler
 from dit.net.backbone import Backbone
 
+log = logging.getLogger(__name__)
+
 NETWORK, LOW_NOISE = "transformer", "transformer_2"
 EXPERTS = {"high": NETWORK, "low": LOW_NOISE}  # networks by the noise levels that they are for
 SCHEDULER = "scheduler_config.json"
 CLASSES = "id2label"
+NEGATIVE = "DEFAULT_NEGATIVE_PROMPT"
 COPIED = (".json", ".txt", ".model", ".jinja", ".safetensors")
 
 
@@ -55,6 +61,7 @@ class Published:
         low_noise: those of a second network, for noise levels below `boundary` (Wan 2.2).
         classes: names of the classes that the network knows, in the order of their numbers.
         takes_given: whether a sample may, or must, begin with given frames.
+        negative_prompt: what guidance leads away from where nothing else is said.
     """
 
     folder: Path
@@ -65,6 +72,7 @@ class Published:
     boundary: float | None = None
     classes: tuple[str, ...] = ()
     takes_given: TakesGiven = "may"
+    negative_prompt: str = ""
 
     def for_expert(self, expert: str | None) -> dict[str, Any]:
         """`config` for the training of one network: of two, None is that of the high noise levels, as in `config`.
@@ -133,9 +141,23 @@ def open_pipeline(folder: str | Path, key: str = "pretrained", asked: Asked = As
     if boundary is not None:  # `net` is the network of the levels above it, and is trained on those
         between = {"_target_": "dit.diffusion.levels.Between", "low": boundary, "high": 1.0}
         config["levels"] = {**between, "levels": scheduler.levels}
-    return Published(
-        root, str(name), config, network, low_noise, boundary, _classes(root, index, network), recipe.takes_given
-    )
+    classes = _classes(root, index, network)
+    negative = "" if recipe.negative is None else own_negative(recipe.negative)
+    return Published(root, str(name), config, network, low_noise, boundary, classes, recipe.takes_given, negative)
+
+
+def own_negative(module: str) -> str:
+    """The negative prompt that a pipeline of diffusers takes where none is said, from the source that is installed: no
+    folder holds it, and importing a pipeline takes seconds. Warns where there is none."""
+    found = find_spec("diffusers")
+    places = found.submodule_search_locations if found is not None else None
+    file = Path(places[0] if places else "diffusers") / "pipelines" / module
+    if file.is_file():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and [getattr(each, "id", None) for each in node.targets] == [NEGATIVE]:
+                return str(ast.literal_eval(node.value))
+    log.warning("%s has no %s: without a negative_prompt guidance leads away from an empty one", file, NEGATIVE)
+    return ""
 
 
 def _guidance(

@@ -55,6 +55,7 @@ class Recipe:
         conditioning: the choice of configs/conditioning, which frames it was trained to be given: `none`, `i2v`, ...
         variants: setting of model_index.json -> fields of the recipe that differ where it is true.
         of_network: what else follows from the network's config.json and the autoencoder's.
+        negative: the module of diffusers (below `pipelines`) that holds its own negative prompt; None: it has none.
     """
 
     text: str | None
@@ -76,6 +77,7 @@ class Recipe:
     conditioning: str = "none"
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     of_network: Callable[[Recipe, Mapping[str, Any], Mapping[str, Any]], Recipe] = lambda recipe, net, vae: recipe
+    negative: str | None = None
 
     def of_index(self, index: Mapping[str, Any]) -> Recipe:
         """The recipe for a folder with this model_index.json."""
@@ -148,7 +150,18 @@ FORCING = Recipe(
     given=("held_afresh", "nearest"),
     conditioning="t2v_i2v",
 )
-COSMOS = Recipe("cosmos", 121, 704, 1280, 30.0, 36, 7.0, beyond_conditioned, scaled_by="sigma_data")
+COSMOS = Recipe(
+    "cosmos",
+    121,
+    704,
+    1280,
+    30.0,
+    36,
+    7.0,
+    beyond_conditioned,
+    scaled_by="sigma_data",
+    negative="cosmos/pipeline_cosmos_text2world.py",
+)
 # Of the classes' `__call__` in diffusers 0.42.1; frame rates are those of their examples.
 PIPELINES = {
     "WanPipeline": replace(WAN, variants={"expand_timesteps": {**WAN_5B, "conditioning": "t2v_i2v"}}),
@@ -205,7 +218,11 @@ PIPELINES = {
     "AllegroPipeline": Recipe("allegro", 88, 720, 1280, 15.0, 100, 7.5),
     "CosmosTextToWorldPipeline": COSMOS,
     "CosmosVideoToWorldPipeline": replace(
-        COSMOS, given=("held_afresh", "nearest"), shows={"noise": 0.001}, conditioning="i2v"
+        COSMOS,
+        given=("held_afresh", "nearest"),
+        shows={"noise": 0.001},
+        conditioning="i2v",
+        negative="cosmos/pipeline_cosmos_video2world.py",
     ),
     "Cosmos2VideoToWorldPipeline": Recipe(
         "cosmos",
@@ -219,8 +236,19 @@ PIPELINES = {
         given=("held_at_level", "nearest"),
         shows={"level": 0.0001 / 1.0001},
         conditioning="i2v",
+        negative="cosmos/pipeline_cosmos2_video2world.py",
     ),
-    "Cosmos2TextToImagePipeline": Recipe("cosmos", 1, 768, 1360, 16.0, 35, 7.0, beyond_conditioned),
+    "Cosmos2TextToImagePipeline": Recipe(
+        "cosmos",
+        1,
+        768,
+        1360,
+        16.0,
+        35,
+        7.0,
+        beyond_conditioned,
+        negative="cosmos/pipeline_cosmos2_text2image.py",
+    ),
     # It says no frame rate to the network, whose frames are then one apart.
     "Cosmos2_5_PredictBasePipeline": Recipe(
         "cosmos25",
@@ -235,6 +263,7 @@ PIPELINES = {
         given=("held_at_level", "nearest"),
         shows={"level": 0.0001},
         conditioning="t2v_i2v",
+        negative="cosmos/pipeline_cosmos2_5_predict.py",
     ),
     "LattePipeline": Recipe("latte", 16, 512, 512, 8.0, 50, 7.5),
     "DiTPipeline": Recipe(None, 1, None, None, 1.0, 50, 4.0),

@@ -57,7 +57,7 @@ class Config(TypedDict):
     device: str
     prompt: str | None
     prompt_file: str | None
-    negative_prompt: str
+    negative_prompt: str | None
     label: str | int | None
     signals: dict[str, Any]
     num_samples: Count

@@ -49,8 +49,9 @@ def parts_of_published(
     codec, text = (file.part(name, trusted=trusted) for name in ("codec", "text"))
     made_of = {"path": str(folder), **asdict(asked)}
     origin = Origin(
-        published.class_name, made_of, per_frame=file.per_frame(trusted), parts=parts, takes_given=published.takes_given
-    )
+        published.class_name, made_of, per_frame=file.per_frame(trusted), parts=parts,
+        takes_given=published.takes_given, negative_prompt=published.negative_prompt,
+    )  # fmt: skip
     log.info("%s of %s on %s", published.class_name, folder, where)
     one = net.high if isinstance(net, ByLevel) else net
     made = assembled(file, net, codec, text, where, trusted, changes, Unread(where, unread, dtype))

@@ -104,7 +104,7 @@ def draw(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tenso
 def requests(
     prompts: str | int | Sequence[str | int],
     seeds: int | Sequence[int],
-    negative_prompt: str | Sequence[str],
+    negative_prompt: str | None | Sequence[str],
     labels: str | int | None | Sequence[str | int | None],
     signals: Mapping[str, Any],
 ) -> list[Request]:

@@ -62,6 +62,7 @@ class Origin:
         per_frame: whether the network was trained with a noise level for each frame.
         parts: what was changed in its parts (`parts.py`), plain.
         takes_given: whether a sample may, or must, begin with given frames.
+        negative_prompt: what guidance leads away from where a sample does not say.
     """
 
     weights: str = "as passed"
@@ -71,6 +72,7 @@ class Origin:
     per_frame: bool = True
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     takes_given: TakesGiven = "may"
+    negative_prompt: str = ""
 
     def check(self, plan: Plan) -> None:
         """Raises ValueError for given frames that the network was never shown, or never was without."""

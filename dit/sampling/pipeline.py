@@ -175,7 +175,7 @@ class Pipeline:
         seeds: int | Sequence[int],
         task: Task | None = None,
         *,
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | None | Sequence[str] = None,
         labels: str | int | None | Sequence[str | int | None] = None,
         signals: Mapping[str, Any] | None = None,
         noise: Tensor | None = None,
@@ -189,7 +189,8 @@ class Pipeline:
                 all seeds.
             seeds: of each sample's own noise; a single one is that of the first, the next ones take the following.
             task: what is given; None is text-to-video.
-            negative_prompt: what guidance leads away from, one for all samples or one for each; "" is no prompt.
+            negative_prompt: what guidance leads away from, one for all samples or one for each; "" is no prompt, None
+                the model's own (Cosmos has one).
             labels: classes, for a network that reads text too, one for all samples or one for each; None is no class.
             signals: what else is said, by name: one value for all samples or a list with one for each.
             noise: unit noise (B or 1, C, F, H, W) in place of what the seeds draw for the (first) clip. What is drawn
@@ -246,7 +247,7 @@ class Pipeline:
         prompts: str | int | Sequence[str | int],
         seeds: int | Sequence[int],
         task: Task | None = None,
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | None | Sequence[str] = None,
         labels: str | int | None | Sequence[str | int | None] = None,
         signals: Mapping[str, Any] | None = None,
         noise: Tensor | None = None,
@@ -274,6 +275,8 @@ class Pipeline:
         """Checks what is asked for and reads what is given; denoises nothing. Arguments and errors are `__call__`'s."""
         if not wanted:
             raise ValueError("0 samples are asked for: at least one prompt is needed")
+        own = self.origin.negative_prompt if self.settings.guidance.reads_negative else ""
+        wanted = [each if each.negative_prompt is not None else replace(each, negative_prompt=own) for each in wanted]
         task, canvas = task or TextToVideo(), self.check(wanted)
         with evaluating(self.codec), torch.no_grad():
             plan = task(canvas)

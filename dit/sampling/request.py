@@ -24,11 +24,11 @@ REQUEST = "request.json"  # in each folder of samples: what was asked for
 class Request:
     """One sample that is asked for.
 
-    signals: what else is said of it, by name. columns: what a table of prompts holds beside that (`heard`).
+    negative_prompt: None is the model's own. signals: what else is said of it, by name. columns: what a table of prompts holds beside that (`heard`).
     """
 
     prompt: str | int
-    negative_prompt: str
+    negative_prompt: str | None
     seed: int
     label: str | int | None = None  # a class, for networks that read one beside a text
     signals: Mapping[str, Any] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Request:
 def requests(
     prompt: str | int | None,
     prompt_file: str | None,
-    negative_prompt: str,
+    negative_prompt: str | None,
     num_samples: int,
     seed: int,
     label: str | int | None = None,

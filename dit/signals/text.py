@@ -59,7 +59,8 @@ class Text(Signal):
         return (str(asked.prompt), clip.first) if self.sees_pictures else str(asked.prompt)
 
     def away_from(self, asked: Asked, clip: Clip) -> Any:
-        return (str(asked.negative_prompt), [BLACK]) if self.sees_pictures else str(asked.negative_prompt)
+        text = asked.negative_prompt or ""
+        return (text, [BLACK]) if self.sees_pictures else text
 
     def gather(self, values: Sequence[Any], device: torch.device) -> Any:
         if not self.sees_pictures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from torch import Tensor
 from dit.config.build import build
 from dit.diffusion.path import Path as NoisePath
 from dit.interop.published import open_pipeline
+from dit.sampling.guidance import NoGuidance
 from dit.sampling.schedule import Schedule
 from scripts.twins.pipelines import (
     ASKED,
     TWINS,
+    Asked,
     decoded,
     make,
     noise_for,
@@ -77,6 +80,27 @@ def test_samples_are_those_of_diffusers_in_float64(name: str, tmp_path: Path) ->
     theirs = saved_in_float64(name, tmp_path)
     mine, other = run_in_float64(theirs, name, tmp_path, replace(TWINS[name].asked, scale=1.0))
     assert mine.dtype is other.dtype is torch.float64 and relative(mine, other) < 1e-8
+
+
+@pytest.mark.parametrize("name", ["cosmos", "cosmos25"])
+def test_guidance_of_cosmos_leads_away_from_a_text_of_its_own(name: str, tmp_path: Path) -> None:
+    """Where no negative prompt is said; an empty one is one."""
+    theirs, asked = saved(name, tmp_path), replace(ASKED, num_steps=2).only(0)
+    pipeline = ours(name, tmp_path, asked)
+    noise = noise_for(pipeline, 1)
+    silent = replace(TWINS[name], sampled=unsaid)
+    made = pipeline(asked.prompts, asked.seeds, noise=noise)
+    assert relative(made.latents, run(theirs, silent, noise, asked, "latent")) < 1e-5
+    assert made.info["negative_prompts"][0].startswith("The video captures a series of frames showing ugly scenes")
+    empty = pipeline(asked.prompts, asked.seeds, noise=noise, negative_prompt="")
+    assert relative(empty.latents, made.latents) > 1e-4 and empty.info["negative_prompts"] == [""]
+    plain = pipeline(asked.prompts, asked.seeds, noise=noise, guidance=NoGuidance())
+    assert plain.info["negative_prompts"] == [""], "what is not read is not said"
+
+
+def unsaid(pipeline: Any, asked: Asked, asks: Mapping[str, Any], output: str) -> Tensor:
+    """What diffusers' pipeline makes without a negative prompt."""
+    return pipeline(prompt=list(asked.prompts), output_type=output, **asks).frames  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("hidden", [False, True])
