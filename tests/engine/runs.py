@@ -22,6 +22,24 @@ def config(*overrides: str) -> dict[str, Any]:
     return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
 
 
+# A causal autoencoder beside a discriminator, which begins in the second step.
+AUTOENCODER = (
+    "experiment=vae_world", "name=vae", "net.widths=[8,8]", "net.latent_channels=2", "data.num_frames=3", "data.fps=3",
+    "data.height=16", "data.width=16", "data.batch_size=2", "data.val.num_clips=3", "data.val_batch_size=2",
+    "callbacks.validation.every=2", "callbacks.validation.sheet_clips=2", "callbacks.checkpoints.every=2",
+    "callbacks.metrics.every=1", "lr_schedule=constant", "trainer.accelerator=cpu",
+    "recipe/perceptual=laplacian", "recipe/adversary=patch", "recipe.adversary.first_step=1",
+    "recipe.adversary.discriminator.widths=[4,4]",
+)  # fmt: skip
+
+
+def autoencoder(*overrides: str) -> dict[str, Any]:
+    """A short run of an autoencoder."""
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = hydra.compose("train", [*AUTOENCODER, *overrides])
+    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+
+
 # A few steps without noise of their own (with `small.fixed_noise`), so that they are the same on any number of ranks. A
 # large eps keeps AdamW from making much of what rounding leaves of a gradient.
 STEADY = (

@@ -19,23 +19,7 @@ from dit.sampling.checkpoint import Checkpoint
 from tests.codec.test_tiny import files
 from tests.codec.test_vae import CODEC
 from tests.engine import small
-
-SMALL = (
-    "experiment=vae_world", "name=vae", "net.widths=[8,8]", "net.latent_channels=2", "data.num_frames=3", "data.fps=3",
-    "data.height=16", "data.width=16", "data.batch_size=2", "data.val.num_clips=3", "data.val_batch_size=2",
-    "callbacks.validation.every=2", "callbacks.validation.sheet_clips=2", "callbacks.checkpoints.every=2",
-    "callbacks.metrics.every=1", "lr_schedule=constant", "trainer.accelerator=cpu",
-    "recipe/perceptual=laplacian", "recipe/adversary=patch", "recipe.adversary.first_step=1",
-    "recipe.adversary.discriminator.widths=[4,4]",
-)  # fmt: skip
-
-
-def config(*overrides: str) -> dict[str, Any]:
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        plain = OmegaConf.to_container(hydra.compose("train", [*SMALL, *overrides]), resolve=True)
-    assert isinstance(plain, dict)
-    return plain  # type: ignore[return-value]
-
+from tests.engine.runs import autoencoder as config
 
 @pytest.fixture(scope="module")
 def demo() -> Any:

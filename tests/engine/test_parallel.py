@@ -290,6 +290,29 @@ def test_copies_refuse_what_the_loss_does_not_reach(ranks: Path) -> None:
         assert said.startswith("1 of 25 trained parameters have no part in the loss (net.blocks.0.idle): trainer.")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_an_autoencoder_resumes_exactly(ranks: Path, name: str) -> None:
+    """With its discriminator, the moments of its latents and what is measured of it."""
+    straight, broken = (ranks / f"runs/vae-{name}-{where}" for where in ("straight", "broken"))
+    one, two = small.load(straight), small.load(broken)
+    assert [where for key in small.EXACT for where in small.same(one[key], two[key], key)] == []
+    assert small.table(straight) == small.table(broken) and one["global_step"] == 4
+    assert float(small.table(straight)[-1]["train/loss_discriminator"]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_an_autoencoder_is_that_of_one_process_on_the_joined_batch(ranks: Path, name: str) -> None:
+    """The moments of its latents are those of all ranks, too."""
+    one, two = (small.load(ranks / f"runs/{run}") for run in ("vae-joined", f"vae-{name}-joined"))
+    assert one["state_dict"].keys() == two["state_dict"].keys()
+    torch.testing.assert_close(two["state_dict"], one["state_dict"], rtol=1e-3, atol=1e-4)
+    mine, other = (small.table(ranks / f"runs/{run}")[-1] for run in ("vae-joined", f"vae-{name}-joined"))
+    for column in ("train/loss", "val/psnr"):
+        assert float(mine[column]) == pytest.approx(float(other[column]), rel=1e-3) != 0
+
+
 def test_settings_follow_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched_devices() is None
     for name, value in {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():

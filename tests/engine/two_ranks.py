@@ -15,19 +15,21 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from lightning import Callback
 
 import dit.diffusion.loss
+from dit.codec.vae import network
 from dit.engine import parallel, resume, run, shards
 from dit.engine.callbacks.after_step import AfterStep
 from dit.engine.callbacks.checkpoint import point
 from dit.engine.callbacks.preview import Preview
 from dit.engine.ema import EMA
 from tests.engine import small
-from tests.engine.runs import STEADY, config
+from tests.engine.runs import STEADY, autoencoder, config
 
 
 class Gradients(Callback):
@@ -183,6 +185,7 @@ def main(out: Path) -> None:
         adapters(out)
     several_networks(out)
     going_on(out)
+    autoencoders(out)
     idle_parameter(out)
     broken_network(out)
 
@@ -231,6 +234,8 @@ def begin(out: Path) -> None:
     noise, dit.diffusion.loss.noise_like = dit.diffusion.loss.noise_like, small.fixed_noise
     with contextlib.chdir(out):
         run.train(config(*STEADY, "name=straight", *SIX))
+        with patch.object(network, "drawn", most_likely):
+            run.train(autoencoder(*PLAIN, "name=vae-joined", "data.batch_size=4"))
     dit.diffusion.loss.noise_like = noise
     for name in ("grown", "uneven", "back"):
         shutil.copytree(out / "runs/straight", out / "runs" / name)
@@ -238,6 +243,28 @@ def begin(out: Path) -> None:
             folder = out / "runs" / name / "checkpoints"
             (folder / "step-00000006.ckpt").unlink()
             point(folder / "last.ckpt", folder / "step-00000003.ckpt")
+
+
+def autoencoders(out: Path) -> None:
+    """Each beside its discriminator: four steps, and two and two. Then what `begin` does with one process, in which
+    nothing is drawn or weighed by the gradients of single clips."""
+    with contextlib.chdir(out), patch.object(run, "reference_rate", lambda *_: (1e12, "not measured")):
+        for name in ("ddp", "fsdp2"):
+            unused = ["trainer.strategy.find_unused_parameters=true"] if name == "ddp" else []
+            asked = (f"trainer={name}", "trainer.accelerator=cpu", *unused)
+            for steps, where in ((4, "straight"), (2, "broken"), (4, "broken")):
+                run.train(autoencoder(*asked, f"name=vae-{name}-{where}", f"trainer.max_steps={steps}"))
+            with patch.object(network, "drawn", most_likely):
+                run.train(autoencoder(*asked, *PLAIN, f"name=vae-{name}-joined", "data.batch_size=2"))
+
+
+def most_likely(mean: Any, log_variance: Any) -> Any:
+    return mean
+
+
+PLAIN = (
+    "recipe.adversary.first_step=100", "optim=adamw", "optim.lr=0.01", "optim.eps=0.01", "trainer.max_steps=3",
+)  # fmt: skip
 
 
 def several_networks(out: Path) -> None:

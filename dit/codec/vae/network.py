@@ -13,7 +13,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.func import functional_call
 from torch.nn import functional
 
@@ -217,12 +217,16 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def observe(self, latents: Tensor) -> None:
-        """Takes in a batch (B, C, F, H, W)."""
+        """Takes in a batch (B, C, F, H, W), with those of all ranks."""
         z = latents.detach().to(self.mean.dtype)
+        seen = torch.stack([z.mean((0, 2, 3, 4)), z.square().mean((0, 2, 3, 4))])
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(seen)
+            seen /= distributed.get_world_size()
         self.count += 1
         share = (1 / self.count).clamp(min=LEAST_SHARE)
-        self.mean.lerp_(z.mean((0, 2, 3, 4)), share)
-        self.square.lerp_(z.square().mean((0, 2, 3, 4)), share)
+        self.mean.lerp_(seen[0], share)
+        self.square.lerp_(seen[1], share)
 
     @property
     def std(self) -> Tensor:
