@@ -58,6 +58,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "dit.codec.vae.codec.VAE": {"dtype": "float32"},
     "dit.diffusion.given.Beside": {"in_start": 0.0, "scale": 1.0, "cut": 0},
     "dit.diffusion.given.Held": {"in_start": 0.0, "fresh": 0.0},
+    "dit.diffusion.given.HeldAfresh": {"log_mean": -3.0, "log_std": 2.0},
     "dit.diffusion.loss.Objective": {"given": HELD},
     "dit.sampling.stochastic.FixedStride": {"num_steps": None},
     "dit.signals.image.Image": {"frames": "first"},

@@ -25,6 +25,9 @@ from torch import Tensor
 from dit.config.limits import Natural, NonNegative, Positive, Share
 from dit.diffusion.conditioning import Conditioning
 from dit.diffusion.footage import Footage, Unknown, folded
+from dit.diffusion.levels import moved, uniform
+from dit.diffusion.path import Path
+from dit.diffusion.prediction import Prediction
 
 KEYS = ("given", "given_latents", "given_frames")
 
@@ -124,6 +127,20 @@ class Showing(ABC):
     def levels(self, conditioning: Conditioning, t: Tensor, shown: Shown, generator: torch.Generator | None) -> Tensor:
         """Levels t (B, 1) or (B, F) of training clips with those of given frames: (B, 1) or (B, F)."""
 
+    def noised(
+        self,
+        path: Path,
+        prediction: Prediction,
+        shown: Shown,
+        x_t: Tensor,
+        t: Tensor,
+        eps: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Training clips x_t, noised with eps to the levels t that the network is told, with given frames as it is
+        shown them."""
+        return x_t
+
     @abstractmethod
     def held(self, shown: Shown) -> Tensor:
         """bool (B, F): frames that are not denoised, and in which there is no loss."""
@@ -199,10 +216,14 @@ class HeldAfresh(Held):
     """The same, but what noise they are shown with in sampling is drawn anew at each step.
 
     noise: its ratio to the signal, of which the network is not told: it is told the level of the other frames (Cosmos
-        1.0); null: the noise is that of the context level, which it is told (SkyReels-V2's diffusion forcing).
+        1.0: 0.001); null: the noise is that of the context level, which it is told (SkyReels-V2's diffusion forcing).
+    log_mean, log_std: in training the natural logarithm of that ratio is drawn from a normal distribution, anew for
+        each clip (Cosmos 1.0: -3 and 2, as nvidia-cosmos/cosmos-predict1 trains).
     """
 
     noise: NonNegative | None = None
+    log_mean: float = -3.0
+    log_std: NonNegative = 2.0
 
     @property
     def afresh(self) -> bool:
@@ -213,11 +234,32 @@ class HeldAfresh(Held):
         return self.noise or 0.0
 
     def check(self, conditioning: Conditioning) -> None:
-        if self.noise and bool(conditioning(64, 5, torch.Generator().manual_seed(0), "cpu").any()):
+        level = getattr(conditioning, "context_noise", 0)
+        if self.ratio and level:
             raise ValueError(
-                f"given.noise={self.noise} of frames of which the network is told the level of the others is for"
-                " sampling; training has no such frames: conditioning=none trains without given frames"
+                f"conditioning.context_noise={level} is a level of given frames that the network is told, and with"
+                f" given.noise={self.noise} it is told that of the others: conditioning.context_noise=0"
             )
+
+    def levels(self, conditioning: Conditioning, t: Tensor, shown: Shown, generator: torch.Generator | None) -> Tensor:
+        return t if self.ratio else super().levels(conditioning, t, shown, generator)
+
+    def noised(
+        self,
+        path: Path,
+        prediction: Prediction,
+        shown: Shown,
+        x_t: Tensor,
+        t: Tensor,
+        eps: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        if not self.ratio:
+            return x_t
+        normal = torch.special.ndtri(uniform((len(x_t), 1), generator))
+        ratio = path.expand(moved((self.log_mean + self.log_std * normal).exp().to(t.dtype), x_t.device))
+        known = (shown.latents + ratio * eps) * as_if_at(path, prediction, path.expand(t), ratio)
+        return torch.where(shown.mask, known.to(x_t.dtype), x_t)
 
 
 @dataclass(frozen=True)
@@ -279,6 +321,12 @@ class Beside(Showing):
     def held(self, shown: Shown) -> Tensor:
         batch, _, frames, _, _ = shown.latents.shape
         return torch.zeros(batch, frames, dtype=torch.bool, device=shown.latents.device)
+
+
+def as_if_at(path: Path, prediction: Prediction, level: Tensor, ratio: Tensor) -> Tensor:
+    """The factor with which x0 + ratio eps goes into the network as what it is, though it is told `level`."""
+    its_own = prediction.spread(torch.ones_like(ratio), ratio)
+    return prediction.spread(path.alpha(level), path.sigma(level)) / its_own
 
 
 HELD = Held("nearest")  # of models and configs that do not say

@@ -33,8 +33,8 @@ class Noised(NamedTuple):
 
     Attributes:
         x0, x_t, eps: clean latents, noisy latents and the noise, (B, C, F, H, W).
-        t: noise level, (B, F), or (B, 1) where the frames of a clip share it; of given frames 0, or that of their
-            context noise.
+        t: noise level that the network is told, (B, F), or (B, 1) where the frames of a clip share it; of given frames
+            0, that of their context noise, or what `given` says of them.
         given: frames that are given in place, and have no loss, bool (B, F).
         shown: what the network is shown of given frames.
     """
@@ -177,7 +177,9 @@ class Objective:
     def _mixed(self, x0: Tensor, t: Tensor, shown: Shown, generator: torch.Generator | None) -> Noised:
         t = self.given.levels(self.conditioning, t, shown, generator)
         eps = noise_like(x0, generator)
-        return Noised(x0, self.path.mix(x0, eps, t), t, eps, self.given.held(shown), shown)
+        x_t = self.path.mix(x0, eps, t)
+        x_t = self.given.noised(self.path, self.prediction, shown, x_t, t, eps, generator)
+        return Noised(x0, x_t, t, eps, self.given.held(shown), shown)
 
     def output(self, net: Network, noised: Noised, cond: dict[str, Tensor]) -> Tensor:
         """The raw output (B, C, F, H, W) of a network for noised latents, `cond` and the given frames."""

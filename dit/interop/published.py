@@ -42,7 +42,7 @@ class Asked:
 
     Attributes:
         guidance_scale: of the whole model.
-        guidance_scale_2: of the network of the low noise levels, where there are two (Wan 2.2); None: that of the other.
+        guidance_scale_2: of the network of the low noise levels, where there are two (Wan 2.2); None: the same.
         causal_block: latent frames that see one another and those before, in models with a noise level for each frame
             (SkyReels-V2's `causal_block_size`); None: as the network's config.json says.
     """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dit.diffusion.given import HELD, Held, Shown
+from dit.diffusion.given import HELD, Held, Shown, as_if_at
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Estimate, Prediction
 from dit.sampling.guidance import DenoiseFrames
@@ -115,7 +115,8 @@ def hold(
         said = levels.clamp(min=level.clamp(max=how.told)) if how.told else levels
         if how.ratio and prediction is not None:
             said = level.expand(len(x), -1) if level.ndim else level.expand(len(x), 1)
-            known = (latents + how.ratio * drawn) * _as_if_at(path, prediction, path.expand(level), how.ratio)
+            ratio = torch.full_like(level, how.ratio)
+            known = (latents + how.ratio * drawn) * as_if_at(path, prediction, path.expand(level), path.expand(ratio))
         x = torch.where(mask, known, x)
         estimate = denoise(x, said if any_frame or t.ndim else said[:, :1])
         level = path.expand(level)
@@ -136,12 +137,6 @@ def _not_below(level: float, dtype: torch.dtype) -> float:
     the one before."""
     near = torch.tensor(level, dtype=dtype)
     return near.item() if near.item() >= level else torch.nextafter(near, near.new_tensor(1.0)).item()
-
-
-def _as_if_at(path: Path, prediction: Prediction, level: Tensor, ratio: float) -> Tensor:
-    """The factor with which x0 + ratio eps goes into the network as what it is, though it is told `level`."""
-    its_own = prediction.spread(torch.ones_like(level), torch.full_like(level, ratio))
-    return prediction.spread(path.alpha(level), path.sigma(level)) / its_own
 
 
 def _on(x: Tensor, t: Tensor) -> Tensor:

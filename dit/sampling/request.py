@@ -24,7 +24,8 @@ REQUEST = "request.json"  # in each folder of samples: what was asked for
 class Request:
     """One sample that is asked for.
 
-    negative_prompt: None is the model's own. signals: what else is said of it, by name. columns: what a table of prompts holds beside that (`heard`).
+    negative_prompt: None is the model's own. signals: what else is said of it, by name. columns: what a table of
+    prompts holds beside that (`heard`).
     """
 
     prompt: str | int

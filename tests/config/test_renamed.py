@@ -66,7 +66,11 @@ def test_what_was_added_means_what_it_meant() -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["given/held", "given/beside", "codec/pretrained", "codec/tiny", "codec/vae", "signals/guidance"]
+    "file",
+    [
+        *("given/held", "given/held_afresh", "given/beside", "codec/pretrained", "codec/tiny", "codec/vae"),
+        "signals/guidance",
+    ],
 )
 def test_a_node_without_what_was_added_is_the_one_of_today(file: str) -> None:
     node = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{file}.yaml"))

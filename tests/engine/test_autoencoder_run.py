@@ -21,6 +21,7 @@ from tests.codec.test_vae import CODEC
 from tests.engine import small
 from tests.engine.runs import autoencoder as config
 
+
 @pytest.fixture(scope="module")
 def demo() -> Any:
     """The config of a run that denoises."""

@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit.diffusion.conditioning import FirstFrame, NoFrame, RandomTasks, Unconditional
+from dit.diffusion.conditioning import FirstFrame, RandomTasks, Unconditional
 from dit.diffusion.given import Held, HeldAfresh, HeldAtLevel, Shown
+from dit.diffusion.levels import LogNormal
+from dit.diffusion.loss import Noised, Objective
 from dit.diffusion.path import VE, Linear, Path
 from dit.diffusion.prediction import EDM, Flow, Prediction
+from dit.diffusion.space import Output
+from dit.diffusion.weighting import Uniform
 from dit.sampling.given import Given, hold
 from dit.sampling.schedule import Shifted
 from dit.sampling.solvers import DDIM, end
@@ -75,8 +79,37 @@ def test_training_shows_the_level_that_sampling_tells() -> None:
     assert levels.tolist() == [[0.125, 0.5, 0.5, 0.5], [0.125, 0.75, 0.75, 0.75]]
 
 
-def test_frames_of_which_it_is_told_the_level_of_others_are_not_trained_on() -> None:
-    with pytest.raises(ValueError, match=r"given.noise=0.001 .* is for sampling"):
-        HeldAfresh("nearest", noise=0.001).check(FIRST)
-    HeldAfresh("nearest").check(FIRST)
-    HeldAfresh("nearest", noise=0.001).check(RandomTasks({"t2v": NoFrame()}, {"t2v": 1.0}, 0.0))
+def test_training_shows_frames_with_their_own_noise_whatever_level_is_told() -> None:
+    """As nvidia-cosmos/cosmos-predict1 trains: the logarithm of its ratio is normal, anew for each clip; there is no
+    loss in given frames."""
+    path, prediction, generator = VE(0.01, 20.0), EDM(0.5), torch.Generator().manual_seed(0)
+
+    def noised(x0: Tensor, log_std: float) -> tuple[Objective, Noised, Tensor]:
+        """With what the network is fed of the given frame."""
+        how = HeldAfresh("nearest", noise=0.001, log_mean=-1.0, log_std=log_std)
+        objective = Objective(path, prediction, LogNormal(path, 0.0, 1.0), Uniform(), FIRST, Output(), how)
+        made = objective.noise(x0, 3, generator)
+        assert made.t.shape == (len(x0), 1) and made.given.tolist() == [[True, False, False]] * len(x0)
+        return objective, made, prediction.network_input(path, made.x_t, made.t)[0][:, :, 0]
+
+    x0 = torch.randn(400, 2, 3, 1, 1, generator=generator)
+    objective, made, fed = noised(x0, 0.0)
+    ratio = torch.tensor(-1.0).exp()
+    torch.testing.assert_close(fed, (x0 + ratio * made.eps)[:, :, 0] / (ratio**2 + 0.5**2).sqrt())
+    torch.testing.assert_close(made.x_t[:, :, 1:], path.mix(x0, made.eps, made.t)[:, :, 1:])
+    loss = objective.compare(made, torch.zeros_like(x0))
+    assert (loss.per_frame[:, 0] == 0).all() and (loss.per_frame[:, 1:] > 0).all()
+
+    _, made, fed = noised(torch.zeros_like(x0), 0.5)
+    share = (fed / made.eps[:, :, 0]).square()  # ratio^2 / (ratio^2 + 0.5^2)
+    logs = (0.5 * (share / (1 - share)).sqrt()).log()
+    torch.testing.assert_close(logs[:, 0], logs[:, 1], rtol=1e-3, atol=1e-3)  # one a clip
+    assert logs.mean().item() == pytest.approx(-1.0, abs=0.1) and logs.std().item() == pytest.approx(0.5, abs=0.07)
+
+
+def test_a_level_of_given_frames_that_nobody_is_told_is_refused() -> None:
+    told = RandomTasks({"i2v": FirstFrame()}, {"i2v": 1.0}, 0.1)
+    with pytest.raises(ValueError, match=r"^conditioning.context_noise=0.1 .*: conditioning.context_noise=0$"):
+        HeldAfresh("nearest", noise=0.001).check(told)
+    HeldAfresh("nearest").check(told)
+    HeldAfresh("nearest", noise=0.001).check(FIRST)
