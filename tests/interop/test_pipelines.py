@@ -85,7 +85,7 @@ def test_samples_are_those_of_diffusers_in_float64(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["cosmos", "cosmos25"])
 def test_guidance_of_cosmos_leads_away_from_a_text_of_its_own(name: str, tmp_path: Path) -> None:
     """Where no negative prompt is said; an empty one is one."""
-    theirs, asked = saved(name, tmp_path), replace(ASKED, num_steps=2).only(0)
+    theirs, asked = saved(name, tmp_path), ASKED.only(0)  # in few steps rounding of its own is large
     pipeline = ours(name, tmp_path, asked)
     noise = noise_for(pipeline, 1)
     silent = replace(TWINS[name], sampled=unsaid)
@@ -100,7 +100,9 @@ def test_guidance_of_cosmos_leads_away_from_a_text_of_its_own(name: str, tmp_pat
 
 def unsaid(pipeline: Any, asked: Asked, asks: Mapping[str, Any], output: str) -> Tensor:
     """What diffusers' pipeline makes without a negative prompt."""
-    return pipeline(prompt=list(asked.prompts), output_type=output, **asks).frames  # type: ignore[no-any-return]
+    sizes = dict(zip(("num_frames", "height", "width"), TWINS["cosmos"].shape, strict=True))
+    made: Tensor = pipeline(prompt=list(asked.prompts), output_type=output, **sizes, **asks).frames
+    return made
 
 
 @pytest.mark.parametrize("hidden", [False, True])
