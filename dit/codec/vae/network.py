@@ -220,7 +220,7 @@ class Moments(nn.Module):
         """Takes in a batch (B, C, F, H, W), with those of all ranks."""
         z = latents.detach().to(self.mean.dtype)
         seen = torch.stack([z.mean((0, 2, 3, 4)), z.square().mean((0, 2, 3, 4))])
-        if distributed.is_available() and distributed.is_initialized():
+        if distributed.is_available() and distributed.is_initialized() and not seen.is_meta:
             distributed.all_reduce(seen)
             seen /= distributed.get_world_size()
         self.count += 1
