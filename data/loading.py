@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -37,11 +38,13 @@ class Asked(NamedTuple):
 
     Attributes:
         shapes: that clips may have.
+        packed: whether the clips of a batch may differ in shape.
         bytes: of the largest batch.
         num_clips: of the run, of which only a share may be unreadable.
     """
 
     shapes: Collection[Shape]
+    packed: bool
     bytes: int
     num_clips: int
 
@@ -75,7 +78,7 @@ class Loader:
                 batch_sampler=draws(first),
                 num_workers=self.num_workers,
                 worker_init_fn=workers.leave_signals_to_trainer,
-                collate_fn=collate,
+                collate_fn=partial(collate, packed=True) if asked.packed else collate,
                 pin_memory=self.pin_memory and torch.cuda.is_available(),
                 timeout=self.timeout if self.num_workers else 0,
                 # Without its own generator a loader draws from torch's global one, and a resumed run would differ.
@@ -137,7 +140,7 @@ class Loader:
 def _check_shapes(batch: Batch, shapes: Collection[Shape]) -> None:
     """Raises ValueError for clips of a shape that was not asked for."""
     allowed = [(3, *shape) for shape in shapes]
-    for clip in batch.pixels:  # of a tensor, or of clips one by one
+    for clip in batch.clips:
         if (shape := tuple(clip.shape)) in allowed:
             continue
         if len(allowed) == 1:

@@ -42,7 +42,8 @@ class _TrainLoader:
         def draws(first: int) -> Iterable[list[Draw]]:  # behind the batches yielded so far
             return data.stream(place)
 
-        for batch in data.batches(data.train, draws):
+        packed = data.shapes is not None and data.shapes.packed
+        for batch in data.batches(data.train, draws, packed):
             place = next(places)
             yield replace(batch, position=place.position, batches_before=place.batches_before)
 
@@ -261,17 +262,19 @@ class VideoData(LightningDataModule):
             return self.sets.validation_turns(self.rank, self.world_size)
         return validation_shard(len(clips), self.val_batch_size, self.rank, self.world_size)
 
-    def batches(self, clips: Clips, draws: Callable[[int], Iterable[list[Draw]]]) -> Iterator[Batch]:
+    def batches(
+        self, clips: Clips, draws: Callable[[int], Iterable[list[Draw]]], packed: bool = False
+    ) -> Iterator[Batch]:
         """Loads `draws(0)` in their order (`loading.Loader.batches`)."""
-        return self.loader.batches(clips, draws, self._asked(clips))
+        return self.loader.batches(clips, draws, self._asked(clips, packed))
 
-    def _asked(self, clips: Clips) -> Asked:
+    def _asked(self, clips: Clips, packed: bool = False) -> Asked:
         if self.sets is not None:
             pixels = self.sets.most_pixels
         else:
             pixels = max(self.batch_size, self.val_batch_size) * self.num_frames * self.height * self.width
         num_clips = len(self.train) + len(self.val or ())
-        return Asked(self.shapes_of(clips), 4 * 3 * pixels, num_clips)
+        return Asked(self.shapes_of(clips), packed, 4 * 3 * pixels, num_clips)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """The trainer is about to use this batch: from here on it counts."""

@@ -11,6 +11,7 @@ clips, as that of `sampler.TrainingStream`; the batches of a step go to the rank
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,9 @@ from data.epochs import Epochs
 from data.sampler import Draw, Place, Turn, shaped_shard
 from data.shapes import Ints, Shaped, Shapes
 
+log = logging.getLogger(__name__)
+
+FULL, MANY = 0.95, 20  # share of a pack's tokens that should be real, where there are more packs than so many an epoch
 PLANS = 1  # tells the random numbers of plans from those of shuffles, which have the same seeds
 
 
@@ -73,6 +77,7 @@ class Planner:
         self.budget = budget
         self.alike = alike
         self.plan = lru_cache(maxsize=2)(self._plan)  # batches are loaded ahead of those that are used
+        self.said = False
 
     def _plan(self, epoch: int, before: int) -> Plan:
         """An epoch's plan. before: batches before it, modulo `alike`."""
@@ -80,7 +85,23 @@ class Planner:
         number = self.clips.number[drawn.index]
         rng = np.random.default_rng([self.epochs.seed, epoch, PLANS])
         order, ends = self.shapes.batches(number, self.clips.tokens, self.budget, self.alike, before, rng)
+        if not self.said and len(ends):
+            self._say(len(ends), int(self.clips.tokens[number].sum()))
         return Plan(drawn.index[order], drawn.showing[order], number[order], self.clips.shapes, ends)
+
+    def _say(self, batches: int, tokens: int) -> None:
+        self.said = True
+        full = tokens / (batches * self.budget)
+        log.info(
+            "an epoch has %d batches, which hold %.1f %% of the %d tokens that each may have",
+            batches, 100 * full, self.budget,
+        )  # fmt: skip
+        if full < FULL and self.shapes.packed and batches > MANY:
+            log.warning(
+                "packs are not full: with clips of more than half of data.shapes.tokens, few others go into the rest;"
+                " give room for four times the largest shape, which has %d tokens, or leave that out",
+                self.clips.tokens.max(),
+            )
 
 
 class PlannedStream:

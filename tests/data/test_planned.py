@@ -1,8 +1,9 @@
 """Batches of several shapes: complete, within the budget, about equal over ranks, and the same from any place on."""
 
+import logging
 import random
 from collections import Counter
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from data.batch import Shape
 from data.buckets import Buckets
 from data.epochs import Epochs, Mixture
+from data.packing import AHEAD, Packed, fill, pack
 from data.planned import PlannedStream, Planner
 from data.sampler import Draw, Place
 from data.shapes import Shaped, Shapes
@@ -23,7 +25,7 @@ ANY: dict[str, Any] = {
     "max_cut": 0.5,
 }  # fmt: skip
 BEGIN = Place(0)
-KINDS: list[type[Shapes]] = [Buckets]
+KINDS: list[type[Shapes]] = [Buckets, Packed]
 
 
 class Nothing:
@@ -131,3 +133,68 @@ def test_with_another_budget_a_run_goes_on_at_the_batch_that_it_stands_in() -> N
 def test_few_clips_and_many_ranks() -> None:
     made = [batch for step in steps(planner(Buckets, 3, 0, 8), 8, Place(0), 3) for batch in step]
     assert all(made) and {draw.index for batch in made for draw in batch} == {0, 1, 2}
+
+
+# ---- packs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_room_is_filled_as_well_as_can_be(seed: int) -> None:
+    """Against all choices there are."""
+    rng = random.Random(seed)
+    sizes, room = rng.sample(range(1, 30), 4), rng.randint(0, 60)
+    counts = [rng.randint(0, 3) for _ in sizes]
+    chosen = fill(room, sizes, counts, first=seed)
+    taken = Counter[int]()
+    for kind, count in chosen:
+        taken[kind] += count
+    assert all(taken[kind] <= counts[kind] for kind in range(4))
+    sums = [
+        sum(n * size for n, size in zip(some, sizes, strict=True)) for some in product(*(range(c + 1) for c in counts))
+    ]
+    assert sum(count * sizes[kind] for kind, count in taken.items()) == max(each for each in sums if each <= room)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "budget"),
+    [
+        ([16, 64, 96, 256, 384], 1024),
+        ([64, 128, 1024, 2048, 4096], 8192),  # images to long clips
+        ([100, 135, 171, 350], 1000),  # few of a pack fit one another
+        ([6, 35], 211),
+    ],
+)
+def test_packs_of_mixed_shapes_are_at_least_95_percent_real(tokens: list[int], budget: int) -> None:
+    draws = np.random.default_rng(0).choice(tokens, 4000)
+    batches = pack(draws, budget)
+    ends = np.concatenate([[0], batches.ends])
+    loads = np.add.reduceat(draws[batches.order], ends[:-1])
+    assert sorted(batches.order) == list(range(4000))
+    assert loads.max() <= budget and loads.sum() / (len(loads) * budget) >= 0.95
+    assert np.sort(loads)[len(loads) // 50] > 0.9 * budget  # all ranks have about as much
+
+
+def test_no_clip_waits_for_long_for_its_pack() -> None:
+    draws = np.random.default_rng(1).choice([16, 64, 96, 256, 384], 4000)
+    order = pack(draws, 1024).order
+    assert np.abs(order - np.arange(4000)).max() <= AHEAD
+
+
+def test_what_an_epoch_holds_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    roomy, narrow = planner(Packed, 500, 4, 2), planner(Packed, 500, 4, 2)
+    roomy.budget = 512
+    tokens = int(TOKENS[roomy.clips.number].sum())
+    count = len(roomy.plan(0, 0))
+    roomy.plan(1, 0)
+    full = f"{tokens / count / 5.12:.1f} %"
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"an epoch has {count} batches, which hold {full} of the 512 tokens that each may have"]
+    narrow.plan(0, 0)
+    assert "packs are not full" in caplog.text and "largest shape, which has 128 tokens" in caplog.text
+
+
+def test_packs_have_clips_of_several_shapes() -> None:
+    plans = planner(Packed, 3000, 4, 2)
+    packs = batches(plans, len(plans.plan(0, 0)))
+    assert np.mean([len({draw.shape for draw in each}) for each in packs]) > 2

@@ -16,6 +16,7 @@ from data.clips import ClipDataset, RandomView, clip_data
 from data.decode import BadClips, Ladder, PyAV
 from data.manifest import read_manifest
 from data.module import VideoData
+from data.packing import Packed
 from data.shapes import Extents, Pixels
 from tests.data.resume_job import Recorder, trainer
 from tests.data.test_shapes import shapes
@@ -153,6 +154,25 @@ def test_a_dataset_that_draws_another_shape_is_named() -> None:
     )
     with pytest.raises(ValueError, match=r"batch of a has shape \(3, 2, 2, 2\), which is none of those"):
         train_batches(data, 1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_packed_batches_hold_clips_of_several_shapes_and_validation_goes_by_shape(num_workers: int) -> None:
+    written = [[8, 8, 16], [8, 8, 8], [1, 8, 8], [1, 8, 16]]
+    packs = Packed(written, None, ["1:1"], None, None, 1.0, 0.5)
+    data = sized_data(24, val=9, num_workers=num_workers, shapes=packs)
+    batches = train_batches(data, 14)
+    assert [batch.position for batch in batches] == np.cumsum([len(batch) for batch in batches]).tolist()
+    first = [id for batch in batches if batch.position <= 24 for id in batch.ids]
+    assert sorted(first) == sorted(f"{clip}@0" for clip in range(24))
+    assert all(batch.is_packed for batch in batches)
+    assert max(len({clip.shape for clip in batch.clips}) for batch in batches) > 2
+    for batch in batches:
+        assert sum(clip[0].numel() for clip in batch.clips) <= 2 * 8 * 8 * 16
+        for id, clip in zip(batch.ids, batch.clips, strict=True):
+            assert torch.equal(clip, torch.full_like(clip, int(id.split("@")[0]) / 127.5 - 1))
+    validated = list(data.val_dataloader())
+    assert not any(batch.is_packed for batch in validated) and sum(map(len, validated)) == 9
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
