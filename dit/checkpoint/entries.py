@@ -77,6 +77,10 @@ UNWRITTEN_METRICS: Entry[list[dict[str, Any]]] = Entry("unwritten_metrics", [])
 """Rows that metrics.csv had no room for."""
 RUNNING_LOSSES: Entry[list[list[float]]] = Entry("running_losses", always=True)
 """Losses of `net` since the last row of metrics.csv, a list for each rank."""
+RUNNING_WEIGHTS: Entry[dict[str, list[list[float]]]] = Entry("running_weights", {})
+"""What each of these losses, `net`'s among them, counts for in their mean; absent where all count alike."""
+SEEN: Entry[tuple[int, int]] = Entry("seen", (0, 0))
+"""Tokens and FLOPs of all ranks since the first step, of a run on clips of several shapes."""
 OTHER_RUNNING_LOSSES: Entry[dict[str, list[list[float]]]] = Entry("running_losses_of", {})
 """The same of the other optimizers, by name; absent where there are none."""
 

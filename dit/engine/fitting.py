@@ -11,9 +11,11 @@ from dit.codec.base import Codec
 from dit.codec.pixel import PixelCodec
 from dit.codec.vae.network import Autoencoder
 from dit.config.kinds import TARGET, resolve
+from dit.diffusion.given import KEYS
 from dit.diffusion.loss import Objective
 from dit.engine.callbacks.reconstruction import Reconstruction
 from dit.engine.callbacks.validation import Validation
+from dit.engine.module import VideoDiffusion
 from dit.net.backbone import Backbone
 from dit.recipes.base import Recipe
 from dit.text.base import TextEncoder
@@ -129,6 +131,28 @@ def _fitting(codec: Codec, clip: tuple[int, int, int], axis: int, size: int, pat
         except ValueError:
             continue  # none, or not in whole groups
         yield pixels
+
+
+def check_packed(module: VideoDiffusion, data: Any) -> None:
+    """Raises ValueError for a run whose batches would be packed, clips of several shapes in one sequence, where recipe
+    or network take clips of one shape alone."""
+    if data.shapes is None or not data.shapes.packed:
+        return
+    instead = "data/shapes=buckets has batches of one shape"
+    if not module.recipe.takes_packed:
+        name = type(module.recipe).__name__
+        raise ValueError(f"recipe {name} takes no packed clips (data/shapes=packed): {instead}, or recipe=denoising")
+    net: Any = module.net
+    if not hasattr(net, "of_groups"):
+        raise ValueError(f"{type(net).__name__} takes no packed clips (data/shapes=packed): {instead}")
+    by_place = {"coordinates", *KEYS, *net.concat_channels} & {*net.reads.required, *net.reads.optional}
+    made = {key for signal in module.signals.values() for key in signal.entries}
+    # What has a value for each place of a clip has another size for each clip: of this only given frames are packed.
+    if wrong := sorted((by_place & made) | (by_place & {*KEYS} - {*net.concat_channels})):
+        raise ValueError(
+            f"cond[{wrong[0]!r}] has a value for each place of a clip, which packed clips (data/shapes=packed) have no"
+            f" form of: {instead}"
+        )
 
 
 def check_channels(net: Mapping[str, Any], codec: Codec, text: TextEncoder | None) -> None:

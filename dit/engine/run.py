@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,7 +22,7 @@ from dit.codec.base import Codec
 from dit.codec.vae.network import Autoencoder
 from dit.config.build import build as _make
 from dit.config.sweep import is_sweep
-from dit.diffusion.given import HELD_NODE, KEYS, nothing, with_given
+from dit.diffusion.given import HELD_NODE, KEYS
 from dit.diffusion.loss import Objective
 from dit.engine import (
     captions,
@@ -37,17 +38,26 @@ from dit.engine import (
     rng,
     rundir,
 )
+from dit.engine.arithmetic import Arithmetic
 from dit.engine.callbacks.after_step import AfterStep, owed
 from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.begin import Begin
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.finite import NonFinite
-from dit.engine.fitting import OF_NOISE, Sizes, check_channels, check_clips, check_encoder, check_given, check_recipe
+from dit.engine.fitting import (
+    OF_NOISE,
+    Sizes,
+    check_channels,
+    check_clips,
+    check_encoder,
+    check_given,
+    check_packed,
+    check_recipe,
+)
 from dit.engine.interrupts import Interrupts
 from dit.engine.module import VideoDiffusion
 from dit.engine.training import Training
 from dit.engine.writers import CSV, Writers
-from dit.flops import count_flops
 from dit.net.backbone import Backbone
 from dit.rates import STATED, reference_rate
 from dit.recipes.aligned import Aligned
@@ -56,7 +66,7 @@ from dit.sampling.origin import Origin
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.runtime import pick_device
 from dit.sampling.settings import Settings, Shape
-from dit.signals.base import Around, Signal, cond_of_example
+from dit.signals.base import Around, Signal
 from dit.signals.builtin import check_reads, completed, implied
 from dit.streams import steady
 from dit.text.base import TextEncoder
@@ -109,14 +119,14 @@ def _train(config: dict[str, Any]) -> None:
     if start.checkpoint is None and config["init_from"] is None and (why := module.recipe.needs_weights) is not None:
         raise ValueError(why)
     if show:
-        flops_per_token(parts)  # ValueError for inputs of the network that this run cannot give it
+        count_arithmetic(parts)  # ValueError for inputs of the network that this run cannot give it
         print("\n".join(report.summary(parts.module, parts.data, parts.run, start, parts.training.max_steps)))
         return
     if start.step >= parts.training.max_steps and not owed(parts.run, start.step):
         longer = resume.about_longer(start, parts.config, schedule, parts.run)
         log.info("%s is finished: %d steps. %s", parts.run, start.step, longer)
         return
-    flops = flops_per_token(parts)
+    counted = count_arithmetic(parts)
     first = None
     if start.checkpoint is not None:
         for key, before, now in start.changes:
@@ -157,8 +167,7 @@ def _train(config: dict[str, Any]) -> None:
                 about = _about(parts, start)
                 session.enter_context(history.recorded(parts.run, about, lambda: trainer.global_step))
             report.log_settings(parts.module, parts.config, parts.run)
-            if trainer.is_global_zero:
-                _arithmetic(parts, trainer, flops)
+            _arithmetic(parts, trainer, counted)
             how = "starting" if start.checkpoint is None else "resuming"
             log.info("%s %s at step %d of %d", how, parts.run, start.step, parts.training.max_steps)
 
@@ -225,7 +234,9 @@ def build(config: dict[str, Any]) -> Parts:
         compile_mode=training.compile_mode,
         config=config,
         classes=data.classes if net.num_classes is not None else None,  # type: ignore[attr-defined]
+        uneven=data.shapes is not None,  # type: ignore[attr-defined]
     )
+    check_packed(module, data)
     if config["lora"] is not None:
         module.adapt(_make(config["lora"]))
     module.configure_optimizers()  # raises for wrong settings; the one that trains is built later, on the devices
@@ -320,17 +331,15 @@ def pipeline(parts: Parts) -> Pipeline:
     )
 
 
-def flops_per_token(parts: Parts) -> float:
-    """FLOPs of a training step for each token. They are counted by calling the network on the meta device, which raises
-    ValueError for an input that the run does not give it, or gives in another width."""
-    module, data = parts.module, parts.data
-    shape = module.codec.latent_shape(data.num_frames, data.height, data.width)  # type: ignore[attr-defined]
-    with torch.no_grad():
-        cond = cond_of_example(module.signals)
-    latents = torch.empty(1, module.codec.channels, *shape, device="meta")
-    cond = with_given(cond, module.net, nothing(latents))
-    total = count_flops(module.net, latents.shape, (1, 1), cond, backward=True)  # three passes
-    return total / module.net.num_tokens(*shape) * (module.recipe.passes / 3)
+def count_arithmetic(parts: Parts) -> Arithmetic:
+    """What a step costs in FLOPs. Raises ValueError for an input that the run does not give the network, or gives in
+    another width, and for clips that are too large for it."""
+    counted, data = Arithmetic(parts.module), parts.data
+    shapes: list[tuple[int, int, int]] = data.shapes_of(data.train)  # type: ignore[attr-defined]
+    axes = (itemgetter(0), itemgetter(1), itemgetter(2))
+    for shape in (shapes[0], *(max(shapes, key=axis) for axis in axes)):  # the usual one, the longest, highest, widest
+        counted.of_passes(parts.module.codec.latent_shape(*shape))
+    return counted
 
 
 def first_rank() -> bool:
@@ -361,12 +370,18 @@ def _fit(parts: Parts, trainer: Trainer, start: resume.Start) -> None:
     log.info("finished: %s after %d steps", parts.run, trainer.global_step)
 
 
-def _arithmetic(parts: Parts, trainer: Trainer, flops: float) -> None:
-    """Tells the metrics what a token costs in FLOPs and what the devices can do, for the MFU."""
+def _arithmetic(parts: Parts, trainer: Trainer, counted: Arithmetic) -> None:
+    """Tells the metrics what clips cost in FLOPs and what the devices can do, for the MFU."""
+    data: Any = parts.data
+    usual = parts.module.codec.latent_shape(data.num_frames, data.height, data.width)
+    for metrics in (each for each in trainer.callbacks if isinstance(each, Metrics)):  # type: ignore[attr-defined]
+        metrics.flops_per_token = counted.of_token(usual)
+        metrics.arithmetic = None if data.shapes is None else counted
+    if not trainer.is_global_zero:
+        return
     dtype = torch.bfloat16 if parts.training.precision == "bf16-mixed" else torch.float32
     rate, source = reference_rate(parts.training.device_type, dtype)
     for metrics in (each for each in trainer.callbacks if isinstance(each, Metrics)):  # type: ignore[attr-defined]
-        metrics.flops_per_token = flops
         metrics.reference_rate, metrics.reference_is_stated = rate * trainer.world_size, source == STATED
     log.info("MFU is the share of %.2f TFLOP/s (%s) on each of %d devices", rate / 1e12, source, trainer.world_size)
     if source != STATED:

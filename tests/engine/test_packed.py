@@ -15,10 +15,12 @@ from data.batch import Batch, Shape, collate
 from dit.codec.pixel import PixelCodec
 from dit.diffusion import conditioning, levels, space
 from dit.diffusion.given import HELD, Beside, Showing
-from dit.diffusion.loss import Noised, Objective
+from dit.diffusion.loss import LossOutput, Noised, Objective
+from dit.diffusion.moving import Moving
 from dit.diffusion.path import Linear
 from dit.diffusion.prediction import Flow
 from dit.diffusion.weighting import MinSNR
+from dit.engine.clip_mean import ClipMean
 from dit.engine.module import VideoDiffusion
 from dit.recipes.aligned import Aligned
 from dit.recipes.alignment import Alignment
@@ -157,3 +159,77 @@ def test_alignment_of_packed_clips(randomised: Build, pack: Batch) -> None:  # n
     assert module.recipe.takes_packed
     wanted = losses_and_gradients(module, [pack.one(i) for i in range(len(pack))])
     torch.testing.assert_close(losses_and_gradients(module, [pack]), wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_noise_of_groups_is_that_of_batches() -> None:
+    """One group draws bit for bit what a batch does; of several each clip's levels are those of its own size."""
+    x0 = torch.randn(3, 3, 4, 2, 2)
+    for of in (objective(kind=Objective), objective(True, True, kind=Objective)):
+        alone = of.noise(x0, 16, torch.Generator().manual_seed(1))
+        (grouped,) = of.noise_groups([x0], [16], torch.Generator().manual_seed(1))
+        assert all(torch.equal(a, b) for a, b in zip(alone[:5], grouped[:5], strict=True))
+    many = [torch.zeros(500, 3, frames, 2, 2) for frames in (4, 1)]
+    shifted = objective(True, kind=Objective)
+    small, large = shifted.noise_groups(many, [16, 1600], torch.Generator().manual_seed(2))
+    assert small.t.shape == (500, 4) and large.t.shape == (500, 1) and large.x_t.shape == many[1].shape
+    assert abs(float(small.t.median()) - 0.5) < 0.03 and abs(float(large.t.median()) - 10 / 11) < 0.02
+    given = objective(given=True, kind=Objective).noise_groups(many, [16, 16], torch.Generator().manual_seed(3))
+    assert not given[1].given.any() and 0.2 < float(given[0].given[:, 0].float().mean()) < 0.8  # never a whole clip
+
+
+SPREAD = levels.Stratified(levels.Uniform())
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        SPREAD,
+        Moving(SPREAD, levels.Stratified(levels.LogitNormal(0.0, 9.0)), 1, 2),
+        levels.Mixture({"a": SPREAD, "b": SPREAD}, {"a": 1.0, "b": 0.0}),
+    ],
+    ids=lambda drawn: type(drawn).__name__,
+)
+def test_levels_are_spread_over_all_clips_of_a_pack(drawn: levels.Levels) -> None:
+    groups = [levels.Group(clips, frames, 8) for clips, frames in ((3, 4), (1, 1), (4, 2))]
+    made = drawn.of_groups(groups, torch.Generator().manual_seed(0), "cpu")
+    assert [tuple(t.shape) for t in made] == [(3, 1), (1, 1), (4, 1)]
+    assert sorted((torch.cat(made) * 8).long().flatten().tolist()) == list(range(8))
+
+
+def test_losses_of_several_shapes_join() -> None:
+    """Frames that a shorter clip does not have count as given."""
+    of = objective(given=True, kind=Objective)
+    parts = []
+    for frames in (3, 1):
+        noised = of.noise(torch.randn(2, 3, frames, 2, 2), 8)
+        parts.append(of.compare(noised, torch.zeros_like(noised.x0)))
+    joined = LossOutput.joined(parts)
+    assert joined.loss == torch.cat([part.per_sample for part in parts]).mean()
+    assert joined.per_frame.shape == joined.t.shape == joined.given.shape == (4, 3)
+    assert torch.equal(joined.per_frame[:2], parts[0].per_frame) and torch.equal(joined.given[:2], parts[0].given)
+    assert joined.given[2:, 1:].all() and not joined.per_frame[2:, 1:].any()
+
+
+def test_gradients_of_uneven_batches_are_those_of_one_batch() -> None:
+    """Of micro-batches here; of ranks in `test_parallel`."""
+    weight, whole = nn.Parameter(torch.ones(3)), torch.arange(18.0).view(6, 3)
+    mean = ClipMean()
+    for batch in whole.split([3, 1, 2]):
+        loss = mean.summed((batch @ weight).square().mean(), len(batch))
+        (loss / 3).backward()  # as accumulation divides
+        mean.weigh([weight], 3, 1, torch.device("cpu"))
+    (wanted,) = torch.autograd.grad((whole @ weight).square().mean(), weight)
+    torch.testing.assert_close(weight.grad, wanted)
+    assert mean.counts == []  # the next step counts anew
+
+
+def test_validation_of_several_shapes_is_that_of_each_clip(randomised: Build, pack: Batch) -> None:  # noqa: F811
+    """Each clip draws its noise by its id."""
+    net = randomised("net.patch=[1,2,1]", "net.out_channels=3", "net/text=joint")
+    module = module_of(net, objective(given=True, kind=Objective))
+    with torch.no_grad():
+        alone = [module.validation_step(pack.one(i), 0, [0.3, 0.7], 1)[0] for i in range(len(pack))]
+        together = module.validation_step(pack, 0, [0.3, 0.7], 10)
+    for a, b in zip(alone, together, strict=True):
+        torch.testing.assert_close(a.loss.per_frame, b.loss.per_frame, rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(a.errors, b.errors, rtol=1e-8, atol=1e-9)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import dit.diffusion.loss
+from data.batch import collate
 from dit.adapters import is_adapter_key
 from dit.engine import blocks, parallel, precision
 from dit.engine.callbacks.after_step import owed
@@ -76,6 +77,20 @@ def test_equals_one_process_on_the_joined_batch(
     for name in ("val/x0_error", "val/eps_error_level_0.25", "val/velocity_error_frame_01"):
         assert float(mine[name]) == pytest.approx(float(other[name]), rel=1e-3) != 0
     assert float(mine["train/loss"]) == pytest.approx(float(other["train/loss"]), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_every_clip_counts_alike_however_they_are_shared_out(
+    ranks: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four micro-batches of 3, 1, 1 and 2 clips on two ranks have the gradient of one batch of seven."""
+    monkeypatch.setattr(dit.diffusion.loss, "noise_like", small.fixed_noise)
+    module = small.model(caption_dropout=0.0, objective=small.objective(small.OneLevel()))
+    module.training_step(collate([small.Clips(7)[i] for i in range(7)]), 0).backward()
+    theirs = torch.load(ranks / name / "uneven.pt", weights_only=True)
+    wanted = {name: parameter.grad for name, parameter in module.named_parameters()}
+    torch.testing.assert_close(theirs, wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

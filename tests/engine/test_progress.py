@@ -94,8 +94,7 @@ def test_time_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mfu_says_what_it_is_a_share_of() -> None:
     metrics = Metrics(Writers([]), None, every=10)  # type: ignore[arg-type]
-    metrics.speed._seconds, metrics.speed._tokens = [2.0], [100]
-    metrics.flops_per_token, metrics.reference_rate = 1e9, 2e11
+    metrics.speed._seconds, metrics.speed._flops, metrics.reference_rate = [2.0], [1e11], 2e11
     assert metrics.flops_per_second == 5e10 and metrics.mfu == 0.25
 
 

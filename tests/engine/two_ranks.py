@@ -13,15 +13,18 @@ import shutil
 import sys
 import time
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from lightning import Callback
+from lightning import Callback, LightningDataModule
+from torch.utils.data import DataLoader
 
 import dit.diffusion.loss
+from data.batch import Batch, collate
 from dit.codec.vae import network
 from dit.engine import parallel, resume, run, shards
 from dit.engine.callbacks.after_step import AfterStep
@@ -147,6 +150,33 @@ def strategy(name: str, find_unused_parameters: bool = False) -> Any:
     return parallel.FSDP2(reshard_after_forward=True, param_dtype=None, reduce_dtype=None, timeout_minutes=10)
 
 
+SIZES = ((3, 1), (1, 2))  # clips of the two micro-batches of a step, rank by rank
+
+
+class UnevenData(LightningDataModule):
+    """Ranks and micro-batches with different numbers of clips."""
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        rank, clips = dist.get_rank(), small.Clips(7)
+        first = sum(map(sum, SIZES[:rank]))
+        ends = [first, first + SIZES[rank][0], first + sum(SIZES[rank])]
+        batches = [collate([clips[i] for i in range(*part)]) for part in pairwise(ends)]
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def uneven(out: Path) -> None:
+    """One step on seven clips, which are shared out unevenly."""
+    noise, dit.diffusion.loss.noise_like = dit.diffusion.loss.noise_like, small.fixed_noise
+    for name in ("ddp", "fsdp2"):
+        gradients = Gradients()
+        objective = small.objective(small.OneLevel())
+        module = small.model(max_steps=1, caption_dropout=0.0, objective=objective, uneven=True)
+        small.fit(module, [gradients], out / name, UnevenData(), strategy=strategy(name), devices=2, accumulate=2)  # type: ignore[arg-type]
+        if dist.get_rank() == 0:
+            torch.save(gradients.steps[0]["grads"], out / name / "uneven.pt")
+    dit.diffusion.loss.noise_like = noise
+
+
 def main(out: Path) -> None:
     noise, warnings = dit.diffusion.loss.noise_like, Warnings()
     logging.getLogger("dit.engine.callbacks.preview").addHandler(warnings)
@@ -184,6 +214,7 @@ def main(out: Path) -> None:
     if find_spec("peft") is not None:
         adapters(out)
     several_networks(out)
+    uneven(out)
     going_on(out)
     autoencoders(out)
     idle_parameter(out)

@@ -7,6 +7,7 @@ import functools
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import hydra
@@ -87,7 +88,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # both take long, for metrics alone
-    monkeypatch.setattr(run, "flops_per_token", lambda _: 1.0)
+    monkeypatch.setattr(run, "count_arithmetic", lambda _: SimpleNamespace(of_token=lambda _: 1.0))
     return tmp_path
 
 

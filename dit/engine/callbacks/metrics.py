@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from data.batch import Batch
 from dit.checkpoint import entries
+from dit.engine.arithmetic import Arithmetic
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.module import StepOutput, VideoDiffusion
 from dit.engine.ranks import gather_objects, sum_over_ranks
@@ -21,22 +24,24 @@ from dit.recipes.base import NET
 
 
 class Speed:
-    """Steps and tokens a second over a recent window, without the time of validation, previews and saving."""
+    """Steps, tokens and FLOPs a second over a recent window, without the time of validation, previews and saving."""
 
     def __init__(self) -> None:
         self.window = 50
         self._seconds: list[float] = []
-        self._tokens: list[int] = []
+        self._tokens: list[float] = []
+        self._flops: list[float] = []
         self._began: float | None = None
 
     def start(self) -> None:
         self._began = time.perf_counter()
 
-    def stop(self, tokens: int) -> None:
-        """A step of `tokens` tokens (over all ranks) has ended."""
+    def stop(self, tokens: float, flops: float) -> None:
+        """A step of so many tokens and FLOPs (over all ranks) has ended."""
         if self._began is not None:
             self._seconds = [*self._seconds, time.perf_counter() - self._began][-self.window :]
             self._tokens = [*self._tokens, tokens][-self.window :]
+            self._flops = [*self._flops, flops][-self.window :]
 
     @property
     def steps_per_second(self) -> float:
@@ -45,6 +50,10 @@ class Speed:
     @property
     def tokens_per_second(self) -> float:
         return sum(self._tokens) / sum(self._seconds) if self._seconds else 0.0
+
+    @property
+    def flops_per_second(self) -> float:
+        return sum(self._flops) / sum(self._seconds) if self._seconds else 0.0
 
 
 class Metrics(Callback):
@@ -66,7 +75,8 @@ class Metrics(Callback):
         self.guard = guard
         self.every = every
         self.speed = Speed()
-        self.flops_per_token = 0.0
+        self.flops_per_token = 0.0  # where all clips have one shape
+        self.arithmetic: Arithmetic | None = None  # where they have not
         self.reference_rate = 0.0  # FLOP/s that MFU is a share of, all devices together
         self.reference_is_stated = False  # by a data sheet: the MFU of two runs can be compared
         self._seconds = 0.0  # that earlier processes of this run took
@@ -75,18 +85,26 @@ class Metrics(Callback):
         self._losses: dict[str, list[Tensor]] = {}  # by optimizer, of the micro-batches since the last row
         self._saved: dict[str, list[list[float]]] = {}  # the same of all ranks
         self._unwritten: list[dict[str, Any]] = []
-        self._tokens = 0
+        self._work = (0, 0)  # tokens and FLOPs of this rank since the last step
+        self._seen = (0, 0)  # of this rank in this process
+        self._seen_before = (0, 0)  # of all ranks, before it
+        self._weights: dict[str, list[float]] = {}  # of the losses in `_losses`
+        self._saved_weights: dict[str, list[list[float]]] = {}
         self._last_step = 0
 
     @property
     def mfu(self) -> float:
         """Model FLOPs utilisation: the share of the devices' rate that the model's own arithmetic makes up."""
-        return self.flops_per_second / self.reference_rate if self.reference_rate else 0.0
+        return self.share(self.flops_per_second)
+
+    def share(self, flops_per_second: float) -> float:
+        """Of the devices' rate."""
+        return flops_per_second / self.reference_rate if self.reference_rate else 0.0
 
     @property
     def flops_per_second(self) -> float:
         """The model's own arithmetic."""
-        return self.speed.tokens_per_second * self.flops_per_token
+        return self.speed.flops_per_second
 
     @property
     def seconds(self) -> float:
@@ -104,6 +122,8 @@ class Metrics(Callback):
             if len(saved) == trainer.world_size:
                 mine = saved[trainer.global_rank]
                 self._losses[name] = [torch.tensor(x, device=pl_module.device) for x in mine]
+                weights = self._saved_weights.get(name)
+                self._weights[name] = [1.0] * len(mine) if weights is None else list(weights[trainer.global_rank])
         if trainer.is_global_zero:
             self.writers.start(Path(trainer.default_root_dir), pl_module.config, trainer.global_step)
             self.writers.restore(self._unwritten)
@@ -113,42 +133,66 @@ class Metrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, VideoDiffusion) and pl_module.last_step is not None
-        for name, loss in pl_module.last_step.losses.items():
+        last = pl_module.last_step
+        for name, loss in last.losses.items():
             self._losses.setdefault(name, []).append(loss.shown.float())
-        self._tokens += pl_module.last_step.tokens
+            self._weights.setdefault(name, []).append(last.weight)
+        flops = 0 if self.arithmetic is None else self.arithmetic.of(last.clips)
+        self._work, self._seen = added(self._work, (last.tokens, flops)), added(self._seen, (last.tokens, flops))
         step = trainer.global_step
         if step == self._last_step:
             return  # in the middle of an accumulated step
         self._last_step = step
-        self.speed.stop(self._tokens * trainer.world_size)
-        self._tokens = 0
+        (tokens, flops), self._work = self._work, (0, 0)
+        ranks = trainer.world_size  # with about as many tokens each
+        self.speed.stop(tokens * ranks, (flops if self.arithmetic else tokens * self.flops_per_token) * ranks)
         if step % self.every == 0:
-            named = {name: mean_over_ranks(losses) for name, losses in self._losses.items() if losses}
-            self.last_loss, self._losses = named.get(NET, self.last_loss), {}
+            named = {
+                name: mean_over_ranks(losses, self._weights[name]) for name, losses in self._losses.items() if losses
+            }
+            self.last_loss, self._losses, self._weights = named.get(NET, self.last_loss), {}, {}
+            tokens_per_second, flops_per_second = self._speed_of_all()
             rates = {group.get("optimizer", NET): group["lr"] for group in reversed(trainer.optimizers[0].param_groups)}
             self.write(
                 step,
                 {
                     **of_each("train/loss", named),
-                    **columns_of(pl_module.last_step, trainer.world_size),
+                    **columns_of(last),
                     **of_each("train/grad_norm", {name: float(norm) for name, norm in self.guard.norms.items()}),
                     **of_each("train/lr", rates),
                     "speed/steps_per_second": self.speed.steps_per_second,
-                    "speed/tokens_per_second": self.speed.tokens_per_second,
-                    "speed/mfu": self.mfu,
-                    "speed/tflops": self.flops_per_second / 1e12,
+                    "speed/tokens_per_second": tokens_per_second,
+                    "speed/mfu": self.share(flops_per_second),
+                    "speed/tflops": flops_per_second / 1e12,
                     "speed/reference_tflops": self.reference_rate / 1e12,
                     "speed/reference_is_stated": float(self.reference_is_stated),
                     "speed/seconds": self.seconds,
-                    **self._seen(batch, pl_module.last_step.tokens),
+                    **self._seen_so_far(batch, last.tokens),
                 },
             )
 
-    def _seen(self, batch: Batch, tokens: int) -> dict[str, float]:
+    def _speed_of_all(self) -> tuple[float, float]:
+        """Tokens and FLOPs a second of all ranks. Where clips have several shapes each rank knows its own alone, and
+        takes the others to be as fast."""
+        own = self.speed.tokens_per_second, self.flops_per_second
+        if self.arithmetic is None:
+            return own
+        tokens, flops = zip(*gather_objects(own), strict=True)
+        return fmean(tokens), fmean(flops)
+
+    def _seen_so_far(self, batch: Batch, tokens: int) -> dict[str, float]:
         """What the run was trained on so far. The position in the stream of clips counts all ranks and all processes,
-        and is part of each checkpoint; every clip of a run has as many tokens as those of this batch of `tokens`."""
+        and is part of each checkpoint. Where every clip has as many tokens as those of this batch of `tokens`, all else
+        follows from it; where they have not, tokens and FLOPs are summed up."""
+        if self.arithmetic is not None:
+            seen_tokens, seen_flops = self._seen_by_all()
+            return {"seen/clips": batch.position, "seen/tokens": seen_tokens, "seen/flops": float(seen_flops)}
         seen = batch.position * (tokens // len(batch))
         return {"seen/clips": batch.position, "seen/tokens": seen, "seen/flops": seen * self.flops_per_token}
+
+    def _seen_by_all(self) -> tuple[int, int]:
+        """Tokens and FLOPs of all ranks since the first step, as whole numbers: equal over every resume."""
+        return reduce(added, gather_objects(self._seen), self._seen_before)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One more set of numbers for the row of `step`. The writers are closed on all ranks but the first."""
@@ -165,10 +209,17 @@ class Metrics(Callback):
         entries.RUNNING_LOSSES.put(checkpoint, [named.pop(NET, []) for named in running])
         if others := {name: [named[name] for named in running] for name in running[0]}:
             entries.OTHER_RUNNING_LOSSES.put(checkpoint, others)
+        if self.arithmetic is not None:
+            weights = gather_objects(self._weights)
+            entries.RUNNING_WEIGHTS.put(checkpoint, {name: [each[name] for each in weights] for name in weights[0]})
+            entries.SEEN.put(checkpoint, self._seen_by_all())
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         own, others = entries.RUNNING_LOSSES.of(checkpoint), entries.OTHER_RUNNING_LOSSES.of(checkpoint)
         self._saved = {NET: own, **others}
+        self._saved_weights = entries.RUNNING_WEIGHTS.of(checkpoint)
+        tokens, flops = entries.SEEN.of(checkpoint)
+        self._seen_before = tokens, flops
         self._seconds = float(entries.SECONDS.of(checkpoint))
         self._unwritten = entries.UNWRITTEN_METRICS.of(checkpoint)
 
@@ -189,17 +240,23 @@ def not_net(item: tuple[str, Any]) -> bool:
     return item[0] != NET
 
 
-def mean_over_ranks(losses: Sequence[Tensor]) -> float:
-    """The mean of 0-dim losses, all those of all ranks."""
+def mean_over_ranks(losses: Sequence[Tensor], weights: Sequence[float]) -> float:
+    """The weighted mean of 0-dim losses, all those of all ranks."""
     stacked = torch.stack(list(losses)).double()
-    total = sum_over_ranks(torch.stack([stacked.sum(), torch.tensor(float(len(stacked))).to(stacked)]))
+    counting = torch.tensor(list(weights), dtype=torch.float64).to(stacked.device)
+    total = sum_over_ranks(torch.stack([(stacked * counting).sum(), counting.sum()]))
     return float(total[0] / total[1])
 
 
-def columns_of(step: StepOutput, world_size: int) -> dict[str, float]:
+def columns_of(step: StepOutput) -> dict[str, float]:
     """`train/<name>` for each further column of the losses of this step (`Loss.columns`), the mean over the ranks."""
     return {
-        f"train/{name}": float(sum_over_ranks(value.double())) / world_size
+        f"train/{name}": mean_over_ranks([value], [step.weight])
         for loss in step.losses.values()
         for name, value in loss.columns.items()
     }
+
+
+def added(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    """The sums of two pairs."""
+    return one[0] + other[0], one[1] + other[1]
