@@ -116,6 +116,8 @@ def _train(config: dict[str, Any]) -> None:
     start = resume.find_start(parts.run, parts.config, parts.training.world_size, schedule, data, defaults)  # type: ignore[arg-type]
     for note in (*start.notes, *filter(None, [parts.training.slow_precision()])):
         log.warning(note)
+    if parts.training.precision == "auto":
+        log.info("trainer.precision=auto is %s here", parts.training.arithmetic)
     if start.checkpoint is None and config["init_from"] is None and (why := module.recipe.needs_weights) is not None:
         raise ValueError(why)
     if show:
@@ -315,7 +317,7 @@ def pipeline(parts: Parts) -> Pipeline:
     """The sampler of previews, over the modules that are being trained."""
     module, data, sampling = parts.module, parts.data, parts.config["sampling"]
     objective = cast(Objective, module.objective)
-    precision = torch.bfloat16 if parts.training.precision == "bf16-mixed" else None
+    precision = parts.training.autocast
     made = {name: _make(sampling[name]) for name in ("schedule", "solver", "guidance")}
     return Pipeline(
         net=module.net,
@@ -379,7 +381,7 @@ def _arithmetic(parts: Parts, trainer: Trainer, counted: Arithmetic) -> None:
         metrics.arithmetic = None if data.shapes is None else counted
     if not trainer.is_global_zero:
         return
-    dtype = torch.bfloat16 if parts.training.precision == "bf16-mixed" else torch.float32
+    dtype = parts.training.autocast or torch.float32
     rate, source = reference_rate(parts.training.device_type, dtype)
     for metrics in (each for each in trainer.callbacks if isinstance(each, Metrics)):  # type: ignore[attr-defined]
         metrics.reference_rate, metrics.reference_is_stated = rate * trainer.world_size, source == STATED

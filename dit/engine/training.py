@@ -29,7 +29,7 @@ class Training:
         devices: processes on each node, or `auto`; under torchrun and SLURM the launcher decides.
         num_nodes: machines, where no launcher says so.
         strategy: `parallel.DDP`, `parallel.FSDP2`, or None for one device.
-        precision: `32-true` or `bf16-mixed`.
+        precision: `32-true`, `bf16-mixed`, or `auto`: bf16-mixed on a GPU that has units for it, else 32-true.
         matmul_precision: fp32 products on a GPU: `highest` (fp32), `high` (TF32).
         accumulate: micro-batches to an optimizer step.
         gradient_clip_norm: largest norm of the gradient, or None.
@@ -60,7 +60,7 @@ class Training:
         if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             asked = f"trainer.accelerator={self.accelerator}"
             raise ValueError(f"{asked}, but torch sees no GPU here; use trainer.accelerator=auto or cpu")
-        precision.plugin(self.precision, self.device_type)
+        precision.plugin(self.arithmetic, self.device_type)
         self._check_devices()
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if self.strategy is None and world_size > 1:
@@ -87,6 +87,16 @@ class Training:
         return "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
     @property
+    def arithmetic(self) -> str:
+        """`32-true` or `bf16-mixed`."""
+        return precision.resolved(self.precision, self.device_type)
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What matrix products are computed in; None: in the dtype of the weights."""
+        return torch.bfloat16 if self.arithmetic == "bf16-mixed" else None
+
+    @property
     def starts_processes(self) -> bool:
         """True when Lightning would have to launch the other ranks itself."""
         if self.strategy is None or ranks.started_by_launcher():
@@ -101,7 +111,7 @@ class Training:
 
     def slow_precision(self) -> str | None:
         """One line where this machine is slower in `precision` than without it."""
-        if not self.precision.startswith("bf16"):
+        if self.autocast is None:
             return None
         return bfloat16_warning(f"trainer.precision={self.precision}", "trainer.precision=32-true", self.device_type)
 
@@ -125,7 +135,7 @@ class Training:
             devices=devices,
             num_nodes=num_nodes,
             strategy=self.strategy if self.strategy is not None else "auto",
-            plugins=[precision.plugin(self.precision, self.device_type), Files()],
+            plugins=[precision.plugin(self.arithmetic, self.device_type), Files()],
             max_steps=max(self.max_steps, done + 1),
             max_epochs=-1,  # the data has no end: steps are counted
             accumulate_grad_batches=self.accumulate,

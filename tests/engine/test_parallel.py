@@ -352,7 +352,7 @@ def test_who_starts_processes() -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(ValueError, match="precision=16-mixed is not supported; use 32-true or bf16-mixed"):
+    with pytest.raises(ValueError, match="precision=16-mixed is not supported; use 32-true, bf16-mixed or auto"):
         precision.plugin("16-mixed", "cpu")
     with pytest.raises(ValueError, match="param_dtype=int32 is not a floating dtype"):
         parallel.FSDP2(reshard_after_forward=True, param_dtype="int32", reduce_dtype=None, timeout_minutes=1)
@@ -371,3 +371,14 @@ def test_blocks_compile_in_place() -> None:
     assert list(net.state_dict()) == keys
     assert all(block._compiled_call_impl is not None for block in net.blocks)
     assert net._compiled_call_impl is None
+
+
+def test_auto_is_bfloat16_where_a_gpu_has_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = small.training(1, precision="auto")
+    assert training.arithmetic == "32-true" and training.autocast is None and training.slow_precision() is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert precision.resolved("auto", "cuda") == "32-true", "it would be emulated"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert precision.resolved("auto", "cuda") == "bf16-mixed" and precision.resolved("32-true", "cuda") == "32-true"
+    assert precision.resolved("auto", "cpu") == "32-true"
