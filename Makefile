@@ -28,7 +28,7 @@ gpu: setup  ## what only a GPU can tell: tests that are skipped elsewhere, speed
 setup: .venv/ready
 
 # The stamp holds the requirements it was made from: an edit there installs again, nothing else does.
-.venv/ready: requirements.txt requirements-dev.txt requirements-lora.txt requirements-pretrained.txt requirements-data.txt
+.venv/ready: requirements.txt requirements-dev.txt requirements-lora.txt requirements-pretrained.txt requirements-data.txt requirements-sets.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"error: Python {v.major}.{v.minor} is too old: 3.11 or newer is needed; make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing requirements.txt into .venv (once, about 5 minutes and 7 GB) ..."

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data import workers
 from data.batch import Item, Shape, Skipped
 from data.decode import BadClip, BadClips, Ladder, Timeline, listing
 from data.epochs import Mixture
@@ -26,10 +27,11 @@ from data.filter import Filter
 from data.fingerprint import fingerprint
 from data.images import open_image
 from data.labels import classify
-from data.manifest import Manifest, Row, chosen, read_manifest
+from data.manifest import Manifest, Row, chosen, read_manifest, told_apart
 from data.module import VideoData
 from data.rights import allowed, ledger
 from data.shapes import Extents, Ints, Shapes
+from data.shards import are_shards
 from data.sources import SOURCE, mixture_of
 
 log = logging.getLogger(__name__)
@@ -262,7 +264,7 @@ def clip_data(
     decoder: Ladder,
     batch_size: int,
     val_batch_size: int,
-    num_workers: int,
+    num_workers: int | None,
     seed: int,
     num_frames: int,
     image_frames: int | None,
@@ -275,6 +277,8 @@ def clip_data(
     shapes: Shapes | None = None,
     weights: dict[str, float] | None = None,
     weights_by: str | None = None,
+    val_filter: str | None = None,
+    made_by: str | None = None,
 ) -> VideoData:
     """Real clips as training and validation data.
 
@@ -288,18 +292,25 @@ def clip_data(
         labels: where a clip's class is from, `column`, `folder` or None (`labels.py`).
         columns: of the manifest, that signals are made from; None is no further one.
         val_clips: how many clips are held out, whole files by a hash of their path; 0 trains without validation.
+        val_filter: clips that are not trained on (`filter.py`), `val_clips` of which are validated on; None: any.
+        made_by: command that makes the manifest, for the message where it is not there.
         decoder: reads the files.
         image_frames: for how many frames an image is shown; None: for `num_frames`. Another number beside videos makes
             clips of two lengths, which do not share a batch: then the batch sizes are 1.
         weights, weights_by: how often the clips of which source are shown, and the column that says it (`sources.py`).
         shapes: of clips that do not all have one (`data.shapes`), images among them.
+        num_workers: loading processes for each training process; None: as many as suit the machine (`workers.fitting`).
         batch_size, ..., max_bad_share: as in `data.module.VideoData`.
 
     Raises FileNotFoundError or ValueError, in one line, for clips that are not there or cannot be batched.
     """
+    if made_by is not None and manifest is not None and not are_shards(manifest) and not Path(manifest).exists():
+        raise FileNotFoundError(f"data.manifest={manifest} is not there, or not whole yet; make it: {made_by}")
     asked = None if filter is None else Filter(filter)
+    held_out = None if val_filter is None else Filter(val_filter, "data.val_filter")
     by = weights_by or SOURCE
-    also = [*(asked.columns if asked else ()), *([by] if weights else ())]
+    filters = [each for each in (asked, held_out) if each is not None]
+    also = [*dict.fromkeys(name for each in filters for name in each.columns), *([by] if weights else ())]
     clips = chosen(read_manifest(root, manifest, columns or (), also, shard_cache=shard_cache), asked)
     clips = allowed(clips, licences)
     if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
@@ -324,7 +335,7 @@ def clip_data(
             " share no batch: data.batch_size=1 data.val_batch_size=1, and trainer.accumulate=N for N clips a step"
         )
     clips, classes = classify(clips, labels, manifest or str(root))
-    train, val = clips.split(val_clips)
+    train, val = clips.split(val_clips) if held_out is None else told_apart(clips, held_out, val_clips)
     mixture = mixture_of(train, weights, by)
     if weights:
         said = [f"{name} {weight:g}" for name, weight in weights.items()]
@@ -335,7 +346,7 @@ def clip_data(
         val=ClipDataset(val, decoder, MiddleView(), *shape, classes, image_frames) if val_clips else None,
         batch_size=batch_size,
         val_batch_size=val_batch_size,
-        num_workers=num_workers,
+        num_workers=workers.fitting() if num_workers is None else num_workers,
         seed=seed,
         num_frames=num_frames,
         height=height,

@@ -293,15 +293,38 @@ def chosen(clips: Manifest, filter: Filter | None) -> Manifest:
     clips = without_faults(clips)
     if filter is None:
         return clips
-    if KIND in filter.columns and KIND not in clips.table.column_names:
-        clips = clips.with_column(KIND, pc.if_else(clips.images, "image", "video"))
-    filter.check_columns(clips.table.column_names)
-    left = clips.taken(filter.mask(clips.table), "filter")
+    left = clips.taken(_taken_by(filter, clips), "filter")
     if len(left) == 0:
         raise ValueError(f"{filter.key}={filter.text}: takes none of {len(clips)} clips")
     left = replace(left, chosen_by={**left.chosen_by, "filter": filter.text})
     log.info("%s=%s takes %d of %d clips", filter.key, filter.text, len(left), len(clips))
     return left
+
+
+def told_apart(clips: Manifest, held_out: Filter, most: int) -> tuple[Manifest, Manifest]:
+    """The rows that a filter does not take, and `most` of those that it takes, chosen as by `Manifest.split`.
+
+    Raises:
+        ValueError: a column that the filter asks for is not there, or nothing is left on one of the sides.
+    """
+    mask = _taken_by(held_out, clips)
+    rest, held = clips.taken(pc.invert(mask)), clips.taken(mask)
+    if len(rest) == 0 or (len(held) == 0 and most > 0):
+        what = "all" if len(rest) == 0 else "none"
+        raise ValueError(f"{held_out.key}={held_out.text}: takes {what} of {len(clips)} clips")
+    chosen_ones = held if most >= len(held) else held.split(most)[1]
+    log.info("%s=%s holds out %d of %d clips; %d are validated on", held_out.key, held_out.text, len(held), len(clips),
+             len(chosen_ones))  # fmt: skip
+    by = {"val_filter": held_out.text}
+    return replace(rest, chosen_by={**rest.chosen_by, **by}), replace(chosen_ones, chosen_by={**held.chosen_by, **by})
+
+
+def _taken_by(filter: Filter, clips: Manifest) -> pa.ChunkedArray:
+    """For each row whether a filter takes it: bool (rows,). Raises ValueError where a column is not there."""
+    if KIND in filter.columns and KIND not in clips.table.column_names:
+        clips = clips.with_column(KIND, pc.if_else(clips.images, "image", "video"))
+    filter.check_columns(clips.table.column_names)
+    return filter.mask(clips.table)
 
 
 def without_faults(clips: Manifest) -> Manifest:

@@ -17,7 +17,7 @@ from typing import Any
 from data.checks import Checks, Finding, check_clip
 from data.decode import Ladder
 from data.manifest import Row
-from data.workers import end_with_parent
+from data.processes import end_with_parent
 
 
 @dataclass(frozen=True)

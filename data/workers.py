@@ -8,16 +8,14 @@ the trainer happens to be, in the middle of an update too.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import logging
 import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -25,12 +23,15 @@ from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
+from data.processes import end_with_parent
+
 log = logging.getLogger(__name__)
 
 TRAINERS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}  # signals that are for the trainer alone
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SHARED = Path("/dev/shm")
 RESTARTS, WITHIN = 3, 100  # more deaths than that within so many batches are no accident
+MOST = 8  # loading processes for each training process, where nobody says how many
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time, and of how many
 DYING = 1.0  # seconds between a broken connection and the end of the process behind it
 HANDING_OVER = 5.0  # seconds beyond the loader's timeout for a batch that is announced and not yet here
 
@@ -208,13 +209,16 @@ def leave_signals_to_trainer(worker: int) -> None:
     end_with_parent()
 
 
-def end_with_parent() -> None:
-    """Has the system end this process where its parent is killed (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # it died before this was said
-        os._exit(1)
+def fitting() -> int:
+    """How many loading processes suit this machine: a core for each training process, shared out are the others, from 1
+    to `MOST`."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with suppress(OSError, ValueError):
+        quota, period = QUOTA.read_text().split()
+        cores = min(cores, int(quota) / int(period))  # ValueError where it is "max"
+    names = ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")  # torchrun's, SLURM's
+    trainers = next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), 1)
+    return max(1, min(MOST, int(cores / max(1, trainers)) - 1))
 
 
 def says_shared_memory(error: str) -> bool:

@@ -45,6 +45,20 @@ class FirstAndLastFrame(Pattern):
         return (frame == 0) | (frame == len(frame) - 1)
 
 
+class FirstFrames(Pattern):
+    """predict: the first `count` frames.
+
+    Args:
+        count: latent frames; a clip that has no more is given none.
+    """
+
+    def __init__(self, count: Count) -> None:
+        self.count = count
+
+    def __call__(self, u: Tensor, frame: Tensor) -> Tensor:
+        return frame < self.count
+
+
 class RandomPrefix(Pattern):
     """extend: the first n frames, n equally likely to be 1 ... F-1."""
 

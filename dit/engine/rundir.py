@@ -61,6 +61,8 @@ FREE = (
     "data.root",  # which clips they are, and in which order, the checkpoint knows
     "data.manifest",
     "data.filter",
+    "data.val_filter",
+    "data.made_by",
     "data.shard_cache",
     "data.licences",
     "data.decoder",

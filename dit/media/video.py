@@ -40,6 +40,8 @@ def write_video(
     fps: float,  # frames a second
     metadata: Mapping[str, str],  # written into the file; {} says in so many words that there is none
     scale: int = 1,  # each pixel becomes scale x scale pixels, so that small clips can be looked at
+    lossless: bool = False,  # every pixel as it is: 4:4:4 RGB, which players on FFmpeg show, browsers may not
+    reproducible: bool = False,  # the same bytes on processors with other instructions, too
 ) -> None:
     """Writes a clip as H.264 MP4 (4:2:0, BT.709) that every browser and player shows.
 
@@ -62,23 +64,31 @@ def write_video(
         ) as container,
     ):
         container.metadata.update(metadata)
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width = even(height * scale), even(width * scale)
-        stream.pix_fmt = "yuv420p"
+        codec = "libx264rgb" if lossless else "libx264"
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width = height * scale, width * scale
         # The same clip is the same bytes, each time and on any number of cores. With its macroblock tree x264 gave one
         # file in ten other bytes, on one thread too.
         stream.codec_context.thread_count = 1
-        stream.options = {"crf": "12", "preset": "medium", "x264-params": "mbtree=0"}
-        # Untagged files are shown in BT.601 by some players and BT.709 by others: colours would shift.
-        stream.codec_context.colorspace = Colorspace.ITU709
-        stream.codec_context.color_primaries = 1
-        stream.codec_context.color_trc = 1
-        stream.codec_context.color_range = 1
+        quality = {"qp": "0"} if lossless else {"crf": "12"}
+        more = ":cpu-independent=1" if reproducible else ""
+        stream.options = {**quality, "preset": "medium", "x264-params": f"mbtree=0{more}"}
+        if lossless:
+            stream.pix_fmt = "rgb24"
+        else:
+            stream.height, stream.width = even(stream.height), even(stream.width)
+            stream.pix_fmt = "yuv420p"
+            # Untagged files are shown in BT.601 by some players and BT.709 by others: colours would shift.
+            stream.codec_context.colorspace = Colorspace.ITU709
+            stream.codec_context.color_primaries = 1
+            stream.codec_context.color_trc = 1
+            stream.codec_context.color_range = 1
         for frame in frames:
             image = frame.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-            image = _repeat_last(_repeat_last(image, 0), 1)
+            image = image if lossless else _repeat_last(_repeat_last(image, 0), 1)
             picture = av.VideoFrame.from_ndarray(image.contiguous().numpy(), format="rgb24")
-            picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
+            if not lossless:
+                picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
 

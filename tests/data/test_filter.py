@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from data.filter import LONGEST, Filter
-from data.manifest import chosen, read_manifest
+from data.manifest import chosen, read_manifest, told_apart
 
 TABLE = pa.table(
     {
@@ -168,3 +168,23 @@ def test_a_manifest_is_filtered_by_any_of_its_columns(tmp_path: Path) -> None:
         left("duration > 9")
     with pytest.raises(ValueError, match="no column duration; there are path, caption"):
         chosen(read_manifest(tmp_path, None), Filter("duration > 2"))
+
+
+def test_a_filter_holds_clips_out_for_validation(tmp_path: Path) -> None:
+    rows = [f"{index}.mp4,clip {index},{'test' if index % 3 == 0 else 'train'}" for index in range(12)]
+    (tmp_path / "0.mp4").touch()
+    (tmp_path / "list.csv").write_text("\n".join(["path,caption,split", *rows]))
+    held_out = Filter("split == 'test'", "data.val_filter")
+    clips = read_manifest(None, tmp_path / "list.csv", also=held_out.columns)
+    for most, validated in ((9, 4), (4, 4), (2, 2), (0, 0)):
+        train, val = told_apart(clips, held_out, most)
+        assert [caption for caption in train.captions() if int(caption[5:]) % 3 == 0] == [] and len(train) == 8
+        assert len(val) == validated and all(int(caption[5:]) % 3 == 0 for caption in val.captions())
+        assert train.chosen_by == val.chosen_by == {"val_filter": "split == 'test'"}
+    none, every = Filter("split == 'x'", "data.val_filter"), Filter("split in ['test', 'train']", "data.val_filter")
+    with pytest.raises(ValueError, match="data.val_filter=split == 'x': takes none of 12 clips"):
+        told_apart(clips, none, 2)
+    with pytest.raises(ValueError, match="data.val_filter=.*: takes all of 12 clips"):
+        told_apart(clips, every, 2)
+    with pytest.raises(ValueError, match="data.val_filter=split_ == 1: .*no column split_"):
+        told_apart(clips, Filter("split_ == 1", "data.val_filter"), 2)

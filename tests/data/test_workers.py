@@ -178,3 +178,20 @@ def test_shared_memory_is_looked_at_before_the_first_step(
         loading().setup("fit")
         loading(height=4096, width=4096, num_frames=1000, num_workers=0).setup("fit")
     assert not caplog.records
+
+
+def test_as_many_loading_processes_as_the_machine_has_cores_to_spare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "QUOTA", tmp_path / "cpu.max")
+    for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for cores, processes in ((1, 1), (2, 1), (4, 3), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert workers.fitting() == processes
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert workers.fitting() == 3
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    for quota, processes in (("max 100000", 8), ("300000 100000", 2), ("50000 100000", 1)):
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+        assert workers.fitting() == processes

@@ -7,6 +7,7 @@ from torch import Tensor
 from dit.diffusion.conditioning import (
     FirstAndLastFrame,
     FirstFrame,
+    FirstFrames,
     Keyframes,
     NoFrame,
     Pattern,
@@ -16,7 +17,7 @@ from dit.diffusion.conditioning import (
     Unconditional,
 )
 
-PATTERNS = [NoFrame(), FirstFrame(), FirstAndLastFrame(), RandomPrefix(), Keyframes(4), RandomSubset()]
+PATTERNS = [NoFrame(), FirstFrame(), FirstFrames(2), FirstAndLastFrame(), RandomPrefix(), Keyframes(4), RandomSubset()]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -44,6 +45,7 @@ def assert_equally_likely(found: dict[str, float], expected: set[str]) -> None:
 def test_fixed_patterns() -> None:
     assert rows(NoFrame(), 5) == {"00000": 1.0}
     assert rows(FirstFrame(), 5) == {"10000": 1.0}
+    assert rows(FirstFrames(3), 5) == {"11100": 1.0} and rows(FirstFrames(5), 5) == {"00000": 1.0}
     assert rows(FirstAndLastFrame(), 5) == {"10001": 1.0}
 
 

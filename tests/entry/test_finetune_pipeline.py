@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clips(command: Callable[..., None]) -> None:
-    command("scripts/make_clips.py", "clips", "--videos", "3", "--images", "1")
+    command("scripts/make_dataset.py", "world", "clips", "--videos", "3", "--images", "1")
 
 
 def told(folder: Path, *arguments: str, name: str = "wan") -> list[str]:

@@ -1,0 +1,102 @@
+"""What a set of clips that anyone can make again is made of: clips by their number, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+TEST_EVERY = 10  # of so many clips the last is for testing, however many are made
+REQUIREMENTS = "requirements-sets.txt"
+
+
+@dataclass(frozen=True)
+class Made:
+    """One clip.
+
+    Attributes:
+        frames: uint8 (F, H, W, 3); a single frame is an image.
+        caption: what it shows.
+        columns: further ones of its row in the manifest, `licence` and `source` among them; plain values.
+        name: of its file, without the ending; None: by its number.
+    """
+
+    frames: NDArray[np.uint8]
+    caption: str
+    columns: Mapping[str, Any]
+    name: str | None = None
+
+
+class ClipSet(Protocol):
+    """Clips by their number: clip `index` is the same bytes in any process, in any order.
+
+    Attributes:
+        name: of the set.
+        fps: frames a second.
+        lossless: whether files hold every pixel as it is.
+        captions_beside: whether captions are text files beside the clips, as in anyone's folder, not in the list alone.
+        packages: that the clips are made by, whose versions decide what they show.
+        manifest: name of the list.
+    """
+
+    name: str
+    fps: float
+    lossless: bool
+    captions_beside: bool
+    packages: Sequence[str]
+    manifest: str
+
+    def settings(self) -> Mapping[str, Any]:
+        """Plain values that decide what the clips show."""
+        ...
+
+    def clip(self, index: int) -> Made: ...
+
+    def about(self) -> str:
+        """Markdown for whoever finds the folder: what it is, how it is made, whose it is."""
+        ...
+
+
+def rng(seed: int, index: int) -> np.random.Generator:
+    """Random numbers of clip `index` alone."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
+
+
+def split(index: int) -> str:
+    """`test` for every `TEST_EVERY`-th clip, else `train`: a set may grow without a clip changing sides."""
+    return "test" if index % TEST_EVERY == TEST_EVERY - 1 else "train"
+
+
+def package(module: str, name: str) -> Any:
+    """A module of an optional package. Raises ValueError, in one line, where it is not installed or does not load."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        why = f"is not installed or does not load ({' '.join(str(error).split())[:120]})"
+        raise ValueError(
+            f"this set is made by the package {name}, which {why}: pip install -r {REQUIREMENTS}"
+        ) from None
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    return {name: version(name) for name in packages}
+
+
+def held_actions(
+    random: np.random.Generator, actions: Sequence[int], weights: Sequence[float], longest: int
+) -> Iterator[int]:
+    """Actions without end: one drawn by its weight, held for 1 to `longest` frames, then the next.
+
+    Players hold a button for a while; an action drawn anew for each frame hardly leaves the place.
+    """
+    shares = np.asarray(weights, np.float64) / np.sum(weights)
+    edges = np.cumsum(shares)
+    while True:
+        drawn = int(np.searchsorted(edges, random.random(), side="right"))
+        for _ in range(int(random.integers(1, longest + 1))):
+            yield actions[min(drawn, len(actions) - 1)]
