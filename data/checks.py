@@ -18,9 +18,10 @@ from PIL import Image
 from data import scores
 from data.clips import pick_frames
 from data.columns import OK
-from data.decode import BadClip, Frames, Ladder, Timeline
+from data.decode import Frames, Ladder
 from data.images import open_image
 from data.manifest import Row
+from data.source import BadClip, Source, Timeline, look
 
 PROBES = 16  # frames decoded of each clip, spread evenly, first and last included
 DISAGREE = 8.0  # mean grey levels between two decoders; 10-bit clips reach 4, a wrong frame is far above
@@ -205,67 +206,60 @@ class _Video:
         self.row, self.decoder, self.checks = row, decoder, checks
         self.reasons: list[str] = []
         self.seen: dict[str, Frames] = {}  # by decoder: the probes
-        self.timelines: dict[str, Timeline] = {}
-        self.part = np.zeros(0, np.int64)  # frames between start and end
-        self.pairs: tuple[Frames, Frames] | None = None
 
     def check(self, found: Finding) -> Finding:
+        with ExitStack() as stack:
+            try:
+                source = stack.enter_context(look(self.row.path))
+            except BadClip as error:
+                raise Fault(_status(error.why), error.why) from None
+            return self._check(found, source)
+
+    def _check(self, found: Finding, source: Source) -> Finding:
+        timeline = source.timeline
+        part = timeline.part(self.row.start, self.row.end)
+        if len(part) == 0:
+            raise Fault("no_frames", f"no frames between {self.row.start:g} and {self.row.end:g} s")
+        probes: list[int] = part[np.linspace(0, len(part) - 1, min(PROBES, len(part))).round().astype(int)].tolist()
+        partners = scores.partners(timeline, probes[::2], part)
+        moved: Frames | None = None  # what motion is measured by, of the first decoder that can read it
         for rung in self.decoder.decoders:
-            self._read(Ladder(decoders=[rung]), rung.name)
-        if not self.seen:
-            memory = any("allocate memory" in reason for reason in self.reasons)
-            nothing = all("no frames between" in reason for reason in self.reasons)
-            status = "too_much_memory" if memory else "no_frames" if nothing else "unreadable"
-            raise Fault(status, "; ".join(dict.fromkeys(self.reasons)))
+            frames = self._read(Ladder(decoders=[rung]), source, probes if self.seen else probes + partners)
+            if frames is not None:
+                moved = frames[len(probes) :] if moved is None else moved
+                self.seen[rung.name] = frames[: len(probes)]
+        if moved is None:
+            raise Fault(_status(*self.reasons), "; ".join(dict.fromkeys(self.reasons)))
         best, *others = self.seen
-        found = self._described(found, best)
+        found = self._described(found, source, self.seen[best])
+        if len(part) > 1:
+            found = replace(found, motion=scores.motion(self.seen[best][::2], moved))
         try:
             self._compare(best, others)
             if (found.duration or 0) < self.checks.min_seconds:
                 raise Fault("too_short", f"{found.duration:g} s are shorter than {self.checks.min_seconds:g} s")
-            notes = self._notes(best)
+            notes = self._notes(timeline, self.seen[best])
             if self.checks.cuts:
                 found = self._cut(found)
         except Fault as fault:
             raise _Half(found, fault) from None
         return replace(found, reason="; ".join(dict.fromkeys(self.reasons)), notes="; ".join(notes))
 
-    def _read(self, ladder: Ladder, name: str) -> None:
-        """Decodes the probes with one decoder, and, with the first that can, what motion is measured by."""
-        first = not self.seen
-        count = 0
-
-        def pick(timeline: Timeline) -> list[int]:
-            nonlocal count
-            part = np.flatnonzero((timeline.times >= self.row.start - 1e-3) & (timeline.times < self.row.end))
-            if len(part) == 0:
-                raise BadClip(self.row.path, f"no frames between {self.row.start:g} and {self.row.end:g} s")
-            chosen = np.linspace(0, len(part) - 1, min(PROBES, len(part))).round().astype(int)
-            probes: list[int] = part[chosen].tolist()
-            count = len(probes)
-            self.timelines[name] = timeline
-            if first:
-                self.part = part
-            return probes + scores.partners(timeline, probes[::2], part) if first else probes
-
+    def _read(self, ladder: Ladder, source: Source, indices: list[int]) -> Frames | None:
+        """What one decoder makes of these frames, or None: it cannot read them, or others; the reason is kept."""
+        total = len(source.stamps) if self.checks.every_frame else 0
         try:
-            frames = ladder.read(self.row.path, pick)
-            if self.checks.every_frame:
-                total = len(self.timelines[name].times)
-                for begin in range(0, total, PROBES):
-                    ladder.frames(self.row.path, range(begin, min(begin + PROBES, total)))
+            frames = ladder.decode(source, indices)
+            for begin in range(0, total, PROBES):
+                ladder.decode(source, range(begin, min(begin + PROBES, total)))
         except BadClip as error:
             self.reasons.append(error.why)
-            self.timelines.pop(name, None)
-            return
-        self.seen[name] = frames[:count]
-        if first:
-            self.pairs = frames[:count:2], frames[count:]
+            return None
+        return frames
 
-    def _described(self, found: Finding, best: str) -> Finding:
-        timeline, frames = self.timelines[best], self.seen[best]
+    def _described(self, found: Finding, source: Source, frames: Frames) -> Finding:
+        timeline = source.timeline
         last = min(float(timeline.times[-1]) + 1 / timeline.fps, self.row.end)
-        codec, rotation = _probe(self.row.path)
         return replace(
             found,
             decoders=" ".join(self.seen),
@@ -274,10 +268,9 @@ class _Video:
             duration=round(last - self.row.start, 3),
             height=frames.shape[1],
             width=frames.shape[2],
-            codec=codec,
-            rotation=rotation,
+            codec=source.codec,
+            rotation=source.turn.degrees,
             brightness=scores.brightness(frames),
-            motion=scores.motion(*self.pairs) if self.pairs is not None and len(self.part) > 1 else None,
             looks=scores.looks(frames),
         )
 
@@ -290,15 +283,15 @@ class _Video:
             if apart > DISAGREE:
                 raise Fault("decoders_differ", f"{best} and {other} give frames {apart:.0f} grey levels apart")
 
-    def _notes(self, best: str) -> list[str]:
+    def _notes(self, timeline: Timeline, frames: Frames) -> list[str]:
         wanted = self.checks.wanted
         if wanted is None:
             return []
         try:
-            picked = pick_frames(self.timelines[best], self.row, wanted.num_frames, wanted.fps, 0.5)
+            picked = pick_frames(timeline, self.row, wanted.num_frames, wanted.fps, 0.5)
         except BadClip as error:
             raise Fault("too_short", error.why) from None
-        height, width = self.seen[best].shape[1:3]
+        height, width = frames.shape[1:3]
         return wanted.notes(height, width, wanted.num_frames - len(set(picked)))
 
     def _cut(self, found: Finding) -> Finding:
@@ -310,19 +303,8 @@ class _Video:
         return replace(found, scenes=len(at) + 1, cuts=tuple(at))
 
 
-def _probe(path: Path) -> tuple[str, int | None]:
-    """Codec and rotation, in degrees counter-clockwise, as far as FFmpeg can say."""
-    codec, rotation = "", None
-    try:
-        with av.open(os.fspath(path)) as container:
-            stream = container.streams.best("video")
-            if isinstance(stream, av.VideoStream) and stream.codec_context is not None:
-                codec = stream.codec_context.name
-                stream.codec_context.thread_count = 1
-                rotation = next((frame.rotation for frame in container.decode(stream)), None)
-    except (OSError, ValueError, RuntimeError, av.FFmpegError):
-        pass  # the decoder that can read it knows more
-    return codec, rotation
+def _status(*reasons: str) -> str:
+    return "too_much_memory" if any("allocate memory" in reason for reason in reasons) else "unreadable"
 
 
 def by_name(finding: Finding) -> Mapping[str, object]:

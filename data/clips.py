@@ -220,7 +220,7 @@ def pick_frames(timeline: Timeline, row: Row, num_frames: int, fps: float, time:
         BadClip: the part is shorter than the excerpt.
     """
     times = timeline.times
-    part = np.flatnonzero((times >= row.start - 1e-3) & (times < row.end))
+    part = timeline.part(row.start, row.end)
     needed = (num_frames - 1) / fps
     # The last frame is shown for one source frame's time, half of which is nearest to it.
     there = times[part[-1]] - times[part[0]] + 0.5 / timeline.fps if len(part) else 0.0

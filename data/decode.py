@@ -1,19 +1,14 @@
-"""Frames out of video files. Three decoders with one face, and a ladder that goes down until one can read the file.
+"""Frames out of video files: three decoders with one face, and a ladder that goes down until one can read the file.
 
-What is known about them (measured on real clips with the pinned versions): for 8-bit clips all three give the same
-bytes; 10-bit clips differ by a few grey levels. decord does not read AV1 and can hang for ever on a file whose frame
-count is wrong, holding the GIL, so only killing its process helps (`scripts/validate_data.py` does; the loader has a
-timeout). decord applies the rotation in the metadata, the others leave it to us. torchcodec needs FFmpeg's libraries
-from the system. PyAV always works.
+What a file holds is known from its packets before any decoder is asked (`source.py`), and each decoder refuses what it
+is known to read wrongly (docs/data.md has the table), so whatever decodes a file, its frames are the same.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,22 +16,14 @@ from typing import Any, Protocol
 import av
 import numpy as np
 import torch  # noqa: F401  # before decord: the other order crashes (decord#293)
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
+
+from data.source import BadClip, Source, Timeline, Turn, last_words, look
 
 log = logging.getLogger(__name__)
 
-MAX_MEGAPIXELS = 64  # a frame; a damaged header may claim any size, and 8K has 33
-
 Frames = NDArray[np.uint8]  # (F, H, W, 3), RGB, upright
-
-
-class BadClip(ValueError):
-    """One file that cannot be used; `why` is one line."""
-
-    def __init__(self, path: str | os.PathLike[str], why: str) -> None:
-        self.path = os.fspath(path)
-        self.why = " ".join(why.split())
-        super().__init__(f"{self.path}: {self.why}")
 
 
 class BadClips(ValueError):
@@ -48,29 +35,12 @@ def listing(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"{id} ({why})" for id, why in reasons.items())
 
 
-@dataclass(frozen=True)
-class Timeline:
-    """When each frame of a file is shown."""
-
-    times: NDArray[np.float64]  # (N,) seconds, rising, the first frame at 0
-    fps: float  # average frames a second
-
-    def nearest(self, moments: NDArray[np.float64]) -> list[int]:
-        """For each moment the number of the frame nearest in time; of two at equal distance the earlier one."""
-        after = np.minimum(np.searchsorted(self.times, moments), len(self.times) - 1)
-        before = np.maximum(after - 1, 0)
-        indices: list[int] = np.where(
-            moments - self.times[before] <= self.times[after] - moments, before, after
-        ).tolist()
-        return indices
-
-
 Pick = Callable[[Timeline], Sequence[int]]
 """Which frames to decode, chosen once the timeline is known: in any order, also several times over."""
 
 
 class Decoder(Protocol):
-    """Opens a file, reads the frames that `pick` names, and closes it again: readers are never kept.
+    """Opens a file, reads frames of it, and closes it again: readers are never kept.
 
     A kept reader grows in memory, cannot be pickled, and one that was opened before a fork kills the worker.
     """
@@ -81,16 +51,18 @@ class Decoder(Protocol):
         """Why this decoder cannot run on this machine, or None."""
         ...
 
-    def read(self, path: str | os.PathLike[str], pick: Pick) -> Frames:
-        """Raises `BadClip`, or whatever its library raises, if the file cannot be read."""
+    def read(self, source: Source, indices: Sequence[int]) -> Frames:
+        """The frames with these numbers. Raises `BadClip`, or whatever its library raises, if it cannot."""
         ...
 
 
 class Decord:
-    """decord 0.6.0, for all but H.265.
+    """decord2 or decord, for what they read rightly.
 
-    H.265 is usually encoded with open groups of pictures; decord then counts frames wrongly behind a seek (measured:
-    frame 3 of `h265_video.mp4` comes back as frame 4), without an error. Asking FFmpeg for the codec takes 1 to 12 ms.
+    They keep the places of key frames in the file where they mean places in time. The two differ where a frame is
+    shown before a key frame that comes earlier in the file (usual in H.265, MPEG-2 and MPEG-4), and behind a seek they
+    then hand out other frames than those asked for, without an error. They count frames that an edit list hides, and
+    turn mirrored pictures as if they were rotated.
     """
 
     name = "decord"
@@ -98,26 +70,23 @@ class Decord:
     def missing(self) -> str | None:
         return _import_error("decord")
 
-    def read(self, path: str | os.PathLike[str], pick: Pick) -> Frames:
+    def read(self, source: Source, indices: Sequence[int]) -> Frames:
+        if source.unordered:
+            raise BadClip(source.path, "open groups of pictures, where its frame numbers are wrong")
+        if source.counted:
+            raise BadClip(source.path, "no time stamps of their own, which it goes by")
+        if source.hidden:
+            raise BadClip(source.path, f"{source.hidden} hidden frames, which it would count")
+        if source.turn.mirrored:
+            raise BadClip(source.path, "mirrored, which it does not do")
         decord = import_module("decord")
         decord.logging.set_level(decord.logging.QUIET)
-        with av.open(os.fspath(path)) as container:
-            if _best_stream(container, path).codec_context.name == "hevc":
-                raise BadClip(path, "H.265, where its frame numbers are wrong")
         try:
-            return self._read(decord, path, pick)
+            reader = decord.VideoReader(source.path, ctx=decord.cpu(0), num_threads=1)
+            _same_count(source, len(reader))
+            frames: Frames = reader.get_batch(indices).asnumpy()
         except decord.DECORDError as error:  # derives from Exception only
-            raise BadClip(path, _last_words(error)) from None
-
-    @staticmethod
-    def _read(decord: Any, path: str | os.PathLike[str], pick: Pick) -> Frames:
-        reader = decord.VideoReader(os.fspath(path), ctx=decord.cpu(0), num_threads=1)
-        count = len(reader)
-        if count == 0:
-            raise BadClip(path, "no frames")
-        begins = np.asarray(reader.get_frame_timestamp(range(count)), np.float64)[:, 0]
-        indices = _checked(pick(Timeline(begins - begins[0], float(reader.get_avg_fps()))), count)
-        frames: Frames = reader.get_batch(indices).asnumpy()
+            raise BadClip(source.path, last_words(error)) from None
         return frames
 
 
@@ -129,63 +98,74 @@ class TorchCodec:
     def missing(self) -> str | None:
         return _import_error("torchcodec.decoders")
 
-    def read(self, path: str | os.PathLike[str], pick: Pick) -> Frames:
+    def read(self, source: Source, indices: Sequence[int]) -> Frames:
+        if source.counted:
+            raise BadClip(source.path, "no time stamps of their own, which it goes by")
+        if source.full_range and not source.pixels.startswith("yuvj"):
+            raise BadClip(source.path, f"full range in {source.pixels}, which it takes to be limited")
         decoder = import_module("torchcodec.decoders").VideoDecoder(
-            os.fspath(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+            source.path,
+            stream_index=source.stream.index,
+            dimension_order="NHWC",
+            num_ffmpeg_threads=1,
+            seek_mode="exact",
         )
-        count, fps = decoder.metadata.num_frames, decoder.metadata.average_fps
-        if not count or not fps:
-            raise BadClip(path, "no frames")
-        indices = _checked(pick(Timeline(np.arange(count) / fps, float(fps))), count)
-        batch = decoder.get_frames_at(indices=indices).data.numpy()
-        with av.open(os.fspath(path)) as container:
-            stream = container.streams.best("video")
-            assert isinstance(stream, av.VideoStream)
-            return _upright(batch, next(container.decode(stream)).rotation)
+        _same_count(source, decoder.metadata.num_frames)
+        batch = decoder.get_frames_at(indices=list(indices))
+        late = np.abs(batch.pts_seconds.numpy() - source.stamps[list(indices)] * source.unit)
+        if late.max() > 0.5 / source.timeline.fps:  # MPEG-2 and MPEG-4 in AVI
+            raise BadClip(source.path, "it gives other frames than those asked for")
+        frames: Frames = batch.data.numpy()
+        turned = getattr(decoder.metadata, "rotation", None) is not None  # by itself, from 0.11 on
+        return frames if turned else source.turn.applied(frames)
 
 
 class PyAV:
-    """PyAV, FFmpeg in a wheel."""
+    """PyAV, FFmpeg in a wheel. Each frame is known by its time stamp, or counted; matrix and range of its colours are
+    those of its tags, BT.601 and limited where it has none, as everywhere in FFmpeg."""
 
     name = "pyav"
 
     def missing(self) -> str | None:
         return None
 
-    def read(self, path: str | os.PathLike[str], pick: Pick) -> Frames:
-        with av.open(os.fspath(path)) as container:
-            stream = _best_stream(container, path)
-            # Packets tell when frames are shown without decoding any; a container's own count is 0 in MKV.
-            packets = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
-            stamps = sorted(packet.pts for packet in packets if packet.pts is not None)
-            if not stamps or stream.time_base is None:
-                raise BadClip(path, "no frames")
-            times = (np.array(stamps, np.float64) - stamps[0]) * float(stream.time_base)
-            fps = stream.average_rate or (len(stamps) - 1) / times[-1] if len(stamps) > 1 else stream.average_rate or 1
-            indices = _checked(pick(Timeline(times, float(fps))), len(stamps))
-        wanted = {stamps[index] for index in indices}
-        found = self._decode(path, wanted, seek=True)
-        if wanted - found.keys():  # some containers seek to a later place: then from the beginning
-            found = self._decode(path, wanted, seek=False)
-        if lost := wanted - found.keys():
-            raise BadClip(path, f"{len(lost)} of {len(wanted)} frames are not in the stream")
-        return np.stack([found[stamps[index]] for index in indices])
+    def read(self, source: Source, indices: Sequence[int]) -> Frames:
+        wanted = np.unique(np.asarray(indices, np.int64))
+        pictures = _Pictures(source, wanted)
+        if not source.counted:
+            for begin, stamps in source.stretches(wanted):
+                source.container.seek(begin, stream=source.stream)
+                pictures.take(source.container.decode(source.stream), until=stamps[-1])
+        if pictures.lost:  # some containers seek to a later place: then from the beginning
+            pictures.take(source.from_the_start(), until=int(source.stamps[wanted[-1]]))
+        if pictures.lost:
+            raise BadClip(source.path, f"{pictures.lost} of {len(wanted)} frames are not in the stream")
+        return np.stack([pictures.found[index] for index in indices])
 
-    @staticmethod
-    def _decode(path: str | os.PathLike[str], wanted: set[int], seek: bool) -> dict[int, Frames]:
-        """Frames by time stamp."""
-        found: dict[int, Frames] = {}
-        with av.open(os.fspath(path)) as container:
-            stream = _best_stream(container, path)
-            stream.codec_context.thread_count = 1
-            if seek:
-                container.seek(min(wanted), stream=stream)
-            for frame in container.decode(stream):
-                if frame.pts in wanted:
-                    found[frame.pts] = _upright(frame.to_ndarray(format="rgb24"), frame.rotation)
-                    if len(found) == len(wanted):
-                        break
-        return found
+
+class _Pictures:
+    """The wanted ones among decoded pictures, as arrays."""
+
+    def __init__(self, source: Source, wanted: NDArray[np.int64]) -> None:
+        self.source = source
+        self.waiting = dict(zip(source.stamps[wanted].tolist(), wanted.tolist(), strict=True))  # stamp -> number
+        self.found: dict[int, Frames] = {}  # number -> (H, W, 3)
+        self.reformatter = VideoReformatter()
+
+    @property
+    def lost(self) -> int:
+        return len(self.waiting)
+
+    def take(self, pictures: Iterator[Any], until: int) -> None:
+        """Those among `pictures` that are still wanted, up to that time stamp."""
+        counted = zip(self.source.stamps.tolist(), pictures, strict=False)
+        for stamp, picture in counted if self.source.counted else ((each.pts, each) for each in pictures):
+            if (number := self.waiting.pop(stamp, None)) is not None:
+                # One thread: swscale's own begin a pool for each file, which costs more than it gains.
+                rgb: Any = self.reformatter.reformat(picture, format="rgb24", threads=1).to_ndarray()
+                self.found[number] = Turn.of(picture).applied(rgb)
+            if not self.waiting or (stamp is not None and stamp >= until):
+                return
 
 
 class Ladder:
@@ -210,50 +190,40 @@ class Ladder:
         """Decodes the frames that `pick` names: uint8 (F, H, W, 3), RGB, upright.
 
         Raises:
-            BadClip: no decoder could, with the reason of each.
+            BadClip: it is no video, or no decoder can read it, with the reason of each.
         """
         if not Path(path).is_file():
             raise BadClip(path, "no such file")
-        # torchvision turns FFmpeg's log on when imported: a line for each damaged packet, where we give one a file.
-        av.logging.set_level(None)
+        with look(path) as source:
+            return self.decode(source, pick(source.timeline))
+
+    def decode(self, source: Source, indices: Sequence[int]) -> Frames:
+        """The frames with these numbers of a file that was looked at, as `read` gives them."""
+        checked = _checked(source, indices)
         reasons: dict[str, str] = {}
         for decoder in self.decoders:
             try:
-                return decoder.read(path, pick)
+                return decoder.read(source, checked)
             # decord raises plain RuntimeError for bad files, PyAV subclasses of OSError or ValueError.
             except (RuntimeError, OSError, ValueError, av.FFmpegError) as error:
-                why = error.why if isinstance(error, BadClip) else _last_words(error)
+                why = error.why if isinstance(error, BadClip) else last_words(error)
                 reasons[why] = f"{reasons[why]}, {decoder.name}" if why in reasons else decoder.name
-        raise BadClip(path, "; ".join(f"{names}: {why}" for why, names in reasons.items()))
+        raise BadClip(source.path, "; ".join(f"{names}: {why}" for why, names in reasons.items()))
 
     def frames(self, path: str | os.PathLike[str], indices: Sequence[int]) -> Frames:
         """The frames with these numbers, as `read` gives them."""
         return self.read(path, lambda _: indices)
 
 
-def _best_stream(container: Any, path: str | os.PathLike[str]) -> Any:
-    """The video stream that players show: of several, the largest, as decord chooses too."""
-    stream = container.streams.best("video")
-    if stream is None:
-        raise BadClip(path, "no video stream")
-    if stream.codec_context is None:
-        raise BadClip(path, "its codec is not known")
-    if stream.codec_context.width * stream.codec_context.height > MAX_MEGAPIXELS * 1e6:
-        raise BadClip(
-            path, f"{stream.codec_context.width}x{stream.codec_context.height} are over {MAX_MEGAPIXELS} megapixels"
-        )
-    return stream
+def _same_count(source: Source, count: int | None) -> None:
+    if count != len(source.stamps):
+        raise BadClip(source.path, f"it counts {count} frames of {len(source.stamps)}")
 
 
-def _upright(frames: Frames, degrees: int) -> Frames:
-    """Turns (..., H, W, 3) as the metadata asks: `degrees` counter-clockwise, a multiple of 90."""
-    return np.rot90(frames, round(degrees / 90) % 4, axes=(-3, -2)).copy() if degrees else frames
-
-
-def _checked(indices: Sequence[int], count: int) -> list[int]:
-    checked = [int(index) for index in indices]
+def _checked(source: Source, indices: Sequence[int]) -> list[int]:
+    checked, count = [int(index) for index in indices], len(source.stamps)
     if not checked or min(checked) < 0 or max(checked) >= count:
-        raise ValueError(f"frames {checked} asked of a file with {count}, numbered 0 to {count - 1}")
+        raise BadClip(source.path, f"frames {checked} asked of a file with {count}, numbered 0 to {count - 1}")
     return checked
 
 
@@ -264,10 +234,3 @@ def _import_error(module: str) -> str | None:
     except (ImportError, OSError, RuntimeError) as error:
         return str(error).strip().split("\n")[0][:120] or type(error).__name__
     return None
-
-
-def _last_words(error: Exception) -> str:
-    """A library's message without times, source lines and C++ stack, cut to what a list of bad clips can bear."""
-    said = getattr(error, "strerror", None) or str(error)
-    first = next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
-    return re.sub(r"\[[\d:]+\] \S+:\d+: ", "", first)[:160]

@@ -32,7 +32,7 @@ GIB = 2**30
 # Packages of requirements.txt that a run can do without, and what is lost. All others are needed.
 DISPENSABLE = {
     "xformers": "attention falls back to torch's own",
-    "decord": "clips are decoded with torchcodec or PyAV",
+    "decord2": "clips are checked without a second opinion",
     "wandb": "logger=wandb is not available",
     "tensorboard": "logger=tensorboard is not available",
     "pyarrow": "manifests in Parquet cannot be read",

@@ -146,7 +146,7 @@ def example_named(name: str) -> Any:
 
 
 def read(name: str, value: str, kind: type) -> Any:
-    """The value of one setting. Counts are at least 1, but for `warmup` and `threads`."""
+    """The value of one setting. Counts are at least 1, but for `warmup`, `threads` and `reads`."""
     if kind is bool:
         if value.lower() not in ("true", "false"):
             raise ValueError(f"{name}={value} must be true or false")
@@ -157,7 +157,7 @@ def read(name: str, value: str, kind: type) -> Any:
         except ValueError:
             raise ValueError(f"{name}={value} must be a number") from None
     if kind is int:
-        least = 0 if name in ("warmup", "threads") else 1
+        least = 0 if name in ("warmup", "threads", "reads") else 1
         if not value.isdigit() or int(value) < least:
             raise ValueError(f"{name}={value} must be a whole number of at least {least}")
         return int(value)

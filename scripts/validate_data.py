@@ -86,7 +86,7 @@ def main() -> int:
         filter=None if asked.filter is None else Filter(asked.filter, "filter"),
         max_bytes=asked.max_bytes,
     )
-    ladder = Ladder(decoders=[Decord(), TorchCodec(), PyAV()])
+    ladder = Ladder(decoders=[PyAV(), TorchCodec(), Decord()])
     listed = Checklist(settings, [each.name for each in ladder.decoders])
     with listed, tqdm(total=listed.total, initial=listed.ready, unit="clip", file=sys.stderr) as bar:
         bad = listed.bad

@@ -10,6 +10,7 @@ import os
 import runpy
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from PIL import Image
 from data import validate
 from data.checks import Checks, Finding
 from data.columns import FAULTS, FOUND
-from data.decode import Frames, Ladder, Pick, PyAV
+from data.decode import Frames, Ladder, PyAV
 from data.manifest import chosen, read_manifest
+from data.source import Source
 from data.validate import Limits, check_clips
 from tests.data.videos import media, write_numbered
 
@@ -35,8 +37,8 @@ class Misbehaves(PyAV):
 
     name = "misbehaves"
 
-    def read(self, path: str | os.PathLike[str], pick: Pick) -> Frames:
-        name = Path(path).stem
+    def read(self, source: Source, indices: Sequence[int]) -> Frames:
+        name = Path(source.path).stem
         if name == "hangs":
             time.sleep(600)
         if name == "crashes":
@@ -45,7 +47,7 @@ class Misbehaves(PyAV):
             raise ZeroDivisionError("of a library")
         if name == "eats":
             np.ones(2**33, np.uint8)
-        frames = super().read(path, pick)
+        frames = super().read(source, indices)
         return np.roll(frames, 1, axis=0) if name == "shifted" else frames
 
 
