@@ -179,7 +179,7 @@ class ClipDataset(Dataset[Item]):
         """Every caption that items may carry."""
         return self.manifest.captions()
 
-    def _read(self, row: Row, view: tuple[float, float, float], caption: str, shape: Shape | None) -> Item:
+    def _read(self, row: Row, view: tuple[float, float, float], caption: str, shape: Shape | None = None) -> Item:
         with row.opened() as path:
             frames = self.image_frames if row.is_image else self.num_frames
             return self._read_file(row, path, view, caption, shape or Shape(frames, self.height, self.width))
@@ -332,7 +332,7 @@ def clip_data(
     if shown != num_frames and max(batch_size, val_batch_size) > 1:
         raise ValueError(
             f"data.image_frames={image_frames} beside data.num_frames={num_frames} makes clips of two lengths, which"
-            " share no batch: data.batch_size=1 data.val_batch_size=1, and trainer.accumulate=N for N clips a step"
+            " share no batch: data/shapes=buckets, or data.batch_size=1 data.val_batch_size=1 and trainer.accumulate=N"
         )
     clips, classes = classify(clips, labels, manifest or str(root))
     train, val = clips.split(val_clips) if held_out is None else told_apart(clips, held_out, val_clips)

@@ -8,15 +8,18 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data import workers
 from data.batch import Batch, Clips, Item, RedrawnClips, Shape, Skipped, collate
 from data.decode import BadClips, listing
+from data.processes import give_memory_back
 from data.sampler import Draw
 from data.shapes import SizedClips
 
 log = logging.getLogger(__name__)
+
+GIVE_BACK_EVERY = 64  # clips that a worker reads: seldom enough to cost next to nothing
 
 
 class _Draws(Dataset[Item]):
@@ -24,8 +27,12 @@ class _Draws(Dataset[Item]):
 
     def __init__(self, clips: Clips) -> None:
         self.clips = clips
+        self.drawn = 0
 
     def __getitem__(self, draw: Draw) -> Item:
+        self.drawn += 1
+        if self.drawn % GIVE_BACK_EVERY == 0 and get_worker_info() is not None:
+            give_memory_back()
         if draw.shape is not None and isinstance(self.clips, SizedClips):
             return self.clips.draw(draw.index, draw.epoch, draw.shape)
         if isinstance(self.clips, RedrawnClips):

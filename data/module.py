@@ -222,14 +222,15 @@ class VideoData(LightningDataModule):
             )
         if not workers.room_for(needs := self.loader.shared_bytes(largest)):
             log.warning("%s", workers.shared_memory(needs))
-        mine = (len(self.train), len(self.val or ()), self.batch_size, self.val_batch_size, self.seed)
+        shaped = 0 if self.sets is None else self.sets.digest
+        mine = (len(self.train), len(self.val or ()), self.batch_size, self.val_batch_size, self.seed, shaped)
         if dist.is_available() and dist.is_initialized():
             everyone: list[tuple[int, ...] | None] = [None] * self.world_size
             dist.all_gather_object(everyone, mine)
             for rank, theirs in enumerate(everyone):
                 if theirs != everyone[0]:
                     raise ValueError(
-                        "ranks would train on different data (train clips, val clips, batch, val batch, seed): "
+                        "ranks would train on different data (train clips, val clips, batch, val batch, seed, shapes): "
                         f"rank 0 has {everyone[0]}, rank {rank} has {theirs}; give all ranks the same files and config"
                     )
 

@@ -12,6 +12,7 @@ clips, as that of `sampler.TrainingStream`; the batches of a step go to the rank
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -164,6 +165,12 @@ class ShapedSets:
     def rows(self, shape: Shape) -> int:
         """Clips of a shape that a training batch has room for."""
         return self.budget // int(self.tokens[self.shapes.index(shape)])
+
+    @property
+    def digest(self) -> int:
+        """A number that tells which clips have which shape."""
+        sets = [self.train, *([] if self.val is None else [self.val])]
+        return zlib.crc32(b"".join(each.number.astype("<i8").tobytes() for each in sets) + repr(self.shapes).encode())
 
     @property
     def most_pixels(self) -> int:

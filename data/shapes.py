@@ -25,6 +25,7 @@ Ints = npt.NDArray[np.int64]
 ALIKE = 1.1  # aspect ratios within this factor of the nearest count as it: rounding to whole patches moves them as much
 AS_LARGE = 0.75  # and so do shapes with this share of the pixels of the largest
 ROWS = 16384  # of a table of rows and shapes, computed at a time
+SAID = 12  # shapes that are named when a run starts, those of the most clips
 LARGEST = 2**20  # pixels along a side, and frames, that are told apart
 
 UNKNOWN, SHORT, SMALL, CUT = -1, -2, -3, -4
@@ -228,7 +229,10 @@ class Shapes(ABC):
                 f" data.shapes and data.fps say{'' if (number != UNKNOWN).any() else f'. {HOW_TO_KNOW}'}"
             )
         counts = np.bincount(number[number >= 0], minlength=len(shapes))
-        said = ", ".join(f"{count} of {shape}" for shape, count in zip(shapes, counts, strict=True) if count)
+        most = sorted(((int(count), shape) for count, shape in zip(counts, shapes, strict=True) if count), reverse=True)
+        said = ", ".join(f"{count} of {shape}" for count, shape in most[:SAID])
+        if len(most) > SAID:
+            said += f", {sum(count for count, _ in most[SAID:])} of {len(most) - SAID} other shapes"
         log.info("clips %s by frames, height and width: %s", what, said)
         if left_out:
             log.warning("%d of %d clips %s are left out: %s", (number < 0).sum(), len(number), what, listed)

@@ -110,7 +110,8 @@ def usage() -> str:
     return "\n".join([str(__doc__).strip(), "", *lines])
 
 
-OF_DATA = ("root", "manifest", "shard_cache", "num_frames", "height", "width", "fps", "filter", "licences", "columns")
+OF_SHAPE = ("num_frames", "height", "width", "fps")
+OF_DATA = ("root", "manifest", "shard_cache", *OF_SHAPE, "filter", "licences", "columns")
 
 
 def parse(arguments: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
@@ -159,7 +160,10 @@ def of_run(overrides: Sequence[str]) -> dict[str, Any]:
         config = compose("train", literal(overrides))
     if "root" not in config.data:
         raise ValueError("these overrides train on no files; add experiment=real_clips or data=real_clips")
-    found: dict[str, Any] = {key: config.data[key] for key in OF_DATA if key in config.data}
+    several = config.data.get("shapes") is not None  # which shape a clip gets follows from what is found out here
+    found: dict[str, Any] = {
+        key: config.data[key] for key in OF_DATA if key in config.data and not (several and key in OF_SHAPE)
+    }
     return found | {"max_bytes": None if config.text is None else config.text.get("max_bytes")}
 
 

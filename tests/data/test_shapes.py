@@ -214,7 +214,7 @@ def test_shapes_and_clips_that_are_left_out_are_counted(caplog: pytest.LogCaptur
         "shape: too short for every shape": 1, "shape: smaller than every shape": 1,
     }  # fmt: skip
     said = [record.getMessage() for record in caplog.records]
-    assert "clips to train on by frames, height and width: 1 of 4x64x64, 2 of 8x64x64" in said
+    assert "clips to train on by frames, height and width: 2 of 8x64x64, 1 of 4x64x64" in said
     assert any("2 of 5 clips to train on are left out: 1 too short for every shape, 1 smaller" in each for each in said)
 
 

@@ -10,19 +10,26 @@ import json
 import os
 import tarfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
 
+from data.buckets import Buckets
 from data.clips import ClipDataset, RandomView
 from data.decode import BadClip, Ladder, PyAV
 from data.manifest import chosen, read_manifest
+from data.module import VideoData
 from data.shards import are_shards, expanded, fetched
+from tests.data.test_shaped_data import real_data
 from tests.data.test_validate import run_script
 from tests.data.videos import write_numbered
 
@@ -162,6 +169,39 @@ def test_what_cannot_be_read_is_one_line(folder: Path, pattern: str, says: str) 
     with pytest.raises((ValueError, FileNotFoundError), match=says) as error:
         read_manifest(None, named)
     assert "\n" not in str(error.value) and not (folder / "x").exists()
+
+
+@pytest.mark.parametrize("shapes", [None, Buckets([[4, 16, 24], [1, 16, 16]], None, ["1:1"], None, 2000, 1.0, 0.5)])
+def test_each_clip_comes_once_an_epoch_and_a_stopped_run_goes_on_with_other_workers_and_ranks(
+    folder: Path, shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is promised of clips in files is promised of those in shards; with shapes by a list of their sizes."""
+    index = read_manifest(None, f"{folder}/shards/train-{{000..001}}.tar").table
+    sizes = {"duration": [1.2, 1.4, None], "fps": [10.0, 10.0, None], "height": [32.0] * 3, "width": [48.0, 48.0, 32.0]}
+    names = ("path", "caption", "offset", "bytes")
+    listed = pa.table(
+        {**{name: index.column(name) for name in names}, **{name: pa.array(sizes[name]) for name in sizes}}
+    )
+    pyarrow.parquet.write_table(listed, folder / "shards" / "list.parquet")
+
+    def data(rank: int, ranks: int, num_workers: int) -> VideoData:
+        monkeypatch.setattr(VideoData, "rank", rank)
+        monkeypatch.setattr(VideoData, "world_size", ranks)
+        return real_data(
+            folder / "shards", manifest=str(folder / "shards" / "list.parquet"), num_workers=num_workers, num_frames=4,
+            height=16, width=24, batch_size=1, fps=10.0, shapes=shapes, max_bad_share=0.0,
+        )  # fmt: skip
+
+    whole = list(islice(iter(data(0, 1, 0).train_dataloader()), 9))
+    assert Counter(id for batch in whole for id in batch.ids) == Counter(dict.fromkeys(index["path"].to_pylist(), 3))
+    rest = []
+    for rank in range(2):
+        there = data(rank, 2, num_workers=rank)
+        state = {**there.state_dict(), "position": 4, "batches_before": whole[3].batches_before, "alike": 1}
+        there.load_state_dict({**state, "budget": there.sets.budget if there.sets else None})
+        rest.append(list(islice(iter(there.train_dataloader()), 2)))
+    for before, after in zip(whole[4:8], (rest[0][0], rest[1][0], rest[0][1], rest[1][1]), strict=True):
+        assert before.ids == after.ids and torch.equal(before.clips[0], after.clips[0])
 
 
 def test_a_shard_that_shrinks_afterwards_is_a_bad_clip(folder: Path) -> None:
