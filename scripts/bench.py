@@ -6,6 +6,7 @@
     python scripts/bench.py twin=wan                           # a published model (or all) beside diffusers' class
     python scripts/bench.py pipeline=wan                       # a published pipeline (or all), whole
     python scripts/bench.py net=s frames=8 height=32 width=32 text_tokens=64 per_frame=true
+    python scripts/bench.py net=s batch=4 frames=8 shapes=true # clips of several shapes: padding, buckets, packing
 
 Networks, twins and the machine's own matmul rate are measured in turn, in one process, so that a busy machine slows
 them all down alike; printed are medians over the turns, and the quartiles in brackets. Settings, with pipeline= those
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -25,11 +27,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from dit.engine.blocks import compile_blocks
 from dit.flops import count_flops_by_op
 from dit.net.kernels import auto
 from dit.onednn import accelerate
 from dit.rates import peak_rate
 from dit.signals.builtin import BUILT_IN
+from scripts import mixed
 from scripts.clock import Subject, machine, make_subject, measure, spread, turn
 from scripts.memory import Memory, estimate_memory, measured_peak, reset_peak, resident
 from scripts.settings import PRECISIONS, Settings, WholeSettings, build, compose, parse, parse_whole, run
@@ -61,6 +65,15 @@ def main(arguments: list[str]) -> None:
     print(f"command: python scripts/bench.py {' '.join(arguments)}")
     print(f"machine: {machine(device)}, torch {torch.__version__}, {date.today()}")
     print(f"settings: {settings}")
+    if settings.shapes:
+        net = build(config)
+        if settings.compile:
+            compile_blocks(net, "default")
+        else:
+            accelerate(net)
+        subject = make_subject(settings.net, net, replace(settings, compile=False))
+        mixed.compare(subject, lambda own: make_inputs(config, own, device), settings, config.patch)
+        return
     memory = estimate_memory(lambda: build(config, kernel="sdpa"), inputs, settings.precision == "bf16")
     print(f"memory of a step, estimated: {memory}", flush=True)
 

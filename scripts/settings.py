@@ -29,6 +29,7 @@ class Settings:
     width: int = 32  # latents
     text_tokens: int = 64  # for a network that reads text; a quarter of the tokens of every other sample is padding
     per_frame: bool = False  # a noise level for each latent frame
+    shapes: bool = False  # clips of several shapes up to this size: padding, buckets and packing (scripts/mixed.py)
     precision: str = "fp32"  # bf16: autocast, fp32 weights; bf16-true: bf16 weights, beside diffusers' class only
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     compile: bool = False

@@ -4,12 +4,13 @@ import functools
 import importlib
 import mmap
 import re
+from collections import Counter
 
 import hydra
 import pytest
 import torch
 
-from scripts import bench
+from scripts import bench, mixed
 from scripts.memory import Memory, estimate_memory, measured_peak, reset_peak, resident
 from scripts.twins.dit_reference import DiT, sincos_2d
 from scripts.twins.shape import Shape
@@ -250,3 +251,31 @@ def test_one_twin_that_fails_does_not_cost_the_others(
         bench.main(["twin=all", "frames=8"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| twin=")]
     assert len(rows) == len(compare.published.EXAMPLES) - 1 and "| twin=mochi | 0.9 | 0.8 |" in rows
+
+
+def test_padding_buckets_and_packing_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same clips within the same budget; of a pack's tokens at least 95 % are real."""
+    sizes = ["batch=2", "frames=4", "height=16", "width=16", "net.depth=1", "net.width=16", "net.heads=2"]
+    bench.main(["net=s", *sizes, "shapes=true", "repeats=2", "warmup=0"])
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    real = {row[0]: [float(share.rstrip("%")) for share in row[3:5]] for row in rows}
+    assert list(real) == ["padding", "buckets", "packed"]
+    assert real["padding"][0] < 50 and real["buckets"][0] == real["packed"][0] == 100
+    assert real["packed"][1] > max(95, real["buckets"][1])
+    for row in rows:
+        milliseconds, rate = (float(cell.partition(" ")[0]) for cell in row[5:7])
+        assert milliseconds > 0 and rate > 0
+
+
+def test_ways_share_out_the_same_clips() -> None:
+    settings = bench.Settings(batch=2, frames=4, height=16, width=16)
+    sizes = mixed.Latents([1, 2, 2])
+    padding, *others = mixed.ways(settings, sizes)[0]
+    budget, whole = mixed.ways(settings, sizes)[2], Counter(shape for batch in padding.batches for shape in batch)
+    assert padding.padded is not None and settings.batch * sizes.tokens(*padding.padded) == budget
+    for way in others:
+        assert Counter(shape for batch in way.batches for shape in batch) == whole
+        assert max(sum(sizes.tokens(*shape) for shape in batch) for batch in way.batches) <= budget
+        assert way.name == "packed" or all(len(set(batch)) == 1 for batch in way.batches)
