@@ -397,3 +397,4 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     if not first_rank():
         logging.getLogger("dit").setLevel(logging.ERROR)
+        logging.getLogger("data").setLevel(logging.WARNING)  # a clip that this rank cannot read is said
