@@ -13,12 +13,11 @@ clips are fine, 1 if some are not, 2 for a mistake in the command. Settings, bes
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from tqdm import tqdm
@@ -35,6 +34,7 @@ from data.validate import Limits, check_clips
 from dit.entry import CONFIGS, one_line_errors
 from dit.entry.command import INTERRUPTED
 from dit.entry.literal import literal
+from scripts import arguments
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Asked:
 
 def main() -> int:
     if {"-h", "--help"} & set(sys.argv):
-        print(usage())
+        print(arguments.usage(__file__, str(__doc__)))
         return 0
     asked, run = parse(sys.argv[1:])
     if asked.timeout <= 0 or asked.jobs < 1 or (asked.memory_gb is not None and asked.memory_gb <= 0):
@@ -101,57 +101,18 @@ def main() -> int:
     return 0 if report["rows"] == report["good"] else 1
 
 
-def usage() -> str:
-    """The head of this file, and the settings of `Asked` as one types them."""
-    source = Path(__file__).read_text(encoding="utf-8").partition("class Asked:")[2].partition("def main")[0]
-    told = re.findall(r"^    (\w+): .*? = (.*?)  # (.*)$", source, re.MULTILINE)
-    defaults = {"None": "null", "False": "false", '"checked.csv"': "checked.csv", "os.cpu_count() or 1": "all cores"}
-    lines = [f"  {f'{name}={defaults.get(value, value)}':24}{about}".rstrip() for name, value, about in told]
-    return "\n".join([str(__doc__).strip(), "", *lines])
-
-
 OF_SHAPE = ("num_frames", "height", "width", "fps")
 OF_DATA = ("root", "manifest", "shard_cache", *OF_SHAPE, "filter", "licences", "columns")
 
 
-def parse(arguments: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
+def parse(typed: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
     """What is asked for, and what a run asks for with the overrides of train.py among the arguments (`of_run`)."""
-    kinds = get_type_hints(Asked)
-    given: dict[str, Any] = {}
-    overrides = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if not equals or name.startswith("-"):
-            known = ", ".join(kinds)
-            raise ValueError(
-                f"{argument!r} is not name=value, as in manifest=clips.csv out=checked.csv; there are {known}"
-            )
-        if name in kinds:
-            given[name] = read(name, value, str(kinds[name]))
-        else:
-            overrides.append(argument)
+    given, overrides = arguments.parse(Asked, typed, "manifest=clips.csv out=checked.csv")
     run = of_run(overrides) if overrides else {}
     if run.get("licences") is not None:
         run["licences"] = ",".join(run["licences"])
     names = {field.name for field in fields(Asked)}
     return Asked(**{name: value for name, value in run.items() if name in names and value is not None} | given), run
-
-
-def read(name: str, value: str, kind: str) -> Any:
-    """A value as its setting takes it. Raises ValueError for another one."""
-    if value == "null" and "None" in kind:
-        return None
-    if "str" in kind:
-        return value
-    if "bool" in kind:
-        if value.lower() not in ("true", "false"):
-            raise ValueError(f"{name}={value} must be true or false")
-        return value.lower() == "true"
-    number, what = (int, "a whole number") if "int" in kind else (float, "a number")
-    try:
-        return number(value)
-    except ValueError:
-        raise ValueError(f"{name}={value} must be {what}") from None
 
 
 def of_run(overrides: Sequence[str]) -> dict[str, Any]:
