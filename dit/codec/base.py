@@ -32,6 +32,15 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor: ...
 
+    def encoder_output(self, pixels: Tensor) -> Tensor:
+        """The part of `encode` that takes the time and draws nothing: what a latent cache keeps of clips, (B, any, F,
+        H, W). A codec that draws latents gives the distribution, and draws in `latents_of`."""
+        return self.encode(pixels)
+
+    def latents_of(self, output: Tensor) -> Tensor:
+        """The rest of `encode`: `latents_of(encoder_output(pixels))` is the same to the last bit, draws included."""
+        return output
+
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor: ...
 

@@ -121,6 +121,11 @@ class Pretrained(Codec):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, num_frames, height, width) in [-1, 1] -> latents (B, C, F, H, W), ValueError for others."""
+        return self.latents_of(self.encoder_output(pixels))
+
+    def encoder_output(self, pixels: Tensor) -> Tensor:
+        """What the autoencoder says, in its own units: latents or means, or for `posterior=sample` mean and
+        log-variance, one behind the other, (B, C or 2 C, F, H, W)."""
         self.latent_shape(*pixels.shape[2:])
         given = ((pixels + 1) / 2 if self.family.from_zero else pixels).to(self.model.dtype)
 
@@ -129,7 +134,12 @@ class Pretrained(Codec):
 
         with self._plain(pixels.device):
             found = code(given) if self.tiling is None else self.tiling.encode(given, self._coded, code)
-        z = self._affine.apply(self._drawn(found.to(pixels.dtype))) * self.scale
+        found = found.to(pixels.dtype)
+        # In one order in memory, by which draws are shaped: those of latents out of a cache are the same.
+        return (found if self.posterior == "sample" else found[:, : self.channels]).contiguous()
+
+    def latents_of(self, output: Tensor) -> Tensor:
+        z = self._affine.apply(self._drawn(output)) * self.scale
         return torch.cat([z[:, :, :1].expand(-1, -1, self.lead, -1, -1), z], 2) if self.lead else z
 
     def decode(self, latents: Tensor) -> Tensor:

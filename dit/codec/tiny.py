@@ -70,6 +70,10 @@ class Tiny(Codec):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, num_frames, height, width) in [-1, 1] -> latents (B, 32, F, H, W), ValueError for others."""
+        return self.latents_of(self.encoder_output(pixels))
+
+    def encoder_output(self, pixels: Tensor) -> Tensor:
+        """The latents before shift and scale."""
         self.latent_shape(*pixels.shape[2:])
 
         def code(tile: Tensor) -> Tensor:
@@ -78,7 +82,10 @@ class Tiny(Codec):
         given = ((pixels + 1) / 2).to(self.dtype)
         with torch.autocast(pixels.device.type, enabled=False):
             z = code(given) if self.tiling is None else self.tiling.encode(given, self.compression, code)
-        return (z.to(pixels.dtype) - self.shift) * self.scale
+        return z.to(pixels.dtype)
+
+    def latents_of(self, output: Tensor) -> Tensor:
+        return (output - self.shift) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, 32, F, H, W) -> pixels (B, 3, num_frames, height, width) in [-1, 1]."""

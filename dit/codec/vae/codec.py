@@ -87,12 +87,23 @@ class VAE(Codec):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, num_frames, height, width) in [-1, 1] -> latents (B, C, F, H, W), ValueError for others."""
+        return self.latents_of(self.encoder_output(pixels))
+
+    def encoder_output(self, pixels: Tensor) -> Tensor:
+        """Means, or for `posterior=sample` mean and log-variance, one behind the other, (B, C or 2 C, F, H, W)."""
         self.latent_shape(*pixels.shape[2:])
         with torch.autocast(pixels.device.type, enabled=False):
             given, code = pixels.to(self.dtype), self._encoded
             found = code(given) if self.tiling is None else self.tiling.encode(given, self.compression, code)
-            mean, log_variance = found.to(pixels.dtype).chunk(2, dim=1)
-            z = drawn(mean, log_variance) if self.posterior == "sample" and self.training else mean
+        found = found.to(pixels.dtype)
+        # In one order in memory, by which draws are shaped: those of latents out of a cache are the same.
+        return (found if self.posterior == "sample" else found[:, : self.channels]).contiguous()
+
+    def latents_of(self, output: Tensor) -> Tensor:
+        with torch.autocast(output.device.type, enabled=False):
+            z = mean = output[:, : self.channels]
+            if self.posterior == "sample" and self.training:
+                z = drawn(mean, output[:, self.channels :])
             return self.net.moments.to_unit(z)
 
     def decode(self, latents: Tensor) -> Tensor:
