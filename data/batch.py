@@ -45,6 +45,10 @@ class Item(TypedDict):
     columns: NotRequired[Mapping[str, Value]]  # what else is known of it, by name; the same names in all items
     skipped: NotRequired[tuple[Skipped, ...]]  # clips that this one stands in for
     repeated: NotRequired[int]  # frames that are shown again, since the file has fewer a second
+    encoded: NotRequired[
+        Mapping[str, Tensor]
+    ]  # out of a latent cache: what was kept of it; `pixels` are then few frames
+    num_frames: NotRequired[int]  # of the clip, where `pixels` are fewer
 
 
 @runtime_checkable
@@ -61,6 +65,39 @@ class RedrawnClips(Clips, Protocol):
     """Clips that look different in each epoch (another excerpt, another crop)."""
 
     def draw(self, index: int, epoch: int) -> Item: ...
+
+
+@runtime_checkable
+class ReadableClips(Clips, Protocol):
+    """Clips that say of each whether it can be read: BadClip is raised in the place of a stand-in. shape: as
+    `data.shapes.SizedClips` are asked for one."""
+
+    def read(self, index: int, epoch: int, shape: Shape | None) -> Item: ...
+
+
+@runtime_checkable
+class TellingClips(Clips, Protocol):
+    """Clips of which all but `pixels` and `repeated` is known without reading a file."""
+
+    def told(self, index: int, epoch: int) -> Item: ...
+
+    def alike(self, index: int) -> Sequence[int]:
+        """Which clips may stand in for one."""
+        ...
+
+
+@runtime_checkable
+class WithIds(Clips, Protocol):
+    """Clips of a list: what each is called, in an Arrow array of texts."""
+
+    def ids(self) -> Any: ...
+
+
+@runtime_checkable
+class WithMaking(Clips, Protocol):
+    """Clips that say in a sentence how pixels are made of their files."""
+
+    making: str
 
 
 @runtime_checkable
@@ -149,6 +186,9 @@ class Batch:
         fillers: of a validation batch, how many clips at its end belong to other ranks and must not count again.
         skipped: clips that could not be read while this batch was made.
         slow: ids of clips that show a tenth of their frames or more again.
+        encoded: of clips out of a latent cache what was kept of them (`data/latents`), of each of `groups`: name ->
+            (n, ...). Their `pixels` are then few frames, 0 to 2 of them: none, the first, or the first and the last.
+        lengths: frames of each clip, where `pixels` hold fewer.
     """
 
     pixels: Tensor | tuple[Tensor, ...]
@@ -159,6 +199,8 @@ class Batch:
     fillers: int = 0
     skipped: tuple[Skipped, ...] = ()
     slow: tuple[str, ...] = ()
+    encoded: tuple[Mapping[str, Tensor], ...] = ()
+    lengths: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -174,9 +216,19 @@ class Batch:
         return self.pixels if isinstance(self.pixels, tuple) else self.pixels.unbind(0)
 
     @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Of each clip, also where `pixels` hold a part of it."""
+        shapes = tuple(Shape(*clip.shape[1:]) for clip in self.clips)
+        whole = zip(shapes, self.lengths, strict=False)
+        return tuple(shape._replace(num_frames=length) for shape, length in whole) or shapes
+
+    @property
     def groups(self) -> tuple[Tensor, ...]:
         """Pixels of clips of one shape that stand side by side, (n, 3, F, H, W) each, in the clips' order."""
-        return stacked(self.pixels) if isinstance(self.pixels, tuple) else (self.pixels,)
+        if not isinstance(self.pixels, tuple):
+            return (self.pixels,)
+        alike = groupby(zip(self.shapes, self.pixels, strict=True), key=lambda each: each[0])
+        return tuple(torch.stack([clip for _, clip in group]) for _, group in alike)
 
     @property
     def device(self) -> torch.device:
@@ -196,18 +248,24 @@ class Batch:
         row = slice(index, index + 1)
         values = {name: each[row] for name, each in self.values.items()}
         pixels = self.pixels[index][None] if isinstance(self.pixels, tuple) else self.pixels[row]
-        return replace(self, pixels=pixels, ids=self.ids[row], values=values)
+        encoded, lengths = self._encoded(index), self.lengths[row]
+        return replace(self, pixels=pixels, ids=self.ids[row], values=values, encoded=encoded, lengths=lengths)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {name: change(each) if isinstance(each, Tensor) else each for name, each in self.values.items()}
         pixels = self.pixels
         made = tuple(change(each) for each in pixels) if isinstance(pixels, tuple) else change(pixels)
-        return replace(self, pixels=made, values=values)
+        encoded = tuple({name: change(each) for name, each in group.items()} for group in self.encoded)
+        return replace(self, pixels=made, values=values, encoded=encoded)
 
-
-def stacked(clips: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Clips (...) of any shapes -> (n, ...) for each n of one shape that stand side by side."""
-    return tuple(torch.stack(list(group)) for _, group in groupby(clips, key=lambda clip: clip.shape))
+    def _encoded(self, index: int) -> tuple[Mapping[str, Tensor], ...]:
+        """What is kept of clip `index`, alone."""
+        for group in self.encoded:
+            count = len(next(iter(group.values())))
+            if index < count:
+                return ({name: each[index : index + 1] for name, each in group.items()},)
+            index -= count
+        return ()
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -225,14 +283,14 @@ def collate(items: Sequence[Item], packed: bool = False) -> Batch:
         ValueError: clips of different shapes where they are not packed, naming two of them.
     """
     if packed:
-        shapes = list(dict.fromkeys(item["pixels"].shape for item in items))
-        items = sorted(items, key=lambda item: shapes.index(item["pixels"].shape))
+        shapes = list(dict.fromkeys(map(shape_of, items)))
+        items = sorted(items, key=lambda item: shapes.index(shape_of(item)))
     first = items[0]
     for item in items:
-        if item["pixels"].shape != first["pixels"].shape and not packed:
+        if shape_of(item) != shape_of(first) and not packed:
             raise ValueError(
-                f"clips of one batch differ in shape: {first['id']} is {tuple(first['pixels'].shape)}, "
-                f"{item['id']} is {tuple(item['pixels'].shape)}; the dataset must resize to one (3, F, H, W)"
+                f"clips of one batch differ in shape: {first['id']} is {(3, *shape_of(first))}, "
+                f"{item['id']} is {(3, *shape_of(item))}; the dataset must resize to one (3, F, H, W)"
             )
     values: dict[str, Values] = {
         "caption": [item["caption"] for item in items],
@@ -247,8 +305,22 @@ def collate(items: Sequence[Item], packed: bool = False) -> Batch:
         ids=[item["id"] for item in items],
         values=values,
         skipped=tuple(skip for item in items for skip in item.get("skipped", ())),
-        slow=tuple(item["id"] for item in items if 10 * item.get("repeated", 0) >= item["pixels"].shape[1]),
+        slow=tuple(item["id"] for item in items if 10 * item.get("repeated", 0) >= shape_of(item).num_frames),
+        encoded=tuple(_stacked(list(group)) for _, group in groupby(items, key=shape_of) if "encoded" in first),
+        lengths=tuple(shape_of(item).num_frames for item in items if "encoded" in first),
     )
+
+
+def shape_of(item: Item) -> Shape:
+    """Of a clip, also where `pixels` hold a part of it."""
+    _, frames, height, width = item["pixels"].shape
+    return Shape(item.get("num_frames", frames), height, width)
+
+
+def _stacked(items: Sequence[Item]) -> dict[str, Tensor]:
+    """What is kept of clips of one shape."""
+    kept = [item["encoded"] for item in items]
+    return {name: torch.stack([each[name] for each in kept]) for name in kept[0]}
 
 
 def _packed(items: Sequence[Item]) -> tuple[Tensor, ...]:

@@ -19,24 +19,27 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data import workers
-from data.batch import Item, Shape, Skipped
-from data.decode import BadClip, BadClips, Ladder, Timeline, listing
+from data.batch import Item, Shape
+from data.decode import BadClip, Ladder, Timeline
 from data.epochs import Mixture
 from data.extents import extents
 from data.filter import Filter
 from data.fingerprint import fingerprint
 from data.images import open_image
 from data.labels import classify
+from data.latents.listing import read_list
 from data.manifest import Manifest, Row, chosen, read_manifest, told_apart
 from data.module import VideoData
 from data.rights import allowed, ledger
 from data.shapes import Extents, Ints, Shapes
 from data.shards import are_shards
+from data.skipping import first_readable
 from data.sources import SOURCE, mixture_of
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 20  # stand-ins tried for one unreadable clip before the data as a whole counts as unreadable
+# A latent cache is used only where this is what made its clips: raise the number when a file gives other pixels.
+MAKING = "1: frames nearest in time, the largest crop of the aspect, bilinear with antialiasing"
 
 
 class View(Protocol):
@@ -69,8 +72,7 @@ class ClipDataset(Dataset[Item]):
     that it is asked for.
 
     A clip that cannot be read is replaced by another of the same manifest, chosen by (index, epoch) alone among those
-    that have its shape, and travels along in the item's `skipped`. Nothing is remembered between items: what a worker
-    has met before cannot change what it returns, and memory does not grow.
+    that have its shape, and travels along in the item's `skipped` (`data/skipping.py`).
 
     Args:
         manifest: which clips.
@@ -83,6 +85,8 @@ class ClipDataset(Dataset[Item]):
         image_frames: for how many frames an image is shown; None: for `num_frames`.
         mixture: how often the clips of which source are shown; None: all alike.
     """
+
+    making = MAKING
 
     def __init__(
         self,
@@ -122,27 +126,43 @@ class ClipDataset(Dataset[Item]):
         Raises:
             BadClips: the clip and all stand-ins tried are unreadable.
         """
-        skipped: dict[str, str] = {}
-        others = range(len(self)) if self.number is None else np.flatnonzero(self.number == self.number[index])
-        for attempt in range(ATTEMPTS):
-            row = self.manifest[index]
-            if row.id not in skipped:
-                try:
-                    item = self._read(row, self.view(index, epoch), pick_caption(row.captions, index, epoch), shape)
-                    if self.classes:
-                        item["label"] = row.label
-                    if self.columns:
-                        item["columns"] = row.columns
-                    item["skipped"] = tuple(Skipped(id, why) for id, why in skipped.items())
-                    return item
-                except BadClip as error:
-                    skipped[row.id] = error.why
-            stand_in = int(np.random.SeedSequence([index, epoch, attempt]).generate_state(1)[0]) % len(others)
-            index = int(others[stand_in])
-        raise BadClips(
-            f"none of {len(skipped)} clips tried, out of {len(others)}, can be used: {listing(skipped)}; "
-            "scripts/validate_data.py checks them all"
+        return first_readable(
+            index,
+            epoch,
+            name=lambda index: self.manifest[index].id,
+            read=lambda index: self.read(index, epoch, shape),
+            others=lambda: self.alike(index),
         )
+
+    def read(self, index: int, epoch: int, shape: Shape | None = None) -> Item:
+        """The same without a stand-in. Raises BadClip where the clip cannot be read."""
+        row = self.manifest[index]
+        item = self._read(row, self.view(index, epoch), pick_caption(row.captions, index, epoch), shape)
+        return self._with_columns(item, row)
+
+    def told(self, index: int, epoch: int) -> Item:
+        """The same without `pixels` and `repeated`. No file is opened."""
+        row = self.manifest[index]
+        item: Any = {"caption": pick_caption(row.captions, index, epoch), "id": row.id, "fps": self.fps}
+        return self._with_columns(item, row)
+
+    def _with_columns(self, item: Item, row: Row) -> Item:
+        if self.classes:
+            item["label"] = row.label
+        if self.columns:
+            item["columns"] = row.columns
+        return item
+
+    def alike(self, index: int) -> Sequence[int]:
+        """Clips that may stand in for one: those of its shape, where there are several."""
+        if self.number is None:
+            return range(len(self))
+        alike: Sequence[int] = np.flatnonzero(self.number == self.number[index])  # type: ignore[assignment]
+        return alike
+
+    def ids(self) -> pa.Array:
+        """What each clip is called."""
+        return self.manifest.ids()
 
     def extents(self) -> Extents:
         """How large each clip is, as far as the manifest says."""
@@ -279,6 +299,7 @@ def clip_data(
     weights_by: str | None = None,
     val_filter: str | None = None,
     made_by: str | None = None,
+    cache: str | None = None,
 ) -> VideoData:
     """Real clips as training and validation data.
 
@@ -300,6 +321,8 @@ def clip_data(
         weights, weights_by: how often the clips of which source are shown, and the column that says it (`sources.py`).
         shapes: of clips that do not all have one (`data.shapes`), images among them.
         num_workers: loading processes for each training process; None: as many as suit the machine (`workers.fitting`).
+        cache: folder of a latent cache, which is read in the place of the files (`data/latents`). Without `root` and
+            `manifest`, the list of clips that lies in it is taken. None: clips are read from files.
         batch_size, ..., max_bad_share: as in `data.module.VideoData`.
 
     Raises FileNotFoundError or ValueError, in one line, for clips that are not there or cannot be batched.
@@ -311,8 +334,11 @@ def clip_data(
     by = weights_by or SOURCE
     filters = [each for each in (asked, held_out) if each is not None]
     also = [*dict.fromkeys(name for each in filters for name in each.columns), *([by] if weights else ())]
-    clips = chosen(read_manifest(root, manifest, columns or (), also, shard_cache=shard_cache), asked)
-    clips = allowed(clips, licences)
+    if cache is not None and root is None and manifest is None:
+        listed = read_list(Path(cache), columns or (), also)
+    else:
+        listed = read_manifest(root, manifest, columns or (), also, shard_cache=shard_cache, opened=cache is None)
+    clips = allowed(chosen(listed, asked), licences)
     if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
         log.warning("%s is not read, the folder is; data.manifest=%s reads it", lists[0], clips.root / lists[0])
     shown = num_frames if image_frames is None else image_frames
@@ -334,7 +360,7 @@ def clip_data(
             f"data.image_frames={image_frames} beside data.num_frames={num_frames} makes clips of two lengths, which"
             " share no batch: data/shapes=buckets, or data.batch_size=1 data.val_batch_size=1 and trainer.accumulate=N"
         )
-    clips, classes = classify(clips, labels, manifest or str(root))
+    clips, classes = classify(clips, labels, manifest or root or str(clips.root))
     train, val = clips.split(val_clips) if held_out is None else told_apart(clips, held_out, val_clips)
     mixture = mixture_of(train, weights, by)
     if weights:
@@ -356,4 +382,5 @@ def clip_data(
         pin_memory=pin_memory,
         max_bad_share=max_bad_share,
         shapes=shapes,
+        cache=cache,
     )

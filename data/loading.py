@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from data import workers
 from data.batch import Batch, Clips, Item, RedrawnClips, Shape, Skipped, collate
 from data.decode import BadClips, listing
+from data.latents.reading import CachedClips
 from data.processes import give_memory_back
 from data.sampler import Draw
 from data.shapes import SizedClips
@@ -22,17 +23,21 @@ log = logging.getLogger(__name__)
 GIVE_BACK_EVERY = 64  # clips that a worker reads: seldom enough to cost next to nothing
 
 
-class _Draws(Dataset[Item]):
-    """Hands draws to clips: only some datasets care which epoch it is, or can show a clip in another shape."""
+class Draws(Dataset[Item]):
+    """Hands draws to clips: only some datasets care which epoch it is, or can show a clip in another shape. Clips of a
+    latent cache are read from there."""
 
-    def __init__(self, clips: Clips) -> None:
+    def __init__(self, clips: Clips, cached: CachedClips | None) -> None:
         self.clips = clips
+        self.cached = cached
         self.drawn = 0
 
     def __getitem__(self, draw: Draw) -> Item:
         self.drawn += 1
         if self.drawn % GIVE_BACK_EVERY == 0 and get_worker_info() is not None:
             give_memory_back()
+        if self.cached is not None:
+            return self.cached.item(draw.index, draw.epoch)
         if draw.shape is not None and isinstance(self.clips, SizedClips):
             return self.clips.draw(draw.index, draw.epoch, draw.shape)
         if isinstance(self.clips, RedrawnClips):
@@ -48,12 +53,14 @@ class Asked(NamedTuple):
         packed: whether the clips of a batch may differ in shape.
         bytes: of the largest batch.
         num_clips: of the run, of which only a share may be unreadable.
+        cached: what a latent cache keeps of the clips.
     """
 
     shapes: Collection[Shape]
     packed: bool
     bytes: int
     num_clips: int
+    cached: CachedClips | None = None
 
 
 class Loader:
@@ -78,21 +85,37 @@ class Loader:
         Raises:
             BadClips: too many clips cannot be read. ValueError: no batch came in time, or one has another shape.
         """
+        joined = partial(collate, packed=True) if asked.packed else collate
+        for batch in self.loaded(Draws(clips, asked.cached), draws, joined, asked.bytes):
+            _check_shapes(batch, asked.shapes)
+            self._count_skipped(batch.skipped, asked.num_clips)
+            self._count_slow(batch.slow)
+            yield batch
 
-        def loader(first: int) -> DataLoader[Item]:
+    def loaded(
+        self,
+        items: Dataset[Any],
+        places: Callable[[int], Iterable[list[Any]]],
+        collate: Callable[[list[Any]], Any],
+        bytes: int,
+    ) -> Iterator[Any]:
+        """What `collate` makes of the items at each list of `places(0)`, in their order, with workers or without.
+        bytes: of the largest. Raises as `batches`."""
+
+        def loader(first: int) -> DataLoader[Any]:
             return DataLoader(
-                _Draws(clips),
-                batch_sampler=draws(first),
+                items,
+                batch_sampler=places(first),
                 num_workers=self.num_workers,
                 worker_init_fn=workers.leave_signals_to_trainer,
-                collate_fn=partial(collate, packed=True) if asked.packed else collate,
+                collate_fn=collate,
                 pin_memory=self.pin_memory and torch.cuda.is_available(),
                 timeout=self.timeout if self.num_workers else 0,
                 # Without its own generator a loader draws from torch's global one, and a resumed run would differ.
                 generator=torch.Generator().manual_seed(self.seed),
             )
 
-        batches = workers.batches(loader, self.shared_bytes(asked.bytes))
+        batches = workers.batches(loader, self.shared_bytes(bytes))
         while True:
             try:
                 batch = next(batches)
@@ -105,9 +128,6 @@ class Loader:
                     f"no batch within data.timeout={self.timeout} s: slow storage, or a file that hangs its decoder; "
                     "scripts/validate_data.py finds such files"
                 ) from None
-            _check_shapes(batch, asked.shapes)
-            self._count_skipped(batch.skipped, asked.num_clips)
-            self._count_slow(batch.slow)
             yield batch
 
     def shared_bytes(self, batch: int) -> int:
@@ -147,8 +167,8 @@ class Loader:
 def _check_shapes(batch: Batch, shapes: Collection[Shape]) -> None:
     """Raises ValueError for clips of a shape that was not asked for."""
     allowed = [(3, *shape) for shape in shapes]
-    for clip in batch.clips:
-        if (shape := tuple(clip.shape)) in allowed:
+    for own in batch.shapes:
+        if (shape := (3, *own)) in allowed:
             continue
         if len(allowed) == 1:
             raise ValueError(

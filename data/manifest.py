@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,10 @@ class Manifest:
         names = [name for name in self.table.column_names if name in wanted]
         values = {name: self.table.column(name)[index].as_py() for name in names}
         start, end = values.get("start"), values.get("end")
-        part = "" if start is None and end is None else f"#{start or 0:g}-{'' if end is None else f'{end:g}'}"
         return Row(
             path=self.root / values["path"],
             captions=tuple(caption for caption in values["caption"] if caption),
-            id=values["path"] + part,
+            id=values["path"] + part_of(start, end),
             start=0.0 if start is None else start,
             end=float("inf") if end is None else end,
             label=values.get(CLASS, NO_CLASS),
@@ -126,6 +126,16 @@ class Manifest:
                 paths = pc.replace_with_mask(paths, odd, pa.array(names, pa.string()))
             parts.append(paths)
         return pa.chunked_array(parts, pa.string())
+
+    def ids(self) -> pa.Array:
+        """What each row is called, the same wherever the files lie: its file, and the part of it that is meant."""
+        names = self.files().combine_chunks()
+        there = [name for name in ("start", "end") if name in self.table.column_names]
+        if not any(self.table.column(name).null_count < len(self) for name in there):
+            return names
+        parts = [values(self.table.column(name)) if name in there else repeat(None) for name in ("start", "end")]
+        rows = zip(names.to_pylist(), *parts, strict=False)
+        return pa.array([f"{name}{part_of(start, end)}" for name, start, end in rows], pa.string())
 
     def _below_root(self, path: str) -> str:
         whole = os.path.normpath(os.path.join(self.root, path))
@@ -214,6 +224,11 @@ class Manifest:
         return stills
 
 
+def part_of(start: float | None, end: float | None) -> str:
+    """What stands behind a file's name where only a part of it is meant."""
+    return "" if start is None and end is None else f"#{start or 0:g}-{'' if end is None else f'{end:g}'}"
+
+
 def values(column: pa.ChunkedArray) -> Iterator[Any]:
     """Each value as Python's object, a few of them at a time."""
     for begin in range(0, len(column), BATCH):
@@ -227,6 +242,7 @@ def read_manifest(
     also: Sequence[str] = (),
     every: bool = False,
     shard_cache: str | None = None,
+    opened: bool = True,
 ) -> Manifest:
     """Reads a list of clips.
 
@@ -238,6 +254,7 @@ def read_manifest(
         also: columns that are wanted, but do not belong to the clips: those of a filter.
         every: go on although none of the first files is there, where a later one is.
         shard_cache: folder for shards that are fetched.
+        opened: whether the files will be opened, so that some must be there; not those of a latent cache.
 
     Raises:
         FileNotFoundError: no such folder or manifest, or none of the first files is in `root`.
@@ -271,7 +288,7 @@ def read_manifest(
         )
     look_at = len(clips) if every else min(LOOK_AT, len(clips))
     paths = clips.table.column("path").slice(0, look_at)
-    if not shards and not any(is_there(root / path) for path in values(paths)):
+    if opened and not shards and not any(is_there(root / path) for path in values(paths)):
         raise FileNotFoundError(
             f"none of the first {look_at} files of {manifest or root} is there, e.g. {root / paths[0].as_py()}; "
             "set data.root to the folder that the paths are relative to"

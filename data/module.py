@@ -9,17 +9,20 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 from lightning import LightningDataModule
+from torch.utils.data import Dataset
 
 from data import workers
-from data.batch import Batch, Classified, Clips, NamedClips, Shape, Sizes, WithColumns, WithImages
+from data.batch import Batch, Classified, Clips, Item, NamedClips, Shape, Sizes, WithColumns, WithImages
 from data.card import Card, data_card
 from data.epochs import Epochs, Mixed
-from data.loading import Asked, Loader
+from data.latents.reading import TRAIN, VAL, CachedClips, LatentCache
+from data.loading import Asked, Draws, Loader
 from data.planned import PlannedStream, Planner, ShapedSets
 from data.sampler import Draw, Place, TrainingStream, Turn, validation_shard
-from data.shapes import Pixels, Shapes
+from data.shapes import Ints, Pixels, Shapes
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +91,7 @@ class VideoData(LightningDataModule):
         pin_memory: page-locked batches, for faster copies to a GPU; not used without one.
         max_bad_share: the run stops with a list once more than this share of the clips could not be read.
         shapes: how clips of several shapes become batches; None: all have one shape.
+        cache: folder of a latent cache, which is read in the place of the clips' pixels; None: there is none.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class VideoData(LightningDataModule):
         pin_memory: bool,
         max_bad_share: float,
         shapes: Shapes | None = None,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -135,6 +140,7 @@ class VideoData(LightningDataModule):
         self.width = width
         self.fps = fps
         self.shapes = shapes
+        self.cache = None if cache is None else LatentCache(cache)
         self.loader = Loader(num_workers, seed, fps, timeout, pin_memory, max_bad_share)
         self.place = Place(0)
         self.accepts_other_clips = False
@@ -168,6 +174,34 @@ class VideoData(LightningDataModule):
     @property
     def world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1
+
+    def shape_numbers(self, clips: Clips) -> Ints | None:
+        """Which of `shapes_of(clips)` each clip is asked for in, (clips,); None where all have one."""
+        if self.sets is None:
+            return None
+        sets = (self.sets.train, self.sets.val)
+        number = next(each.number for each in sets if each is not None and each.clips is clips)
+        order = [self.shapes_of(clips).index(shape) for shape in self.sets.shapes]
+        return np.array(order)[number]
+
+    @cached_property
+    def cached(self) -> dict[str, CachedClips]:
+        """What is kept of the clips to train and to validate on, by `train` and `val`; empty without a cache.
+
+        Raises ValueError, in one line, where the cache is not finished, or is of other clips.
+        """
+        sets = {} if self.cache is None else {TRAIN: self.train, VAL: self.val}
+        return {
+            name: self.cache.of(clips, name, self.shapes_of(clips), self.shape_numbers(clips))
+            for name, clips in sets.items()
+            if clips is not None and self.cache is not None
+        }
+
+    def training_clip(self, index: int) -> Item:
+        """Clip `index` of the training clips in its first showing."""
+        number = self.shape_numbers(self.train)
+        shape = None if number is None else self.shapes_of(self.train)[int(number[index])]
+        return Draws(self.train, self.cached.get(TRAIN))[Draw(index, 0, shape)]
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -275,7 +309,14 @@ class VideoData(LightningDataModule):
         else:
             pixels = max(self.batch_size, self.val_batch_size) * self.num_frames * self.height * self.width
         num_clips = len(self.train) + len(self.val or ())
-        return Asked(self.shapes_of(clips), packed, 4 * 3 * pixels, num_clips)
+        cached = next((each for each in self.cached.values() if each.clips is clips), None)
+        return Asked(self.shapes_of(clips), packed, 4 * 3 * pixels, num_clips, cached)
+
+    def loaded(
+        self, items: Dataset[Any], places: Callable[[int], Iterable[list[Any]]], collate: Callable[[list[Any]], Any]
+    ) -> Iterator[Any]:
+        """What `collate` makes of other items than those of a training (`loading.Loader.loaded`)."""
+        return self.loader.loaded(items, places, collate, self._asked(self.train).bytes)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """The trainer is about to use this batch: from here on it counts."""

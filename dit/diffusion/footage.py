@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -101,17 +101,69 @@ class Footage:
     encode: Callable[[Tensor], Tensor]
     compression: Compression
 
+    @property
+    def num_frames(self) -> int:
+        """Of each clip."""
+        return self.pixels.shape[2]
+
     def latents(self, known: Tensor, unknown: Unknown, like: Tensor) -> Tensor:
         """What `encode_known` makes of the frames `known`, bool (B, num_frames) on the CPU; 0 where none is, but for
         `grey`. like: the clips' own latents."""
         made = torch.zeros_like(like)
-        patterns: dict[tuple[int, ...], list[int]] = {}
-        for row, each in enumerate(known.tolist()):
-            patterns.setdefault(tuple(frame for frame, is_known in enumerate(each) if is_known), []).append(row)
-        for at, rows in patterns.items():
+        for at, rows in patterns(known).items():
             if at or unknown == "grey":
-                pixels = self.pixels[rows][:, :, list(at)]
-                made[rows] = encode_known(self.encode, self.compression, pixels, at, self.pixels.shape[2], unknown).to(
-                    made.dtype
-                )
+                made[rows] = self._encoded(rows, at, unknown).to(made.dtype)
         return made
+
+    def _encoded(self, rows: list[int], at: tuple[int, ...], unknown: Unknown) -> Tensor:
+        """Latents of some clips of which the frames `at` are known."""
+        pixels = self.pixels[rows][:, :, list(at)]
+        return encode_known(self.encode, self.compression, pixels, at, self.num_frames, unknown)
+
+
+CLIP, GIVEN = "clip", "given"  # names in a latent cache: of the clip, and of latents of given frames
+
+
+def name_of(at: Sequence[int]) -> str:
+    """How a latent cache calls latents of clips of which the frames `at` are known: `given:0,80`."""
+    return f"{GIVEN}:{','.join(map(str, at))}"
+
+
+def frames_of(name: str) -> tuple[int, ...] | None:
+    """`name_of` undone; None for the name of anything else."""
+    kind, _, numbers = name.partition(":")
+    return tuple(map(int, numbers.split(","))) if kind == GIVEN else None
+
+
+def patterns(known: Tensor) -> dict[tuple[int, ...], list[int]]:
+    """Numbers of known frames -> the clips of which these are known, of bool (B, num_frames) on the CPU."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for row, each in enumerate(known.tolist()):
+        found.setdefault(tuple(frame for frame, is_known in enumerate(each) if is_known), []).append(row)
+    return found
+
+
+@dataclass(frozen=True)
+class KeptFootage(Footage):
+    """Training clips out of a latent cache, where latents of given frames were made beforehand.
+
+    pixels: the frames that are kept, of which only the height and width count here. length: frames of each clip.
+    kept: numbers of known frames -> latents (B, C, F, H, W).
+    """
+
+    length: int
+    kept: Mapping[tuple[int, ...], Tensor]
+
+    @property
+    def num_frames(self) -> int:
+        return self.length
+
+    def _encoded(self, rows: list[int], at: tuple[int, ...], unknown: Unknown) -> Tensor:
+        if at in self.kept:
+            return self.kept[at][rows]
+        if at:
+            raise ValueError(
+                f"frames {', '.join(map(str, at))} of a clip are given beside it, and the latent cache keeps others:"
+                " make it again with this conditioning, or train without (data.cache=null)"
+            )
+        return super()._encoded(rows, at, unknown)  # grey alone

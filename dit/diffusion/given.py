@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dit.config.limits import Natural, NonNegative, Positive, Share
 from dit.diffusion.conditioning import Conditioning
-from dit.diffusion.footage import Footage, Unknown, folded
+from dit.diffusion.footage import Compression, Footage, Unknown, folded
 from dit.diffusion.levels import moved, uniform
 from dit.diffusion.path import Path
 from dit.diffusion.prediction import Prediction
@@ -300,17 +300,27 @@ class Beside(Showing):
                 " draw the first ones (conditioning=i2v), or given.unknown=nearest"
             )
 
+    def known(
+        self,
+        conditioning: Conditioning,
+        batch: int,
+        num_frames: int,
+        compression: Compression,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Which frames of training clips are given, as `conditioning` draws them: bool (B, num_frames) on the CPU."""
+        if self.unknown == "left_out":
+            drawn = conditioning(batch, compression.latent_of(num_frames - 1) + 1, generator, "cpu")
+            return drawn[:, [compression.latent_of(frame) for frame in range(num_frames)]]
+        return conditioning(batch, num_frames, generator, "cpu")
+
     def draw(
         self, conditioning: Conditioning, x0: Tensor, footage: Footage | None, generator: torch.Generator | None
     ) -> Shown:
         if footage is None:
             raise ValueError("given=beside encodes given frames of pixels, and here are latents alone")
-        compression, num_frames = footage.compression, footage.pixels.shape[2]
-        if self.unknown == "left_out":
-            drawn = conditioning(len(x0), x0.shape[2], generator, "cpu")
-            known = drawn[:, [compression.latent_of(frame) for frame in range(num_frames)]]
-        else:
-            known = conditioning(len(x0), num_frames, generator, "cpu")
+        compression = footage.compression
+        known = self.known(conditioning, len(x0), footage.num_frames, compression, generator)
         latents = footage.latents(known, self.unknown, x0)
         known = folded(known, compression).to(x0.device, non_blocking=True)
         return self.seen(Shown(latents, known, self.unknown == "grey"))

@@ -70,7 +70,7 @@ def encode_ahead(
     text.release()
     text.to("cpu")  # where the trainer finds all parts
     if told:
-        log.info("captions: %d of %d were encoded now, all are in %s", made, len(captions), text.store.folder)
+        log.info("captions: %d of %d were encoded now, which are kept in %s", made, len(captions), text.store.folder)
 
 
 def some(clips: Any) -> list[str]:

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
+from operator import itemgetter
 from typing import Any, NamedTuple, Self, cast
 
 import torch
@@ -19,7 +20,7 @@ from data.batch import Batch
 from dit.checkpoint import entries
 from dit.codec.base import Codec
 from dit.codec.vae.network import Autoencoder
-from dit.diffusion.footage import Footage
+from dit.diffusion.footage import CLIP, Footage, KeptFootage, frames_of
 from dit.diffusion.loss import Objective
 from dit.engine import blocks, parallel
 from dit.engine.clip_mean import ClipMean
@@ -122,12 +123,15 @@ class VideoDiffusion(LightningModule):
     # -- the step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x0 = of_each(self.encode, batch)  # (B, C, F, H, W); of a packed batch (n, C, F, H, W) of each shape
+        each = [self.latents(*group) for group in groups(batch)]
+        whole: Callable[[Sequence[Any]], Any] = tuple if batch.is_packed else itemgetter(0)
+        x0 = whole(each)  # (B, C, F, H, W); of a packed batch (n, C, F, H, W) of each shape
+        footage = [self.footage(*group, latents) for group, latents in zip(groups(batch), each, strict=True)]
         left_out = [random.random() < self.caption_dropout for _ in batch.ids]
         cond = cond_of_batch(self.signals, batch, left_out)
         clips = Clips(
-            x0, of_each(lambda pixels: pixels, batch), cond,
-            lambda: cond_of_batch(self.signals, batch, [True] * len(batch.ids)), of_each(self.footage, batch),
+            x0, whole(batch.groups), cond, lambda: cond_of_batch(self.signals, batch, [True] * len(batch.ids)),
+            whole(footage),
         )  # fmt: skip
         losses = self.recipe.losses(self.networks, clips, self.global_step)
         self._check_reached(losses)
@@ -191,9 +195,20 @@ class VideoDiffusion(LightningModule):
         finally:
             self.codec.train(before)
 
-    def footage(self, pixels: Tensor) -> Footage:
-        """Training clips for networks that are shown given frames beside them."""
-        return Footage(pixels, self.encode_given, self.codec.compression)
+    @torch.no_grad()
+    def latents(self, pixels: Tensor, kept: Mapping[str, Tensor]) -> Tensor:
+        """Latents of clips of one shape, (B, C, F, H, W): of their pixels, or of what a latent cache has kept."""
+        return self.codec.latents_of(kept[CLIP].to(torch.float32)) if kept else self.encode(pixels)
+
+    def footage(self, pixels: Tensor, kept: Mapping[str, Tensor], x0: Tensor) -> Footage:
+        """Training clips for networks that are shown given frames beside them. x0: their latents."""
+        compression = self.codec.compression
+        if not kept:
+            return Footage(pixels, self.encode_given, compression)
+        named = {frames_of(name): each.to(x0.dtype) for name, each in kept.items()}
+        of_given = {at: latents for at, latents in named.items() if at is not None}
+        num_frames = compression.pixel_shape(*x0.shape[2:])[0]
+        return KeptFootage(pixels, self.encode_given, compression, num_frames, of_given)
 
     def count_tokens(self, latents: Tensor) -> int:
         """Tokens that the network sees in a batch of latents."""
@@ -205,8 +220,9 @@ class VideoDiffusion(LightningModule):
         """Loss and errors of each clip (`validated.py`), of a network that denoises."""
         net, objective = cast(Backbone, self.net), cast(Objective, self.objective)
         conds = [cond_of_batch(self.signals, batch.one(i)) for i in range(len(batch))]
-        x0 = [one for pixels in batch.groups for one in self.encode(pixels).split(1)]
-        footage = [self.footage(clip[None]) for clip in batch.clips]
+        x0 = [one for group in groups(batch) for one in self.latents(*group).split(1)]
+        alone = [group for i in range(len(batch)) for group in groups(batch.one(i))]
+        footage = [self.footage(*group, one) for group, one in zip(alone, x0, strict=True)]
         return validated(net, objective, x0, conds, batch.ids, noise_shares, rows, footage)
 
     # -- set-up
@@ -337,7 +353,7 @@ class VideoDiffusion(LightningModule):
         return name not in self.parts or self.parts[name].averaged
 
 
-def of_each(function: Callable[[Tensor], Any], batch: Batch) -> Any:
-    """`function` of the pixels of a batch; of a packed one a tuple, of those of each group of clips of one shape."""
-    made = tuple(function(pixels) for pixels in batch.groups)
-    return made if batch.is_packed else made[0]
+def groups(batch: Batch) -> list[tuple[Tensor, Mapping[str, Tensor]]]:
+    """Pixels of each group of clips of one shape, and what a latent cache has kept of them."""
+    kept: Sequence[Mapping[str, Tensor]] = batch.encoded or [{} for _ in batch.groups]
+    return list(zip(batch.groups, kept, strict=True))

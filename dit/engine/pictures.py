@@ -48,14 +48,15 @@ def always_given(conditioning: Conditioning) -> tuple[bool, bool]:
     return bool(drawn[0]), bool(drawn[-1])
 
 
-def of_clips(clips: Any, count: int, conditioning: Conditioning) -> Pictures | None:
+def of_clips(data: Any, count: int, conditioning: Conditioning) -> Pictures | None:
     """Frames of `count` clips, evenly spaced over all; None for a model that is not always given the first frame.
 
-    clips: items by their number, as in training. Raises what reading them raises.
+    data: whose clips are trained on (`data.module.VideoData`). Raises what reading them raises.
     """
     begins, ends = always_given(conditioning)
     if not begins:
         return None
-    items = [clips[index * len(clips) // count] for index in range(count)]
+    read = getattr(data, "training_clip", data.train.__getitem__)
+    items = [read(index * len(data.train) // count) for index in range(count)]
     first, last = (torch.stack([to_float(item["pixels"][:, at]) for item in items]) for at in (0, -1))
     return Pictures([item["caption"] for item in items], first, last if ends else None)

@@ -30,6 +30,7 @@ from dit.engine import (
     frozen,
     history,
     initial,
+    latents,
     memory,
     pictures,
     published,
@@ -104,7 +105,7 @@ def train(config: dict[str, Any]) -> None:
 
 
 def _train(config: dict[str, Any]) -> None:
-    _quiet()
+    quiet()
     config = dict(config)
     show = config.pop("show", False)  # no setting of the run
     parts = build(config)
@@ -222,6 +223,7 @@ def build(config: dict[str, Any]) -> Parts:
     recipe: Recipe = _make(config["recipe"])(objective)
     if config["alignment"] is not None:
         recipe = Aligned(recipe, _make(config["alignment"]))
+    latents.use(data, config, codec, text, signals, objective, recipe)
     module = VideoDiffusion(
         net=net,
         codec=codec,
@@ -300,7 +302,7 @@ def preview_of(parts: Parts, prompts: list[str] | None) -> tuple[pictures.Pictur
     """What previews are given, and their prompts: those of the config, or else captions of the same clips."""
     count = captions.SOME if prompts is None else max(len(prompts), 1)
     conditioning = cast(Objective, parts.module.objective).conditioning
-    shown = pictures.of_clips(parts.data.train, count, conditioning)  # type: ignore[attr-defined]
+    shown = pictures.of_clips(parts.data, count, conditioning)
     if prompts is None:
         return shown, some_prompts(parts) if shown is None else shown.captions
     return shown, prompts
@@ -390,7 +392,7 @@ def _arithmetic(parts: Parts, trainer: Trainer, counted: Arithmetic) -> None:
         log.info("that rate is of this moment; compare runs by speed/tflops instead of speed/mfu")
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's notes on hardware and its advice to beginners say nothing about this run."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 LOCK = ".lock"
+TRAINED = "being trained by another process; wait for it, or choose another name=..."
 ASIDE = "set_aside"
 PART = f"{CONFIG}.part"  # rank 0 may be writing it, or was killed while it did
 
@@ -64,6 +65,7 @@ FREE = (
     "data.val_filter",
     "data.made_by",
     "data.shard_cache",
+    "data.cache",  # whose latents they are, the cache says
     "data.licences",
     "data.decoder",
     "data.batch_size",  # clips to a step are compared: batch, ranks and accumulated batches together
@@ -228,19 +230,19 @@ def _has_rows_behind(metrics: Path, step: int) -> bool:
 
 
 @contextmanager
-def lock(run: Path) -> Iterator[None]:
+def lock(run: Path, held_by: str = TRAINED) -> Iterator[None]:
     """Holds the lock of a run, so that it is not trained twice at a time; for the first rank. The kernel frees it when
-    the process dies, however it dies. ValueError where another process holds it."""
+    the process dies, however it dies. ValueError where another process holds it, which says `held_by`."""
     run.mkdir(parents=True, exist_ok=True)
     file = run / LOCK
     if file.is_dir():
         raise ValueError(f"{file} is a folder, where the lock of the run is to be; remove it")
     with file.open("w") as held:
-        _take(held, run)
+        _take(held, run, held_by)
         yield
 
 
-def _take(held: IO[str], run: Path) -> None:
+def _take(held: IO[str], run: Path, held_by: str) -> None:
     """Locks an open file. Waits a little: a killed process takes a moment to die, and its loader's workers another."""
     for wait in (0.1, 0.4, 1.5, None):
         try:
@@ -248,9 +250,7 @@ def _take(held: IO[str], run: Path) -> None:
             return
         except BlockingIOError:
             if wait is None:
-                raise ValueError(
-                    f"{run} is being trained by another process; wait for it, or choose another name=..."
-                ) from None
+                raise ValueError(f"{run} is {held_by}") from None
             time.sleep(wait)
         except OSError as error:
             if error.errno not in NO_LOCKS:

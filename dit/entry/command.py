@@ -95,7 +95,8 @@ class _Command:
     def one(self, config: DictConfig) -> Any:
         # In here, since Hydra announces what leaves a job with lines of its own.
         with one_line_errors(self.config_name):
-            plain = self.checked(config)
+            hints = typing.get_type_hints(self.task, include_extras=True)
+            plain = checked(config, next((hint for name, hint in hints.items() if name != "return"), Any))
             if "name" in plain:
                 plain["name"] = sweep.run_name(plain["name"], self.arguments[1:])
             if plain.get("show"):
@@ -103,17 +104,16 @@ class _Command:
             drop_unheard_lines()
             return self.task(plain)
 
-    def checked(self, config: DictConfig) -> dict[str, Any]:
-        """The config as plain containers that fit the task."""
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        hints = typing.get_type_hints(self.task, include_extras=True)
-        wanted = next((hint for name, hint in hints.items() if name != "return"), Any)
-        known = typing.get_type_hints(wanted, include_extras=True) if typing.is_typeddict(wanted) else {}
-        plain |= {key: None for key in known if key not in plain}  # `text=null` leaves no key of a group
-        try:
-            return {key: fitted(value, known.get(key, Any), key) for key, value in plain.items()}
-        except Misfit as error:
-            raise Misfit(_typed(config, error.path), error.why) from None
+
+def checked(config: DictConfig, wanted: Any) -> dict[str, Any]:
+    """A composed config as plain containers. wanted: what each key of its top level may be, a TypedDict."""
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    known = typing.get_type_hints(wanted, include_extras=True) if typing.is_typeddict(wanted) else {}
+    plain |= {key: None for key in known if key not in plain}  # `text=null` leaves no key of a group
+    try:
+        return {key: fitted(value, known.get(key, Any), key) for key, value in plain.items()}
+    except Misfit as error:
+        raise Misfit(_typed(config, error.path), error.why) from None
 
 
 def _typed(config: DictConfig, path: str) -> str:

@@ -24,7 +24,7 @@ NAMES = frozenset(
         *("prompt_file", "out"),
         *("image", "last_image", "video", "mask"),
         *(f"task.{key}" for key in ("image", "last_image", "video", "mask")),
-        *("data.root", "data.manifest", "data.filter", "data.shard_cache"),
+        *("data.root", "data.manifest", "data.filter", "data.shard_cache", "data.cache"),
         *("folders.text", "folders.codec", "folders.image"),
         *("text.folder", "signals.image.folder", "text_cache"),
         *("codec.folder", "codec.encoder", "codec.decoder"),

@@ -28,6 +28,7 @@ class Aligned(Recipe):
                 f"alignment compares what the network sees of a clip, and {type(recipe).__name__} shows it none;"
                 " alignment=none"
             )
+        self.sees_pixels = True
         self.recipe = recipe
         self.alignment = alignment
         self.copies, self.optimizers, self.trains_text = recipe.copies, recipe.optimizers, recipe.trains_text

@@ -37,6 +37,7 @@ class Autoencoding(Recipe):
 
     denoises = False
     sees_clips = False
+    sees_pixels = True
     trains_text = False
 
     def __init__(

@@ -88,6 +88,7 @@ class Recipe(ABC):
             (`dit/codec/vae`), and the run has no objective.
         takes_packed: whether it takes packed batches, clips of several shapes in one sequence.
         sees_clips: whether `net` is shown noised clips of the batch, which is what alignment needs.
+        sees_pixels: whether it works on the clips' pixels too, which a latent cache does not hold.
         needs_weights: why a run cannot begin with random weights, for the message; None: it can.
         passes: forward passes of networks of `net`'s size in a step, for the count of FLOPs; a backward pass counts as
             two.
@@ -99,6 +100,7 @@ class Recipe(ABC):
     denoises = True
     takes_packed = False
     sees_clips = True
+    sees_pixels = False
     needs_weights: str | None = None
     passes = 3.0
 

@@ -107,6 +107,7 @@ class Signal(ABC):
             neither dropout nor guidance leaves it out.
         example: the value of some clip, of usual size, by which a network's arithmetic is counted.
         asked: names in `Asked.signals` that it reads.
+        frames: numbers of the pixel frames that it looks at in training, -1 the last; a latent cache keeps these.
         columns: names in `Batch.values` that the data must have for it, beside captions, frame rates and classes.
     """
 
@@ -114,6 +115,7 @@ class Signal(ABC):
     nothing: ClassVar[Any] = None
     example: ClassVar[Any]
     asked: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()
     columns: tuple[str, ...] = ()
 
     def __init__(self, around: Around) -> None:

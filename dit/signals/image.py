@@ -69,7 +69,7 @@ class Image(Signal):
         self.dtype: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
         self.config = config_of(self.encoder, KEY)
         self.skipping = skipping
-        self.frames = frames
+        self.frames = (0,) if frames == "first" else (0, -1)
         self.model: nn.Module | None = None
         self.remembered: dict[str, Tensor] = {}
         self.has_missed = False
@@ -89,14 +89,13 @@ class Image(Signal):
 
     def of_batch(self, batch: Batch) -> list[list[Tensor]]:  # type: ignore[override]
         """Of each clip its pictures, (3, height, width)."""
-        at = [0] if self.frames == "first" else [0, -1]
-        return [[to_bytes(clip[:, frame]) for frame in at] for clip in batch.clips]
+        return [[to_bytes(clip[:, frame]) for frame in self.frames] for clip in batch.clips]
 
     def of_request(self, asked: Asked, clip: Clip) -> list[Sequence[Tensor]] | None:
         """The first pictures of all samples, or the one of all, and the last ones likewise."""
         if clip.first is None:
             return None
-        if self.frames == "first":
+        if len(self.frames) == 1:
             return [clip.first]
         if clip.last is None:
             raise ValueError(
@@ -123,7 +122,7 @@ class Image(Signal):
 
     def of_example(self) -> Cond:
         tokens = (self.config.image_size // self.config.patch_size) ** 2 + 1
-        return {"image": torch.zeros(1, tokens * (1 if self.frames == "first" else 2), self.config.hidden_size)}
+        return {"image": torch.zeros(1, tokens * len(self.frames), self.config.hidden_size)}
 
     def encode(self, values: Any) -> Cond:
         if values is None:

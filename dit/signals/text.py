@@ -47,6 +47,7 @@ class Text(Signal):
 
         self.sees_pictures = bool(getattr(self.encoder, "sees_pictures", False))
         if self.sees_pictures:
+            self.frames = (0,)
             self.nothing = ("", BLACK)  # type: ignore[misc]
 
     def of_batch(self, batch: Batch) -> Any:

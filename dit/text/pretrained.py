@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ from dit.text.pictured import PicturedTokens
 log = logging.getLogger(__name__)
 Rows = dict[str, Row]  # of one prompt, by part
 Asked = str | tuple[str, Tensor]  # a prompt, or one with the picture that a clip begins with, uint8 (3, h, w)
+
+
+class Shelf(Protocol):
+    """Where tensors of prompts are found, as a `FeatureStore` keeps them: those of a latent cache (`data/latents`)."""
+
+    def holds(self, prompt: str) -> bool: ...
+
+    def read(self, prompt: str) -> dict[str, Tensor] | None: ...
 
 
 class Pretrained(TextEncoder):
@@ -66,6 +74,7 @@ class Pretrained(TextEncoder):
         self.models: dict[str, nn.Module] = {}  # no modules of this one: they are in no state dict
         self.remembered: dict[str, Rows] = {}
         self.store: FeatureStore | None = None
+        self.shelf: Shelf | None = None  # another place where it is kept, which is only read
         self.has_cut = False
         self.fingerprint = fingerprint or ""
         if fingerprint is not None and (found := self._fingerprint()) != fingerprint:
@@ -95,10 +104,15 @@ class Pretrained(TextEncoder):
         self.fingerprint = self.fingerprint or self._fingerprint()
         return self.fingerprint
 
+    @property
+    def mark(self) -> str:
+        """A fingerprint of all that decides what it says of a prompt: files and settings."""
+        said = [self.identified(), str(self.dtype), *(f"{name}: {described(p)}" for name, p in self.parts.items())]
+        return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
+
     def keep_in(self, folder: str | Path) -> None:
         """Keeps what it says of prompts on disk from here on, and takes from there what it has said before."""
-        said = [self.identified(), str(self.dtype), *(f"{name}: {described(p)}" for name, p in self.parts.items())]
-        self.store = FeatureStore(Path(folder), hashlib.sha256("\n".join(said).encode()).hexdigest()[:16])
+        self.store = FeatureStore(Path(folder), self.mark)
 
     # -- prompts
 
@@ -118,9 +132,21 @@ class Pretrained(TextEncoder):
     def fill(self, prompts: Sequence[str]) -> int:
         """Encodes prompts that are not on disk yet (`keep_in`), and keeps them there alone; returns how many."""
         assert self.store is not None, "keep_in says where"
-        new = [prompt for prompt in dict.fromkeys(prompts) if not self.store.file(prompt).is_file()]
+        new = [prompt for prompt in dict.fromkeys(prompts) if not self.is_kept(prompt)]
         self._found({prompt: prompt for prompt in new})
         return len(new)
+
+    def is_kept(self, name: str) -> bool:
+        """Whether what it says of a prompt is on disk."""
+        if self.store is not None and self.store.file(name).is_file():
+            return True
+        return self.shelf is not None and self.shelf.holds(name)
+
+    def tensors(self, prompts: Sequence[str]) -> list[dict[str, Tensor]]:
+        """What it says of each prompt, as it is kept on disk, on the CPU."""
+        found = self._found({prompt: prompt for prompt in prompts})
+        rows = ({name: tensor.cpu() for name, tensor in _flat(found[prompt]).items()} for prompt in prompts)
+        return list(rows)
 
     def knows(self, prompts: Sequence[Asked]) -> bool:
         """Whether all of these are remembered."""
@@ -130,7 +156,7 @@ class Pretrained(TextEncoder):
         """Raises FileNotFoundError or ValueError, in one line, for files that are missing or damaged, if a model will
         be needed for these."""
         named = {name_of(asked) for asked in prompts} - self.remembered.keys()
-        kept = {name for name in named if self.store is not None and self.store.file(name).is_file()}
+        kept = {name for name in named if self.is_kept(name)}
         for part in self.parts.values() if named - kept else ():
             part.check()
 
@@ -158,8 +184,10 @@ class Pretrained(TextEncoder):
         ahead: whether it is for later: then it comes to the CPU, and each model goes when it is done.
         """
         found: dict[str, Rows] = {name: self.remembered.get(name, {}) for name in named}
-        if self.store is not None:
-            found |= {name: _by_part(self.store.read(name)) for name, rows in found.items() if not rows}
+        places: tuple[FeatureStore | Shelf | None, ...] = (self.store, self.shelf)
+        for place in places:
+            if place is not None:
+                found |= {name: _by_part(place.read(name)) for name, rows in found.items() if not rows}
         new = [name for name, rows in found.items() if not rows]
         self._say_cut([_split(named[name])[0] for name in new])
         for part in self.parts if new else ():
@@ -170,8 +198,7 @@ class Pretrained(TextEncoder):
                 del self.models[part]
         if self.store is not None:
             for name in new:
-                rows = found[name].items()
-                self.store.write(name, {f"{part}.{key}": each for part, row in rows for key, each in row.items()})
+                self.store.write(name, _flat(found[name]))
         return found
 
     @torch.no_grad()
@@ -238,7 +265,13 @@ def described(thing: Any) -> str:
     return f"{type(thing).__name__}({', '.join(f'{key}={value}' for key, value in said.items())})"
 
 
+def _flat(rows: Rows) -> dict[str, Tensor]:
+    """Rows by part as tensors by one name each."""
+    return {f"{part}.{key}": each for part, row in rows.items() for key, each in row.items()}
+
+
 def _by_part(tensors: Mapping[str, Tensor] | None) -> Rows:
+    """`_flat` undone."""
     rows: Rows = {}
     for key, tensor in (tensors or {}).items():
         name, _, entry = key.rpartition(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ def test_pictures_are_of_clips_that_are_always_given() -> None:
 
     def drawn(*patterns: c.Pattern) -> pictures.Pictures | None:
         tasks = {str(i): each for i, each in enumerate(patterns)}
-        return pictures.of_clips(clips, 4, c.RandomTasks(tasks, dict.fromkeys(tasks, 1.0), 0.0))
+        return pictures.of_clips(SimpleNamespace(train=clips), 4, c.RandomTasks(tasks, dict.fromkeys(tasks, 1.0), 0.0))
 
     assert drawn(c.NoFrame()) is None and drawn(c.FirstFrame(), c.NoFrame()) is None
     first, both = drawn(c.FirstFrame(), c.RandomPrefix()), drawn(c.FirstAndLastFrame())

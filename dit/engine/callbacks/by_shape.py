@@ -26,7 +26,7 @@ class ByShape:
     def add(self, batch: Batch, sums: Sequence[Tensor]) -> None:
         """The sums of a batch's clips, all of one shape and in their order."""
         own = len(batch) - batch.fillers
-        self.sums[Shape(*batch.clips[0].shape[1:])] += [each * (place < own) for place, each in enumerate(sums)]
+        self.sums[batch.shapes[0]] += [each * (place < own) for place, each in enumerate(sums)]
 
     def over_ranks(self) -> dict[Shape, Tensor]:
         """The sums of each shape over all clips of all ranks; nothing where there is no clip."""

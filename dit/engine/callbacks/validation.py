@@ -14,7 +14,6 @@ from lightning import Trainer
 from torch import Tensor
 from torch.nn.functional import pad
 
-from data.batch import Shape
 from dit.diffusion.errors import QUANTITIES, shares
 from dit.diffusion.loss import loss_by_level
 from dit.engine import parallel, rng
@@ -85,7 +84,7 @@ class Validation(Task):
                 for index, batch in enumerate(batches):
                     ask()
                     batch = trainer.strategy.batch_to_device(batch)
-                    rows = 1 if sharded else data.rows(Shape(*batch.clips[0].shape[1:]))
+                    rows = 1 if sharded else data.rows(batch.shapes[0])
                     clips = module.validation_step(batch, index, self.noise_shares, rows)
                     sums.add(batch, [self._sums(clip, frames) for clip in clips])
             ask(may_stop=False)  # whether all have their sums; they are added up now, and no work is left to be cut off
