@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from data.batch import to_float
 from dit.diffusion.conditioning import Conditioning
 from dit.encoders import to_bytes
 from dit.sampling.canvas import Canvas
+from dit.sampling.fit import Cut, Size
 from dit.sampling.tasks import FirstLast, ImageToVideo, Task
 
 DRAWS, FRAMES = 256, 5  # that show which frames are always given
@@ -49,7 +52,8 @@ def always_given(conditioning: Conditioning) -> tuple[bool, bool]:
 
 
 def of_clips(data: Any, count: int, conditioning: Conditioning) -> Pictures | None:
-    """Frames of `count` clips, evenly spaced over all; None for a model that is not always given the first frame.
+    """Frames of `count` clips, evenly spaced over all; None for a model that is not always given the first frame. Those
+    of clips in another shape than the previews' are scaled to cover it and cut to their middle.
 
     data: whose clips are trained on (`data.module.VideoData`). Raises what reading them raises.
     """
@@ -58,5 +62,14 @@ def of_clips(data: Any, count: int, conditioning: Conditioning) -> Pictures | No
         return None
     read = getattr(data, "training_clip", data.train.__getitem__)
     items = [read(index * len(data.train) // count) for index in range(count)]
-    first, last = (torch.stack([to_float(item["pixels"][:, at]) for item in items]) for at in (0, -1))
+    size = (data.width, data.height)
+    first, last = (torch.stack([to_float(_fitted(item["pixels"][:, at], size)) for item in items]) for at in (0, -1))
     return Pictures([item["caption"] for item in items], first, last if ends else None)
+
+
+def _fitted(frame: Tensor, size: Size) -> Tensor:
+    """A frame, uint8 (3, h, w), in a size."""
+    if (frame.shape[2], frame.shape[1]) == size:
+        return frame
+    image = Cut()(Image.fromarray(frame.movedim(0, -1).numpy()), size, Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).movedim(-1, 0)

@@ -110,6 +110,12 @@ def test_the_longest_length_then_the_nearest_aspect_ratio_then_the_largest() -> 
     assert chosen((7, 720, 1280), (1, 64, 64)) == [(1, 48, 80), (1, 64, 64)]
 
 
+def test_aspect_ratios_that_rounding_sets_apart_count_as_equal() -> None:
+    """Of 1.67 and 1.83, both meant as 16:9, a clip of 1.7 is nearer to the first and gets the larger."""
+    rounded = [Shape(8, 48, 80), Shape(8, 96, 176), Shape(8, 96, 208)]
+    assert assign(given((9, 1000, 1700)), rounded, 1.0, 0.5).tolist() == [1]
+
+
 def test_images_have_the_shortest_length() -> None:
     assert chosen((-1, 720, 1280), (0, 900, 900), images=True) == [(1, 48, 80), (1, 64, 64)]
     shortest = assign(given((-1, 900, 900), images=True), [Shape(8, 64, 64), Shape(16, 64, 64)], 1.0, 0.5)

@@ -136,7 +136,8 @@ def test_pictures_are_of_clips_that_are_always_given() -> None:
 
     def drawn(*patterns: c.Pattern) -> pictures.Pictures | None:
         tasks = {str(i): each for i, each in enumerate(patterns)}
-        return pictures.of_clips(SimpleNamespace(train=clips), 4, c.RandomTasks(tasks, dict.fromkeys(tasks, 1.0), 0.0))
+        data = SimpleNamespace(train=clips, height=2, width=2)
+        return pictures.of_clips(data, 4, c.RandomTasks(tasks, dict.fromkeys(tasks, 1.0), 0.0))
 
     assert drawn(c.NoFrame()) is None and drawn(c.FirstFrame(), c.NoFrame()) is None
     first, both = drawn(c.FirstFrame(), c.RandomPrefix()), drawn(c.FirstAndLastFrame())
