@@ -7,6 +7,7 @@ It adds to the video first what `Context.placed` does: positions that go into ev
 from abc import abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from dit.net.attention import Parts
@@ -55,13 +56,22 @@ class Serial(Block):
     def forward(self, video: Tensor, text: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
         shift1, scale1, gate1, shift2, scale2, gate2 = context.levels.of(self.modulation)  # (B, G, D) each
         if self.position is not None:
-            video = self.position.add(video, context.coordinates)
+            add = add_to_pack if context.levels.packed else add_position
+            video = add(self.position, video, context)
         x = context.sequence.join(context.placed(video), text)  # (B, N + L, D)
         x = add_gated(x, gate1, self.attention(modulate(self.norm1(x), shift1, scale1), context))
         if self.cross_attention is not None:
             x = x + self.cross_attention(x, context)
         x = add_gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
         return context.sequence.split(x, context.num_text)
+
+
+def add_position(position: Position, video: Tensor, context: Context) -> Tensor:
+    """Video tokens (B, N, width) with a block's own positions."""
+    return position.add(video, context.coordinates)
+
+
+add_to_pack = torch.compiler.disable(add_position)  # of packed clips: a graph would be of one set of clips alone
 
 
 class ThreeBranch(Block):

@@ -18,7 +18,7 @@ from dit.net.position.rotary import Rotation
 from dit.net.sequence import JointSequence, TextLevel, TextTokens, one_of_frames
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Levels:
     """Level vectors, or what a modulation made of them, and which one each token takes.
 
@@ -63,7 +63,7 @@ class MoreKeys(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen, as `Coordinates`
 class Context:
     """What all blocks of one forward pass share. A runner may give blocks another one (`reading`).
 

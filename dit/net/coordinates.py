@@ -23,7 +23,9 @@ AXES = ("f", "h", "w")
 VIEWS = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))  # of an axis in a grid
 
 
-@dataclass(frozen=True, eq=False)
+# Not frozen, though nothing changes it: of a frozen dataclass torch.compile guards all fields, whether they are used or
+# not, and a block would be compiled for each number of packed clips.
+@dataclass(eq=False)
 class Coordinates:
     """The coordinates of N video tokens, of K clips.
 

@@ -32,11 +32,10 @@ class Layout(ABC):
     def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """q, k, v (B, N, heads, head_dim) -> (B, N, heads, head_dim)."""
         coordinates = context.coordinates
-        if context.more_keys is None and not any(first % self.period for first in coordinates.first):
-            if coordinates.grid is not None:
-                return self.of_grid(kernel, q, k, v, context)
-            if coordinates.num_clips > 1 and coordinates.lengths is not None:
-                return self.of_pack(kernel, q, k, v, context)
+        if context.more_keys is None and context.levels.packed:
+            return self.of_pack(kernel, q, k, v, context)
+        if coordinates.grid is not None and context.more_keys is None and coordinates.first[0] % self.period == 0:
+            return self.of_grid(kernel, q, k, v, context)
         if context.more_keys is not None:
             (k, text_k), (v, text_v) = (context.sequence.split(each, context.num_text) for each in (k, v))
             k, v = context.more_keys(k, v)
@@ -50,8 +49,9 @@ class Layout(ABC):
     # A graph break in place of a trace: with the lengths of the clips a graph would be of one set of clips alone.
     @torch.compiler.disable
     def of_pack(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """As the call, for several whole clips one after another, each of which begins at a multiple of `period`."""
-        if self.reads_all:
+        """As the call, for several clips in one sequence."""
+        whole = context.coordinates.lengths is not None
+        if self.reads_all or not whole or any(first % self.period for first in context.coordinates.first):
             return attend(kernel, q, k, v, self.mask(context))
         batches = context.alike()
         streams = [context.sequence.split(each, context.num_text) for each in (q, k, v)]

@@ -181,27 +181,6 @@ def test_hooks_into_a_compiled_network(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["whole", "blocks"])
-def test_packed_clips_in_a_compiled_network(way: str) -> None:
-    """A table of coordinates that is made anew at every call compiles nothing anew. If blocks are compiled, the first
-    one of a layout makes the mask and the others find it: two graphs."""
-    net = network(WAN)
-    clips = [call(WAN, net, batch=1, size=size) for size in ((2, 4, 6), (3, 8, 4))]
-    tokens = torch.cat([net.patches(x, cond) for x, _, cond in clips], dim=1)
-    cond = {key: torch.cat([own[key] for _, _, own in clips]) for key in clips[0][2]}
-    given = tokens, torch.tensor([[0.3], [0.8]], dtype=torch.float64), cond
-    grids = [token_grid(net.patch, *x.shape[2:]) for x, _, _ in clips]
-
-    def packed(function: Any) -> Any:
-        return lambda *given: function(*given, Coordinates.packed(grids, "cpu"))
-
-    wanted = results(packed(net), net, given)
-    compiled = torch.compile(net, backend="aot_eager", fullgraph=True) if way == "whole" else by_blocks(net)
-    for _ in range(2):
-        assert_same(results(packed(compiled), net, given), wanted)
-        assert graphs() == (1 if way == "whole" else 2)
-
-
-@pytest.mark.parametrize("way", ["whole", "blocks"])
 def test_a_stream_in_a_compiled_network(way: str) -> None:
     """Frame 1,000, then 1,002 and so on: another number, not another graph each."""
     net = network(WAN)
@@ -249,3 +228,44 @@ def test_generated_code_computes_the_same() -> None:
         compile_blocks(net, "default")
         assert_same(results(net, net, given), wanted, 1e-4)
     assert graphs() == 1
+
+
+def pack(net: Backbone, groups: list[tuple[int, tuple[int, ...]]], text: int) -> tuple[Any, ...]:
+    """Groups of so many clips of a size, for `of_groups`, whose texts are padded to so many tokens."""
+    generator = torch.Generator().manual_seed(text)
+    clips = sum(count for count, _ in groups)
+    xs = [
+        torch.randn(count, net.in_channels, *size, generator=generator, dtype=torch.float64) for count, size in groups
+    ]
+    ts = [torch.rand(count, 1, generator=generator, dtype=torch.float64) for count, _ in groups]
+    features = torch.randn(clips, text, net.text.text_width, generator=generator, dtype=torch.float64)
+    real = torch.arange(text) < torch.randint(1, text + 1, (clips, 1), generator=generator)
+    return xs, ts, {"text": features, "text_mask": real}, [{}] * len(groups)
+
+
+@pytest.mark.parametrize("preset", ["wan21_tiny", "latte_tiny"])
+def test_packed_clips_are_compiled_twice_and_then_any(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No graph is of one set of clips: attention among clips stands between graphs, and all else takes any lengths."""
+    family = next(family for family in FAMILIES if family.preset == preset)
+    net = network(family, f"net.depth={2 if preset == 'latte_tiny' else 1}", "net/kernel=sdpa")
+    sets: list[Any] = [
+        ([(2, (2, 4, 6)), (1, (4, 2, 2))], 5), ([(1, (3, 4, 4)), (3, (2, 2, 4)), (1, (4, 4, 4))], 7),
+        ([(1, (2, 8, 2)), (5, (3, 4, 2)), (2, (5, 2, 2)), (1, (2, 2, 2))], 3),
+    ]  # fmt: skip
+    packs = [pack(net, *each) for each in sets]
+
+    def outputs_and_gradients(given: Any) -> list[Tensor]:
+        made = net.of_groups(*given)
+        total = torch.stack([(out * out.detach().cos()).sum() for out in made]).sum()
+        grads = torch.autograd.grad(total, list(net.parameters()), allow_unused=True)
+        return [*(out.detach() for out in made), *(grad for grad in grads if grad is not None)]
+
+    wanted = [outputs_and_gradients(each) for each in packs]
+    own = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **given: own(self, **given, backend="eager"))
+    compile_blocks(net, "default")
+    counts = []
+    for given, want in zip(packs, wanted, strict=True):
+        assert_same(outputs_and_gradients(given), want)
+        counts.append(graphs())
+    assert counts[0] < counts[1] == counts[2]

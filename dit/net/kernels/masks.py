@@ -142,7 +142,7 @@ class ByCoordinates(Mask):
 Parts = tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: torch.compile would guard every length of a mask that it only passes on
 class Packed(Mask):
     """Tokens of K clips in one sequence; each attends to all tokens of its own clip (NaViT, arXiv 2307.06304).
 
