@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,15 +21,21 @@ from dit.diffusion.moving import Moving
 from dit.diffusion.path import Linear
 from dit.diffusion.prediction import Flow
 from dit.diffusion.weighting import MinSNR
+from dit.engine.arithmetic import Arithmetic
+from dit.engine.callbacks.metrics import Metrics
 from dit.engine.clip_mean import ClipMean
-from dit.engine.module import VideoDiffusion
+from dit.engine.fitting import check_packed
+from dit.engine.module import StepOutput, VideoDiffusion
+from dit.engine.writers import Writers
+from dit.flops import count_flops
 from dit.recipes.aligned import Aligned
 from dit.recipes.alignment import Alignment
+from dit.recipes.base import Loss
 from dit.recipes.denoising import Denoising
-from dit.signals.base import Around
+from dit.signals.base import Around, cond_of_example
 from dit.signals.builtin import BUILT_IN
 from dit.text.bytes import ByteEncoder
-from tests.engine.small import model
+from tests.engine.small import distilled, model
 from tests.net.conftest import Build, build, randomised  # noqa: F401
 
 SHAPES = (Shape(4, 6, 5), Shape(2, 4, 3), Shape(1, 8, 2), Shape(2, 4, 3), Shape(4, 6, 5))
@@ -233,3 +240,73 @@ def test_validation_of_several_shapes_is_that_of_each_clip(randomised: Build, pa
     for a, b in zip(alone, together, strict=True):
         torch.testing.assert_close(a.loss.per_frame, b.loss.per_frame, rtol=1e-8, atol=1e-9)
         torch.testing.assert_close(a.errors, b.errors, rtol=1e-8, atol=1e-9)
+
+
+def test_arithmetic_is_that_of_each_clip_alone(randomised: Build) -> None:  # noqa: F811
+    net = randomised("net.patch=[1,2,1]", "net.out_channels=3", "net.depth=1", "net.concat_channels.given=null")
+    module = module_of(net, objective())
+    counted = Arithmetic(module)
+    assert all(p.is_meta for p in counted.net.parameters()) and not any(p.is_meta for p in net.parameters())
+    small, large = counted.of_passes((1, 2, 3)), counted.of_passes((2, 4, 6))
+    told = cond_of_example(module.signals)
+    assert large > small == count_flops(net, (1, 3, 1, 2, 3), (1, 1), told, backward=True) > 0
+    assert counted.of({(1, 2, 3): 3, (2, 4, 6): 1}) == 3 * small + large
+    assert counted.of_token((2, 4, 6)) == large / 24
+
+
+def test_what_was_seen_is_summed_up_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens and FLOPs of clips of several shapes; losses count by their clips."""
+    rows: list[dict[str, float]] = []
+    module = model(uneven=True)
+
+    def step(metrics: Metrics, number: int, loss: float, clips: int) -> None:
+        shape = (1, 2, clips)
+        losses = {"net": Loss(torch.tensor(loss), torch.full((clips,), loss), torch.tensor(loss), {})}
+        module.last_step = StepOutput(losses, 10 * clips, {shape: clips}, float(clips))
+        optimizer = SimpleNamespace(param_groups=[{"lr": 1.0}])
+        trainer = SimpleNamespace(global_step=number, world_size=1, optimizers=[optimizer])
+        metrics.on_train_batch_end(trainer, module, None, SimpleNamespace(position=number), 0)  # type: ignore[arg-type]
+
+    def made() -> Metrics:
+        metrics = Metrics(Writers([]), SimpleNamespace(norms={}), every=3)  # type: ignore[arg-type]
+        metrics.arithmetic = SimpleNamespace(of=lambda clips: sum(n * s[2] ** 2 for s, n in clips.items()))  # type: ignore[assignment]
+        monkeypatch.setattr(metrics, "write", lambda step, values: rows.append(values))
+        return metrics
+
+    whole = made()
+    for number, (loss, clips) in enumerate([(1.0, 1), (2.0, 3), (5.0, 4)], start=1):
+        step(whole, number, loss, clips)
+    first, second, saved = made(), made(), dict[str, Any]()
+    step(first, 1, 1.0, 1)
+    step(first, 2, 2.0, 3)
+    first.on_save_checkpoint(None, module, saved)  # type: ignore[arg-type]
+    second.on_load_checkpoint(None, module, saved)  # type: ignore[arg-type]
+    trainer = SimpleNamespace(global_step=2, world_size=1, global_rank=0, is_global_zero=False)
+    second.on_train_start(trainer, module)  # type: ignore[arg-type]
+    step(second, 3, 5.0, 4)
+    for row in rows:
+        assert row["train/loss"] == pytest.approx((1 + 6 + 20) / 8)
+        assert (row["seen/tokens"], row["seen/flops"]) == (80, 1 + 27 + 64)
+    assert len(rows) == 2
+
+
+def test_what_cannot_be_packed_is_one_line_at_the_start(randomised: Build) -> None:  # noqa: F811
+    data, alone = (SimpleNamespace(shapes=SimpleNamespace(packed=packed)) for packed in (True, False))
+    net = randomised("net.patch=[1,2,1]", "net.out_channels=3", "net.depth=1")
+    good = module_of(net, objective())
+    check_packed(good, data)
+    wrong = {
+        "recipe DistributionMatching takes no packed clips .data/shapes=packed.: data/shapes=buckets": distilled(),
+        "TinyNet takes no packed clips": model(),
+    }
+    for words, module in wrong.items():
+        with pytest.raises(ValueError, match=words):
+            check_packed(module, data)
+        check_packed(module, alone)
+        check_packed(module, SimpleNamespace(shapes=None))
+    ltx = randomised("net/position=fractional", "net.depth=1", "net.patch=[1,2,1]", "net.out_channels=3")
+    places = module_of(ltx, objective())
+    check_packed(places, data)
+    places.signals = {**places.signals, "where": SimpleNamespace(entries={"coordinates": None})}  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"cond\['coordinates'\] has a value for each place of a clip"):
+        check_packed(places, data)

@@ -170,6 +170,29 @@ def test_the_training_loss(name: str) -> None:
     assert found.loss.is_cuda and len(grads) == len(list(net.parameters()))
 
 
+@pytest.mark.parametrize("variant", ["wan21_tiny", "layouts of a joint sequence", "learned positions"])
+def test_the_training_loss_of_packed_clips(variant: str) -> None:
+    """Where tokens are is worked out on the device, of a few numbers of each clip."""
+    learned = ("wan21_tiny", {}, ["net/position=learned", "net.position.grid=[4,4,4]"])
+    known = VARIANTS.get(variant, learned if variant == "learned positions" else (variant, {}, []))
+    tasks = {"t2v": conditioning.NoFrame(), "i2v": conditioning.FirstFrame()}
+    given = conditioning.RandomTasks(tasks, dict.fromkeys(tasks, 1.0), context_noise=0.1)
+    where, meaning, compared = OBJECTIVES["flow"]
+    drawn = levels.PerFrame(levels.Shifted(levels.Uniform(), levels.TokenShift(16)))
+    objective = Objective(where, meaning, drawn, weighting.Uniform(), given, compared, HELD)
+    net, (x, _, cond) = case(*known)
+    sizes = ((2, 4, 4), (1, 8, 2)) if net.patch[0] == 1 else ((2, 4, 4), (4, 8, 2))
+    with fake_cuda(strict=False):
+        on_cuda(net, torch.float32)
+        x0 = [placed(torch.randn(2, x.shape[1], *size)) for size in sizes]
+        told = {key: placed(torch.cat([value, value])) for key, value in cond.items()}
+        with Watch(draws=True):
+            found = objective(net, x0, told)
+            grads = backward(found.loss, torch.ones_like(found.loss))
+    assert found.loss.is_cuda and found.per_sample.shape == (4,)
+    assert len(grads) > len(list(net.parameters())) / 2
+
+
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("solver", [Euler(), Heun(), DDIM(eta=1.0), DPMSolverPP2M()], ids=lambda s: type(s).__name__)
 def test_a_solver_under_guidance(solver: Solver, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
