@@ -238,7 +238,7 @@ class _Video:
             self._compare(best, others)
             if (found.duration or 0) < self.checks.min_seconds:
                 raise Fault("too_short", f"{found.duration:g} s are shorter than {self.checks.min_seconds:g} s")
-            notes = self._notes(timeline, self.seen[best])
+            notes = source.remarks() + self._notes(timeline, self.seen[best])
             if self.checks.cuts:
                 found = self._cut(found)
         except Fault as fault:

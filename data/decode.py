@@ -75,8 +75,6 @@ class Decord:
             raise BadClip(source.path, "open groups of pictures, where its frame numbers are wrong")
         if source.counted:
             raise BadClip(source.path, "no time stamps of their own, which it goes by")
-        if source.hidden:
-            raise BadClip(source.path, f"{source.hidden} hidden frames, which it would count")
         if source.turn.mirrored:
             raise BadClip(source.path, "mirrored, which it does not do")
         decord = import_module("decord")

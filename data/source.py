@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 MAX_MEGAPIXELS = 64  # a frame; a damaged header may claim any size, and 8K has 33
 LONGEST_STILL = 10.0  # seconds between two frames, above which time stamps are held against the header's duration
+HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers (AVCOL_TRC_...)
 FULL_RANGE = 2  # FFmpeg's number for it (AVCOL_RANGE_JPEG)
 SEEK_PAYS = 8  # frames that may be decoded for nothing before seeking takes less time
 
@@ -106,7 +108,6 @@ class Source:
         keys: stamps of the frames that decoding can begin at, rising.
         counted: time stamps do not tell frames apart (H.264 in AVI): they are known by their order alone.
         unordered: frames are shown before a key frame that comes earlier in the file (open groups of pictures).
-        hidden: packets whose pictures are not to be shown (edit lists).
     """
 
     path: str
@@ -120,7 +121,6 @@ class Source:
     keys: NDArray[np.int64]
     counted: bool
     unordered: bool
-    hidden: int
     timeline: Timeline
 
     def from_the_start(self) -> Iterator[Any]:
@@ -132,9 +132,24 @@ class Source:
 
     @cached_property
     def turn(self) -> Turn:
-        """How pictures are turned to be shown. They alone tell, so the first is decoded; raises what PyAV raises."""
-        first = next(self.from_the_start(), None)
-        return Turn() if first is None else Turn.of(first)
+        """How pictures are turned to be shown; they alone tell, so the first is decoded."""
+        try:
+            return Turn.of(next(self.from_the_start()))
+        except (StopIteration, OSError, ValueError, RuntimeError, av.FFmpegError):
+            return Turn()  # it is damaged, as the others may not be
+
+    def remarks(self) -> list[str]:
+        """What to know of a file that can be read."""
+        said, context = [], self.stream.codec_context
+        if context.color_trc in HDR:
+            said.append(f"HDR ({HDR[context.color_trc]}), which is not mapped to the range of a screen")
+        aspect = self.stream.sample_aspect_ratio or Fraction(1)
+        if aspect > 0 and aspect != 1:
+            said.append(f"its pixels are {aspect.numerator}:{aspect.denominator}, and are taken as square")
+        gaps = np.diff(self.timeline.times)
+        if len(gaps) and gaps.max() > LONGEST_STILL:
+            said.append(f"frame {int(gaps.argmax())} is shown for {gaps.max():.1f} s")
+        return said
 
     def stretches(self, indices: NDArray[np.int64]) -> list[tuple[int, list[int]]]:
         """Frames, numbers rising, as (where to begin, their stamps): those that are best decoded in one go together."""
@@ -159,13 +174,9 @@ class _Packets:
         self.decoded: list[int | None] = []  # when each is decoded
         self.keys: list[int] = []
         self.unordered = False
-        self.hidden = 0
 
     def add(self, packet: Any) -> None:
-        if not packet.size:  # the end
-            return
-        if packet.is_discard:
-            self.hidden += 1
+        if not packet.size or packet.is_discard:  # the end; a picture that an edit list hides
             return
         self.shown.append(packet.pts)
         self.decoded.append(packet.dts)
@@ -227,7 +238,6 @@ def _looked_at(path: str, container: Any) -> Source:
         keys=np.unique(np.array(packets.keys, np.int64)),
         counted=counted,
         unordered=packets.unordered,
-        hidden=packets.hidden,
         timeline=Timeline(times, _rate(times, float(stream.average_rate or 0))),
     )
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import struct
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 
 from data.decode import Frames, Ladder, PyAV
 from data.source import SEEK_PAYS, BadClip, Turn, look
-from tests.data.videos import write_numbered
+from tests.data.videos import frame_number, write_numbered
 
 PICTURE = np.arange(2 * 3).reshape(2, 3)  # 0 1 2 / 3 4 5
 
@@ -96,6 +98,41 @@ def test_a_picture_that_stands_still_for_long_is_believed_where_the_header_agree
     with look(path) as source:
         np.testing.assert_allclose(source.timeline.times, times, atol=2e-3)
         assert source.timeline.fps == pytest.approx(23 / 41.4, rel=0.03)
+        assert source.remarks() == ["frame 11 is shown for 38.6 s"]
+
+
+def test_what_decoders_leave_as_it_is_gets_a_remark(tmp_path: Path) -> None:
+    for name, number, words in (
+        ("square.mkv", 1, []),
+        ("hdr.mkv", 16, ["HDR (PQ), which is not mapped to the range of a screen"]),
+    ):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.codec_context.color_trc = number
+            if words:
+                stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+            for _ in range(3):
+                frame = av.VideoFrame(64, 48, "yuv420p")
+                frame.color_trc = number
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        with look(tmp_path / name) as source:
+            assert source.remarks() == words + ["its pixels are 4:3, and are taken as square"] * bool(words)
+
+
+def test_a_damaged_first_picture_hides_no_other(tmp_path: Path) -> None:
+    """It only does not say how the pictures are turned."""
+    path = write_numbered(tmp_path / "clip.mkv", count=24, options={"g": "6", "bf": "0", "crf": "10"})
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        at = content.index(bytes(packets[0])) + 40  # behind the parameters of x264
+        content[at : at + packets[0].size - 40] = bytes(packets[0].size - 40)
+    path.write_bytes(content)
+    with look(path) as source:
+        assert source.turn == Turn()
+        assert frame_number(Ladder(decoders=[PyAV()]).decode(source, [12, 20])) == [12, 20]
 
 
 def test_a_damaged_rate_in_the_header_is_not_believed(tmp_path: Path) -> None:
