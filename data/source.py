@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
 
 MAX_MEGAPIXELS = 64  # a frame; a damaged header may claim any size, and 8K has 33
@@ -63,14 +64,18 @@ class Turn(NamedTuple):
 
     @classmethod
     def of(cls, picture: Any) -> Turn:
-        """Of a picture of PyAV's: the nearest turn by a multiple of 90 degrees.
+        """Of a picture of PyAV's."""
+        # picture.side_data would refer to the picture that refers to it: its memory would wait for the next collection.
+        matrix = SideDataContainer(picture).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+        return cls() if matrix is None else cls.of_matrix(bytes(matrix))
 
-        Its display matrix has nine numbers of 32 bits, a b u c d v x y w: (x, y) is shown at (a x + c y, b x + d y).
+    @classmethod
+    def of_matrix(cls, matrix: bytes) -> Turn:
+        """Of a display matrix, the nearest turn by a multiple of 90 degrees.
+
+        It has nine numbers of 32 bits, a b u c d v x y w: (x, y) is shown at (a x + c y, b x + d y).
         """
-        matrix = picture.side_data.get("DISPLAYMATRIX")
-        if matrix is None:
-            return cls()
-        a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
+        a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
         swapped = abs(b) > abs(a)
         return cls(swapped, (c if swapped else a) < 0, (b if swapped else d) < 0)
 

@@ -1,5 +1,6 @@
 """Decoders against frames that say their number, against each other on real clips, and on damaged files."""
 
+import gc
 import random
 import re
 import struct
@@ -155,9 +156,21 @@ def test_colours_without_tags_are_taken_as_bt601_in_limited_range(tmp_path: Path
         assert np.abs(bars - want).max() <= 2
 
 
+def write_corner(path: Path) -> None:
+    """Four frames of 64x128, one quarter of which is bright: no two turns of it are alike."""
+    image = np.full((64, 128, 3), 40, np.uint8)
+    image[:32, :64] = 200
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
 @pytest.mark.parametrize(("degrees", "mirrored"), [(90, False), (180, False), (-90, False), (0, True), (90, True)])
 def test_turned_and_mirrored_clips_stand_upright(tmp_path: Path, degrees: int, mirrored: bool) -> None:
-    write_colours(tmp_path / "lying.mp4", "bt601", full=False)
+    write_corner(tmp_path / "lying.mp4")
     with av.open(str(tmp_path / "lying.mp4")) as lying, av.open(str(tmp_path / "clip.mp4"), "w") as turned:
         stream = turned.add_stream_from_template(lying.streams.video[0])
         stream.set_display_rotation(degrees, hflip=mirrored)
@@ -196,6 +209,34 @@ def test_what_decord_cannot_read_goes_down_the_ladder() -> None:
         Ladder(decoders=[Decord()]).frames(media("h265_video.mp4"), [3])
     for name in ("av1_video.mkv", "h265_video.mp4"):
         np.testing.assert_array_equal(ladder.frames(media(name), [3, 8]), sequential(media(name))[[3, 8]])
+
+
+def test_no_memory_waits_for_the_garbage_collector(tmp_path: Path) -> None:
+    """A picture in a cycle of references lives until the next full collection, hundreds of clips later."""
+    path = write_numbered(tmp_path / "clip.mp4", width=WIDTH)
+    (tmp_path / "cut.mkv").write_bytes(write_numbered(tmp_path / "whole.mkv", width=WIDTH).read_bytes()[:9000])
+    ladder = Ladder(decoders=[PyAV()])
+
+    def read() -> None:
+        ladder.frames(path, [3, 30, 12])
+        for bad in (tmp_path / "cut.mkv", path):
+            with pytest.raises(BadClip):
+                ladder.frames(bad, [500])
+
+    read()
+    gc.collect()
+    gc.disable()
+    try:
+        read()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert not [
+            each for each in gc.garbage if type(each).__module__.startswith("av.") or isinstance(each, np.ndarray)
+        ]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 @pytest.mark.parametrize(("name", "why"), [("truncated.mp4", "Invalid data"), ("corrupted.mp4", r"decord.*pyav")])

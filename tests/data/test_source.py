@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -34,9 +33,7 @@ PICTURE = np.arange(2 * 3).reshape(2, 3)  # 0 1 2 / 3 4 5
 def test_a_display_matrix_is_a_turn(
     numbers: tuple[int, int, int, int], shown: list[list[int]], degrees: int, mirrored: bool
 ) -> None:
-    a, b, c, d = (number << 16 for number in numbers)
-    matrix = struct.pack("=9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    turn = Turn.of(SimpleNamespace(side_data={"DISPLAYMATRIX": matrix}))
+    turn = Turn.of_matrix(struct.pack("=9i", *(number << 16 for number in (*numbers[:2], 0, *numbers[2:], 0, 0, 0, 1))))
     frames: Frames = np.repeat(PICTURE[None, :, :, None], 3, 3).astype(np.uint8)
     assert turn.applied(frames)[0, :, :, 0].tolist() == shown
     assert (turn.degrees, turn.mirrored) == (degrees, mirrored)
