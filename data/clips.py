@@ -29,12 +29,13 @@ from data.images import open_image
 from data.labels import classify
 from data.latents.listing import read_list
 from data.manifest import Manifest, Row, chosen, read_manifest, told_apart
+from data.measured import measured
 from data.module import VideoData
 from data.rights import allowed, ledger
 from data.shapes import Extents, Ints, Shapes
 from data.shards import are_shards
 from data.skipping import first_readable
-from data.sources import SOURCE, mixture_of
+from data.sources import SOURCE, longer, mixture_of
 
 log = logging.getLogger(__name__)
 
@@ -297,6 +298,7 @@ def clip_data(
     shapes: Shapes | None = None,
     weights: dict[str, float] | None = None,
     weights_by: str | None = None,
+    epoch_clips: int | None = None,
     val_filter: str | None = None,
     made_by: str | None = None,
     cache: str | None = None,
@@ -320,6 +322,8 @@ def clip_data(
             clips of two lengths, which do not share a batch: then the batch sizes are 1.
         weights, weights_by: how often the clips of which source are shown, and the column that says it (`sources.py`).
         shapes: of clips that do not all have one (`data.shapes`), images among them.
+        epoch_clips: clips that an epoch shows at least, each equally often, where there are `shapes`: a batch of one
+            shape holds no more clips of it than its epoch shows. None: each clip once, or as `weights` say.
         num_workers: loading processes for each training process; None: as many as suit the machine (`workers.fitting`).
         cache: folder of a latent cache, which is read in the place of the files (`data/latents`). Without `root` and
             `manifest`, the list of clips that lies in it is taken. None: clips are read from files.
@@ -361,8 +365,12 @@ def clip_data(
             " share no batch: data/shapes=buckets, or data.batch_size=1 data.val_batch_size=1 and trainer.accumulate=N"
         )
     clips, classes = classify(clips, labels, manifest or root or str(clips.root))
+    if shapes is not None and (root is not None or manifest is not None):  # the list of a cache knows all sizes
+        clips = measured(clips, decoder)
     train, val = clips.split(val_clips) if held_out is None else told_apart(clips, held_out, val_clips)
     mixture = mixture_of(train, weights, by)
+    if shapes is not None and epoch_clips is not None:
+        mixture = longer(mixture, len(train), epoch_clips)
     if weights:
         said = [f"{name} {weight:g}" for name, weight in weights.items()]
         train = replace(train, chosen_by={**train.chosen_by, f"weights by {by}": said})

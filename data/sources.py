@@ -62,3 +62,16 @@ def mixture_of(clips: Manifest, weights: Mapping[str, float] | None, by: str) ->
     ]
     log.info("an epoch shows %.0f clips, by source: %s", sum(draws), ", ".join(said))
     return Mixture(given, source.astype(np.int16))
+
+
+def longer(mixture: Mixture | None, num_clips: int, least: int) -> Mixture | None:
+    """The same mixture, in epochs that show each clip equally often, so often that they show `least` clips; None where
+    one showing of all clips alike does."""
+    weights = [1.0] if mixture is None else mixture.weights
+    source = np.zeros(num_clips, np.int16) if mixture is None else mixture.source
+    shown = float(np.asarray(weights)[source].sum())
+    times = math.ceil(least / shown) if shown else 1
+    if times <= 1:
+        return mixture
+    log.info("%d clips are few: an epoch shows each %d times, so that batches of one shape are full", num_clips, times)
+    return Mixture([times * weight for weight in weights], source)

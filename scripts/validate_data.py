@@ -33,7 +33,7 @@ from data.report import lines
 from data.validate import Limits, check_clips
 from dit.entry import CONFIGS, one_line_errors
 from dit.entry.command import INTERRUPTED
-from dit.entry.literal import literal
+from dit.entry.literal import check_braces, literal
 from scripts import arguments
 
 
@@ -107,6 +107,7 @@ OF_DATA = ("root", "manifest", "shard_cache", *OF_SHAPE, "filter", "licences", "
 
 def parse(typed: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
     """What is asked for, and what a run asks for with the overrides of train.py among the arguments (`of_run`)."""
+    check_braces(typed)
     given, overrides = arguments.parse(Asked, typed, "manifest=clips.csv out=checked.csv")
     run = of_run(overrides) if overrides else {}
     if run.get("licences") is not None:

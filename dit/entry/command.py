@@ -18,7 +18,7 @@ from dit.config.kinds import Misfit, fitted
 from dit.config.sweep import is_sweep
 from dit.entry import pages, sweep
 from dit.entry.errors import MISTAKE_EXIT_CODE, Mistake, one_line_errors
-from dit.entry.literal import literal
+from dit.entry.literal import check_braces, literal
 from dit.entry.paths import CONFIGS
 from dit.streams import drop_unheard_lines, reopen
 
@@ -67,6 +67,7 @@ class _Command:
         command = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=self.config_name)(job)
         try:
             with one_line_errors(self.config_name):
+                check_braces(self.typed[1:])
                 sys.argv = self.arguments
                 command()
         except KeyboardInterrupt:

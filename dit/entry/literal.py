@@ -24,7 +24,8 @@ NAMES = frozenset(
         *("prompt_file", "out"),
         *("image", "last_image", "video", "mask"),
         *(f"task.{key}" for key in ("image", "last_image", "video", "mask")),
-        *("data.root", "data.manifest", "data.filter", "data.shard_cache", "data.cache"),
+        *("data.root", "data.manifest", "data.filter", "data.val_filter", "data.made_by", "data.shard_cache"),
+        "data.cache",
         *("folders.text", "folders.codec", "folders.image"),
         *("text.folder", "signals.image.folder", "text_cache"),
         *("codec.folder", "codec.encoder", "codec.decoder"),
@@ -46,6 +47,18 @@ def quoted(text: str) -> str:
     # OmegaConf looks up ${...} in what Hydra gives it; backslashes count there only in front of it.
     kept = re.sub(r"(\\*)\$\{", lambda found: 2 * found.group(1) + r"\${", text)
     return QuotedString(kept, Quote.single).with_quotes()
+
+
+def check_braces(arguments: Sequence[str]) -> None:
+    """Raises ValueError where a shell has turned `manifest=train-{000..031}.tar` into an argument for each shard, of
+    which the last alone would count."""
+    for key in ("data.manifest", "manifest"):
+        shards = [each for each in arguments if each.startswith(f"{key}=") and each.endswith(".tar")]
+        if len(shards) > 1:
+            raise ValueError(
+                f"{key} is given {len(shards)} times, from {shards[0]} to {shards[-1]}: the shell has expanded its"
+                f" braces; put it in quotes, '{key}=train-{{000..031}}.tar'"
+            )
 
 
 def literal(arguments: Sequence[str]) -> list[str]:

@@ -254,7 +254,9 @@ def test_clips_that_fit_nowhere_are_left_out_of_the_run_and_on_its_card(
     assert data.state_dict()["num_clips"] == 3
 
 
-def test_a_folder_without_a_list_says_how_to_get_one(folder: Path) -> None:
+def test_a_folder_of_many_clips_says_how_to_get_a_list(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few ones the sizes are read (tests/data/test_measured.py)."""
+    monkeypatch.setattr("data.measured.MOST", 4)
     data = real_data(folder, manifest=None, root=str(folder))
     with pytest.raises(ValueError, match=r"none of 5 clips .*\(5 height, width or .* not known.*validate_data.py"):
         data.measure(Pixels())

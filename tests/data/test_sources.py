@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from data.buckets import Buckets
-from data.epochs import Epochs
+from data.epochs import Epochs, Mixture
 from data.manifest import Manifest, read_manifest
 from data.module import VideoData
-from data.sources import mixture_of
+from data.shapes import Pixels
+from data.sources import longer, mixture_of
 from tests.data.test_shaped_data import real_data
 from tests.data.videos import write_numbered
 
@@ -85,3 +86,23 @@ def test_clips_that_have_no_shape_take_their_source_along(folder: Path) -> None:
     clips = data.train.shaped(np.array([0, -1, 0, 0, 0, -1]), {})  # type: ignore[attr-defined]
     assert clips.mixture.source.tolist() == [1, 1, 1, 0]
     assert sorted(Epochs(4, 0, clips.mixture).draws(0).index) == [0, 1, 2, 3, 3]
+
+
+def test_few_clips_are_shown_again_until_an_epoch_is_long_enough() -> None:
+    assert longer(None, 100, 100) is None and longer(None, 0, 100) is None
+    times, source = longer(None, 30, 100)  # type: ignore[misc]
+    assert times == [4.0] and source.tolist() == [0] * 30
+    epochs = Epochs(30, 0, Mixture(times, source))
+    assert np.bincount(epochs.draws(3).index).tolist() == [4] * 30
+    weighted = Mixture([2.0, 0.5], np.array([0, 1, 1, 1, 1]))
+    assert longer(weighted, 5, 4) is weighted
+    assert longer(weighted, 5, 9).weights == [6.0, 1.5]  # type: ignore[union-attr]
+
+
+def test_few_clips_of_several_shapes_fill_their_batches(folder: Path) -> None:
+    shapes = Buckets([[4, 32, 32]], None, ["1:1"], None, None, 1.0, 0.5)
+    for least, full in ((None, False), (64, True)):
+        data = real_data(folder, shapes=shapes, batch_size=8, epoch_clips=least, num_frames=4, height=32, width=32)
+        data.measure(Pixels())
+        batches = iter(data.train_dataloader())
+        assert (len(next(batches)) == 8) == full

@@ -207,7 +207,7 @@ def test_the_script_knows_what_the_run_will_ask(
     assert "note: 1 clips have no caption" in told
     assert any("1 captions are longer than text.max_bytes=511" in line and "600 bytes" in line for line in told)
     # the same of a run's own config
-    run = ["experiment=real_clips", f"data.root={tmp_path}", "data.num_frames=15", "data.fps=30"]
+    run = ["experiment=real_clips", "data/shapes=one", f"data.root={tmp_path}", "data.num_frames=15", "data.fps=30"]
     assert run_script(monkeypatch, *run, f"out={out}", "jobs=2") == 1
     assert asked_of(capsys.readouterr().out) == told
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dit.entry import main
-from dit.entry.literal import LISTS, NAMES, TEXTS, literal
+from dit.entry.literal import LISTS, NAMES, TEXTS, check_braces, literal
 
 NASTY = [
     "moves to the right, quickly",
@@ -151,3 +151,11 @@ def test_every_key_of_the_lists_is_in_a_config() -> None:
     keys = {line.split(":")[0].strip() for file in CONFIGS.rglob("*.yaml") for line in file.read_text().splitlines()}
     stale = {key for key in TEXTS | NAMES | LISTS if key.rpartition(".")[2] not in keys} - {"resume_from"}
     assert not stale
+
+
+@pytest.mark.parametrize("key", ["data.manifest", "manifest"])
+def test_braces_that_the_shell_has_expanded_are_not_taken_for_one_shard(key: str) -> None:
+    shards = [f"{key}=clips/train-{number:03d}.tar" for number in range(3)]
+    with pytest.raises(ValueError, match=rf"{key} is given 3 times, from .*-000.tar to .*-002.tar: .* in quotes"):
+        check_braces(["experiment=real_clips", *shards])
+    check_braces([shards[0], f"{key}=list.csv"])  # a script may say something else behind its defaults
