@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ from dit.config.build import build
 from dit.diffusion.path import Path as NoisePath
 from dit.interop.published import open_pipeline
 from dit.sampling.guidance import NoGuidance
+from dit.sampling.job import Samples
+from dit.sampling.pipeline import Pipeline
 from dit.sampling.schedule import Schedule
 from scripts.twins.pipelines import (
     ASKED,
@@ -32,7 +34,23 @@ from scripts.twins.pipelines import (
     saved_in_float64,
 )
 
-Published = tuple[str, Any, Path]
+# One of each kind of network, and of each way of showing given frames.
+OF_16_BITS = (
+    *("wan_image", "wan22_5b_image", "skyreels_v2_staggered", "ltx_condition", "cogvideox15_image", "mochi", "allegro"),
+    *("hunyuan_video_image", "cosmos_video", "cosmos25_video", "latte", "dit"),
+)
+
+
+class Published(NamedTuple):
+    """A pipeline of diffusers and ours out of its folder."""
+
+    name: str
+    theirs: Any
+    ours: Pipeline
+    noise: Tensor
+
+    def made(self, asked: Asked) -> Samples:
+        return make(self.ours.changed(num_steps=asked.num_steps), self.name, asked, self.noise)
 
 
 @dataclass(frozen=True)
@@ -47,28 +65,48 @@ class Given(Schedule):
 
 @pytest.fixture(scope="module", params=TWINS)
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Published:
-    folder = tmp_path_factory.mktemp(request.param)
-    return request.param, saved(request.param, folder), folder
+    name, folder = request.param, tmp_path_factory.mktemp(request.param)
+    theirs = saved(name, folder)
+    pipeline = ours(name, folder, TWINS[name].asked)
+    return Published(name, theirs, pipeline, noise_for(pipeline, 2))
 
 
 def test_samples_are_those_of_diffusers(published: Published) -> None:
-    name, theirs, folder = published
-    asked = TWINS[name].asked
-    pipeline = ours(name, folder, asked)
-    noise = noise_for(pipeline, 2)
-    made = make(pipeline, name, asked, noise)
-    assert relative(made.latents, run(theirs, name, noise, asked, "latent")) < 1e-5
-    if TWINS[name].decodes:
-        pixels = run(theirs, name, noise, asked, "pt")[:, :, -made.pixels.shape[2] :]  # some show what they go on from
-        near = 1.01 / 127.5 if TWINS[name].whole_greys else 1e-4 * pixels.abs().max()
-        assert (decoded(pipeline, name, made, noise) - pixels).abs().max() < near
+    asked = TWINS[published.name].asked
+    wanted = run(published.theirs, published.name, published.noise, asked, "latent")
+    assert relative(published.made(asked).latents, wanted) < 1e-5
 
 
-def test_weights_of_16_bits_are_computed_with_in_16_bits(published: Published) -> None:
+def test_pixels_are_those_of_diffusers_and_a_spoiled_part_is_noticed(published: Published) -> None:
+    """In few steps: what is looked at is seen in each."""
+    name, theirs, pipeline, noise = published
+    asked, twin = replace(TWINS[name].asked, num_steps=2), TWINS[name]
+    pipeline = pipeline.changed(num_steps=2)
+    wanted = published.made(asked)
+    if twin.decodes:
+        pixels = run(theirs, name, noise, asked, "pt")[
+            :, :, -wanted.pixels.shape[2] :
+        ]  # some show what they go on from
+        near = 1.01 / 127.5 if twin.whole_greys else 1e-4 * pixels.abs().max()
+        assert (decoded(pipeline, name, wanted, noise) - pixels).abs().max() < near
+    swapped = published.made(replace(asked, prompts=asked.prompts[::-1]))
+    assert relative(swapped.latents, wanted.latents) > 1e-3, "prompts that are swapped"
+    own = pipeline.settings.schedule
+    fewer = pipeline.noise_levels(pipeline.canvas(), torch.zeros(noise.shape[2], dtype=torch.bool))
+    others = make(pipeline.changed(schedule=Given(fewer.mul(0.97))), name, asked, noise)
+    assert relative(others.latents, wanted.latents) > 1e-3, f"other levels than those of {own}"
+    codec: Any = pipeline.codec
+    assert relative(codec.decode(wanted.latents.flip(1)).clamp(-1, 1), wanted.pixels) > 1e-4, (
+        "channels in another order"
+    )
+
+
+@pytest.mark.parametrize("name", OF_16_BITS)
+def test_weights_of_16_bits_are_computed_with_in_16_bits(name: str, tmp_path: Path) -> None:
     """Most folders hold bfloat16, and nothing else need be said."""
-    name, _, folder = published
+    saved(name, tmp_path)
     asked = replace(TWINS[name].asked, num_steps=2)
-    pipeline, half = (ours(name, folder, asked, parts=parts) for parts in ({}, {"net": {"dtype": "bfloat16"}}))
+    pipeline, half = (ours(name, tmp_path, asked, parts=parts) for parts in ({}, {"net": {"dtype": "bfloat16"}}))
     noise = noise_for(pipeline, 2)
     latents, wanted = (make(each, name, asked, noise).latents for each in (half, pipeline))
     assert {each.dtype for each in half.net.parameters()} == {torch.bfloat16}
@@ -78,7 +116,8 @@ def test_weights_of_16_bits_are_computed_with_in_16_bits(published: Published) -
 @pytest.mark.parametrize("name", TWINS)
 def test_samples_are_those_of_diffusers_in_float64(name: str, tmp_path: Path) -> None:
     theirs = saved_in_float64(name, tmp_path)
-    mine, other = run_in_float64(theirs, name, tmp_path, replace(TWINS[name].asked, scale=1.0))
+    asked = replace(TWINS[name].asked, scale=1.0, num_steps=3)  # the fewest with a step of every kind
+    mine, other = run_in_float64(theirs, name, tmp_path, asked)
     assert mine.dtype is other.dtype is torch.float64 and relative(mine, other) < 1e-8
 
 
@@ -118,24 +157,6 @@ def test_an_empty_prompt_of_mochi_is_hidden_where_its_folder_says_so(hidden: boo
     assert relative(made, run(theirs, "mochi", noise, asked, "latent")) < 1e-5
     theirs.register_to_config(force_zeros_for_empty_prompt=not hidden)
     assert relative(made, run(theirs, "mochi", noise, asked, "latent")) > 1e-4
-
-
-def test_a_spoiled_part_is_noticed(published: Published) -> None:
-    name, theirs, folder = published
-    asked = TWINS[name].asked
-    pipeline = ours(name, folder, asked)
-    noise = noise_for(pipeline, 2)
-    wanted = make(pipeline, name, asked, noise)
-    swapped = make(pipeline, name, replace(asked, prompts=asked.prompts[::-1]), noise)
-    assert relative(swapped.latents, wanted.latents) > 1e-3, "prompts that are swapped"
-    own = pipeline.settings.schedule
-    fewer = pipeline.noise_levels(pipeline.canvas(), torch.zeros(noise.shape[2], dtype=torch.bool))
-    others = make(pipeline.changed(schedule=Given(fewer.mul(0.97))), name, asked, noise)
-    assert relative(others.latents, wanted.latents) > 1e-3, f"other levels than those of {own}"
-    codec: Any = pipeline.codec
-    assert relative(codec.decode(wanted.latents.flip(1)).clamp(-1, 1), wanted.pixels) > 1e-4, (
-        "channels in another order"
-    )
 
 
 def test_each_of_two_networks_has_a_guidance_of_its_own(tmp_path: Path) -> None:
