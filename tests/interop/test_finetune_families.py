@@ -28,7 +28,7 @@ from scripts.twins.pipelines import TWINS, Asked, noise_for, relative, saved
 from scripts.twins.pipelines import run as of_diffusers
 from tests.data.videos import write_numbered
 from tests.engine import small
-from tests.interop.training_reference import FAMILIES, OneLevel, reference
+from tests.interop.training_reference import FAMILIES, OF_IMAGES, OneLevel, reference
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("peft")
@@ -37,6 +37,8 @@ PROMPTS = ["a red circle moves left slowly", "a blue square"]
 ASKED = Asked(PROMPTS, ["", ""], [3, 8], 5, 1.0)  # in fewer steps Cosmos' own rounding is above 1e-5
 # Of the families whose pipelines load adapters; Cosmos' network does, and of the others neither.
 LOADS_LORA = ("wan", "wan22", "skyreels_v2", "ltx", "cogvideox", "hunyuan_video", "mochi")
+# All families go on in the same way: one of them, and one whose network is told something else in training.
+GOES_ON = ("wan", "hunyuan_video")
 IMAGE_FRAMES = {"allegro": 4}  # frames of the shortest clip; elsewhere 1, an image
 FEW = (
     "data.num_workers=0", "data.val_clips=0", "trainer.accelerator=cpu", "callbacks.validation.every=null",
@@ -145,6 +147,18 @@ def loaded(model: Model, folder: str | Path) -> Any:
     return made
 
 
+def untrained(model: Model, noise: Tensor) -> Tensor:
+    """Latents of the pipeline that nobody has trained: for all tests of it the same."""
+    if model.folder not in UNTRAINED:
+        UNTRAINED[model.folder] = noise, of_diffusers(model.theirs, model.name, noise, ASKED, "latent")
+    kept, latents = UNTRAINED[model.folder]
+    assert torch.equal(kept, noise)
+    return latents
+
+
+UNTRAINED: dict[Path, tuple[Tensor, Tensor]] = {}
+
+
 def test_weights_come_back_as_a_pipeline(
     model: Model, clips: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,11 +166,14 @@ def test_weights_come_back_as_a_pipeline(
     averaged weights."""
     asked = config(model, clips, name="tuned")
     asked["data"]["image_frames"] = IMAGE_FRAMES.get(model.name, 1)
-    straight = train(asked, 2, name="straight")
-    with monkeypatch.context() as patched:  # captions and the empty prompt are kept
-        patched.setattr("dit.text.pretrained.load_encoder", lambda *_: pytest.fail("a text encoder was loaded again"))
-        train(asked, 1)
-        assert differs(train(asked, 2), straight) == []
+    if model.name not in GOES_ON:
+        train(asked, 2)
+    else:
+        straight = train(asked, 2, name="straight")
+        with monkeypatch.context() as patched:  # captions and the empty prompt are kept
+            patched.setattr("dit.text.pretrained.load_encoder", lambda *_: pytest.fail("an encoder was loaded again"))
+            train(asked, 1)
+            assert differs(train(asked, 2), straight) == []
     if model.name != "wan22":
         convert(monkeypatch, "runs/tuned", "exported", "--to", "pipeline")
         noise, made = samples(model, "runs/tuned")
@@ -165,7 +182,7 @@ def test_weights_come_back_as_a_pipeline(
         convert(monkeypatch, "runs/tuned", "exported", "--to", "pipeline", "--low-noise", "runs/low")
         noise, made = samples(model, "runs/tuned", low_noise_ckpt="runs/low")
     assert relative(made, of_diffusers(loaded(model, "exported"), model.name, noise, ASKED, "latent")) < 1e-5
-    assert relative(made, of_diffusers(model.theirs, model.name, noise, ASKED, "latent")) > 1e-3, "nothing was trained"
+    assert relative(made, untrained(model, noise)) > 1e-3, "nothing was trained"
 
 
 def test_adapters_on_images_come_back_as_a_lora(
@@ -173,8 +190,12 @@ def test_adapters_on_images_come_back_as_a_lora(
 ) -> None:
     frames = IMAGE_FRAMES.get(model.name, 1)
     asked = config(model, pictures, "lora=default", "lora.rank=2", num_frames=frames, name="adapted")
-    train(asked, 1)
-    train(asked, 2)
+    if model.name in GOES_ON:
+        straight = train(asked, 2, name="straight")
+        train(asked, 1)
+        assert differs(train(asked, 2), straight) == []
+    else:
+        train(asked, 2)
     if model.name == "wan22":
         train(asked, 2, name="low", init_expert="low")
     noise, made = samples(model, "runs/adapted", **({"low_noise_ckpt": "runs/low"} if model.name == "wan22" else {}))
@@ -194,7 +215,7 @@ def test_adapters_on_images_come_back_as_a_lora(
         convert(monkeypatch, "runs/adapted", "merged", "--to", "pipeline")
         theirs = loaded(model, "merged")
     assert relative(made, of_diffusers(theirs, model.name, noise, ASKED, "latent")) < 1e-5
-    assert relative(made, of_diffusers(model.theirs, model.name, noise, ASKED, "latent")) > 1e-4, "they do nothing"
+    assert relative(made, untrained(model, noise)) > 1e-4, "they do nothing"
 
 
 def loss_of_a_step(
@@ -206,7 +227,8 @@ def loss_of_a_step(
     asked = {**asked, "levels": level, "objective": {**asked["objective"], "levels": level}}
     module = run.build(asked).module
     initial.load(module, str(model.folder), "raw", True, asked["init_expert"])
-    module.objective.levels.level = FAMILIES[model.name].level(number, module.objective.path)
+    family = {**FAMILIES, **OF_IMAGES}[model.name]
+    module.objective.levels.level = family.level(number, module.objective.path)
     patched.setattr("dit.diffusion.loss.noise_like", lambda x0, generator: eps)
     patched.setattr(random, "random", iter([0.9, 0.1]).__next__)  # caption_dropout=0.5 drops the second
     fps = torch.full((len(pixels),), published.completed(asked, Path("none"))["data"]["fps"])

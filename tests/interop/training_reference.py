@@ -3,20 +3,25 @@ pipeline's autoencoder, text encoders, network and scheduler (docs/pipelines.md 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
 from dit.codec.families import covering
 from dit.diffusion.levels import Levels
-from scripts.twins.pipelines import TWINS, Asked, run
+from dit.encoders import to_bytes
+from scripts.twins.pipelines import TWINS, Asked, Twin, run, unchanged
 
 Net = Callable[[Tensor, Any], Tensor]  # noisy latents (1, C, F, H, W), and another timestep or None -> output
+AUGMENTED = torch.tensor(math.exp(-3.0))  # sigma of given frames of Cosmos 1.0: the median of what is drawn
 Loss = tuple[Tensor, float]  # the loss, and the noise as what `Family.level` understands
 
 
@@ -30,7 +35,9 @@ class OneLevel(Levels):
         return torch.full((batch, 1), self.level, device=device)
 
 
-def calls(pipeline: Any, name: str, noise: Tensor, prompt: str, num_steps: int) -> list[tuple[Any, dict[str, Any]]]:
+def calls(
+    pipeline: Any, name: str | Twin, noise: Tensor, prompt: str, num_steps: int
+) -> list[tuple[Any, dict[str, Any]]]:
     """(network, its arguments) of each step of a sampling from noise (1, C, F, H, W) without guidance."""
     found: list[tuple[Any, dict[str, Any]]] = []
     nets = [pipeline.transformer, getattr(pipeline, "transformer_2", None)]
@@ -84,14 +91,21 @@ def cosmos_latents(pipeline: Any, pixels: Tensor) -> Tensor:
     return (z - mean) * pipeline.scheduler.config.sigma_data / std
 
 
+def with_a_copy(pipeline: Any, pixels: Tensor) -> Tensor:
+    """CogVideoX 1.5: a copy of the first latent frame in front, so that they are taken by two."""
+    z = by_factor(pipeline, pixels)
+    return torch.cat([z[:, :, :1], z], 2)
+
+
 # -- losses
 
 
-def flow(scheduler: Any, net: Net, x0: Tensor, eps: Tensor, step: int) -> Loss:
-    """Velocity from data to noise (Wan, SkyReels-V2, LTX-Video, HunyuanVideo)."""
+def flow(scheduler: Any, net: Net, x0: Tensor, eps: Tensor, step: int, given: int = 0) -> Loss:
+    """Velocity from data to noise (Wan, SkyReels-V2, LTX-Video, HunyuanVideo). given: latent frames that have no loss,
+    as Lightricks/LTX-Video-Trainer masks them."""
     sigma = scheduler.sigmas[step]
     out = net((1 - sigma) * x0 + sigma * eps, None)
-    return (out - (eps - x0)).square().mean(), float(sigma)
+    return (out - (eps - x0))[:, :, given:].square().mean(), float(sigma)
 
 
 def mochi(scheduler: Any, net: Net, x0: Tensor, eps: Tensor, step: int) -> Loss:
@@ -119,13 +133,19 @@ def noise(scheduler: Any, net: Net, x0: Tensor, eps: Tensor, step: int) -> Loss:
     return (out - eps).square().mean(), float(timestep)
 
 
-def edm(scheduler: Any, net: Net, x0: Tensor, eps: Tensor, step: int) -> Loss:
-    """EDM: an error of x0, weighted by (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Cosmos 1.0)."""
+def edm(scheduler: Any, net: Net, x0: Tensor, eps: Tensor, step: int, given: int = 0) -> Loss:
+    """EDM: an error of x0, weighted by (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Cosmos 1.0).
+
+    given: latent frames that have noise of `AUGMENTED` for the network, scaled as at that sigma, and no loss (class
+    `DiffusionV2WModel` of nvidia-cosmos/cosmos-predict1, `augment_conditional_latent_frames`).
+    """
     sigma, data = scheduler.sigmas[step], scheduler.config.sigma_data
     x_t = x0 + sigma * eps
-    believed = scheduler.precondition_outputs(x_t, net(scheduler.precondition_inputs(x_t, sigma), None), sigma)
+    fed, own = scheduler.precondition_inputs(x_t, sigma), scheduler.precondition_inputs(x0 + AUGMENTED * eps, AUGMENTED)
+    out = net(torch.cat([own[:, :, :given], fed[:, :, given:]], 2), None)
+    believed = scheduler.precondition_outputs(x_t, out, sigma)
     weight = (sigma**2 + data**2) / (sigma * data) ** 2
-    return (weight * (believed - x0).square()).mean(), float(sigma)
+    return (weight * (believed - x0)[:, :, given:].square()).mean(), float(sigma)
 
 
 def as_it_is(number: float, path: Any) -> float:
@@ -162,6 +182,48 @@ FAMILIES: Mapping[str, Family] = {
     "cosmos": Family(cosmos_latents, edm, of_sigma),
     "latte": Family(frame_by_frame, noise, of_timestep),
 }
+
+
+# As image-to-video models. Given frames that stand in the clip are clean there, which the pipeline's own call shows.
+OF_IMAGES: Mapping[str, Family] = {
+    "ltx_image": Family(ltx_latents, partial(flow, given=1)),
+    "cogvideox_image": Family(by_factor, cogvideox, of_timestep),
+    "cogvideox15_image": Family(with_a_copy, cogvideox, of_timestep),
+    "hunyuan_video_image": Family(by_factor, partial(flow, given=1)),
+    "hunyuan_video_image_beside": Family(by_factor, flow),
+    "cosmos_video": Family(cosmos_latents, partial(edm, given=1), of_sigma),
+}
+
+
+@torch.no_grad()
+def reference_of_images(
+    pipeline: Any, name: str, pixels: Tensor, eps: Tensor, prompts: list[str], num_steps: int, step: int
+) -> Loss:
+    """Mean loss of clips (B, 3, frames, height, width) whose first frames are given, which are black and white."""
+    family, layout = OF_IMAGES[name], TWINS[name].layout
+    losses = []
+    for clip, own, prompt in zip(pixels.split(1), eps.split(1), prompts, strict=True):
+        x0 = family.clean(pipeline, clip)
+        sizes, channels = dict(zip("fhw", x0.shape[2:], strict=True)), x0.shape[1]
+        frame = Image.fromarray(to_bytes(clip[0, :, 0]).permute(1, 2, 0).numpy())
+        asks = {"video": [[frame]]} if name == "cosmos_video" else {"image": frame}
+        twin = replace(TWINS[name], asks=asks, patched=unchanged)
+        transformer, said = calls(pipeline, twin, torch.zeros_like(x0), prompt, num_steps)[step]
+        shown = rearrange(said["hidden_states"], f"{layout} -> b c f h w", **sizes)
+
+        def net(
+            x: Tensor, timestep: Any, shown: Tensor = shown, channels: int = channels, transformer: Any = transformer,
+            said: Any = said, sizes: Any = sizes,
+        ) -> Tensor:  # fmt: skip
+            if name in ("ltx_image", "hunyuan_video_image"):
+                x = torch.cat([shown[:, :, :1], x[:, :, 1:]], 2)
+            x = torch.cat([x, shown[:, channels:]], 1)
+            out = transformer(**{**said, "hidden_states": rearrange(x, f"b c f h w -> {layout}")})[0]
+            return rearrange(out, f"{layout} -> b c f h w", **sizes)
+
+        loss, number = family.loss(pipeline.scheduler, net, x0, own, step)
+        losses.append(loss)
+    return torch.stack(losses).mean(), number
 
 
 @torch.no_grad()
