@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,14 +20,13 @@ class Arithmetic:
     counted once.
 
     Counting calls the network on the meta device. So it raises ValueError, in one line, for a shape that the network
-    does not take and for an input that the run does not give it, or gives in another width. The network is counted as
-    it is when this is built: later it is compiled or sharded.
+    does not take and for an input that the run does not give it, or gives in another width.
+
+    later: whether it is asked for more shapes when the network is compiled or sharded; then it counts on a copy.
     """
 
-    def __init__(self, module: VideoDiffusion) -> None:
-        tensors = [*module.net.parameters(), *module.net.buffers()]
-        memo = {id(tensor): _empty(tensor) for tensor in tensors}  # so the copy takes no memory
-        self.net = copy.deepcopy(module.net, memo)  # type: ignore[arg-type]
+    def __init__(self, module: VideoDiffusion, later: bool) -> None:
+        self.net = without_memory(module.net) if later else module.net
         self.channels, self.passes = module.codec.channels, module.recipe.passes
         with torch.no_grad():
             self.cond = cond_of_example(module.signals)
@@ -47,6 +47,12 @@ class Arithmetic:
     def of(self, clips: Mapping[LatentShape, int]) -> int:
         """FLOPs of a training step for so many clips of each shape."""
         return sum(count * round(self.of_passes(shape) * self.passes / 3) for shape, count in clips.items())
+
+
+def without_memory(net: nn.Module) -> Any:
+    """A copy of a network whose tensors are on the meta device."""
+    memo = {id(tensor): _empty(tensor) for tensor in (*net.parameters(), *net.buffers())}
+    return copy.deepcopy(net, memo)  # type: ignore[arg-type]
 
 
 def _empty(tensor: torch.Tensor) -> torch.Tensor:

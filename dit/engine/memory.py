@@ -57,6 +57,18 @@ def check(config: Mapping[str, Any], on_cpu: bool) -> None:
         )
 
 
+def check_batches(data: Any) -> None:
+    """Raises ValueError for batches of clips of several shapes whose pixels need more memory than this machine has."""
+    if data.shapes is None:
+        return
+    clips, there = 3 * 4 * data.sets.most_pixels, memory()
+    if clips > there:
+        raise ValueError(
+            f"a batch of data.shapes.tokens={data.sets.budget:,} tokens is {size_in_words(clips)} of pixels, and this"
+            f" machine has {size_in_words(there)}; make it smaller"
+        )
+
+
 def size_of(name: str, node: Mapping[str, Any]) -> float:
     """Bytes of the parameters of the part that `node` describes. Of a network with many blocks only few are built."""
     period, depth = sum(count for _, count in runs(str(node.get("pattern", "F")))), node.get("depth")

@@ -211,6 +211,7 @@ def build(config: dict[str, Any]) -> Parts:
     data: LightningDataModule = _make(config["data"])
     if isinstance(data, Measured):
         data.measure(Sizes(net, codec))
+        memory.check_batches(data)
     captions.report_long(data.train, text)  # type: ignore[attr-defined]
     config["signals"] = completed(config["signals"], net, text)
     signals = build_signals(config["signals"], net, text, data)
@@ -338,8 +339,9 @@ def pipeline(parts: Parts) -> Pipeline:
 def count_arithmetic(parts: Parts) -> Arithmetic:
     """What a step costs in FLOPs. Raises ValueError for an input that the run does not give the network, or gives in
     another width, and for clips that are too large for it."""
-    counted, data = Arithmetic(parts.module), parts.data
-    shapes: list[tuple[int, int, int]] = data.shapes_of(data.train)  # type: ignore[attr-defined]
+    data: Any = parts.data
+    counted = Arithmetic(parts.module, later=data.shapes is not None)
+    shapes: list[tuple[int, int, int]] = data.shapes_of(data.train)
     axes = (itemgetter(0), itemgetter(1), itemgetter(2))
     for shape in (shapes[0], *(max(shapes, key=axis) for axis in axes)):  # the usual one, the longest, highest, widest
         counted.of_passes(parts.module.codec.latent_shape(*shape))

@@ -25,6 +25,7 @@ from dit.engine.arithmetic import Arithmetic
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.clip_mean import ClipMean
 from dit.engine.fitting import check_packed
+from dit.engine.memory import check_batches
 from dit.engine.module import StepOutput, VideoDiffusion
 from dit.engine.writers import Writers
 from dit.flops import count_flops
@@ -129,6 +130,7 @@ NETS = {
     "cross-attention": ["net/text=cross", "net/position=sincos", "net/fps=sinusoid"],
     "joint, in front": ["net/text=joint", "net/position=rope3d"],
     "joint, behind": ["net/text=joint_behind", "net/position=learned", "net/modulation=adaln_single"],
+    "recomputed": ["net/text=joint_behind", "net/checkpointing=blocks"],
     "two streams": ["net/text=joint", "net.pattern=D", "net/position=rope3d_fitted"],
     "layouts": ["net/text=cross", "net.pattern=STWWC", "net.depth=5", "net.templates.W.layout.window=[1,2,2]"],
     "layouts of a joint sequence": ["net/text=joint", "net.pattern=STW", "net.depth=3", "net.concat_channels.given=1"],
@@ -245,7 +247,7 @@ def test_validation_of_several_shapes_is_that_of_each_clip(randomised: Build, pa
 def test_arithmetic_is_that_of_each_clip_alone(randomised: Build) -> None:  # noqa: F811
     net = randomised("net.patch=[1,2,1]", "net.out_channels=3", "net.depth=1", "net.concat_channels.given=null")
     module = module_of(net, objective())
-    counted = Arithmetic(module)
+    counted = Arithmetic(module, later=True)
     assert all(p.is_meta for p in counted.net.parameters()) and not any(p.is_meta for p in net.parameters())
     small, large = counted.of_passes((1, 2, 3)), counted.of_passes((2, 4, 6))
     told = cond_of_example(module.signals)
@@ -310,3 +312,11 @@ def test_what_cannot_be_packed_is_one_line_at_the_start(randomised: Build) -> No
     places.signals = {**places.signals, "where": SimpleNamespace(entries={"coordinates": None})}  # type: ignore[dict-item]
     with pytest.raises(ValueError, match=r"cond\['coordinates'\] has a value for each place of a clip"):
         check_packed(places, data)
+
+
+def test_a_budget_that_no_machine_has_is_one_line() -> None:
+    sets = SimpleNamespace(most_pixels=10**15, budget=10**12)
+    with pytest.raises(ValueError, match=r"a batch of data.shapes.tokens=1,000,000,000,000 tokens is .* of pixels"):
+        check_batches(SimpleNamespace(shapes=object(), sets=sets))
+    check_batches(SimpleNamespace(shapes=None))
+    check_batches(SimpleNamespace(shapes=object(), sets=SimpleNamespace(most_pixels=10, budget=1)))
