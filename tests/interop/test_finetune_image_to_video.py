@@ -46,11 +46,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # takes long, for a metric alone
 
 
-def samples(model: Model) -> tuple[Tensor, Tensor]:
+def samples(model: Model, name: str = "tuned") -> tuple[Tensor, Tensor]:
     """(the noise, the latents that a run of ours makes of it and the twin's pictures)."""
     frames, height, width = TWINS[model.name].shape
     pipeline = Pipeline.from_checkpoint(
-        "runs/tuned", device="cpu", guidance=AsTrained(ASKED.scale, None, None), num_frames=frames, height=height,
+        f"runs/{name}", device="cpu", guidance=AsTrained(ASKED.scale, None, None), num_frames=frames, height=height,
         width=width,
     )  # fmt: skip
     noise = noise_for(pipeline, 2)
@@ -75,6 +75,22 @@ def test_weights_come_back_as_a_pipeline(
     noise, made = samples(model)
     assert relative(made, of_diffusers(loaded(model, "exported"), model.name, noise, ASKED, "latent")) < 1e-5
     assert relative(made, of_diffusers(model.theirs, model.name, noise, ASKED, "latent")) > 1e-3, "nothing was trained"
+
+
+def test_adapters_come_back_as_a_lora(model: Model, clips: Path, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network that is shown the picture beside the clip and through CLIP; stopped and gone on with."""
+    if model.name != "wan_image":
+        pytest.skip("the same commands, on parts that other tests hold")
+    asked = config(model, clips, "lora=default", "lora.rank=2", name="adapted")
+    straight = train(asked, 2, name="straight")
+    train(asked, 1)
+    assert differs(train(asked, 2), straight) == []
+    convert(monkeypatch, "runs/adapted", "lora", "--to", "lora")
+    theirs = loaded(model, model.folder)
+    theirs.load_lora_weights("lora")
+    noise, made = samples(model, "adapted")
+    assert relative(made, of_diffusers(theirs, model.name, noise, ASKED, "latent")) < 1e-5
+    assert relative(made, of_diffusers(model.theirs, model.name, noise, ASKED, "latent")) > 1e-4, "they do nothing"
 
 
 def picture(pixels: Tensor) -> Image.Image:
