@@ -55,7 +55,7 @@ class Asked:
     """`name=value` on the command line."""
 
     out: str | None = None  # folder of the cache; needed
-    views: int = 1  # excerpts and crops of each training clip: those that the first epochs of a training show
+    views: int = 1  # excerpts and crops of each training clip: those of its first showings in a training
     dtype: str = "float32"  # of latents: float32, with which training is what it is without a cache, or bfloat16
     prompts: bool = True  # also what a published text encoder says of the captions
     batch: int = 1  # clips that are encoded at once

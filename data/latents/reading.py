@@ -114,8 +114,8 @@ class LatentCache:
 class CachedClips:
     """Items of `clips` with what is kept in the place of their pixels.
 
-    Captions, classes and columns come from `clips`, which open no file for it. In epoch e a clip shows view number
-    e % views, the excerpt and crop that it shows in that epoch of a training on files.
+    Captions, classes and columns come from `clips`, which open no file for it. In showing number e a clip is in view
+    number e % views, the excerpt and crop that it has in its showing of that number in a training on files.
 
     Args:
         rows: (len(clips),) for each clip its number in the cache.

@@ -25,7 +25,13 @@ from dit.text.pretrained import Pretrained
 
 # Of `data`, beside what is free anyway: how clips are named, chosen and dealt out. In which of several shapes each clip
 # is kept, the cache compares clip by clip.
-OF_LOADING = ("data.cache", "data.shapes", "data.seed", "data.val_clips", "data.columns", f"data.{TARGET}")
+OF_LOADING = tuple(
+    f"data.{key}"
+    for key in (
+        *("cache", "shapes", "seed", "val_clips", "val_filter", "columns", "weights", "weights_by", "epoch_clips"),
+        *("made_by", TARGET),
+    )
+)
 OF_DRAWING = ("codec.posterior", "codec.decode_timestep", "codec.decode_noise_scale")
 DRAWS = 4096  # that show which frames are given beside clips
 MOST = 4  # ways of giving frames of which latents are kept: each takes as much room as a clip

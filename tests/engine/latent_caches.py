@@ -15,7 +15,8 @@ from tests.engine import small
 SMALL = (
     "experiment=real_clips", "net.depth=1", "net.width=24", "net.heads=2", "net.patch=[1,1,1]", "text.width=16",
     "net.text_width=16", "text.depth=0", "text.ngrams=[]", "data.num_frames=5", "data.height=8", "data.width=8",
-    "data.fps=5", "data.batch_size=2", "data.num_workers=0", "data.max_bad_share=0.5", "data.labels=folder",
+    "data/shapes=one", "data.epoch_clips=null", "data.fps=5", "data.batch_size=2", "data.num_workers=0",
+    "data.max_bad_share=0.5", "data.labels=folder",
     "net/label=classes", "net.vectors.label.num_classes=2", "caption_dropout=0.4", "preview=none",
     "trainer.max_steps=4", "trainer.accelerator=cpu", "lr_schedule=constant", "callbacks.validation.every=2",
     "callbacks.checkpoints.every=2", "callbacks.metrics.every=1", "callbacks.progress.seconds=1000",

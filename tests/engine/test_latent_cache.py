@@ -65,7 +65,8 @@ def test_a_cache_serves_other_lists_of_the_same_clips(model_parts: Path, clip_fo
 def test_generated_clips_and_half_the_room(model_parts: Path, clip_folder: Path) -> None:
     world = ("experiment=demo", "data.train.num_clips=6", "data.val.num_clips=2", "data.val_batch_size=2", "~data.root",
              "data.train.labels=[]", "data.val.labels=[]", "~data.labels", "~net/label",
-             "~net.vectors.label.num_classes", "~data.max_bad_share")  # fmt: skip
+             "~net.vectors.label.num_classes", "~data.max_bad_share", "~data.epoch_clips",
+             "~data/shapes")  # fmt: skip
     run.train(config(*world, "name=clips"))
     make("cache", config(*world))
     run.train(config(*world, "data.cache=cache", "name=cached"))

@@ -237,7 +237,8 @@ def test_a_cache_of_something_else_is_refused(
     """In one line that says what differs, before anything is written."""
     saved("wan 2.1", Path("other"), latents_std=[1.0, 1.0, 1.0, 2.0])
     fits = config(*cached)
-    run.build(fits)
+    key = run.build(fits).data.cache.about["key"]  # type: ignore[attr-defined]
+    assert key["data"].keys() == {"num_frames", "image_frames", "height", "width", "fps"}, "all else deals clips out"
     for about, (changes, said) in REFUSED.items():
         with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
             run.build(reduce(lambda config, change: changed(config, *change), changes.items(), fits))
