@@ -29,7 +29,7 @@ class Quality:
     side: int
 
 
-LADDER = (Quality(20, 512), Quality(30, 448), Quality(36, 320), Quality(42, 256), Quality(50, 192))
+LADDER = tuple(Quality(*each) for each in ((20, 512), (28, 448), (33, 384), (36, 320), (42, 256), (50, 192)))
 
 
 def as_webm(source: str | os.PathLike[str], quality: Quality) -> bytes:

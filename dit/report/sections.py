@@ -11,7 +11,7 @@ from dit.report.clips import Cell, Wall
 from dit.report.measures import Kind, MeasureTable
 from dit.report.runs import Run
 from dit.report.statistics import Estimate
-from dit.report.words import interval, quantity, span
+from dit.report.words import SCALED, interval, quantity, span
 
 COLOURS = 8  # of the page's style, by the place of a group
 MANY = 24  # differences that are shown without being asked for
@@ -126,7 +126,7 @@ def _measures(table: MeasureTable, report: Report) -> str:
 
 
 def _head(kind: Kind) -> str:
-    unit = "" if kind.unit in ("", "share", "step", "tokens", "FLOP", "s") else f" ({kind.unit})"
+    unit = f" ({kind.unit})" if kind.unit and kind.unit not in SCALED else ""
     arrow = {True: " ↑", False: " ↓", None: ""}[kind.larger]
     return f"{kind.title}{unit}{arrow}"
 

@@ -8,6 +8,7 @@ from dit.report.statistics import Estimate
 
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 CLOSE = 1e-9
+SCALED = ("share", "tokens", "FLOP", "s", "step")  # units in which a number is written in a way of its own
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -66,4 +67,4 @@ def interval(each: Estimate, unit: str) -> str:
     half = (each.high - each.low) / 2
     if abs((each.high + each.low) / 2 - each.mean) > 0.02 * half:
         return f"[{quantity(each.low, unit)}, {quantity(each.high, unit)}]"
-    return f"± {quantity(half, unit) if unit else number(half, 2)}"
+    return f"± {quantity(half, unit) if unit in SCALED else number(half, 2)}"

@@ -94,6 +94,7 @@ def test_curves_answer(curves: Chromium) -> None:
     paths = {kind: count(curves, f".chart path.{kind}") for kind in ("mean", "band", "seed", "run")}
     assert paths == {"mean": 1, "band": 1, "seed": 3, "run": 1}
     curves.run("document.querySelector('#seeds').click()")
+    assert curves.run("document.querySelector('nav a[href=\"#videos\"]').hidden"), "there are none"
     assert count(curves, ".chart path.seed") == 0 and count(curves, ".chart path.mean") == 1
     curves.run("document.querySelector('#legend button').click()")
     assert count(curves, ".chart path") == 1 and count(curves, ".chart path.run") == 1

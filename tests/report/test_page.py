@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from html.parser import HTMLParser
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -182,6 +183,22 @@ def test_a_mistake_is_one_line(
         main([each.replace("RUN", str(folders[0])) for each in arguments])
     errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
     assert end.value.code == 2 and len(errors) == 1 and errors[0].startswith("error: ") and said in errors[0]
+
+
+def test_a_page_that_followed_runs_is_written_when_it_is_stopped(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C is no mistake: the exit code is 0, and the file is what a call without --watch writes."""
+
+    def stopped(server: ThreadingHTTPServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", stopped)
+    out = tmp_path / "page.html"
+    assert main([str(folders[0]), "--watch", "--port", "0", "--videos", "2", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"http://127.0.0.1:\d+/ follows the runs; Ctrl-C ends it and writes the page", printed)
+    assert 'data-mode="file"' in out.read_text()
 
 
 def test_where_the_page_goes_unless_said(folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -388,6 +388,7 @@ const parts = new Map([...document.querySelectorAll("[data-part]")].map((part) =
 function arrange() {
   $("differences").hidden = data.groups.length < 2;
   $("measures").hidden = !parts.get("measures").firstElementChild;
+  for (const link of document.querySelectorAll("nav a")) link.hidden = $(link.hash.slice(1)).hidden;
 }
 
 async function update() {
@@ -421,11 +422,11 @@ async function update() {
   }
 }
 
-arrange();
 legend();
 curves();
 picker();
 videos();
+arrange();
 if (live) {
   const again = () => update().finally(() => setTimeout(again, 2000));
   again();
