@@ -15,6 +15,7 @@ behind the empty line: `scripts/settings.py`.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from dataclasses import replace
@@ -72,7 +73,8 @@ def main(arguments: list[str]) -> None:
         else:
             accelerate(net)
         subject = make_subject(settings.net, net, replace(settings, compile=False))
-        mixed.compare(subject, lambda own: make_inputs(config, own, device), settings, config.patch)
+        plain = functools.partial(build, config, kernel="sdpa")
+        mixed.compare(plain, subject, lambda own: make_inputs(config, own, device), settings)
         return
     memory = estimate_memory(lambda: build(config, kernel="sdpa"), inputs, settings.precision == "bf16")
     print(f"memory of a step, estimated: {memory}", flush=True)

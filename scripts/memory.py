@@ -1,13 +1,16 @@
 """Memory of a training step: estimated without doing it, and measured."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+Call = Callable[..., Tensor]
 MIB = 2**20
 
 
@@ -32,11 +35,12 @@ class Memory:
 
 
 def estimate_memory(
-    build: Callable[[], nn.Module], inputs: tuple[Tensor, Tensor, Mapping[str, Tensor]], autocast: bool
+    build: Callable[[], nn.Module], inputs: tuple[Any, ...], autocast: bool, call: Call = nn.Module.__call__
 ) -> Memory:
     """What a step on `inputs` will hold, found on fake tensors: nothing is computed and no memory is used.
 
-    build: makes the network; activations: what autograd keeps for the backward pass, every storage once.
+    build: makes the network. call: of it and the inputs, tensors in any containers, gives the output. Activations: what
+    autograd keeps for the backward pass, every storage once.
     """
     kept: dict[int, tuple[object, int]] = {}  # held, so that no storage's address is given away again
 
@@ -45,15 +49,14 @@ def estimate_memory(
         kept.setdefault(storage._cdata, (storage, storage.nbytes()))
         return tensor
 
-    x, t, cond = inputs
-    device = x.device
+    device = next(leaf.device for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
     with FakeTensorMode(allow_non_fake_inputs=False) as mode, torch.device(device):
         net = build().train()
-        fakes = mode.from_tensor(x), mode.from_tensor(t), {key: mode.from_tensor(value) for key, value in cond.items()}
+        fakes = tree_map_only(Tensor, mode.from_tensor, inputs)
         own = {p.untyped_storage()._cdata for p in [*net.parameters(), *net.buffers()]}
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
         with hooks, torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            net(*fakes).float().square().mean()
+            call(net, *fakes).float().square().mean()
         weights = sum(p.numel() * p.element_size() for p in net.parameters())
         trained = sum(p.numel() * p.element_size() for p in net.parameters() if p.requires_grad)
         activations = sum(size for key, (_, size) in kept.items() if key not in own)

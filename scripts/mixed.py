@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.batch import Shape
 from data.buckets import Buckets
@@ -27,6 +27,7 @@ from data.packing import Packed
 from data.shapes import Shapes
 from dit.net.patches import token_grid
 from scripts.clock import Subject, autocast, seconds, spread
+from scripts.memory import estimate_memory
 from scripts.settings import Settings
 
 CLIPS = 1980  # of an epoch
@@ -92,13 +93,20 @@ def cut(number: Any, ends: Any, shapes: Sequence[Shape]) -> list[list[Shape]]:
     return [[shapes[i] for i in sorted(number[start:end].tolist())] for start, end in zip(starts, ends, strict=True)]
 
 
-def compare(subject: Subject, inputs: Inputs, settings: Settings, patch: Sequence[int]) -> None:
-    """Times training steps of one network on batches of each way in turn, and prints the table."""
-    sizes = Latents(patch)
+def compare(build: Callable[[], nn.Module], subject: Subject, inputs: Inputs, settings: Settings) -> None:
+    """Times training steps of one network on batches of each way in turn, and prints the table. build: makes another
+    such network."""
+    net: Any = subject.net
+    sizes = Latents(net.patch)
     made, shapes, budget = ways(settings, sizes)
     listed = ", ".join(f"{shape} ({sizes.tokens(*shape)})" for shape in shapes)
     print(f"clips: {CLIPS} of {len(shapes)} shapes, frames x height x width in latents (tokens): {listed}")
     print(f"budget of a batch: {budget} tokens", flush=True)
+    for way in made:
+        fullest = max(way.batches, key=lambda batch: sum(sizes.tokens(*shape) for shape in batch))
+        given = groups_of(net, way, fullest, inputs, settings)
+        memory = estimate_memory(build, given, settings.precision == "bf16", call=in_groups)
+        print(f"memory of a step on the fullest batch, estimated, {way.name}: {memory}", flush=True)
     for index in range(settings.warmup + settings.repeats):
         for way in made[:: 1 if index % 2 else -1]:  # nobody always follows the one that heats the caches
             batch = way.batches[index * 7 % len(way.batches)]
@@ -111,22 +119,31 @@ def compare(subject: Subject, inputs: Inputs, settings: Settings, patch: Sequenc
 
 def step(subject: Subject, way: Way, batch: Sequence[Shape], inputs: Inputs, settings: Settings) -> float:
     """Seconds of one training step."""
-    net: Any = subject.net
+    given = groups_of(subject.net, way, batch, inputs, settings)
+
+    def train() -> None:
+        with autocast(settings):
+            out = in_groups(subject.net, *given)
+        out.float().square().mean().backward()
+        subject.optimizer.step()
+        subject.optimizer.zero_grad(set_to_none=True)
+
+    return seconds(train, torch.device(settings.device))
+
+
+def groups_of(net: Any, way: Way, batch: Sequence[Shape], inputs: Inputs, settings: Settings) -> tuple[Any, ...]:
+    """The arguments of `Backbone.of_groups` for the clips of a batch."""
     shown = [way.padded or shape for shape in batch]
     groups = [(shape, len(list(alike))) for shape, alike in groupby(shown)]
     given = [inputs(replace(settings, batch=n, frames=f, height=h, width=w)) for (f, h, w), n in groups]
     xs, ts, conds = ([*each] for each in zip(*given, strict=True))
     channels = [{name: cond.pop(name) for name in net.concat_channels if name in cond} for cond in conds]
-    cond = {name: torch.cat([each[name] for each in conds]) for name in conds[0]}
+    return xs, ts, {name: torch.cat([each[name] for each in conds]) for name in conds[0]}, channels
 
-    def train() -> None:
-        with autocast(settings):
-            made = net.of_groups(xs, ts, cond, channels)
-        torch.stack([out.float().square().sum() for out in made]).sum().backward()
-        subject.optimizer.step()
-        subject.optimizer.zero_grad(set_to_none=True)
 
-    return seconds(train, torch.device(settings.device))
+def in_groups(net: Any, *given: Any) -> Tensor:
+    """All numbers that the network puts out, (any,)."""
+    return torch.cat([out.flatten() for out in net.of_groups(*given)])
 
 
 def report(made: Sequence[Way], sizes: Latents, budget: int, settings: Settings) -> None:

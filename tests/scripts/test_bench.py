@@ -264,6 +264,8 @@ def test_padding_buckets_and_packing_side_by_side(capsys: pytest.CaptureFixture[
     assert list(real) == ["padding", "buckets", "packed"]
     assert real["padding"][0] < 50 and real["buckets"][0] == real["packed"][0] == 100
     assert real["packed"][1] > max(95, real["buckets"][1])
+    peaks = re.findall(r"fullest batch, estimated, (\w+): .*; peak about (\d+) MiB", out)
+    assert [name for name, _ in peaks] == ["padding", "buckets", "packed"] and all(int(peak) > 0 for _, peak in peaks)
     for row in rows:
         milliseconds, rate = (float(cell.partition(" ")[0]) for cell in row[5:7])
         assert milliseconds > 0 and rate > 0
