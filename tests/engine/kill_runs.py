@@ -33,7 +33,7 @@ from tests.engine import small
 OVERRIDES = (
     "net=demo", "net.depth=1", "net.width=32", "net.heads=2", "net.text_width=16", "text.width=16", "text.depth=1",
     "text.heads=2", "data=demo", "data.batch_size=2", "data.train.num_clips=7", "data.val.num_clips=6",
-    "data.val_batch_size=2", "data.num_workers=2", "logger=none", "trainer=default", "trainer.max_steps=24",
+    "data.val_batch_size=2", "data.num_workers=2", "logger=none", "trainer=default",
     "trainer.accumulate=2", "callbacks.checkpoints.every=4", "callbacks.validation.every=3", "preview.every=3",
     "preview.prompts=[a red circle moves right,a blue bar moves up]", "sampling.num_steps=4",
     "callbacks.metrics.every=1", "callbacks.progress.seconds=0",
@@ -133,11 +133,11 @@ def _group(process: Path) -> int | None:
         return None
 
 
-def main(folder: Path, count: int, seed: int, tally: Tally) -> None:
+def main(folder: Path, count: int, seed: int, tally: Tally, steps_of_run: int = 24) -> None:
     """Does `count` SIGKILLs and `count` other signals; what went wrong is in the tally's faults."""
     chance = random.Random(seed)
     with hydra.initialize_config_dir(str(entry.CONFIGS), version_base="1.3"):
-        composed = hydra.compose("train", overrides=list(OVERRIDES))
+        composed = hydra.compose("train", overrides=[*OVERRIDES, f"trainer.max_steps={steps_of_run}"])
     config: Any = OmegaConf.to_container(composed, resolve=True)
     config.pop("hydra", None)
     straight = Trainer(config, folder, DONE)
@@ -227,7 +227,8 @@ if __name__ == "__main__":
     tally = Tally()
     with tempfile.TemporaryDirectory(dir=asked.get("folder")) as temporary:
         try:
-            main(Path(temporary), int(asked.get("count", "30")), int(asked.get("seed", "0")), tally)
+            numbers = (int(asked.get(name, usual)) for name, usual in (("count", "30"), ("seed", "0")))
+            main(Path(temporary), *numbers, tally, int(asked.get("steps", "24")))
         except Exception:  # what was found until then is said all the same
             tally.faults.append(f"this script failed: {traceback.format_exc()}")
     print(

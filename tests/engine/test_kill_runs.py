@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to see processes in")
 def test_runs_that_are_killed_and_interrupted_end_as_if_nothing_was(tmp_path: Path) -> None:
     done = subprocess.run(  # in a process of its own: it forks
-        [sys.executable, "-m", "tests.engine.kill_runs", "count=2", f"folder={tmp_path}"],
+        [sys.executable, "-m", "tests.engine.kill_runs", "count=2", "steps=12", f"folder={tmp_path}"],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -277,13 +277,13 @@ def begin(out: Path) -> None:
 
 
 def autoencoders(out: Path) -> None:
-    """Each beside its discriminator: four steps, and two and two. Then what `begin` does with one process, in which
-    nothing is drawn or weighed by the gradients of single clips."""
+    """With copies beside its discriminator: four steps, and two and two. Then, with shards too, what `begin` does with
+    one process, in which nothing is drawn or weighed by the gradients of single clips."""
     with contextlib.chdir(out), patch.object(run, "reference_rate", lambda *_: (1e12, "not measured")):
         for name in ("ddp", "fsdp2"):
             unused = ["trainer.strategy.find_unused_parameters=true"] if name == "ddp" else []
             asked = (f"trainer={name}", "trainer.accelerator=cpu", *unused)
-            for steps, where in ((4, "straight"), (2, "broken"), (4, "broken")):
+            for steps, where in ((4, "straight"), (2, "broken"), (4, "broken")) if name == "ddp" else ():
                 run.train(autoencoder(*asked, f"name=vae-{name}-{where}", f"trainer.max_steps={steps}"))
             with patch.object(network, "drawn", most_likely):
                 run.train(autoencoder(*asked, *PLAIN, f"name=vae-{name}-joined", "data.batch_size=2"))

@@ -41,6 +41,14 @@ OF_16_BITS = (
 )
 
 
+# Those that ask nothing of our code that another does not; float32 holds all of them, and the table of
+# docs/pipelines.md has all in float64.
+LIKE_OTHERS = {
+    *("wan22", "wan_first_last", "wan22_first_last", "wan22_5b", "skyreels_v2_forcing", "skyreels_v2_chained"),
+    *("skyreels_v2_forcing_image", "ltx_image", "cogvideox15", "cogvideox_image", "hunyuan_video", "cosmos25"),
+}
+
+
 class Published(NamedTuple):
     """A pipeline of diffusers and ours out of its folder."""
 
@@ -113,7 +121,7 @@ def test_weights_of_16_bits_are_computed_with_in_16_bits(name: str, tmp_path: Pa
     assert 1e-5 < relative(latents, wanted) < 0.1
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", [name for name in TWINS if name not in LIKE_OTHERS])
 def test_samples_are_those_of_diffusers_in_float64(name: str, tmp_path: Path) -> None:
     theirs = saved_in_float64(name, tmp_path)
     asked = replace(TWINS[name].asked, scale=1.0, num_steps=3)  # the fewest with a step of every kind
