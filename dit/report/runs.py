@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dit.report.statistics import Floats
 from dit.runfiles import CONFIG, HISTORY, METRICS, SAMPLES, read_rows
 
 DEEPEST = 4  # folders in which runs are looked for: multirun/<day>/<time>/<job>
+Columns = dict[str, tuple[Floats, Floats]]
 Say = Callable[[str], None]  # takes one line about what is wrong and left out
 
 
@@ -34,7 +36,7 @@ class Run:
     folder: Path
     name: str
     config: dict[str, Any]
-    metrics: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    metrics: Columns = field(default_factory=dict)
     clips: tuple[ClipFile, ...] = ()
     measured: tuple[Measured, ...] = ()
     began: dict[str, Any] | None = None
@@ -137,27 +139,34 @@ def names(folders: Sequence[Path]) -> list[str]:
     return [str(folder) for folder in folders]
 
 
-def _metrics(file: Path, say: Say) -> tuple[dict[str, tuple[Floats, Floats]], float]:
+def _metrics(file: Path, say: Say) -> tuple[Columns, float]:
     """The columns of a table and when it was written."""
     try:
-        content, written = file.read_bytes(), file.stat().st_mtime
+        now = file.stat()
+        columns, bad = _columns(file.absolute(), now.st_mtime_ns, now.st_size)
     except FileNotFoundError:
         return {}, 0.0
     except OSError as error:
         say(f"{file} cannot be read: {error.strerror}; the run has no curves")
         return {}, 0.0
-    table = read_rows(content)
-    if table.bad:
-        say(f"{file}: {table.bad} lines are no rows and left out")
+    if bad:
+        say(f"{file}: {bad} lines are no rows and left out")
+    return columns, now.st_mtime
+
+
+@lru_cache(maxsize=256)  # a page that follows some runs reads the tables of the others once
+def _columns(file: Path, written: int, size: int) -> tuple[Columns, int]:
+    """The columns of a table that was `written` (nanoseconds) with so many bytes, and how many lines are no rows."""
+    table = read_rows(file.read_bytes())
     by_step = {row["step"]: row for row in table.rows}  # of a step that is there twice the last one
     rows = [by_step[step] for step in sorted(by_step)]
-    columns: dict[str, tuple[Floats, Floats]] = {}
+    columns: Columns = {}
     for name in table.columns[1:]:
         pairs = [(row["step"], row[name]) for row in rows if name in row]
         if pairs:
             both = np.array(pairs, dtype=np.float64)
             columns[name] = (both[:, 0], both[:, 1])
-    return columns, written
+    return columns, table.bad
 
 
 def _history(file: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
