@@ -16,6 +16,7 @@ from dit.encoders import to_bytes
 from dit.engine import initial, pictures, run
 from dit.sampling.guidance import AsTrained
 from dit.sampling.pipeline import Pipeline
+from scripts import cache_latents
 from scripts.twins.pipelines import TWINS, noise_for, relative
 from scripts.twins.pipelines import run as of_diffusers
 from tests.data.videos import write_numbered
@@ -91,6 +92,22 @@ def test_adapters_come_back_as_a_lora(model: Model, clips: Path, here: None, mon
     noise, made = samples(model, "adapted")
     assert relative(made, of_diffusers(theirs, model.name, noise, ASKED, "latent")) < 1e-5
     assert relative(made, of_diffusers(model.theirs, model.name, noise, ASKED, "latent")) > 1e-4, "they do nothing"
+
+
+@pytest.mark.timeout(900)
+def test_latents_made_beforehand_train_it_alike(model: Model, clips: Path, here: None) -> None:
+    """Bit for bit, with latents of the given frames and the pictures that CLIP and previews see, without the clips."""
+    if model.name != "wan_first_last":
+        pytest.skip("the same commands, on parts that other tests hold")
+    asked = config(model, clips, *SEEN, "codec.batch=1", name="tuned")
+    straight = train(asked, 2, name="straight")
+    cache_latents.make(cache_latents.Asked(out="cache"), asked)
+    clips.rename(clips.with_name("gone"))
+    try:
+        data = {**asked["data"], "cache": "cache", "root": None}
+        assert differs(train({**asked, "data": data}, 2, name="cached"), straight) == []
+    finally:
+        clips.with_name("gone").rename(clips)
 
 
 def picture(pixels: Tensor) -> Image.Image:
