@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from data.processes import Guard
 from data.sets.base import Made, held_actions, package, rng, split
 
 BUTTONS = ("MOVE_FORWARD", "MOVE_BACKWARD", "MOVE_LEFT", "MOVE_RIGHT", "TURN_LEFT", "TURN_RIGHT", "ATTACK", "USE")
@@ -87,9 +88,8 @@ class Doom:
         return {}
 
     @cached_property
-    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
-        """A folder for what engines write; it goes with this process."""
-        return tempfile.TemporaryDirectory(prefix="vizdoom-")
+    def _guard(self) -> Guard:
+        return Guard()
 
     def _game(self, scenario: str) -> Any:
         """An engine with this scenario; it is kept, since starting one takes most of a second."""
@@ -109,8 +109,9 @@ class Doom:
         game.set_mode(vizdoom.Mode.PLAYER)
         game.set_episode_timeout(0)
         game.set_doom_skill(1)  # whoever plays at random does not live long
-        with chdir(self._scratch.name):  # where the engine makes a folder for itself
+        with tempfile.TemporaryDirectory() as scratch, chdir(scratch):  # the engine leaves a folder where it begins
             game.init()
+        self._guard.watch("vizdoom")  # or engines of a process that is killed would wait for it for ever
         self._games[scenario] = game
         return game
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -154,7 +155,7 @@ def _made(maker: Maker, indices: Sequence[int], jobs: int) -> Iterator[Row]:
         return
     # Not fork: libraries that this process has loaded keep threads, which a fork would leave without.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=_begin) as pool:
         waiting: deque[Any] = deque()
         try:
             for index in indices:
@@ -170,6 +171,12 @@ def _made(maker: Maker, indices: Sequence[int], jobs: int) -> Iterator[Row]:
         finally:
             for each in waiting:
                 each.cancel()
+
+
+def _begin() -> None:
+    """What a process that makes clips does first: Ctrl-C is for its parent, with which it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 @contextmanager
