@@ -116,5 +116,5 @@ def test_moving_mnist_is_made_and_trained_on_as_its_experiment_says(
     assert len(data.train) == 18 and len(data.val) == 2
     assert {data.val[index]["id"] for index in range(2)} == {row["path"] for row in rows if row["split"] == "test"}
     item = data.train[0]
-    assert item["pixels"].shape == (3, 20, 64, 64) and item["repeated"] == 0 and item["caption"].startswith("the hand")
+    assert item["pixels"].shape == (3, 20, 32, 32) and item["repeated"] == 0 and item["caption"].startswith("the hand")
     assert data.card().content["train"]["hours"] == pytest.approx(18 * 2 / 3600, rel=1e-3)
