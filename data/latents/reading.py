@@ -25,6 +25,7 @@ from data.skipping import first_readable
 FORMAT = 1
 ABOUT, CLIPS, PROMPTS = "about.json", "clips.parquet", "prompts"
 TRAIN, VAL = "train", "val"
+AXES = ("num_frames", "height", "width")
 FRAMES = "frames"  # of pixels, uint8 (3, n, H, W), beside what the codec's encoder says
 
 
@@ -78,15 +79,15 @@ class LatentCache:
                 f" it has {there}. Take the list that it was made of (data.manifest=null data.root=null) with its"
                 " val_clips, or make a cache of this one"
             )
-        self._check_shapes(shards.table.take(pa.array(rows * views)), name, shapes, number)
+        known = shards.table.select(["name", "why", *AXES]).take(pa.array(rows * views))
+        self._check_shapes(known, name, shapes, number)
         return CachedClips(clips, shards, views, rows)
 
     def _check_shapes(
         self, table: pa.Table, name: str, shapes: Sequence[Shape], number: NDArray[np.integer[Any]] | None
     ) -> None:
         """Raises ValueError where clips, the rows of `table`, are kept in other shapes than they are asked for in."""
-        axes = ("num_frames", "height", "width")
-        kept = np.stack([np.asarray(table.column(axis)) for axis in axes], 1)  # (clips, 3)
+        kept = np.stack([np.asarray(table.column(axis)) for axis in AXES], 1)  # (clips, 3)
         wanted = np.array(shapes)  # (shapes, 3)
         if number is None:
             fits = (kept[:, None] == wanted).all(-1).any(1)
