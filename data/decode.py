@@ -6,9 +6,11 @@ is known to read wrongly (docs/data.md has the table), so whatever decodes a fil
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +24,8 @@ from numpy.typing import NDArray
 from data.source import BadClip, Source, Timeline, Turn, last_words, look
 
 log = logging.getLogger(__name__)
+
+TRIM_EVERY = 32  # files; it takes some milliseconds
 
 Frames = NDArray[np.uint8]  # (F, H, W, 3), RGB, upright
 
@@ -182,6 +186,7 @@ class Ladder:
         absent = "; ".join(f"{name} cannot run: {why}" for name, why in reasons.items() if why)
         if not self.decoders:
             raise ValueError(f"no decoder can run ({absent or 'none is listed'}); choose data/decoder=pyav")
+        self.reads = 0
         log.info("decoding with %s%s", " -> ".join(d.name for d in self.decoders), f" ({absent})" if absent else "")
 
     def read(self, path: str | os.PathLike[str], pick: Pick) -> Frames:
@@ -192,8 +197,13 @@ class Ladder:
         """
         if not Path(path).is_file():
             raise BadClip(path, "no such file")
-        with look(path) as source:
-            return self.decode(source, pick(source.timeline))
+        self.reads += 1
+        try:
+            with look(path) as source:
+                return self.decode(source, pick(source.timeline))
+        finally:
+            if self.reads % TRIM_EVERY == 0:
+                give_memory_back()
 
     def decode(self, source: Source, indices: Sequence[int]) -> Frames:
         """The frames with these numbers of a file that was looked at, as `read` gives them."""
@@ -211,6 +221,16 @@ class Ladder:
     def frames(self, path: str | os.PathLike[str], indices: Sequence[int]) -> Frames:
         """The frames with these numbers, as `read` gives them."""
         return self.read(path, lambda _: indices)
+
+
+def give_memory_back() -> None:
+    """Hands the holes in its heap back to the system, where the C library can (glibc).
+
+    Pictures of all sizes come and go, and glibc keeps the pages between those that stay: a worker grew by 7 to 12 % in
+    2,000 clips. Blocks that are always given back (a fixed mmap threshold) cost a quarter more processor time a frame.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # no C library of that kind
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _same_count(source: Source, count: int | None) -> None:

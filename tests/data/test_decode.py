@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from data import decode
 from data.decode import BadClip, Decoder, Decord, Ladder, PyAV, Timeline, TorchCodec
 from tests.data.videos import MATRICES, frame_number, media, write_colours, write_numbered
 
@@ -237,6 +238,24 @@ def test_no_memory_waits_for_the_garbage_collector(tmp_path: Path) -> None:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+def test_memory_is_given_back_every_few_files_bad_ones_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(decode, "TRIM_EVERY", 3)
+    monkeypatch.setattr(decode, "give_memory_back", lambda: given.append(ladder.reads))
+    ladder = Ladder(decoders=[PyAV()])
+    path = write_numbered(tmp_path / "clip.mp4", count=4)
+    (tmp_path / "text.mp4").write_text("no video")
+    for place in range(7):
+        if place % 2:
+            ladder.frames(path, [0])
+        else:
+            with pytest.raises(BadClip):
+                ladder.frames(tmp_path / "text.mp4", [0])
+    assert given == [3, 6]
+    monkeypatch.undo()
+    decode.give_memory_back()  # also where the C library has no such function
 
 
 @pytest.mark.parametrize(("name", "why"), [("truncated.mp4", "Invalid data"), ("corrupted.mp4", r"decord.*pyav")])
