@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from data.clips import ClipDataset
+from data.latents.shards import ShardSet
 from dit.engine import caching, run
 from dit.engine.interrupts import Interrupts
 from scripts import cache_latents
@@ -41,17 +42,24 @@ def files(folder: Path, unfinished: bool = False) -> Files:
     return {name: file.read_bytes() for name, file in named.items()}
 
 
-def forked(work: Callable[[], None], until: int | None) -> int:
+WRITING = (ShardSet.write.__code__, ShardSet.finish.__code__)
+
+
+def forked(work: Callable[[], None], until: int | None, writing: bool = False) -> int:
     """Does `work` in a process that kills itself at event number `until`, a call or return of some function of Python
-    or C; None: at none. The signal that ended it, 0 for none. How many events there were it says in a file."""
+    or C; None: at none. writing: counts those alone that happen while a file is written. The signal that ended it, 0
+    for none. How many events there were, and how many of these kind, it says in a file."""
     child = os.fork()
     if child == 0:
-        code, seen = 1, 0
+        code, seen, depth = 1, [0, 0], 0
 
         def watch(frame: FrameType, event: str, argument: Any) -> None:
-            nonlocal seen
-            seen += 1
-            if seen == until:
+            nonlocal depth
+            if frame.f_code in WRITING and event in ("call", "return"):
+                depth += 1 if event == "call" else -1
+            seen[0] += 1
+            seen[1] += depth > 0
+            if seen[writing] == until:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         try:
@@ -59,7 +67,7 @@ def forked(work: Callable[[], None], until: int | None) -> int:
             sys.setprofile(watch)
             work()
             sys.setprofile(None)
-            Path("events").write_text(str(seen))
+            Path("events").write_text(json.dumps(seen))
             code = 0
         finally:
             os._exit(code)
@@ -74,23 +82,26 @@ def test_a_cache_killed_at_any_moment_is_that_of_an_uninterrupted_command(
     clip_folder: Path,
     small_shards: None,
 ) -> None:
-    """Twenty kills, ten to a cache. What is there at any moment is whole, and what it will be in the end."""
+    """Twenty kills, ten to a cache, every other one while a file is written. What is there at any moment is whole, and
+    what it will be in the end."""
     asked = config(*told(model_parts, "wan, drawn, with t5"), f"data.root={clip_folder}")
 
     def work(out: str) -> Callable[[], None]:
         return lambda: cache_latents.make(cache_latents.Asked(out=out), asked)
 
     assert forked(work("straight"), None) == 0
-    wanted, events = files(Path("straight")), int(Path("events").read_text())
+    wanted, events = files(Path("straight")), json.loads(Path("events").read_text())
     assert len([name for name in wanted if name.endswith(".safetensors")]) == 7, (
         "2 of clips, 1 of those held out, 4 of prompts"
     )
     rng, killed = random.Random(0), 0
     for cache in ("one", "two"):
-        for _ in range(10):
+        for turn in range(10):
+            writing = turn % 2 == 1
             # Not beyond what an earlier process has left to do: then a kill would find nothing.
-            done = len(files(Path(cache))) / len(wanted)
-            killed += forked(work(cache), rng.randrange(1, max(2, int(events * (1 - done) * 0.9)))) == signal.SIGKILL
+            left = (1 - len(files(Path(cache))) / len(wanted)) * (0.5 if writing else 0.9)
+            until = rng.randrange(1, max(2, int(events[writing] * left)))
+            killed += forked(work(cache), until, writing) == signal.SIGKILL
             there = files(Path(cache))
             assert {name: wanted[name] for name in there} == there
         assert forked(work(cache), None) == 0
