@@ -132,31 +132,29 @@ class PyAV:
         return None
 
     def read(self, source: Source, indices: Sequence[int]) -> Frames:
-        wanted = np.unique(np.asarray(indices, np.int64))
-        pictures = _Pictures(source, wanted)
+        pictures = _Pictures(source, indices)
+        wanted = pictures.wanted
         if not source.counted:
             for begin, stamps in source.stretches(wanted):
                 source.container.seek(begin, stream=source.stream)
                 pictures.take(source.container.decode(source.stream), until=stamps[-1])
-        if pictures.lost:  # some containers seek to a later place: then from the beginning
+        if pictures.waiting:  # some containers seek to a later place: then from the beginning
             pictures.take(source.from_the_start(), until=int(source.stamps[wanted[-1]]))
-        if pictures.lost:
-            raise BadClip(source.path, f"{pictures.lost} of {len(wanted)} frames are not in the stream")
-        return np.stack([pictures.found[index] for index in indices])
+        if pictures.waiting or pictures.frames is None:
+            raise BadClip(source.path, f"{len(pictures.waiting)} of {len(wanted)} frames are not in the stream")
+        return pictures.frames
 
 
 class _Pictures:
-    """The wanted ones among decoded pictures, as arrays."""
+    """The wanted ones among decoded pictures, in one array: each is turned into RGB and put into its places at once."""
 
-    def __init__(self, source: Source, wanted: NDArray[np.int64]) -> None:
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
         self.source = source
-        self.waiting = dict(zip(source.stamps[wanted].tolist(), wanted.tolist(), strict=True))  # stamp -> number
-        self.found: dict[int, Frames] = {}  # number -> (H, W, 3)
+        self.indices = np.asarray(indices, np.int64)
+        self.wanted = np.unique(self.indices)
+        self.waiting = dict(zip(source.stamps[self.wanted].tolist(), self.wanted.tolist(), strict=True))
+        self.frames: Frames | None = None
         self.reformatter = VideoReformatter()
-
-    @property
-    def lost(self) -> int:
-        return len(self.waiting)
 
     def take(self, pictures: Iterator[Any], until: int) -> None:
         """Those among `pictures` that are still wanted, up to that time stamp."""
@@ -165,7 +163,12 @@ class _Pictures:
             if (number := self.waiting.pop(stamp, None)) is not None:
                 # One thread: swscale's own begin a pool for each file, which costs more than it gains.
                 rgb: Any = self.reformatter.reformat(picture, format="rgb24", threads=1).to_ndarray()
-                self.found[number] = Turn.of(picture).applied(rgb)
+                upright = Turn.of(picture).applied(rgb)
+                if self.frames is None:
+                    self.frames = np.empty((len(self.indices), *upright.shape), np.uint8)
+                if upright.shape != self.frames.shape[1:]:
+                    raise BadClip(self.source.path, "pictures of several sizes")
+                self.frames[self.indices == number] = upright
             if not self.waiting or (stamp is not None and stamp >= until):
                 return
 
