@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BEFORE = ROOT / "tests/engine/before/step-3.ckpt"
 OF_LIGHTNING = {"callbacks", "epoch", "loops", "pytorch-lightning_version", "hparams_name", "hyper_parameters"}
 ALL = [each for each in vars(entries).values() if isinstance(each, Entry)]
-COMMON = {"ema", "config", "classes", "frozen", "seconds", "fingerprint"}  # words that name other things, too
+COMMON = {"ema", "config", "classes", "frozen", "seconds", "fingerprint", "seen"}  # words that name other things, too
 
 
 def test_nobody_else_names_the_entries() -> None:

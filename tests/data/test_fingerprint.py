@@ -91,7 +91,7 @@ def test_a_run_goes_on_with_its_clips_alone(caplog: pytest.LogCaptureFixture) ->
     saved = data().state_dict() | {"position": 24}
     same = data()
     same.load_state_dict(saved)
-    assert same.position == 24 and caplog.text == ""
+    assert same.place.position == 24 and caplog.text == ""
     with pytest.raises(ValueError, match=r"these 10 clips are not the checkpoint's.*resume_changes=\[data\]"):
         data(train="b").load_state_dict(saved)
     data(val="b").load_state_dict(saved)
@@ -99,7 +99,7 @@ def test_a_run_goes_on_with_its_clips_alone(caplog: pytest.LogCaptureFixture) ->
     other = data(train="b")
     other.accepts_other_clips = True
     other.load_state_dict(saved)
-    assert other.position == 24
+    assert other.place.position == 24
     older = {key: value for key, value in saved.items() if key != "fingerprints"}
     data(train="b").load_state_dict(older)  # a checkpoint of before says nothing of its clips
     with pytest.raises(ValueError, match=r"seed=1, its checkpoint on seed=0.*resume_changes=\[data,seed\]"):
