@@ -115,7 +115,9 @@ def test_unconditional_keeps_shared_levels_shared() -> None:
 
 
 def test_draws_come_from_the_generator_alone() -> None:
-    conditioning = RandomTasks({str(i): p for i, p in enumerate(PATTERNS)}, {str(i): 1 for i in range(len(PATTERNS))}, 0.1)
+    conditioning = RandomTasks(
+        {str(i): p for i, p in enumerate(PATTERNS)}, {str(i): 1 for i in range(len(PATTERNS))}, 0.1
+    )
     first = conditioning(32, 6, generator(3), "cpu")
     state = torch.get_rng_state()
     assert torch.equal(first, conditioning(32, 6, generator(3), "cpu"))
