@@ -41,6 +41,14 @@ class Canvas:
     first: Sequence[Tensor] | None = None
     last: Sequence[Tensor] | None = None
 
+    def takes(self, num_frames: int) -> bool:
+        """Whether the codec takes so many frames."""
+        try:
+            self.check_frames(num_frames)
+        except ValueError:
+            return False
+        return True
+
     def given_frames(self, pixels: Tensor, at: Sequence[int]) -> Given:
         """Known pixel frames (B, 3, len(at), H, W), which stand at frames `at` of the clip, as given latent frames.
 

@@ -89,17 +89,9 @@ class Known(NamedTuple):
             return cls(key, sources.image(image, f"{key}.image", canvas, fit), frame, float(strength))
         pixels = sources.up_to_frames(video, canvas.num_frames - frame, canvas, fit)
         count = pixels.shape[2]
-        while count > 1 and not _is_length(count, canvas):
+        while count > 1 and not canvas.takes(count):
             count -= 1
         return cls(key, pixels[:, :, :count], frame, float(strength))
-
-
-def _is_length(count: int, canvas: Canvas) -> bool:
-    try:
-        canvas.check_frames(count)
-    except ValueError:
-        return False
-    return True
 
 
 def by_times(known: Sequence[Known], canvas: Canvas) -> Plan:

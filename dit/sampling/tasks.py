@@ -232,7 +232,7 @@ def _checked_chain(canvas: Canvas, num_context: int | None, times: int, carry_la
     if num_context is None:
         least = min(SHARED, canvas.num_frames - 1)
         near = (*range(least, canvas.num_frames), *range(least - 1, 0, -1))
-        num_context = next((count for count in near if _takes(canvas, count)), 1)
+        num_context = next((count for count in near if canvas.takes(count)), 1)
     if not 1 <= num_context < canvas.num_frames:
         nearest = min(max(num_context, 1), canvas.num_frames - 1)
         raise ValueError(
@@ -243,11 +243,3 @@ def _checked_chain(canvas: Canvas, num_context: int | None, times: int, carry_la
     except ValueError as error:
         raise ValueError(str(error).replace("num_frames", "num_context")) from None
     return num_context
-
-
-def _takes(canvas: Canvas, num_frames: int) -> bool:
-    try:
-        canvas.check_frames(num_frames)
-    except ValueError:
-        return False
-    return True
