@@ -345,25 +345,7 @@ def clip_data(
     clips = allowed(chosen(listed, asked), licences)
     if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
         log.warning("%s is not read, the folder is; data.manifest=%s reads it", lists[0], clips.root / lists[0])
-    shown = num_frames if image_frames is None else image_frames
-    if not 1 <= shown <= num_frames:
-        raise ValueError(f"data.image_frames={image_frames} must be from 1 to data.num_frames={num_frames}, or null")
-    if shapes is not None and image_frames is not None:
-        raise ValueError(
-            f"data.image_frames={image_frames} is for clips of one shape: with data.shapes images have the shortest"
-            " length (data.shapes.lengths); data.image_frames=null"
-        )
-    if clips.report() == len(clips) and shown > 1 and shapes is None:
-        log.warning(
-            "all clips are images, and each is shown for %d frames, as a video that stands still; data.num_frames=1"
-            " trains on images, where codec and network take them",
-            shown,
-        )
-    if shown != num_frames and max(batch_size, val_batch_size) > 1:
-        raise ValueError(
-            f"data.image_frames={image_frames} beside data.num_frames={num_frames} makes clips of two lengths, which"
-            " share no batch: data/shapes=buckets, or data.batch_size=1 data.val_batch_size=1 and trainer.accumulate=N"
-        )
+    _check_images(clips, num_frames, image_frames, shapes, max(batch_size, val_batch_size))
     clips, classes = classify(clips, labels, manifest or root or str(clips.root))
     if shapes is not None and (root is not None or manifest is not None):  # the list of a cache knows all sizes
         clips = measured(clips, decoder)
@@ -392,3 +374,26 @@ def clip_data(
         shapes=shapes,
         cache=cache,
     )
+
+
+def _check_images(clips: Manifest, num_frames: int, image_frames: int | None, shapes: Shapes | None, most: int) -> None:
+    """Says how many clips are images. most: in a batch. Raises ValueError for an `image_frames` that cannot be."""
+    shown = num_frames if image_frames is None else image_frames
+    if not 1 <= shown <= num_frames:
+        raise ValueError(f"data.image_frames={image_frames} must be from 1 to data.num_frames={num_frames}, or null")
+    if shapes is not None and image_frames is not None:
+        raise ValueError(
+            f"data.image_frames={image_frames} is for clips of one shape: with data.shapes images have the shortest"
+            " length (data.shapes.lengths); data.image_frames=null"
+        )
+    if clips.report() == len(clips) and shown > 1 and shapes is None:
+        log.warning(
+            "all clips are images, and each is shown for %d frames, as a video that stands still; data.num_frames=1"
+            " trains on images, where codec and network take them",
+            shown,
+        )
+    if shown != num_frames and most > 1:
+        raise ValueError(
+            f"data.image_frames={image_frames} beside data.num_frames={num_frames} makes clips of two lengths, which"
+            " share no batch: data/shapes=buckets, or data.batch_size=1 data.val_batch_size=1 and trainer.accumulate=N"
+        )

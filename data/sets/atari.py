@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data.sets.base import Made, held_actions, package, rng, split
+from data.sets.base import Made, Played, held_actions, long_enough, package, rng, split
 
 ACTIONS = (
     *("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT"),
@@ -26,8 +26,6 @@ RATE = 60  # frames a second of the console
 HELD = 4  # of them for each action, and each frame of a clip
 LONGEST = 8  # frames that an action is held for at most
 BEFORE = 300  # frames that are played at most before a clip begins
-ATTEMPTS = 50  # games that are begun for one clip
-PATIENCE = 4  # of them before half as much is played before a clip
 SEEDS = 2**31  # that the emulator takes
 
 
@@ -80,22 +78,16 @@ class Atari:
         console.setFloat("repeat_action_probability", 0.0)  # what is written beside a frame is what was done
         console.setBool("color_averaging", False)
         console.loadROM(self._ale.roms.get_rom_path(game))
-        for attempt in range(ATTEMPTS):
+
+        def begin() -> Iterator[Played]:
             console.reset_game()
-            played = self._played(console, random)
-            longest = max(1, BEFORE >> attempt // PATIENCE)  # less where games are soon over
-            for _ in zip(range(int(random.integers(longest))), played, strict=False):
-                pass
-            shown = [each for _, each in zip(range(self.num_frames), played, strict=False)]
-            if len(shown) == self.num_frames:
-                return self._made(game, index, [frame for frame, _ in shown], [action for _, action in shown])
-        raise ValueError(
-            f"games: {ATTEMPTS} games of {game} in a row ended before {self.num_frames} frames were played; ask for"
-            " fewer"
-        )
+            return self._played(console, random)
+
+        shown = long_enough(begin, random, self.num_frames, BEFORE, f"games: games of {game}")
+        return self._made(game, index, [frame for frame, _ in shown], [action for _, action in shown])
 
     @staticmethod
-    def _played(console: Any, random: np.random.Generator) -> Iterator[tuple[np.ndarray, int]]:
+    def _played(console: Any, random: np.random.Generator) -> Iterator[Played]:
         """Each frame with the action that is taken when it is seen, until the game is over."""
         useful = sorted(action.value for action in console.getMinimalActionSet())
         if FIRE in useful:  # some games begin with it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 TEST_EVERY = 10  # of so many clips the last is for testing, however many are made
 REQUIREMENTS = "requirements-sets.txt"
+ATTEMPTS = 50  # games that are begun for one clip
+PATIENCE = 4  # of them before half as much is played before a clip
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,30 @@ def package(module: str, name: str) -> Any:
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
     return {name: version(name) for name in packages}
+
+
+Played = tuple[NDArray[np.uint8], int]  # a frame, and the action that is taken when it is seen
+
+
+def long_enough(
+    begin: Callable[[], Iterator[Played]], random: np.random.Generator, num_frames: int, before: int, what: str
+) -> list[Played]:
+    """`num_frames` frames in a row, behind up to `before` that are not shown, of the first game that lasts so long.
+
+    begin: begins a game and plays it until it is over. what: "games: games of pong", for the message.
+
+    Raises ValueError, in one line, where `ATTEMPTS` games are over too soon.
+    """
+    for attempt in range(ATTEMPTS):
+        played = begin()
+        longest = max(1, before >> attempt // PATIENCE)  # less where games are soon over
+        for _ in zip(range(int(random.integers(longest))), played, strict=False):
+            pass
+        shown = [each for _, each in zip(range(num_frames), played, strict=False)]
+        if len(shown) == num_frames:
+            return shown
+    key, _, games = what.partition(": ")
+    raise ValueError(f"{key}: {ATTEMPTS} {games} in a row ended before {num_frames} frames were played; ask for fewer")
 
 
 def held_actions(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data.processes import Guard
-from data.sets.base import Made, held_actions, package, rng, split
+from data.sets.base import Made, Played, held_actions, long_enough, package, rng, split
 
 BUTTONS = ("MOVE_FORWARD", "MOVE_BACKWARD", "MOVE_LEFT", "MOVE_RIGHT", "TURN_LEFT", "TURN_RIGHT", "ATTACK", "USE")
 ACTIONS: tuple[tuple[tuple[str, ...], float], ...] = (  # buttons that are held together, and how often that is drawn
@@ -39,8 +39,6 @@ RATE = 35  # tics a second of the game
 HELD = 2  # of them for each action, and each frame of a clip
 LONGEST = 12  # frames that an action is held for at most
 BEFORE = 100  # frames that are played at most before a clip begins
-ATTEMPTS = 50  # episodes that are begun for one clip
-PATIENCE = 4  # of them before half as much is played before a clip
 SEEDS = 2**31
 
 
@@ -118,23 +116,17 @@ class Doom:
     def clip(self, index: int) -> Made:
         scenario, random = self.scenarios[index % len(self.scenarios)], rng(self.seed, index)
         game = self._game(scenario)
-        for attempt in range(ATTEMPTS):
+
+        def begin() -> Iterator[Played]:
             game.set_seed(int(random.integers(1, SEEDS)))
             game.new_episode()
-            played = self._played(game, random)
-            longest = max(1, BEFORE >> attempt // PATIENCE)  # less where games are soon over
-            for _ in zip(range(int(random.integers(longest))), played, strict=False):
-                pass
-            shown = [each for _, each in zip(range(self.num_frames), played, strict=False)]
-            if len(shown) == self.num_frames:
-                return self._made(scenario, index, [frame for frame, _ in shown], [action for _, action in shown])
-        raise ValueError(
-            f"scenarios: {ATTEMPTS} episodes of {scenario} in a row ended before {self.num_frames} frames were played;"
-            " ask for fewer"
-        )
+            return self._played(game, random)
+
+        shown = long_enough(begin, random, self.num_frames, BEFORE, f"scenarios: episodes of {scenario}")
+        return self._made(scenario, index, [frame for frame, _ in shown], [action for _, action in shown])
 
     @staticmethod
-    def _played(game: Any, random: np.random.Generator) -> Iterator[tuple[np.ndarray, int]]:
+    def _played(game: Any, random: np.random.Generator) -> Iterator[Played]:
         """Each frame with the action that is taken when it is seen, until the episode ends."""
         for action in held_actions(random, range(len(ACTIONS)), [weight for _, weight in ACTIONS], LONGEST):
             if game.is_episode_finished():

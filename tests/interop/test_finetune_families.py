@@ -185,6 +185,18 @@ def test_weights_come_back_as_a_pipeline(
     assert relative(made, untrained(model, noise)) > 1e-3, "nothing was trained"
 
 
+def with_adapters(model: Model, clips: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """diffusers' pipeline with the adapters of `runs/adapted`, which was stopped and went on bit for bit."""
+    asked = config(model, clips, "lora=default", "lora.rank=2", name="adapted")
+    straight = train(asked, 2, name="straight")
+    train(asked, 1)
+    assert differs(train(asked, 2), straight) == []
+    convert(monkeypatch, "runs/adapted", "lora", "--to", "lora")
+    theirs = loaded(model, model.folder)
+    theirs.load_lora_weights("lora")
+    return theirs
+
+
 def test_adapters_on_images_come_back_as_a_lora(
     model: Model, pictures: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,17 @@ from scripts import cache_latents
 from scripts.twins.pipelines import TWINS, noise_for, relative
 from scripts.twins.pipelines import run as of_diffusers
 from tests.data.videos import write_numbered
-from tests.interop.test_finetune_families import ASKED, PROMPTS, Model, config, convert, differs, loaded, train
+from tests.interop.test_finetune_families import (
+    ASKED,
+    PROMPTS,
+    Model,
+    config,
+    convert,
+    differs,
+    loaded,
+    train,
+    with_adapters,
+)
 from tests.interop.training_reference import OneLevel, by_mean_and_std
 
 NAMES = ("wan_image", "wan_first_last", "wan22_image", "wan22_5b_image")
@@ -82,13 +92,7 @@ def test_adapters_come_back_as_a_lora(model: Model, clips: Path, here: None, mon
     """Of a network that is shown the picture beside the clip and through CLIP; stopped and gone on with."""
     if model.name != "wan_image":
         pytest.skip("the same commands, on parts that other tests hold")
-    asked = config(model, clips, "lora=default", "lora.rank=2", name="adapted")
-    straight = train(asked, 2, name="straight")
-    train(asked, 1)
-    assert differs(train(asked, 2), straight) == []
-    convert(monkeypatch, "runs/adapted", "lora", "--to", "lora")
-    theirs = loaded(model, model.folder)
-    theirs.load_lora_weights("lora")
+    theirs = with_adapters(model, clips, monkeypatch)
     noise, made = samples(model, "adapted")
     assert relative(made, of_diffusers(theirs, model.name, noise, ASKED, "latent")) < 1e-5
     assert relative(made, of_diffusers(model.theirs, model.name, noise, ASKED, "latent")) > 1e-4, "they do nothing"

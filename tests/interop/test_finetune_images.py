@@ -32,6 +32,7 @@ from tests.interop.test_finetune_families import (
     pictures,
     train,
     untrained,
+    with_adapters,
 )
 from tests.interop.training_reference import OF_IMAGES, reference_of_images
 
@@ -81,13 +82,7 @@ def test_adapters_come_back_as_a_lora(model: Model, clips: Path, here: Path, mon
     """On clips of which the first frame is given; stopped and gone on with bit for bit."""
     if model.name not in ("ltx_image", "cogvideox15_image"):  # held in the clip, and beside it
         pytest.skip("the same commands, on parts that other tests hold")
-    asked = config(model, clips, "lora=default", "lora.rank=2", name="adapted")
-    straight = train(asked, 2, name="straight")
-    train(asked, 1)
-    assert differs(train(asked, 2), straight) == []
-    convert(monkeypatch, "runs/adapted", "lora", "--to", "lora")
-    theirs = loaded(model, model.folder)
-    theirs.load_lora_weights("lora")
+    theirs = with_adapters(model, clips, monkeypatch)
     noise, made = samples(model, "runs/adapted")
     assert relative(made, of_diffusers(theirs, model.name, noise, ASKED, "latent")) < 1e-5
     assert relative(made, untrained(model, noise)) > 1e-4, "they do nothing"
@@ -119,7 +114,7 @@ def test_training_shows_the_first_frame(
 def test_a_step_has_the_loss_of_the_public_trainer(
     model: Model, pictures: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_images(model, pictures, monkeypatch)
+    assert_the_loss_of_the_trainer(model, pictures, monkeypatch)
 
 
 def test_a_step_of_cosmos_has_the_loss_of_its_trainer(
@@ -128,10 +123,10 @@ def test_a_step_of_cosmos_has_the_loss_of_its_trainer(
     """Given frames have noise of their own; what is drawn for each clip is here the same for all."""
     kind = "CosmosVideoToWorldPipeline"
     monkeypatch.setitem(PIPELINES, kind, replace(PIPELINES[kind], shows={"noise": 0.001, "log_std": 0.0}))
-    of_images(Model.saved("cosmos_video", tmp_path_factory), pictures, monkeypatch)
+    assert_the_loss_of_the_trainer(Model.saved("cosmos_video", tmp_path_factory), pictures, monkeypatch)
 
 
-def of_images(model: Model, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_the_loss_of_the_trainer(model: Model, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two clips, whose first frames are given, the second is shown without its caption; not of HunyuanVideo, whose
     encoder is then shown a black picture, too, as guidance does. The noise that CogVideoX's trainer adds to pictures is
     left out."""
