@@ -25,7 +25,7 @@ from dit.runfiles import HISTORY
 log = logging.getLogger(__name__)
 LOG = "train.log"
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "lightning", "numpy", "xformers", "triton", "hydra-core", "av", "decord", "peft")
+PACKAGES = ("torch", "lightning", "numpy", "xformers", "triton", "hydra-core", "av", "decord2", "peft")
 SECONDS = 20  # that git may take
 
 progress = logging.getLogger(f"{__name__}.progress")
