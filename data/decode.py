@@ -6,11 +6,9 @@ is known to read wrongly (docs/data.md has the table), so whatever decodes a fil
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +19,7 @@ import torch  # noqa: F401  # before decord: the other order crashes (decord#293
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from data.processes import give_memory_back
 from data.source import BadClip, Source, Timeline, Turn, last_words, look
 
 log = logging.getLogger(__name__)
@@ -224,16 +223,6 @@ class Ladder:
     def frames(self, path: str | os.PathLike[str], indices: Sequence[int]) -> Frames:
         """The frames with these numbers, as `read` gives them."""
         return self.read(path, lambda _: indices)
-
-
-def give_memory_back() -> None:
-    """Hands the holes in its heap back to the system, where the C library can (glibc).
-
-    Pictures of all sizes come and go, and glibc keeps the pages between those that stay: a worker grew by 7 to 12 % in
-    2,000 clips. Blocks that are always given back (a fixed mmap threshold) cost a quarter more processor time a frame.
-    """
-    with suppress(AttributeError, OSError, TypeError):  # no C library of that kind
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _same_count(source: Source, count: int | None) -> None:

@@ -17,10 +17,11 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def give_memory_back() -> None:
     """Has the C library give free memory back to the system (glibc; elsewhere nothing happens).
 
-    It keeps what it has cut up for clips of one size when the next are of another, so that a worker grows over
-    thousands of clips of many sizes.
+    It keeps what it has cut up for clips of one size when the next are of another, and the pages between blocks that
+    stay: a worker grew by 7 to 22 % in 2,000 clips. Blocks that are always given back (a fixed mmap threshold) cost a
+    quarter more processor time a frame.
     """
-    with suppress(AttributeError, OSError):
+    with suppress(AttributeError, OSError, TypeError):  # no C library of that kind
         ctypes.CDLL(None).malloc_trim(0)
 
 
