@@ -77,11 +77,6 @@ class Epochs:
                     self.members.append(members)
                     self.rates.append(weight * len(members))
 
-    @property
-    def mean(self) -> float:
-        """Draws of an epoch, on the average."""
-        return math.fsum(self.rates) if self.members else float(self.num_clips)
-
     def begins(self, epoch: int) -> int:
         """Draws before an epoch."""
         return sum(self._drawn(epoch)) if self.members else epoch * self.num_clips

@@ -157,9 +157,8 @@ class ShapedSets:
         self.val = None if val is None else shapes.of(val, own, sizes, "to validate on")
         self.shapes = self.train.shapes
         self.tokens = self.train.tokens
-        self.own_tokens = sizes.tokens(*own)
         self.budget = shapes.budget(own, batch_size, self.shapes, sizes)
-        validated = shapes.tokens if shapes.tokens is not None else val_batch_size * self.own_tokens
+        validated = shapes.tokens if shapes.tokens is not None else val_batch_size * sizes.tokens(*own)
         self.val_budget = max(validated, int(self.tokens.max()))
 
     def rows(self, shape: Shape) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -274,8 +274,3 @@ def written(path: Path) -> Iterator[IO[bytes]]:
         ) from None
     finally:
         part.unlink(missing_ok=True)
-
-
-def size_of(entries: Iterable[Mapping[str, Tensor]]) -> int:
-    """Bytes of tensors."""
-    return sum(each.numel() * each.element_size() for entry in entries for each in entry.values())

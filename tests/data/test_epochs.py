@@ -48,7 +48,7 @@ def test_epochs_begin_where_those_before_end() -> None:
     for epoch in range(50):
         assert epochs.begins(epoch) == position
         count = len(epochs.draws(epoch))
-        assert count <= epochs.mean + 3
+        assert count <= sum(epochs.rates) + 3
         for place in range(count):
             assert epochs.find(position + place) == (epoch, place)
         position += count
