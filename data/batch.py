@@ -154,7 +154,7 @@ class Measured(Protocol):
     def measure(self, sizes: Sizes) -> None: ...
 
     def shapes_of(self, clips: Clips) -> list[Shape]:
-        """All shapes that batches of these clips may have, the usual one first."""
+        """All shapes that batches of these clips may have."""
         ...
 
     def rows(self, shape: Shape) -> int:

@@ -9,7 +9,6 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
 import torch.distributed as dist
 from lightning import LightningDataModule
 from torch.utils.data import Dataset
@@ -180,9 +179,7 @@ class VideoData(LightningDataModule):
         if self.sets is None:
             return None
         sets = (self.sets.train, self.sets.val)
-        number = next(each.number for each in sets if each is not None and each.clips is clips)
-        order = [self.shapes_of(clips).index(shape) for shape in self.sets.shapes]
-        return np.array(order)[number]
+        return next(each.number for each in sets if each is not None and each.clips is clips)
 
     @cached_property
     def cached(self) -> dict[str, CachedClips]:
@@ -233,7 +230,7 @@ class VideoData(LightningDataModule):
         return [name for name in held[0] if all(name in names for names in held)]
 
     def shapes_of(self, clips: Clips) -> list[Shape]:
-        """All shapes that batches of these clips may have, the usual one first."""
+        """All shapes that batches of these clips may have: from small to large, or the usual one and that of images."""
         if self.sets is not None:
             return list(self.sets.shapes)
         own = Shape(self.num_frames, self.height, self.width)
