@@ -20,7 +20,7 @@ from data.duplicates import duplicates
 from data.filter import Filter
 from data.fingerprint import fingerprint
 from data.journal import NUMBER, Journal
-from data.manifest import Manifest, Row, read_manifest
+from data.manifest import Manifest, Row, read_manifest, taken_by
 from data.report import summary
 from data.rights import is_allowed
 from data.shards import are_shards
@@ -182,11 +182,8 @@ class Checklist:
                 doubles[row] = moved(id)
             mark(of >= 0, "duplicate", lambda row: f"looks as {doubles[row]} does")
         if settings.filter is not None:
-            clips = _with(self.clips, found)
-            if KIND in settings.filter.columns and KIND not in clips.table.column_names:
-                clips = clips.with_column(KIND, pc.if_else(clips.images, "image", "video"))
             text = settings.filter.text
-            mark(~np.asarray(settings.filter.mask(clips.table)), "filtered", lambda _: f"not {text}")
+            mark(~np.asarray(taken_by(settings.filter, _with(self.clips, found))), "filtered", lambda _: f"not {text}")
         for name, column in (("status", status), ("reason", reason), ("duplicate_of", doubles)):
             found = found.set_column(found.column_names.index(name), name, pa.array(column.tolist(), TEXT))
         return found

@@ -310,7 +310,7 @@ def chosen(clips: Manifest, filter: Filter | None) -> Manifest:
     clips = without_faults(clips)
     if filter is None:
         return clips
-    left = clips.taken(_taken_by(filter, clips), "filter")
+    left = clips.taken(taken_by(filter, clips), "filter")
     if len(left) == 0:
         raise ValueError(f"{filter.key}={filter.text}: takes none of {len(clips)} clips")
     left = replace(left, chosen_by={**left.chosen_by, "filter": filter.text})
@@ -324,7 +324,7 @@ def told_apart(clips: Manifest, held_out: Filter, most: int) -> tuple[Manifest, 
     Raises:
         ValueError: a column that the filter asks for is not there, or nothing is left on one of the sides.
     """
-    mask = _taken_by(held_out, clips)
+    mask = taken_by(held_out, clips)
     rest, held = clips.taken(pc.invert(mask)), clips.taken(mask)
     if len(rest) == 0 or (len(held) == 0 and most > 0):
         what = "all" if len(rest) == 0 else "none"
@@ -336,11 +336,10 @@ def told_apart(clips: Manifest, held_out: Filter, most: int) -> tuple[Manifest, 
     return replace(rest, chosen_by={**rest.chosen_by, **by}), replace(chosen_ones, chosen_by={**held.chosen_by, **by})
 
 
-def _taken_by(filter: Filter, clips: Manifest) -> pa.ChunkedArray:
+def taken_by(filter: Filter, clips: Manifest) -> pa.ChunkedArray:
     """For each row whether a filter takes it: bool (rows,). Raises ValueError where a column is not there."""
     if KIND in filter.columns and KIND not in clips.table.column_names:
         clips = clips.with_column(KIND, pc.if_else(clips.images, "image", "video"))
-    filter.check_columns(clips.table.column_names)
     return filter.mask(clips.table)
 
 
