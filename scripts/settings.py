@@ -14,6 +14,7 @@ from torch import nn
 
 from dit.config.build import build as built
 from dit.entry import CONFIGS, one_line_errors, options
+from scripts.arguments import read as value_of
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-true": torch.bfloat16}
 
@@ -148,21 +149,10 @@ def example_named(name: str) -> Any:
 
 def read(name: str, value: str, kind: type) -> Any:
     """The value of one setting. Counts are at least 1, but for `warmup`, `threads` and `reads`."""
-    if kind is bool:
-        if value.lower() not in ("true", "false"):
-            raise ValueError(f"{name}={value} must be true or false")
-        return value.lower() == "true"
-    if kind is float:
-        try:
-            return float(value)
-        except ValueError:
-            raise ValueError(f"{name}={value} must be a number") from None
-    if kind is int:
-        least = 0 if name in ("warmup", "threads", "reads") else 1
-        if not value.isdigit() or int(value) < least:
-            raise ValueError(f"{name}={value} must be a whole number of at least {least}")
-        return int(value)
-    return value
+    least = 0 if name in ("warmup", "threads", "reads") else 1
+    if kind is int and (not value.isdigit() or int(value) < least):
+        raise ValueError(f"{name}={value} must be a whole number of at least {least}")
+    return value_of(name, value, kind.__name__)
 
 
 def compose(settings: Settings, overrides: list[str]) -> DictConfig:
