@@ -67,6 +67,11 @@ class RedrawnClips(Clips, Protocol):
     def draw(self, index: int, epoch: int) -> Item: ...
 
 
+def shown(clips: Clips, index: int, epoch: int) -> Item:
+    """Clip `index` in its `epoch`-th showing; most look the same in all."""
+    return clips.draw(index, epoch) if isinstance(clips, RedrawnClips) else clips[index]
+
+
 @runtime_checkable
 class ReadableClips(Clips, Protocol):
     """Clips that say of each whether it can be read: BadClip is raised in the place of a stand-in. shape: as

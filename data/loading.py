@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data import workers
-from data.batch import Batch, Clips, Item, RedrawnClips, Shape, Skipped, collate
+from data.batch import Batch, Clips, Item, Shape, Skipped, collate, shown
 from data.decode import BadClips, listing
 from data.latents.reading import CachedClips
 from data.processes import give_memory_back
@@ -40,9 +40,7 @@ class Draws(Dataset[Item]):
             return self.cached.item(draw.index, draw.epoch)
         if draw.shape is not None and isinstance(self.clips, SizedClips):
             return self.clips.draw(draw.index, draw.epoch, draw.shape)
-        if isinstance(self.clips, RedrawnClips):
-            return self.clips.draw(draw.index, draw.epoch)
-        return self.clips[draw.index]
+        return shown(self.clips, draw.index, draw.epoch)
 
 
 class Asked(NamedTuple):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.batch import Clips, Item, ReadableClips, RedrawnClips, Shape, WithIds, to_float
+from data.batch import Clips, Item, ReadableClips, Shape, WithIds, shown, to_float
 from data.decode import BadClip
 from data.latents.reading import ABOUT, FRAMES, PROMPTS, differences, prompt_name, read_about
 from data.latents.shards import PART, Entry, ShardSet, written
@@ -84,7 +84,7 @@ class ClipSet:
             return self.clips.read(index, view, shape)
         if shape is not None:
             raise ValueError(f"{type(self.clips).__name__} has several shapes, but no `read` for a cache to be made of")
-        item = self.clips.draw(index, view) if isinstance(self.clips, RedrawnClips) else self.clips[index]
+        item = shown(self.clips, index, view)
         if skipped := item.get("skipped"):
             raise BadClip(skipped[0].id, skipped[0].why)
         return item

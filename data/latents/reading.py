@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.batch import Clips, Item, RedrawnClips, Shape, TellingClips, WithIds
+from data.batch import Clips, Item, Shape, TellingClips, WithIds, shown
 from data.decode import BadClip, BadClips
 from data.latents.shards import ShardSet
 from data.skipping import first_readable
@@ -173,9 +173,7 @@ class CachedClips:
 
 def told(clips: Clips, index: int, epoch: int) -> Item:
     """What is known of a clip beside its pixels. Only clips that cannot say it without are read for it."""
-    if isinstance(clips, TellingClips):
-        return clips.told(index, epoch)
-    return clips.draw(index, epoch) if isinstance(clips, RedrawnClips) else clips[index]
+    return clips.told(index, epoch) if isinstance(clips, TellingClips) else shown(clips, index, epoch)
 
 
 class Prompts:
