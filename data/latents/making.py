@@ -180,15 +180,13 @@ class Making:
 
     def begin(self) -> None:
         """Writes what the cache says of itself, and removes what killed processes have left. For the first rank."""
+        for folder in (self.folder, *(shards.folder for shards in self.shards.values())):
+            for unfinished in folder.glob(f".*{PART}"):
+                unfinished.unlink(missing_ok=True)
         for folder, about in ((self.folder, self.about), (self.folder / self.of_prompts, self.about_prompts)):
-            if about:
-                for unfinished in folder.glob(f".*{PART}"):
-                    unfinished.unlink(missing_ok=True)
-                if not (folder / ABOUT).is_file():
-                    with written(folder / ABOUT) as file:
-                        file.write((json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
-        for shards in self.shards.values():
-            shards.clean()
+            if about and not (folder / ABOUT).is_file():
+                with written(folder / ABOUT) as file:
+                    file.write((json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
 
     def missing(self) -> list[tuple[str, int]]:
         """(set, shard) of the shards that are to be made, prompts first: a text encoder is gone before clips come."""

@@ -107,11 +107,6 @@ class ShardSet:
         except (OSError, ValueError):
             return False
 
-    def clean(self) -> None:
-        """Removes what killed processes have left. For who holds the lock of the cache."""
-        for unfinished in self.folder.glob(f".*{PART}"):
-            unfinished.unlink(missing_ok=True)
-
     def write(self, shard: int, entries: Sequence[Entry]) -> None:
         """Writes a shard, whole or not at all. Raises ValueError, in one line, where it cannot be written."""
         assert len(entries) == len(self.numbers(shard))
