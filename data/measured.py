@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 
 from data.columns import NUMBER
 from data.decode import BadClip, Ladder, Timeline
@@ -31,19 +33,19 @@ def measured(clips: Manifest, decoder: Ladder) -> Manifest:
     if not 0 < len(rows) <= MOST:
         return clips
     log.info("reading the sizes of %d clips, which no list says", len(rows))
-    there: dict[str, Sequence[float | None]] = {}
-    for row in (clips[index] for index in rows.tolist()):
-        if row.path.as_posix() not in there:
-            there[row.path.as_posix()] = _sizes(row, decoder)
-    table = clips.table
+    there: dict[Path, Sequence[float | None]] = {}
+    read = [clips[index] for index in rows.tolist()]
+    for row in read:
+        if row.path not in there:
+            there[row.path] = _sizes(row, decoder)
+    table, mask = clips.table, pa.array(lacking)
     for place, name in enumerate(SIZES):
-        values: NDArray[np.object_] = np.full(len(clips), None, object)
-        if name in table.column_names:
-            values[:] = table.column(name).to_pylist()
-            table = table.drop_columns([name])
-        values[rows] = [there[clips[index].path.as_posix()][place] for index in rows.tolist()]
-        table = table.append_column(name, pa.array(values.tolist(), NUMBER))
-    return Manifest(clips.root, table, clips.columns, clips.left_out, clips.chosen_by)
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(clips), NUMBER))
+        values = pa.array([there[row.path][place] for row in read], NUMBER)
+        column = pc.replace_with_mask(table.column(name), mask, values)
+        table = table.set_column(table.column_names.index(name), name, column)
+    return replace(clips, table=table)
 
 
 def _sizes(row: Row, decoder: Ladder) -> Sequence[float | None]:
