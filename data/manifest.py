@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from data import images
 from data.batch import NO_CLASS, Value
@@ -168,16 +169,34 @@ class Manifest:
         return replace(self, table=self.table.append_column(name, column))
 
     def split(self, held_out: int) -> tuple[Manifest, Manifest]:
-        """The rest, and `held_out` clips (a few more where files have several) chosen by a hash of their file's path.
+        """The rest, and `held_out` clips (`drawn`).
+
+        Raises:
+            ValueError: nothing would be left.
+        """
+        mask = self.drawn(held_out)
+        if held_out and mask.all():
+            raise ValueError(
+                f"val_clips={held_out} would leave nothing to train on: there are {len(self)} clips of"
+                f" {pc.count_distinct(self.files()).as_py()} files, which are held out whole; hold out fewer, or 0 for"
+                " no validation"
+            )
+        return self.taken(pa.array(~mask)), self.taken(pa.array(mask))
+
+    def drawn(self, clips: int) -> NDArray[np.bool_]:
+        """For each row whether it is among `clips` (a few more where files have several) chosen by a hash of their
+        file's path, (rows,); all rows, where there are no more.
 
         All rows of a file stand on one side: its excerpts show the same things. The choice does not depend on the order
         of rows, and changes little as rows are added.
 
         Raises:
-            ValueError: nothing would be left.
+            ValueError: their number is below 0.
         """
-        if held_out == 0:
-            return self, self.taken(pa.repeat(False, len(self)))
+        if clips < 0:
+            raise ValueError(f"val_clips={clips} must be at least 0, which holds out none")
+        if clips == 0:
+            return np.zeros(len(self), bool)
         every = self.files()
         different = pc.unique(every)
         number = np.asarray(pc.index_in(every, value_set=different))  # (rows,) which file
@@ -188,22 +207,16 @@ class Manifest:
         )
         chosen: list[int] = []
         taken = 0
-        for _, index in heapq.nsmallest(held_out, hashed):  # each has one row at least, so more are never needed
-            if taken >= held_out:
+        for _, index in heapq.nsmallest(clips, hashed):  # each has one row at least, so more are never needed
+            if taken >= clips:
                 break
             chosen.append(index)
             taken += int(count[index])
-        if held_out < 0 or taken >= len(self):
-            raise ValueError(
-                f"val_clips={held_out} would leave nothing to train on: there are {len(self)} clips of {len(count)} "
-                "files, which are held out whole; hold out fewer, or 0 for no validation"
-            )
-        if taken > held_out:
-            log.info("val_clips=%d: %d clips are held out, all those of %d files", held_out, taken, len(chosen))
+        if taken > clips:
+            log.info("val_clips=%d: %d clips are held out, all those of %d files", clips, taken, len(chosen))
         mask = np.zeros(len(count), bool)
         mask[chosen] = True
-        mask = mask[number]  # of files -> of rows
-        return self.taken(pa.array(~mask)), self.taken(pa.array(mask))
+        return mask[number]  # of files -> of rows
 
     def report(self) -> int:
         """Says what the clips are, and how many lack a caption: a wrong folder or manifest shows here. Returns how many
@@ -319,7 +332,7 @@ def chosen(clips: Manifest, filter: Filter | None) -> Manifest:
 
 
 def told_apart(clips: Manifest, held_out: Filter, most: int) -> tuple[Manifest, Manifest]:
-    """The rows that a filter does not take, and `most` of those that it takes, chosen as by `Manifest.split`.
+    """The rows that a filter does not take, and `most` of those that it takes (`Manifest.drawn`).
 
     Raises:
         ValueError: a column that the filter asks for is not there, or nothing is left on one of the sides.
@@ -329,7 +342,7 @@ def told_apart(clips: Manifest, held_out: Filter, most: int) -> tuple[Manifest, 
     if len(rest) == 0 or (len(held) == 0 and most > 0):
         what = "all" if len(rest) == 0 else "none"
         raise ValueError(f"{held_out.key}={held_out.text}: takes {what} of {len(clips)} clips")
-    chosen_ones = held if most >= len(held) else held.split(most)[1]
+    chosen_ones = held.taken(pa.array(held.drawn(most)))
     log.info("%s=%s holds out %d of %d clips; %d are validated on", held_out.key, held_out.text, len(held), len(clips),
              len(chosen_ones))  # fmt: skip
     by = {"val_filter": held_out.text}

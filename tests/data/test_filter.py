@@ -181,6 +181,9 @@ def test_a_filter_holds_clips_out_for_validation(tmp_path: Path) -> None:
         assert [caption for caption in train.captions() if int(caption[5:]) % 3 == 0] == [] and len(train) == 8
         assert len(val) == validated and all(int(caption[5:]) % 3 == 0 for caption in val.captions())
         assert train.chosen_by == val.chosen_by == {"val_filter": "split == 'test'"}
+    (tmp_path / "parts.csv").write_text("path,caption,split\n0.mp4,x,train\n" + "b.mp4,y,test\n" * 3)
+    of_one_file = read_manifest(None, tmp_path / "parts.csv", also=held_out.columns)
+    assert len(told_apart(of_one_file, held_out, 2)[1]) == 3, "whole files, as without a filter"
     none, every = Filter("split == 'x'", "data.val_filter"), Filter("split in ['test', 'train']", "data.val_filter")
     with pytest.raises(ValueError, match="data.val_filter=split == 'x': takes none of 12 clips"):
         told_apart(clips, none, 2)
