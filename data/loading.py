@@ -8,19 +8,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from data import workers
 from data.batch import Batch, Clips, Item, Shape, Skipped, collate, shown
 from data.decode import BadClips, listing
 from data.latents.reading import CachedClips
-from data.processes import give_memory_back
 from data.sampler import Draw
 from data.shapes import SizedClips
 
 log = logging.getLogger(__name__)
-
-GIVE_BACK_EVERY = 64  # clips that a worker reads: seldom enough to cost next to nothing
 
 
 class Draws(Dataset[Item]):
@@ -30,12 +27,8 @@ class Draws(Dataset[Item]):
     def __init__(self, clips: Clips, cached: CachedClips | None) -> None:
         self.clips = clips
         self.cached = cached
-        self.drawn = 0
 
     def __getitem__(self, draw: Draw) -> Item:
-        self.drawn += 1
-        if self.drawn % GIVE_BACK_EVERY == 0 and get_worker_info() is not None:
-            give_memory_back()
         if self.cached is not None:
             return self.cached.item(draw.index, draw.epoch)
         if draw.shape is not None and isinstance(self.clips, SizedClips):

@@ -18,7 +18,7 @@ def give_memory_back() -> None:
     """Has the C library give free memory back to the system (glibc; elsewhere nothing happens).
 
     It keeps what it has cut up for clips of one size when the next are of another, and the pages between blocks that
-    stay: a worker grew by 7 to 22 % in 2,000 clips. Blocks that are always given back (a fixed mmap threshold) cost a
+    stay: a worker grew by 7 to 12 % in 2,000 clips. Blocks that are always given back (a fixed mmap threshold) cost a
     quarter more processor time a frame.
     """
     with suppress(AttributeError, OSError, TypeError):  # no C library of that kind
