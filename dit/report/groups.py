@@ -96,7 +96,10 @@ def _label(names: Sequence[str]) -> str:
     `demo-position.rope3d-seed.0` and `-seed.1`."""
     if len(names) == 1:
         return names[0]
-    front = re.sub(r"([\W_]+s(eed)?)?[\W_]*$", "", os.path.commonprefix(list(names)), flags=re.IGNORECASE)
+    front = os.path.commonprefix(list(names))
+    if any(name[len(front) :][:1].isdigit() for name in names):  # seeds 10 and 11 have the half of a number in common
+        front = re.sub(r"\d+$", "", front)
+    front = re.sub(r"([\W_]+s(eed)?)?[\W_]*$", "", front, flags=re.IGNORECASE)
     return front or names[0]
 
 

@@ -78,6 +78,12 @@ def test_runs_that_differ_by_seeds_are_one_group(tmp_path: Path) -> None:
     assert [(each.key, each.values) for each in made.differences] == [("net.position.theta", ["1", "2"])]
 
 
+def test_a_group_is_named_by_no_part_of_a_seed(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"demo-theta.1-seed.{seed}", losses(seed), seed=seed) for seed in (1, 10, 11)]
+    for some in (folders, folders[1:]):
+        assert [group.label for group in report(*some).groups] == ["demo-theta.1"]
+
+
 def test_a_run_that_repeats_a_seed_is_no_further_draw(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / name, losses(0), seed=seed) for name, seed in (("a", 0), ("b", 1), ("again", 0))]
     made = report(*folders)
