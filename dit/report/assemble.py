@@ -115,4 +115,4 @@ def _outcomes(runs: Sequence[Run], made: Sequence[Group], there: Sequence[str]) 
                 row[column] = joined
         rows.append((group.label, place, row))
     used = {column: kind for column, kind in kinds.items() if any(column in row for _, _, row in rows)}
-    return MeasureTable(used, rows, [])
+    return MeasureTable(used, rows, {place: len(group.runs) for place, group in enumerate(made)}, [])

@@ -137,11 +137,12 @@ def _kind(measure: str, about: Any) -> Kind:
 class MeasureTable:
     """Measures of groups of runs. rows: (name, group or None for what samples are held against, measure -> estimate).
 
-    notes: in what the runs were measured differently, a line each.
+    runs: how many of its runs each group's row is of. notes: in what the runs were measured differently, a line each.
     """
 
     kinds: dict[str, Kind]
     rows: list[tuple[str, int | None, dict[str, Estimate]]]
+    runs: dict[int, int]
     notes: list[str]
 
 
@@ -161,15 +162,18 @@ def tabled(groups: Sequence[tuple[str, Sequence[tuple[str, Measured | None]]]]) 
         for measure, kind in each.kinds.items():
             kinds.setdefault(measure, kind)
     rows: list[tuple[str, int | None, dict[str, Estimate]]] = []
+    counts: dict[int, int] = {}
     for place, (label, runs) in enumerate(groups):
         own = [each for _, each in runs if each is not None]
         if own:
+            counts[place] = len(own)
             rows.append((label, place, {measure: joined for measure in kinds if (joined := _joined(own, measure))}))
     against: dict[str, dict[str, Estimate]] = {}
     for _, each in there:
         for name, row in list(each.rows.items())[1:]:
             against.setdefault(name, row)
-    return MeasureTable(kinds, rows + [(name, None, row) for name, row in against.items()], list(_differing(there)))
+    rows += [(name, None, row) for name, row in against.items()]
+    return MeasureTable(kinds, rows, counts, _differing(there))
 
 
 def _joined(measured: Sequence[Measured], measure: str) -> Estimate | None:

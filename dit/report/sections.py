@@ -114,8 +114,7 @@ def _measures(table: MeasureTable, report: Report) -> str:
     best = {measure: _best(table, measure) for measure in table.kinds}
     rows = []
     for name, group, row in table.rows:
-        runs = len(report.groups[group].runs) if group is not None else 0
-        said = f' <span class="faint">{runs} seeds</span>' if runs > 1 else ""
+        said = _seeds(table.runs[group], len(report.groups[group].runs)) if group is not None else ""
         cells = [f"{mark(group) if group is not None else ''}{escape(name)}{said}"]
         for measure, kind in table.kinds.items():
             is_best = group is not None and best[measure] == row.get(measure) and best[measure] is not None
@@ -123,6 +122,13 @@ def _measures(table: MeasureTable, report: Report) -> str:
         rows.append(cells)
     heads = [""] + [_head(kind) for kind in table.kinds.values()]
     return _table(heads, rows, "measures")
+
+
+def _seeds(measured: int, there: int) -> str:
+    if there == 1:
+        return ""
+    count = f"{there}" if measured == there else f"{measured} of {there}"
+    return f' <span class="faint">{count} seeds</span>'
 
 
 def _head(kind: Kind) -> str:

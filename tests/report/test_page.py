@@ -257,6 +257,13 @@ def test_the_best_mean_is_bold_and_no_other(report: Report) -> None:
     assert report.measures is not None and report.measures.kinds["shape"] == Kind("shape", "share", True)
 
 
+def test_a_row_says_of_how_many_seeds_it_is(folders: list[Path], tmp_path: Path) -> None:
+    """Also where some runs of a group are not measured yet."""
+    late = make_run(tmp_path / "base-seed.2", {"val/loss": [4, 3, 2, 1]}, seed=2)
+    made = sections(assemble([*folders, late], videos=0, say=pytest.fail))
+    assert re.findall(r">([^<]* seeds)<", made["outcomes"] + made["measures"]) == ["3 seeds", "2 of 3 seeds"]
+
+
 def test_an_interrupted_write_leaves_the_old_page(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
