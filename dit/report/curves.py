@@ -103,7 +103,8 @@ def _mean(group: int, own: Sequence[tuple[Floats, Floats]], averaged: int) -> li
 
 
 def along(runs: Sequence[Run], most: int = POINTS) -> list[dict[str, tuple[Floats, Floats]]]:
-    """Of each run axis -> (steps, values along it), by which a step is turned into tokens, FLOPs or seconds."""
+    """Of each run axis -> (steps, values along it), by which a step is turned into tokens, FLOPs or seconds. It begins
+    with nothing at step 0: something may be validated before the first row that says what it cost."""
     found = []
     for run in runs:
         own = {}
@@ -111,6 +112,7 @@ def along(runs: Sequence[Run], most: int = POINTS) -> list[dict[str, tuple[Float
             step, value = _finite(run, axis)
             if len(step):
                 picked = np.unique(np.linspace(0, len(step) - 1, min(most, len(step))).round().astype(int))
-                own[axis] = (step[picked], value[picked])
+                begin = [0.0] if step[0] > 0 else []
+                own[axis] = (np.concatenate([begin, step[picked]]), np.concatenate([begin, value[picked]]))
         found.append(own)
     return found

@@ -135,6 +135,14 @@ def test_long_curves_are_means_of_rows_and_say_so(tmp_path: Path) -> None:
     assert curve.lines[0].value.mean() == pytest.approx(noisy.mean())
 
 
+def test_what_was_validated_before_the_first_row_of_costs_has_its_share_of_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    (run / "metrics.csv").write_text("step,val/loss,seen/tokens\n5,9,\n10,8,1000\n20,7,2000\n")
+    (costs,) = curves.along(report(run).runs)
+    assert [each.tolist() for each in costs["seen/tokens"]] == [[0, 10, 20], [0, 1000, 2000]]
+    assert np.interp(5, *costs["seen/tokens"]) == 500
+
+
 def test_a_metric_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     said: list[str] = []
     run = make_run(tmp_path / "a", losses(0) | {"train/loss": [1, 1, 1, 1]})

@@ -66,7 +66,7 @@ function places(line, axis) {
 function between(step, [steps, values]) {
   let low = 0;
   let high = steps.length - 1;
-  if (step <= steps[0]) return steps[0] > 0 ? values[0] * step / steps[0] : values[0];
+  if (step <= steps[0]) return values[0];
   if (step >= steps[high]) return values[high];
   while (high - low > 1) {
     const middle = (low + high) >> 1;
