@@ -7,6 +7,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,13 @@ class Live:
 
     def document(self) -> str:
         report = self.report()
-        return WAITING if report is None else page(report, {}, live=True)
+        return WAITING.format(why=escape(self._why)) if report is None else page(report, {}, live=True)
 
     def state(self, seen: str) -> dict[str, Any]:
         """What has changed on a page that has `seen` a state; its stamp alone where nothing has."""
         report = self.report()
         if report is None:
-            return {"stamp": "", "why": self._why}
+            return {"stamp": ""}
         content = {"sections": sections(report), "data": data(report)}
         mark = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         return {"stamp": mark} if mark == seen else {"stamp": mark, "made": stamp(report), **content}
@@ -85,7 +86,8 @@ class Live:
 
 # Until there is something to see it asks again by itself.
 WAITING = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="2">
-<title>waiting for a run</title><p>There is no run yet; this page looks again every two seconds.</p></html>"""
+<title>waiting for a run</title><p>There is no run yet; this page looks again every two seconds.</p>
+<p>{why}</p></html>"""
 
 
 def server(live: Live, host: str, port: int) -> ThreadingHTTPServer:

@@ -44,7 +44,7 @@ def test_it_waits_for_a_run_and_then_follows_it(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with serving(following(run)) as port:
         status, body, _ = ask(port, "/")
-        assert status == 200 and b"There is no run yet" in body and b"refresh" in body
+        assert status == 200 and b"There is no run yet" in body and b"refresh" in body and b"is not there" in body
         assert json.loads(ask(port, "/state")[1])["stamp"] == ""
         make_run(run, {"train/loss": [4, 3, 2, 1]})
         first = json.loads(ask(port, "/state")[1])
