@@ -34,6 +34,15 @@ def viewing_scale(height: int, width: int, least: int = 256) -> int:
     return max(1, round(least / min(height, width)))
 
 
+def say_colours(stream: av.VideoStream) -> None:
+    """Tags a stream that is written as BT.709. Untagged files are shown in BT.601 by some players and BT.709 by others:
+    colours would shift."""
+    stream.codec_context.colorspace = Colorspace.ITU709
+    stream.codec_context.color_primaries = 1
+    stream.codec_context.color_trc = 1
+    stream.codec_context.color_range = 1
+
+
 def write_video(
     path: str | os.PathLike[str],
     pixels: Tensor,  # (3, F, H, W), uint8 or float in [-1, 1]
@@ -78,11 +87,7 @@ def write_video(
         else:
             stream.height, stream.width = even(stream.height), even(stream.width)
             stream.pix_fmt = "yuv420p"
-            # Untagged files are shown in BT.601 by some players and BT.709 by others: colours would shift.
-            stream.codec_context.colorspace = Colorspace.ITU709
-            stream.codec_context.color_primaries = 1
-            stream.codec_context.color_trc = 1
-            stream.codec_context.color_range = 1
+            say_colours(stream)
         for frame in frames:
             image = frame.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
             image = image if lossless else _repeat_last(_repeat_last(image, 0), 1)

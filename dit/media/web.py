@@ -18,6 +18,8 @@ from pathlib import Path
 import av
 from av.video.reformatter import Colorspace, Interpolation
 
+from dit.media.video import say_colours
+
 TYPE = "video/webm"
 
 
@@ -57,10 +59,7 @@ def as_webm(source: str | os.PathLike[str], quality: Quality) -> bytes:
             stream.pix_fmt = "yuv420p"
             stream.bit_rate = 0  # the quality alone decides
             stream.options = {"crf": str(quality.crf), "deadline": "good", "cpu-used": "4", "row-mt": "1"}
-            stream.codec_context.colorspace = Colorspace.ITU709
-            stream.codec_context.color_primaries = 1
-            stream.codec_context.color_trc = 1
-            stream.codec_context.color_range = 1
+            say_colours(stream)
             count = 0
             for frame in container.decode(pictures):
                 picture = frame.reformat(
