@@ -178,7 +178,7 @@ class Jobs:
         self.interrupts = interrupts
 
     def __iter__(self) -> Iterator[Job]:
-        rank, count = torch_rank()
+        rank, count = ranks.place()
         todo = ranks.gather_objects(self.making.missing())[0]
         mine = todo[rank::count]
         total = self.making.entries(mine)
@@ -189,13 +189,6 @@ class Jobs:
                     return
                 yield job
                 bar.update(len(job))
-
-
-def torch_rank() -> tuple[int, int]:
-    """(rank, number of ranks) of this process."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 def encode(parts: Parts, making: Making, dtype: torch.dtype) -> bool:
@@ -219,22 +212,6 @@ def encode(parts: Parts, making: Making, dtype: torch.dtype) -> bool:
 
 def trainer_of(training: Training) -> Trainer:
     """Lightning's trainer for the predict loop, on the devices that a run would train on, each with a whole codec."""
-    several = training.world_size > 1
     strategy = parallel.DDP(False, gradient_as_bucket_view=False, static_graph=False, timeout_minutes=PATIENCE)
-    launched = ranks.launched_devices()
-    devices, num_nodes = launched or (training.devices_on_node(), training.num_nodes)
-    torch.set_float32_matmul_precision(training.matmul_precision)
-    trainer = Trainer(
-        accelerator="gpu" if training.device_type == "cuda" else "cpu",
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=strategy if several else "auto",
-        plugins=[precision.plugin("32-true", training.device_type)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    return trainer
+    arithmetic = precision.plugin("32-true", training.device_type)
+    return training.bare_trainer(strategy if training.world_size > 1 else None, plugins=[arithmetic])

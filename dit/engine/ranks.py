@@ -13,6 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def place() -> tuple[int, int]:
+    """(rank, number of ranks) of this process."""
+    return (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
+
+
 def gather_objects(value: Any) -> list[Any]:
     """`value` of every rank, in the order of the ranks."""
     if not _several():

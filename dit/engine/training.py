@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning import Callback, Trainer
@@ -121,33 +121,42 @@ class Training:
         return int(self.devices)
 
     def trainer(self, callbacks: Sequence[Callback], run: Path, done: int = 0) -> Trainer:
-        """Lightning's trainer without bars, checkpoints and loggers of its own: the callbacks do all that.
+        """Lightning's trainer of a run.
 
         done: steps that are done already. Where all are, the trainer is given one more step, since validation or
         previews of the last one may still be due and Lightning's loop has to begin for them; `AfterStep` then ends it
         before that step.
         """
-        torch.set_float32_matmul_precision(self.matmul_precision)
-        launched = ranks.launched_devices()
-        devices, num_nodes = launched or (self.devices_on_node(), self.num_nodes)
-        trainer = Trainer(
-            accelerator="gpu" if self.device_type == "cuda" else "cpu",
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=self.strategy if self.strategy is not None else "auto",
+        return self.bare_trainer(
+            self.strategy,
             plugins=[precision.plugin(self.arithmetic, self.device_type), Files()],
             max_steps=max(self.max_steps, done + 1),
             max_epochs=-1,  # the data has no end: steps are counted
             accumulate_grad_batches=self.accumulate,
             callbacks=list(callbacks),
             default_root_dir=run,
+            limit_val_batches=0,  # callbacks/validation.py
+            num_sanity_val_steps=0,
+        )
+
+    def bare_trainer(self, strategy: Strategy | None, **more: Any) -> Trainer:
+        """Lightning's trainer on these devices, without bars, checkpoints, loggers and handlers of signals of its own.
+
+        more: arguments of Lightning's.
+        """
+        torch.set_float32_matmul_precision(self.matmul_precision)
+        devices, num_nodes = ranks.launched_devices() or (self.devices_on_node(), self.num_nodes)
+        trainer = Trainer(
+            accelerator="gpu" if self.device_type == "cuda" else "cpu",
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy if strategy is not None else "auto",
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            limit_val_batches=0,  # callbacks/validation.py
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # the stream of clips deals them out itself, and resumes exactly
+            use_distributed_sampler=False,  # clips deal themselves out to the ranks, and a run resumes exactly
+            **more,
         )
         # Lightning's handler of SIGTERM ends a run without saving, and on several ranks waits for the others inside the
         # handler; under SLURM another one requeues the job. Ours (interrupts.py) stand from before the run to its end.

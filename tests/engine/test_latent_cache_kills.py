@@ -126,7 +126,7 @@ def test_ranks_share_what_is_missing(
     with monkeypatch.context() as patched:
         patched.setattr(caching.ranks, "gather_objects", lambda value: [todo])
         for rank in (1, 0):
-            patched.setattr(caching, "torch_rank", lambda rank=rank: (rank, 2))
+            patched.setattr(caching.ranks, "place", lambda rank=rank: (rank, 2))
             assert caching.encode(made, making, torch.float32)
             if rank == 1:
                 assert making.missing() == todo[::2]
