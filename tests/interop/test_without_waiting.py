@@ -26,6 +26,7 @@ from dit.entry import CONFIGS
 from dit.interop.families import FAMILIES
 from dit.interop.presets import build_empty, compose
 from dit.net.dual import Dual
+from dit.net.kernels.masks import Packed
 from dit.net.layers import LayerNorm, RMSNorm
 from dit.recipes.base import NET
 from dit.sampling import solvers
@@ -191,6 +192,14 @@ def test_the_training_loss_of_packed_clips(variant: str) -> None:
             grads = backward(found.loss, torch.ones_like(found.loss))
     assert found.loss.is_cuda and found.per_sample.shape == (4,)
     assert len(grads) > len(list(net.parameters())) / 2
+
+
+def test_the_mask_of_packed_clips() -> None:
+    """As FlexAttention asks for it."""
+    parts = ((4, 6, 90000), (2, 2, 2))
+    with fake_cuda(strict=False), Watch(draws=True):
+        made = Packed(parts, parts).by_coordinates("cuda")
+    assert made.query.is_cuda and made.query.shape == made.key.shape == (3, 90016)
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -182,9 +182,11 @@ class Packed(Mask):
         return [(len(list(alike)), *lengths) for lengths, alike in groupby(each)]
 
     def clips(self, parts: Parts, device: torch.device | str) -> Tensor:
-        """Number of the clip of each token of `query` or `key`, int64."""
-        numbers = torch.arange(len(parts[0]))
-        return torch.cat([numbers.repeat_interleave(torch.tensor(part)) for part in parts]).to(device)
+        """Number of the clip of each token of `query` or `key`, int64. Few numbers of each go to the device, and the
+        host does not wait for it."""
+        numbers = torch.arange(len(parts[0]), device=device)
+        counts = [(torch.tensor(part).to(device, non_blocking=True), sum(part)) for part in parts]
+        return torch.cat([numbers.repeat_interleave(count, output_size=total) for count, total in counts])
 
     def by_coordinates(self, device: torch.device | str) -> ByCoordinates:
         """The same as a mask of tokens anywhere."""

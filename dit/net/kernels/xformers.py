@@ -123,7 +123,7 @@ def _packed(q: Tensor, k: Tensor, v: Tensor, mask: Packed) -> Tensor:
 @torch.inference_mode(False)  # a mask first met while sampling must serve training too
 def _gathered(mask: Packed, batch: int, device: torch.device) -> Gathered:
     """A clip without keys reads a key of zeros: zero output, no gradient. Cached, since it waits for the device where
-    keys are padded: once a mask, not once a layer."""
+    keys are padded or tokens change places: once a mask, not once a layer."""
     from xformers.ops.fmha import BlockDiagonalMask
 
     (num_queries, num_keys), num_clips = mask.size, len(mask.query[0])
