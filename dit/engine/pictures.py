@@ -60,8 +60,7 @@ def of_clips(data: Any, count: int, conditioning: Conditioning) -> Pictures | No
     begins, ends = always_given(conditioning)
     if not begins:
         return None
-    read = getattr(data, "training_clip", data.train.__getitem__)
-    items = [read(index * len(data.train) // count) for index in range(count)]
+    items = [data.training_clip(index * len(data.train) // count) for index in range(count)]
     size = (data.width, data.height)
     first, last = (torch.stack([to_float(_fitted(item["pixels"][:, at], size)) for item in items]) for at in (0, -1))
     return Pictures([item["caption"] for item in items], first, last if ends else None)

@@ -17,7 +17,7 @@ def clip(frames: int, height: int, width: int, value: int) -> dict[str, Any]:
 
 def test_pictures_have_the_shape_of_previews() -> None:
     clips = [clip(4, 16, 16, 100), clip(1, 16, 32, 150), clip(8, 32, 32, 200)]
-    data = SimpleNamespace(train=clips, height=16, width=16)
+    data = SimpleNamespace(train=clips, training_clip=clips.__getitem__, height=16, width=16)
     shown = of_clips(data, 3, RandomTasks({"both": FirstAndLastFrame()}, {"both": 1.0}, 0.0))
     assert shown is not None and shown.last is not None
     assert shown.captions == ["100", "150", "200"] and shown.first.shape == shown.last.shape == (3, 3, 16, 16)

@@ -173,7 +173,7 @@ def test_pictures_are_of_clips_that_are_always_given() -> None:
 
     def drawn(*patterns: c.Pattern) -> pictures.Pictures | None:
         tasks = {str(i): each for i, each in enumerate(patterns)}
-        data = SimpleNamespace(train=clips, height=2, width=2)
+        data = SimpleNamespace(train=clips, training_clip=clips.__getitem__, height=2, width=2)
         return pictures.of_clips(data, 4, c.RandomTasks(tasks, dict.fromkeys(tasks, 1.0), 0.0))
 
     assert drawn(c.NoFrame()) is None and drawn(c.FirstFrame(), c.NoFrame()) is None
