@@ -4,7 +4,7 @@ still, or one of fewer frames."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +84,7 @@ class ClipDataset(Dataset[Item]):
             which the item counts.
         classes: names of the classes that the manifest's rows name by number; none for clips without.
         image_frames: for how many frames an image is shown; None: for `num_frames`.
-        mixture: how often the clips of which source are shown; None: all alike.
+        mixture: how often the clips of which source are shown; None: all alike. weighted: the setting, for the card.
     """
 
     making = MAKING
@@ -101,6 +101,7 @@ class ClipDataset(Dataset[Item]):
         classes: Sequence[str] = (),
         image_frames: int | None = None,
         mixture: Mixture | None = None,
+        weighted: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.manifest = manifest
         self.decoder = decoder
@@ -113,6 +114,7 @@ class ClipDataset(Dataset[Item]):
         self.columns = list(manifest.columns)
         self.image_frames = num_frames if image_frames is None else image_frames
         self.mixture = mixture
+        self.weighted = weighted or {}
         self.number: Ints | None = None  # which shape each clip has, where there are several
 
     def __len__(self) -> int:
@@ -192,7 +194,7 @@ class ClipDataset(Dataset[Item]):
             "without_caption": pc.sum(self.manifest.uncaptioned()).as_py() or 0,
             "classes": list(self.classes),
             "left_out": dict(self.manifest.left_out),
-            "chosen_by": dict(self.manifest.chosen_by),
+            "chosen_by": {**self.manifest.chosen_by, **self.weighted},
             "rights": ledger(self.manifest),
         }
 
@@ -353,12 +355,10 @@ def clip_data(
     mixture = mixture_of(train, weights, by)
     if shapes is not None and epoch_clips is not None:
         mixture = longer(mixture, len(train), epoch_clips)
-    if weights:
-        said = [f"{name} {weight:g}" for name, weight in weights.items()]
-        train = replace(train, chosen_by={**train.chosen_by, f"weights by {by}": said})
+    weighted = {f"weights by {by}": [f"{name} {weight:g}" for name, weight in weights.items()]} if weights else None
     shape = (num_frames, height, width, fps)
     return VideoData(
-        train=ClipDataset(train, decoder, RandomView(seed), *shape, classes, image_frames, mixture),
+        train=ClipDataset(train, decoder, RandomView(seed), *shape, classes, image_frames, mixture, weighted),
         val=ClipDataset(val, decoder, MiddleView(), *shape, classes, image_frames) if val_clips else None,
         batch_size=batch_size,
         val_batch_size=val_batch_size,

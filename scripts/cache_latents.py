@@ -124,7 +124,7 @@ def plan(asked: Asked, parts: caching.Parts) -> Making:
             for name, each in sets.items()
         },
     }
-    if isinstance(train := sets[TRAIN], ClipDataset):
+    if isinstance(train := parts.listed[0], ClipDataset):
         about |= {LEFT_OUT: dict(train.manifest.left_out), CHOSEN_BY: dict(train.manifest.chosen_by)}
     prompts = None
     if asked.prompts and isinstance(parts.text, Pretrained):
@@ -173,8 +173,8 @@ def bytes_of_clip(parts: caching.Parts, dtype: torch.dtype) -> int:
 
 
 def write_list_of(parts: caching.Parts, folder: Path) -> None:
-    """The list of the clips, where they are of one."""
-    lists = [each.manifest for each in sets_of(parts).values() if isinstance(each, ClipDataset) and len(each)]
+    """The list of the clips, where they are of one; with those that fit no shape, or others would be held out of it."""
+    lists = [each.manifest for each in parts.listed if isinstance(each, ClipDataset) and len(each)]
     if lists:
         write_list(folder, lists)
 

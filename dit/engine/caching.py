@@ -17,7 +17,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from data.batch import Measured
+from data.batch import Clips, Measured
 from dit.codec.base import Codec
 from dit.codec.vae.network import Autoencoder
 from dit.config.build import build as _make
@@ -41,7 +41,8 @@ PATIENCE = 7 * 24 * 60.0  # minutes that a rank waits for the others, whose clip
 class Parts(NamedTuple):
     """What a run's latents are made with.
 
-    key: what must be the same in a run that uses them. frames: numbers of the pixel frames that are kept beside, -1
+    listed: the clips to train and to validate on, those that fit no shape too. key: what must be the same in a run that
+    uses them. frames: numbers of the pixel frames that are kept beside, -1
     the last. ways: numbers of the frames that may be given beside a clip, of a clip of full length.
     """
 
@@ -49,6 +50,7 @@ class Parts(NamedTuple):
     codec: Codec
     text: TextEncoder | None
     data: LightningDataModule
+    listed: list[Clips | None]
     objective: Objective
     training: Training
     key: dict[str, Any]
@@ -103,6 +105,7 @@ def build(config: dict[str, Any]) -> Parts:
     check_clips(net, codec, config["data"])
     text: TextEncoder | None = _make(config["text"])
     data: LightningDataModule = _make(config["data"])
+    listed: list[Clips | None] = [data.train, data.val]  # type: ignore[attr-defined]
     if isinstance(data, Measured):
         data.measure(Sizes(net, codec))
     nodes = completed(config["signals"], net, text)
@@ -114,6 +117,7 @@ def build(config: dict[str, Any]) -> Parts:
         codec=codec.requires_grad_(False),
         text=text if isinstance(text, Pretrained) and not text.sees_pictures else None,
         data=data,
+        listed=listed,
         objective=objective,
         training=training,
         key=latents.key(config, codec, clips),

@@ -79,6 +79,7 @@ def test_a_run_shows_clips_by_weight_and_goes_on_where_it_was(folder: Path, shap
     rest = list(islice(iter(again.train_dataloader()), 7))
     assert [batch.values["caption"] for batch in rest] == [batch.values["caption"] for batch in batches[5:]]
     assert again.card().content["train"]["chosen_by"] == {"weights by source": ["pexels 0.5", "vimeo 3"]}
+    assert "weights by source" not in again.train.manifest.chosen_by, "a list that is handed on would say so of others"  # type: ignore[attr-defined]
 
 
 def test_clips_that_have_no_shape_take_their_source_along(folder: Path) -> None:

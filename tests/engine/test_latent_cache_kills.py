@@ -192,9 +192,10 @@ def test_frames_that_are_given_beside_the_clip(
 @pytest.mark.parametrize("shapes", ["buckets", "packed"])
 def test_clips_of_several_shapes(shapes: str, model_parts: Path, clip_folder: Path) -> None:
     rows = [("x/a.mp4", 30, 64, 96), ("x/b.mp4", 30, 96, 64), ("y/c.mp4", 4, 64, 64), ("y/d.mp4", 30, 64, 96)]
+    rows.append(("y/f.mp4", 30, 2, 2))  # held out, and of no shape: no other is held out in its place
     lines = [f"{name},{name},{frames},10,{height},{width},{name[0]}" for name, frames, height, width in rows]
     Path("list.csv").write_text("\n".join(["path,caption,frames,fps,height,width,label", *lines]) + "\n")
-    several = ("data/shapes=" + shapes, "data.shapes.shapes=[[5,8,8],[5,8,12],[5,12,8],[2,8,8]]", "data.val_clips=1",
+    several = ("data/shapes=" + shapes, "data.shapes.shapes=[[5,8,8],[5,8,12],[5,12,8],[2,8,8]]", "data.val_clips=2",
                "data.labels=column", "data.fps=5", "codec.scale=2", "trainer.max_steps=2")  # fmt: skip
     listed = (f"data.root={clip_folder}", "data.manifest=list.csv")
     run.train(config(*several, *listed, "name=clips"))
@@ -202,6 +203,8 @@ def test_clips_of_several_shapes(shapes: str, model_parts: Path, clip_folder: Pa
     clip_folder.rename(clip_folder.with_name("gone"))
     run.train(config(*several, "data.cache=cache", "name=cached"))
     assert different("clips", "cached") == []
+    card = [(Path("runs") / each / "data_card.json").read_bytes() for each in ("clips", "cached")]
+    assert card[0] == card[1] and b"smaller than every shape" in card[0]
     with pytest.raises(ValueError, match="of data.train are kept in another shape, e.g. .*: .* there, .* here"):
         run.build(config(*several, "data.shapes.shapes=[[5,8,8]]", "data.cache=cache", "name=other"))
 
