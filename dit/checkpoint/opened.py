@@ -10,9 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from dit.checkpoint import archive, files
+from dit.checkpoint.averages import of_width
 from dit.checkpoint.entries import Entry
 
 LAST = Path(files.FOLDER) / files.LAST
+WIDTH = "ema@"  # in front of the width of an average
 
 
 def find(run_or_file: str | Path) -> Path:
@@ -66,14 +68,22 @@ def check_weights(file: Path, name: str, weights: Any) -> None:
 
 
 def choose(
-    weights: str, averages: Mapping[str, dict[str, Tensor]], config: Mapping[str, Any], file: Path
+    weights: str, averages: Mapping[str, dict[str, Tensor]], config: Mapping[str, Any], file: Path, step: int | None
 ) -> tuple[str, dict[str, Tensor]]:
-    """(label, averaged weights) for `raw`, for `ema` (the profile that previews used) or for a profile's name.
+    """(label, averaged weights) for `raw`, for `ema` (the profile that previews used), for a profile's name, or for
+    `ema@0.1`, the average of another width (`averages.py`).
 
-    The label says which weights they are: `raw` or `ema:<profile>`. For `raw` nothing is averaged.
+    The label says which weights they are: `raw`, `ema:<profile>` or `ema@<width>`. For `raw` nothing is averaged.
+    Raises ValueError for weights that are not there, and cannot be rebuilt.
     """
     if weights == "raw":
         return "raw", {}
+    if weights.startswith(WIDTH):
+        try:
+            width = float(weights.removeprefix(WIDTH))
+        except ValueError:
+            raise ValueError(f"weights={weights} is no width of an average: weights={WIDTH}0.1") from None
+        return f"{WIDTH}{width:g}", of_width(width, step, averages, config, file)
     name = weights.removeprefix("ema:")
     if weights == "ema" and averages:
         own = config.get("ema")

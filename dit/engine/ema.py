@@ -17,14 +17,13 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from dit.checkpoint import archive, entries
+from dit.checkpoint import entries, files
+from dit.checkpoint.averages import SNAPSHOTS
 from dit.engine import finite, shards
 from dit.engine.callbacks.checkpoint import write_whole
 from dit.engine.callbacks.place import Place
 from dit.engine.module import VideoDiffusion
-from dit.engine.profiles import PowerProfile, Profile, Snapshot
-
-SNAPSHOTS = "ema"  # folder inside the run directory
+from dit.engine.profiles import PowerProfile, Profile
 
 
 class EMA(Callback):
@@ -34,7 +33,7 @@ class EMA(Callback):
         profiles: name -> profile. Checkpoints hold the averages under these names.
         use: the profile that validation and previews see.
         snapshot_every: steps between snapshots of the power profiles in `<run>/ema/`, from which other widths can be
-            rebuilt afterwards (`profiles.reconstruct`); None keeps none.
+            rebuilt afterwards (`weights=ema@0.07`, `dit/checkpoint/averages.py`); None keeps none.
     """
 
     place = Place.UPDATE
@@ -150,25 +149,7 @@ class EMA(Callback):
         for name, profile in self.profiles.items():
             if isinstance(profile, PowerProfile):
                 saved = {"step": self.updates, "sigma_rel": profile.sigma_rel, "weights": whole[name]}
-                write_whole(saved, folder / f"step-{self.updates:08d}-{name}.ckpt")
-
-
-def load_snapshots(run: str | Path) -> list[Snapshot]:
-    """The snapshots that a run has left, by step. FileNotFoundError when there are none, ValueError when one of them is
-    damaged."""
-    files = sorted((Path(run) / SNAPSHOTS).glob("step-*.ckpt"))
-    if not files:
-        raise FileNotFoundError(f"no EMA snapshots in {Path(run) / SNAPSHOTS}; train with ema.snapshot_every=1000")
-    return [_snapshot(file) for file in files]
-
-
-def _snapshot(file: Path) -> Snapshot:
-    try:
-        return Snapshot(**archive.load(file))
-    except archive.Damaged as error:
-        raise ValueError(
-            f"{file} cannot be read ({error}); without it the others can still be used: move it away"
-        ) from None
+                write_whole(saved, folder / f"{files.STEP}{self.updates:08d}-{name}.ckpt")
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -18,11 +18,11 @@ from typing import IO, Any
 
 import yaml  # type: ignore[import-untyped]
 
+from dit.checkpoint.averages import SNAPSHOTS
 from dit.checkpoint.files import FOLDER, FROZEN
 from dit.config.flat import COPIES, leaves, lies_in
 from dit.config.renamed import current
 from dit.engine.callbacks.checkpoint import point
-from dit.engine.ema import SNAPSHOTS
 from dit.foreign import read_yaml
 from dit.runfiles import CONFIG, METRICS, SAMPLES
 

@@ -267,11 +267,12 @@ class Checkpoint:
         _check_memory(sum(tensor.numel() * tensor.element_size() for tensor in state), f"{key} holds")
 
     def choose(self, weights: str) -> tuple[str, dict[str, Tensor]]:
-        """(label, averaged weights) for `raw`, for `ema` (the profile that previews used) or for a profile's name.
+        """(label, averaged weights) for `raw`, for `ema` (the profile that previews used), for a profile's name, or for
+        `ema@0.1`, an average of another width.
 
-        The label says which weights they are: `raw` or `ema:<profile>`. For `raw` nothing is averaged.
+        The label says which weights they are: `raw`, `ema:<profile>` or `ema@<width>`. For `raw` nothing is averaged.
         """
-        return choose(weights, self.ema, self.config, self.file)
+        return choose(weights, self.ema, self.config, self.file, self.step)
 
     def fill(self, parts: Mapping[str, nn.Module | None], averaged: Mapping[str, Tensor]) -> None:
         """Loads raw and then averaged weights into `parts` (`net`, `text`, `codec`), strictly.

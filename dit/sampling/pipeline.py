@@ -106,7 +106,7 @@ class Pipeline:
         """The pipeline of a run directory or checkpoint file, which needs nothing else.
 
         Args:
-            weights: `ema` (the profile that previews used), `raw`, or a profile's name.
+            weights: `ema` (the profile that previews used), `raw`, a profile's name, or `ema@0.1` (another width).
             device: `auto` takes a GPU where there is one.
             low_noise_ckpt: another run or file, whose network is used at noise levels below `boundary` (Wan 2.2).
             boundary: None is where the levels end for which the two were trained.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dit.checkpoint import archive
-from dit.engine.ema import load_snapshots
+from dit.checkpoint.averages import load_snapshots
 from dit.sampling.checkpoint import Checkpoint
 from tests.engine.small import same
 

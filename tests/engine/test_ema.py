@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from dit.checkpoint.averages import load_snapshots, of_width, power_exponent
 from dit.engine.callbacks.metrics import Metrics
 from dit.engine.callbacks.validation import Validation
-from dit.engine.ema import EMA, load_snapshots
-from dit.engine.profiles import ConstantDecay, PowerProfile, power_exponent
+from dit.engine.ema import EMA
+from dit.engine.profiles import ConstantDecay, PowerProfile
 from dit.engine.writers import Writers
 from tests.engine.small import Record, average, fit, model, tasks, video_data, weights
 
@@ -111,6 +112,29 @@ def test_snapshots_are_left_and_read_back(tmp_path: Path) -> None:
         assert torch.equal(value, ema.averages["a"][key])
     with pytest.raises(FileNotFoundError, match="snapshot_every"):
         load_snapshots(tmp_path / "nowhere")
+
+
+def test_a_width_that_was_not_tracked_is_rebuilt_as_if_it_had_been(tmp_path: Path) -> None:
+    """`weights=ema@0.07` of a run with a snapshot at each step, beside what an average of that width would have been:
+    equal in floats."""
+    widths = {"narrow": 0.05, "wide": 0.1}
+    ema, record = EMA({name: PowerProfile(width) for name, width in widths.items()}, "narrow", 1), Record()
+    fit(model(max_steps=12), [record, ema], tmp_path, video_data())
+    nodes = {
+        name: {"_target_": "dit.engine.profiles.PowerProfile", "sigma_rel": width} for name, width in widths.items()
+    }
+    config, file = {"ema": {"profiles": nodes}}, tmp_path / "checkpoints" / "last.ckpt"
+    for width in (0.03, 0.07, 0.2):
+        profile, rebuilt = PowerProfile(width), of_width(width, 12, ema.averages, config, file)
+        assert any((value - ema.averages["narrow"][key]).abs().max() > 1e-4 for key, value in rebuilt.items())
+        for key, value in rebuilt.items():
+            tracked = record.weights[0][key].double()
+            for step, raw in enumerate(record.weights, 1):
+                tracked = torch.lerp(tracked, raw[key].double(), 1 - profile.decay(step))
+            torch.testing.assert_close(value.double(), tracked, rtol=1e-5, atol=1e-6)
+    assert of_width(0.1, 12, ema.averages, config, file) is ema.averages["wide"]
+    with pytest.raises(ValueError, match=r"width 0.2 cannot be rebuilt from 2 of widths 0.05, 0.1: .* 54 % off"):
+        of_width(0.2, 12, ema.averages, config, tmp_path / "elsewhere.ckpt")  # without the snapshots
 
 
 def test_a_snapshot_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

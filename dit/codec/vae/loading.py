@@ -24,7 +24,7 @@ def load(run_or_file: str, weights: str) -> tuple[Autoencoder, str]:
     it has no values.
 
     run_or_file: a run directory (its last checkpoint) or a checkpoint file. weights: `ema` (the profile that previews
-    used), `raw`, or a profile's name.
+    used), `raw`, a profile's name, or `ema@0.1`.
 
     Raises FileNotFoundError or ValueError, in one line that begins with the key: nothing there, damaged, the run of
     something else, or weights that do not fit.
@@ -46,7 +46,8 @@ def _load(file: Path, weights: str) -> tuple[Autoencoder, str]:
     if target != f"{Autoencoder.__module__}.{Autoencoder.__qualname__}":
         raise ValueError(f"{file} is of {shown(target)}, and no autoencoder: train one with experiment=vae_world")
     check_weights(file, entries.WEIGHTS.name, raw)
-    averaged = choose(weights, averages, config, file)[1]
+    step = entries.STEP.of(content) if entries.STEP.is_in(content) else None
+    averaged = choose(weights, averages, config, file, step)[1]
     check_weights(file, weights, averaged)
     state = {**under("net", raw), **under("net", averaged)}
     is_empty = torch.empty(0).is_meta
