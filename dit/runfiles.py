@@ -1,17 +1,22 @@
-"""What a run directory holds, by name, and how its table of metrics is read: for whoever writes or looks at one."""
+"""What a run directory holds, by name, how its table of metrics is read, and where runs lie: for whoever writes or
+looks at one."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 HISTORY = "history.jsonl"
 SAMPLES = "samples"  # previews in step-00000200/, and what sample.py and scripts/evaluate.py made in 001/, 002/, ...
-MEASURES = "report.json"  # beside the samples that scripts/evaluate.py has measured
+DEEPEST = 4  # folders in which runs are looked for: multirun/<day>/<time>/<job>
+FINDINGS = "evaluation"  # what scripts/evaluate.py found without making samples, in 001/, 002/, ...
+MEASURES = "report.json"  # of scripts/evaluate.py, beside samples or findings
 
 
 @dataclass(frozen=True)
@@ -65,3 +70,34 @@ def _row(columns: Sequence[str], line: str) -> dict[str, Any] | None:
         return {**row, "step": int(row["step"])}
     except (KeyError, ValueError):
         return None
+
+
+def runs_in(folder: Path, depth: int = DEEPEST) -> list[Path]:
+    """The run directories in a folder, as that of a sweep, in natural order; a run is not looked into."""
+    try:
+        entries = sorted((each for each in folder.iterdir() if each.is_dir()), key=natural)
+    except OSError:
+        return []
+    runs: list[Path] = []
+    for each in entries:
+        if (each / CONFIG).is_file():
+            runs.append(each)
+        elif depth > 1 and not each.is_symlink():
+            runs += runs_in(each, depth - 1)
+    return runs
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
+    """A key that sorts `width.96` in front of `width.384`."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name) if part]
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the runs apart: `rope`, or `monday/rope` beside `tuesday/rope`."""
+    paths = [folder.resolve().parts for folder in folders]
+    longest = max((len(parts) for parts in paths), default=0)
+    for length in range(1, longest + 1):
+        short = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(short)) == len(short):
+            return short
+    return [str(folder) for folder in folders]

@@ -100,6 +100,7 @@ def defaults(name: str) -> set[str]:
 
 
 SAMPLE_ONLY = {group for group in defaults("sample") - defaults("train") if not group.startswith("override")}
+EVALUATE_ONLY = {"suite"}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -136,7 +137,11 @@ def wants_files(node: dict) -> bool:
 
 # Options of these groups are put into one config of all of them: composing takes most of this file's time.
 TOGETHER = sorted(
-    {group for group, _ in options()} - SAMPLE_ONLY - set(MOUNTS) - {"net", "data", "logger", "recipe", "alignment"}
+    {group for group, _ in options()}
+    - SAMPLE_ONLY
+    - EVALUATE_ONLY
+    - set(MOUNTS)
+    - {"net", "data", "logger", "recipe", "alignment"}
 )
 
 
@@ -146,6 +151,8 @@ def with_option(group: str, option: str) -> dict:
     base, key = MOUNTS.get(group, (["experiment=demo"], group))
     if group in SAMPLE_ONLY or (group, option) in OF_SAMPLING:
         return plain(composed("sample", "ckpt=runs/test", f"{key}={option}"))
+    if group in EVALUATE_ONLY:
+        return plain(composed("evaluate", "ckpt=runs/test", f"{key}={option}"))
     if group in TOGETHER:
         return round_of([name for of, name in options() if of == group].index(option))
     return plain(composed("train", "name=test", *base, f"{key}={option}"))
@@ -230,6 +237,13 @@ def test_a_base_holds_what_two_presets_share(base: Path) -> None:
             assert not any(key in preset for preset in heirs), key
 
 
+def test_every_suite_is_among_all_of_them() -> None:
+    """And stands under its own name, so that several go together: `suite=[world,surprise]`."""
+    names = {file.stem for file in (CONFIGS / "suite").glob("*.yaml")} - {"all"}
+    assert set(with_option("suite", "all")["suite"]) == names
+    assert all(set(with_option("suite", name)["suite"]) == {name} for name in names)
+
+
 def test_every_experiment_says_its_question_and_command() -> None:
     for name in EXPERIMENTS:
         head = (CONFIGS / f"experiment/{name}.yaml").read_text().split("\ndefaults", 1)[0]
@@ -238,13 +252,18 @@ def test_every_experiment_says_its_question_and_command() -> None:
 
 
 def test_entry_points_hold_no_logic() -> None:
-    for script in ("train.py", "sample.py"):
+    for script in ("train.py", "sample.py", "scripts/evaluate.py"):
         tree = ast.parse((ROOT / script).read_text())
         branches = [n for n in ast.walk(tree) if isinstance(n, (ast.For, ast.While, ast.Try))]
         assert not branches and len((ROOT / script).read_text().splitlines()) <= 60, script
 
 
-@pytest.mark.parametrize("name, module", [("train", "dit.engine.config"), ("sample", "dit.sampling.config")])
+COMMANDS = [
+    ("train", "dit.engine.config"), ("sample", "dit.sampling.config"), ("evaluate", "dit.evaluation.harness.config")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, module", COMMANDS)
 def test_every_key_of_a_command_has_a_type(name: str, module: str) -> None:
     """What `dit.config.kinds` holds the top level against; a task of sample.py adds keys that its own class checks."""
     config = composed(name, *(["experiment=demo"] if name == "train" else []))

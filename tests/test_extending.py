@@ -18,12 +18,17 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
+import dit.evaluation.suites
 import dit.net.position
+from dit.config.build import build
 from dit.engine import run
+from dit.evaluation.harness.run import evaluate
 from dit.interop.presets import CONFIGS, compose
 from dit.net import blocks, runner
 from dit.net.coordinates import Coordinates
 from dit.sampling import record, schedule
+from dit.sampling.ranks import Ranks
+from tests.evaluation.checkpoints import make_run
 from tests.net import test_net_position, test_net_runner
 from tests.sampling import test_levels_of_frames
 from tests.sampling.test_pipeline import pipeline
@@ -273,3 +278,29 @@ def test_the_recipes_positions_keep_their_precision_in_bfloat16(config: dict[str
         found = position.add(x.bfloat16(), grid)
     assert found.dtype is torch.bfloat16
     assert (found.float() - wanted).norm() < 0.01 * wanted.norm()
+
+
+def test_the_recipes_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its value composes beside the others, and it measures a checkpoint by the page's command."""
+    module = ModuleType("dit.evaluation.suites.moving")
+    exec(code("python", "A suite")[0], vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(dit.evaluation.suites, "moving", module, raising=False)
+    value = tmp_path / "own" / "suite" / "moving.yaml"
+    value.parent.mkdir(parents=True)
+    value.write_text(code("yaml", "A suite")[0])
+    asked = re.findall(r"^python scripts/evaluate.py (.*)$", under("A suite"), re.M)[0].split()
+    monkeypatch.chdir(tmp_path)
+    make_run(Path("runs/demo"))
+    more = ["weights=raw", "device=cpu", "num_steps=1", f"hydra.searchpath=[file://{tmp_path}/own]"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        both = compose_config("evaluate", ["ckpt=any", "suite=[world,moving]", *more])
+        given = compose_config("evaluate", [*asked, *more])
+    assert list(both.suite) == ["world", "moving"] and not mismatch(
+        OmegaConf.to_container(given.suite.moving, resolve=True)
+    )
+    said: list[str] = []
+    ask = build(OmegaConf.to_container(given, resolve=True))
+    outcome = evaluate(ask, Ranks(0, 1), lambda error: str(error), said.append, said.append)
+    assert outcome.measured == 1 and "mean difference of frames (of 2)" in said[-1]
+    assert len(list(Path("runs/demo/samples/001").glob("*.mp4"))) == 2

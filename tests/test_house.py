@@ -20,6 +20,9 @@ MAY_IMPORT = {name: {name} for name in PACKAGES} | {
     "interop": {"interop", "net"},
     "recipes": {"recipes", "diffusion", "net", "codec"},
     "report": {"report", "media"},
+    # What asks checkpoints; beside it are readers of pixels, which know nobody.
+    "evaluation/harness": {"evaluation", "sampling", "media"},
+    "evaluation/suites": {"evaluation", "sampling", "diffusion", "codec", "media", "signals"},
     "checkpoint": set(),  # the format of checkpoints: everybody may ask it
     "config": set(),  # limits, kinds and `build`: everybody may import it
     "entry": set(),
@@ -29,6 +32,7 @@ OF_DATA = {
     "engine": {"data.batch"},
     "signals": {"data.batch"},
     "sampling": {"data.decode", "data.images", "data.textfile"},
+    "evaluation/suites": {"data.batch", "data.worlds"},
 }
 ENTRY = "dit.entry"  # for commands only
 LIGHTNING_ROOMS = ("dit/engine/", "data/module.py")
@@ -64,7 +68,7 @@ def breaches(path: str, source: str) -> list[str]:
         if parts[0] == "data" and first == "dit":
             wrong.append(f"{path}: data may not import {name}")
         if parts[0] == "dit" and len(parts) > 2:
-            package = parts[1]
+            package = next((room for room in ("/".join(parts[1:3]), parts[1]) if room in MAY_IMPORT), parts[1])
             sibling = rest.split(".")[0]
             if first == "dit" and sibling in PACKAGES and sibling not in MAY_IMPORT[package]:
                 wrong.append(f"{path}: dit.{package} may not import {name}")
@@ -100,6 +104,9 @@ def test_nobody_imports_across_the_rules() -> None:
         ("dit/net/a.py", "from dit.signals.base import Signal"),
         ("dit/net/a.py", "from data.textfile import read_text"),
         ("dit/report/a.py", "from dit.engine.writers import METRICS"),
+        ("dit/evaluation/a.py", "from dit.sampling.pipeline import Pipeline"),
+        ("dit/evaluation/harness/a.py", "from data.worlds.world import World"),
+        ("dit/evaluation/suites/a.py", "from dit.engine.module import VideoDiffusion"),
         ("dit/net/a.py", "import lightning"),
         ("dit/net/a.py", "from omegaconf import DictConfig"),
         ("data/a.py", "import dit.net"),

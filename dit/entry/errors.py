@@ -17,6 +17,7 @@ from dit.entry.paths import ROOT
 from dit.streams import leave_unheard
 
 MISTAKE_EXIT_CODE = 2
+INCOMPLETE_EXIT_CODE = 1
 # What is the machine's, or a path's that the user gave, whoever asks for the file.
 OUTSIDE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -65,6 +66,21 @@ class Mistake(SystemExit):
     def __init__(self, message: str) -> None:
         super().__init__(MISTAKE_EXIT_CODE)
         self.message = message
+
+
+class Incomplete(Mistake):
+    """Part of what was asked for could not be done, which has been said; the exit code is 1, or 2 where nothing was."""
+
+    def __init__(self, message: str, some_done: bool) -> None:
+        super().__init__(message)
+        self.code = INCOMPLETE_EXIT_CODE if some_done else MISTAKE_EXIT_CODE
+
+
+def note(line: str) -> None:
+    """Says on stderr what cannot be done while the rest is."""
+    if (said_by := speaker()) is not None:
+        sys.stdout.flush()
+        print(f"note: {said_by}{line}", file=sys.stderr, flush=True)
 
 
 def speaker() -> str | None:

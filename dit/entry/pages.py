@@ -34,11 +34,11 @@ EXAMPLES = {
         "again=runs/mine/samples/001/000.json out=somewhere       # one of the samples once more",
     ),
     "evaluate": (
-        "ckpt=runs/mine",
-        "ckpt=runs/mine num_prompts=16 num_steps=20",
-        "ckpt=runs/mine weights=raw out=somewhere",
-        "ckpt=runs/mine solver=heun schedule=karras",
-        "ckpt=runs/mine/checkpoints/last.ckpt device=cpu batch_size=8",
+        "ckpt=runs/mine                                     # again: goes on where it was stopped",
+        "ckpt=runs/mine suite.world.num_prompts=16",
+        "ckpt=[runs/a,runs/b] suite=all                      # or a sweep's folder, or 'runs/demo-*'",
+        "ckpt=runs/mine weights=raw out=somewhere            # ema, an average's name, or ema@0.10",
+        "ckpt=runs/mine solver=heun schedule=karras num_steps=20",
     ),
 }
 WHERE_UNUSED = ("schedule", "solver", "guidance")  # of train.py: what previews sample with

@@ -8,11 +8,13 @@ ones; no model's output had a part in it. A reading that fails counts as wrong i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot, isfinite, sqrt
+from math import hypot
+from typing import Any
 
 import numpy as np
 import torch
 
+from dit.evaluation.intervals import of_mean, wilson
 from dit.evaluation.outline import Outline
 from dit.evaluation.segment import MIN_CONTRAST, Bools, Floats, Track, coverage, to_levels, track
 from dit.evaluation.shape import Templates
@@ -27,13 +29,9 @@ MAX_STRAY = 0.05  # solid area beside the object, over the object's
 MAX_JUMP = 0.35  # distance of a centroid from the fitted line, over the radius: beyond it the object has teleported
 SIZE_RANGE = (0.88, 1.14)  # measured over prompted radius: half-way between neighbouring size words
 COLUMNS = ("colour", "shape", "size", "direction", "permanence")
-ERRORS = {  # what still ranks clips that are right in every column; all are means over the clips
-    "speed_error": "speed error (px/frame)",
-    "outline_error": "outline error (px)",
-    "outline_worst": "in the worst frame (px)",
-}
+ERRORS = ("speed_error", "outline_error", "outline_worst")  # what still ranks clips that are right; means over clips
 # What each measure is, for whoever shows it without knowing it: `share` is of 1.
-MEASURES = {
+MEASURES: dict[str, dict[str, Any]] = {
     **{name: {"title": name, "unit": "share", "larger_is_better": True} for name in (*COLUMNS, "all")},
     "speed_error": {"title": "speed error", "unit": "px/frame", "larger_is_better": False},
     "outline_error": {"title": "outline error", "unit": "px", "larger_is_better": False},
@@ -240,41 +238,20 @@ class Report:
         return sum(getattr(verdict, column) for verdict in self.verdicts) / len(self.verdicts)
 
     def interval(self, column: str) -> tuple[float, float]:
-        """The share's 95 % Wilson score interval (Wilson 1927): right for shares near 1, too."""
-        count, share, z = len(self.verdicts), self.share(column), 1.96
-        centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-        half = z / (1 + z * z / count) * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        """The share's 95 % interval."""
+        return wilson(self.share(column), len(self.verdicts))
 
-    def error(self, name: str) -> tuple[float, float]:
-        """Mean over the clips of one of `ERRORS`, and its standard error (NaN of a single clip)."""
-        values = np.array([getattr(verdict, name) for verdict in self.verdicts])
-        spread = values.std(ddof=1) / sqrt(len(values)) if len(values) > 1 else np.nan
-        return float(values.mean()), float(spread)
+    def error(self, name: str) -> tuple[float, tuple[float, float] | None]:
+        """Mean over the clips of one of `ERRORS`, and its 95 % interval (None of a single clip)."""
+        return of_mean([getattr(verdict, name) for verdict in self.verdicts])
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """The 95 % interval over the clips of each of `metrics` that has one."""
         shares = {column: self.interval(column) for column in (*COLUMNS, "all")}
-        errors = {name: self.error(name) for name in ERRORS}
-        of_errors = {name: (mean - 1.96 * e, mean + 1.96 * e) for name, (mean, e) in errors.items() if isfinite(e)}
-        return {**shares, **of_errors}
+        errors = {name: self.error(name)[1] for name in ERRORS}
+        return {**shares, **{name: interval for name, interval in errors.items() if interval is not None}}
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a logger."""
         shares = {column: self.share(column) for column in (*COLUMNS, "all")}
         return {**shares, **{name: self.error(name)[0] for name in ERRORS}}
-
-
-def table(reports: Mapping[str, Report]) -> str:
-    """One row a report: shares in per cent with their 95 % intervals, and mean errors with their standard errors."""
-    head = ["", "clips", *COLUMNS, "all", *ERRORS.values()]
-    rows = [head]
-    for name, report in reports.items():
-        cells = []
-        for column in (*COLUMNS, "all"):
-            low, high = report.interval(column)
-            cells.append(f"{100 * report.share(column):.1f} [{100 * low:.0f}, {100 * high:.0f}]")
-        errors = ["{:.3f} +- {:.3f}".format(*report.error(name)) for name in ERRORS]
-        rows.append([name, str(len(report.verdicts)), *cells, *errors])
-    widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

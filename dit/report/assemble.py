@@ -33,8 +33,8 @@ COST = {
 class Report:
     """Runs and groups are named by their places here.
 
-    opened: the metrics whose curves are shown at first. notes: what is missing or to be known, a line each.
-    made: seconds since 1970.
+    opened: the metrics whose curves are shown at first. measures: a table for each suite. notes: what is missing or to
+    be known, a line each. made: seconds since 1970.
     """
 
     runs: list[Run]
@@ -43,7 +43,7 @@ class Report:
     curves: list[Curve]
     opened: list[str]
     outcomes: MeasureTable
-    measures: MeasureTable | None
+    measures: list[MeasureTable]
     walls: list[Wall]
     notes: list[str]
     made: float
@@ -81,9 +81,8 @@ def assemble(folders: Sequence[Path], *, metrics: Sequence[str] = (), videos: in
     asked = [metric for metric in metrics if metric in there]
     wanted = list(dict.fromkeys([*asked, *there]))
     points = max(FEWEST, min(curves.POINTS, NUMBERS // max(1, 3 * len(wanted) * (len(runs) + len(made)))))
-    measured = [run.measured[-1] if run.measured else None for run in runs]
-    table = measures.tabled(
-        [(group.label, [(runs[place].name, measured[place]) for place in group.runs]) for group in made]
+    tables = measures.by_suite(
+        [(group.label, [(runs[place].name, runs[place].measured) for place in group.runs]) for group in made]
     )
     lines += groups.notes(runs, made)
     return Report(
@@ -93,9 +92,9 @@ def assemble(folders: Sequence[Path], *, metrics: Sequence[str] = (), videos: in
         curves=[curves.curve(metric, runs, made, points) for metric in wanted],
         opened=asked or ([metric for metric in curves.FIRST if metric in there] or there)[:OPENED],
         outcomes=_outcomes(runs, made, there),
-        measures=table,
+        measures=tables,
         walls=clips.walls([run.name for run in runs], [run.clips for run in runs], videos),
-        notes=lines + (table.notes if table is not None else []),
+        notes=lines + [line for table in tables for line in table.notes],
         made=time.time(),
     )
 

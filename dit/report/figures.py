@@ -60,13 +60,12 @@ def write_figures(folder: Path, report: Report, axis: str = "step") -> list[Path
             with _figure(WIDTH, HEIGHT) as figure:
                 if _draw(figure, curve, report, axis):
                     written += _save(figure, folder, curve.metric)
-    if report.measures is not None and report.measures.rows:
-        count = len(report.measures.kinds)
-        rows = -(-count // PANELS)
-        height = 0.5 + 0.22 * len(report.measures.rows)
+    for place, table in enumerate(report.measures):
+        rows = -(-len(table.kinds) // PANELS)
+        height = 0.5 + 0.22 * len(table.rows)
         with _figure(2 * WIDTH, rows * height) as figure:
-            _draw_measures(figure, report.measures, rows)
-            written += _save(figure, folder, "measures")
+            _draw_measures(figure, table, rows)
+            written += _save(figure, folder, f"measures-{place + 1}" if place else "measures")
     return [*written, _numbers(folder / "curves.csv", report)]
 
 

@@ -1,9 +1,9 @@
-"""What was measured of a run's samples: the JSON files that `scripts/evaluate.py` leaves beside them.
+"""What was measured of a run: the JSON files that `scripts/evaluate.py` leaves beside samples and findings.
 
 Read are `metrics` (row -> measure -> number, the first row of the samples, the others of what they are held against),
 and where they are there `intervals` (row -> measure -> [low, high]), `measures` (what each is: title, unit, whether
-larger is better), `clips` (what is wrong with which), `checkpoint` and `settings`. Files of before there were intervals
-hold standard errors.
+larger is better), `clips` (what is wrong with which), `checkpoint`, `settings`, `suite` and `title`. Files of before
+there were suites are of the suite `world`, and those of before there were intervals hold standard errors.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from dit.report.statistics import Estimate, estimate
-from dit.runfiles import MEASURES
+from dit.runfiles import FINDINGS, MEASURES, SAMPLES
 
 LARGEST = 64 * 2**20  # bytes of a file that is read
+OLDEST = "world"  # the suite of files that name none
 OF_MACHINE = ("versions", "device", "files", "batch_size")  # settings that are no part of a protocol
 
 
@@ -33,9 +34,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Measured:
-    """One file of measures. wrong: file of a clip -> what is wrong with it, nothing for one that is right."""
+    """One file of measures, of one suite.
+
+    title: what the suite measures. wrong: file of a clip -> what is wrong with it, nothing for one that is right.
+    """
 
     file: Path
+    suite: str
+    title: str
     step: int
     weights: str
     rows: dict[str, dict[str, Estimate]]
@@ -49,10 +55,10 @@ class Measured:
         return next(iter(self.rows.values()))
 
 
-def measured_in(samples: Path, say: Callable[[str], None]) -> tuple[Measured, ...]:
-    """All measures beside the samples of a run, of the latest step last; of one step the file written last."""
+def measured_in(run: Path, say: Callable[[str], None]) -> tuple[Measured, ...]:
+    """All measures of a run, of the latest step last; of one step the file written last."""
     found = []
-    for file in sorted(samples.glob(f"*/{MEASURES}")):
+    for file in (file for folder in (SAMPLES, FINDINGS) for file in sorted((run / folder).glob(f"*/{MEASURES}"))):
         try:
             if file.stat().st_size > LARGEST:
                 raise ValueError(f"it has {file.stat().st_size:,} bytes, more than {LARGEST:,}")
@@ -93,6 +99,8 @@ def _measured(file: Path, content: Any) -> Measured:
     step = checkpoint.get("step")
     return Measured(
         file=file,
+        suite=str(content.get("suite", OLDEST)),
+        title=str(content.get("title", "")),
         step=step if isinstance(step, int) else 0,
         weights=str(checkpoint.get("weights", "")),
         rows=rows,
@@ -135,15 +143,18 @@ def _kind(measure: str, about: Any) -> Kind:
 
 @dataclass(frozen=True)
 class MeasureTable:
-    """Measures of groups of runs. rows: (name, group or None for what samples are held against, measure -> estimate).
+    """Measures of groups of runs, of one suite. rows: (name, group or None for what samples are held against, measure
+    -> estimate).
 
     runs: how many of its runs each group's row is of. notes: in what the runs were measured differently, a line each.
+    title: what the suite measures.
     """
 
     kinds: dict[str, Kind]
     rows: list[tuple[str, int | None, dict[str, Estimate]]]
     runs: dict[int, int]
     notes: list[str]
+    title: str = ""
 
 
 def tabled(groups: Sequence[tuple[str, Sequence[tuple[str, Measured | None]]]]) -> MeasureTable | None:
@@ -173,7 +184,25 @@ def tabled(groups: Sequence[tuple[str, Sequence[tuple[str, Measured | None]]]]) 
         for name, row in list(each.rows.items())[1:]:
             against.setdefault(name, row)
     rows += [(name, None, row) for name, row in against.items()]
-    return MeasureTable(kinds, rows, counts, _differing(there))
+    return MeasureTable(kinds, rows, counts, _differing(there), there[0][1].title)
+
+
+def by_suite(groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[Measured]]]]]) -> list[MeasureTable]:
+    """One such table for each suite, from the latest measures of each run.
+
+    Args:
+        groups: (label, (name, all its measures, the latest last) of each run).
+    """
+    suites = dict.fromkeys(each.suite for _, runs in groups for _, measured in runs for each in measured)
+    tables = []
+    for suite in suites:
+        latest = [
+            (label, [(name, next((each for each in reversed(own) if each.suite == suite), None)) for name, own in runs])
+            for label, runs in groups
+        ]
+        if (table := tabled(latest)) is not None:
+            tables.append(table)
+    return tables
 
 
 def _joined(measured: Sequence[Measured], measure: str) -> Estimate | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,9 +16,8 @@ from dit.foreign import read_yaml
 from dit.report.clips import ClipFile, clips_in
 from dit.report.measures import Measured, measured_in
 from dit.report.statistics import Floats
-from dit.runfiles import CONFIG, HISTORY, METRICS, SAMPLES, read_rows
+from dit.runfiles import CONFIG, HISTORY, METRICS, SAMPLES, read_rows, runs_in, short_names
 
-DEEPEST = 4  # folders in which runs are looked for: multirun/<day>/<time>/<job>
 Columns = dict[str, tuple[Floats, Floats]]
 Say = Callable[[str], None]  # takes one line about what is wrong and left out
 
@@ -82,7 +80,7 @@ def find(folders: Sequence[Path], say: Say) -> list[Path]:
         if not folder.is_dir():
             say(f"{folder} is a file, so it is left out; a run is a folder with a {CONFIG}")
             continue
-        inside = [folder] if (folder / CONFIG).is_file() else _inside(folder, DEEPEST)
+        inside = [folder] if (folder / CONFIG).is_file() else runs_in(folder)
         if not inside:
             say(f"{folder} holds no {CONFIG}, nor does a folder in it, so it is left out: it is no run and no sweep")
         for run in inside:
@@ -90,30 +88,11 @@ def find(folders: Sequence[Path], say: Say) -> list[Path]:
     return list(found.values())
 
 
-def _inside(folder: Path, depth: int) -> list[Path]:
-    try:
-        entries = sorted((each for each in folder.iterdir() if each.is_dir()), key=natural)
-    except OSError:
-        return []
-    runs: list[Path] = []
-    for each in entries:
-        if (each / CONFIG).is_file():
-            runs.append(each)
-        elif depth > 1 and not each.is_symlink():
-            runs += _inside(each, depth - 1)
-    return runs
-
-
-def natural(path: Path) -> list[tuple[int, int, str]]:
-    """A key that sorts `width.96` in front of `width.384`."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name) if part]
-
-
 def read(folders: Sequence[Path], say: Say) -> list[Run]:
     """Reads run directories. What cannot be read of one is said in a line each and left out; without its config a run
     is left out whole."""
     runs = []
-    for folder, name in zip(folders, names(folders), strict=True):
+    for folder, name in zip(folders, short_names(folders), strict=True):
         try:
             config = current(read_yaml(folder / CONFIG))
         except (ValueError, OSError) as error:
@@ -122,21 +101,10 @@ def read(folders: Sequence[Path], say: Say) -> list[Run]:
         metrics, written = _metrics(folder / METRICS, say)
         began, ended = _history(folder / HISTORY)
         samples = folder / SAMPLES
-        measured = measured_in(samples, say)
+        measured = measured_in(folder, say)
         clips = clips_in(samples, measured, say)
         runs.append(Run(folder, name, config, metrics, clips, measured, began, ended, written))
     return runs
-
-
-def names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell the runs apart: `rope`, or `monday/rope` beside `tuesday/rope`."""
-    paths = [folder.resolve().parts for folder in folders]
-    longest = max((len(parts) for parts in paths), default=0)
-    for length in range(1, longest + 1):
-        short = ["/".join(parts[-length:]) for parts in paths]
-        if len(set(short)) == len(short):
-            return short
-    return [str(folder) for folder in folders]
 
 
 def _metrics(file: Path, say: Say) -> tuple[Columns, float]:

@@ -24,7 +24,7 @@ def sections(report: Report) -> dict[str, str]:
         "notes": _notes(report.notes),
         "differences": _differences(report),
         "outcomes": _measures(report.outcomes, report),
-        "measures": _measures(report.measures, report) if report.measures is not None else "",
+        "measures": "".join(_suite(table, report) for table in report.measures),
         "walls": "".join(_wall(wall, report) for wall in report.walls),
     }
 
@@ -106,6 +106,12 @@ def _differences(report: Report) -> str:
         shown += f"<details><summary>{more} more settings</summary>"
         shown += _table(head, rows[MANY:], "differences", marks) + "</details>"
     return shown
+
+
+def _suite(table: MeasureTable, report: Report) -> str:
+    """The measures of a suite, under its title where there are several."""
+    title = f"<h3>{escape(table.title)}</h3>" if len(report.measures) > 1 and table.title else ""
+    return title + _measures(table, report)
 
 
 def _measures(table: MeasureTable, report: Report) -> str:

@@ -86,21 +86,34 @@ def heard(wanted: Sequence[Request], known: Collection[str]) -> list[Request]:
     return made
 
 
-def take_folder(out: str | None, run_or_file: str | None, facts: Sequence[Mapping[str, Any]]) -> Path:
+def take_folder(
+    out: str | None,
+    run_or_file: str | None,
+    facts: Sequence[Mapping[str, Any]],
+    *,
+    mark: str = "",
+    under: str = SAMPLES,
+) -> Path:
     """Makes the folder of a set of samples, for this command alone: `out`, or the next `samples/NNN` of the run; of no
     run, where the command is given.
 
-    facts: how each sample is made. An `out` that holds samples is taken when it was begun with the same: a command that
-    was stopped goes on when it is given again.
+    Args:
+        facts: how each sample is made. An `out` that holds samples is taken when it was begun with the same: a command
+            that was stopped goes on when it is given again.
+        mark: whose samples they are. With one, a folder of the run that was begun with the same facts and mark is taken
+            again, and no next one made.
+        under: the folder of the run, in place of `samples`.
 
     Raises:
         ValueError: `out` is a file, or holds something else.
     """
-    said = hashlib.sha256(json.dumps(list(facts), sort_keys=True).encode()).hexdigest()
+    said = hashlib.sha256(mark.encode() + json.dumps(list(facts), sort_keys=True).encode()).hexdigest()
     if out is None:
-        samples = _home(run_or_file) / SAMPLES
-        samples.mkdir(parents=True, exist_ok=True)
-        folder = _next(samples)
+        parent = home(run_or_file) / under
+        if mark and (there := _begun(parent, said)) is not None:
+            return there
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = _next(parent)
     else:
         folder = Path(out)
         if folder.exists() and not folder.is_dir():
@@ -131,12 +144,13 @@ def kept_if_used(folder: Path) -> Iterator[None]:
             if [entry.name for entry in folder.iterdir()] == [REQUEST]:
                 (folder / REQUEST).unlink()
                 folder.rmdir()
-                if folder.parent.name == SAMPLES:
+                if folder.name.isdecimal():  # which was numbered, `samples/001`
                     folder.parent.rmdir()
         raise
 
 
-def _home(run_or_file: str | None) -> Path:
+def home(run_or_file: str | None) -> Path:
+    """The run directory that a run, its checkpoint, or the JSON of its sample is in; else where the file lies."""
     if run_or_file is None:
         return Path()
     file = find(run_or_file)
@@ -145,6 +159,15 @@ def _home(run_or_file: str | None) -> Path:
     if file.parent.parent.name == SAMPLES:  # the JSON of a sample
         return file.parent.parent.parent
     return file.parent
+
+
+def _begun(parent: Path, said: str) -> Path | None:
+    """The folder in which the same was begun, the first one of several."""
+    for file in sorted(parent.glob(f"*/{REQUEST}")):
+        with suppress(OSError):
+            if said in file.read_text(encoding="utf-8", errors="replace"):
+                return file.parent
+    return None
 
 
 def _next(samples: Path) -> Path:

@@ -223,7 +223,7 @@ def test_figures_are_drawn_of_the_same_numbers(report: Report, tmp_path: Path) -
             assert path.read_bytes().startswith(b"%PDF")
     rows = (tmp_path / "a" / "curves.csv").read_text().splitlines()
     assert "val/loss,base,,10.0,4.5," in "\n".join(rows) and "val/loss,fast,fast,40.0,1.1,,,1.0" in rows
-    one = replace(report, opened=["val/loss"], measures=None)
+    one = replace(report, opened=["val/loss"], measures=[])
     assert {path.name for path in write_figures(tmp_path / "b", one)} == {"val-loss.svg", "val-loss.pdf", "curves.csv"}
     write_figures(tmp_path / "c", one, "seen/tokens")
     for kind in ("svg", "pdf"):
@@ -254,7 +254,7 @@ def test_numbers_as_one_reads_them() -> None:
 def test_the_best_mean_is_bold_and_no_other(report: Report) -> None:
     html = sections(report)["measures"]
     assert re.findall(r"<b>([^<]+)</b>", html) == ["60.0 %"], "speed errors are equal, so none is the best"
-    assert report.measures is not None and report.measures.kinds["shape"] == Kind("shape", "share", True)
+    assert report.measures[0].kinds["shape"] == Kind("shape", "share", True)
 
 
 def test_a_row_says_of_how_many_seeds_it_is(folders: list[Path], tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from dit.report import curves, groups
 from dit.report.assemble import Report, assemble
-from dit.report.runs import find, names, read
+from dit.report.runs import find, read
+from dit.report.sections import sections
 from dit.report.statistics import t_quantile
+from dit.runfiles import short_names
 from tests.report.fake import STEPS, make_measures, make_previews, make_run
 
 
@@ -31,8 +33,8 @@ def test_a_sweep_is_all_its_runs_in_natural_order(tmp_path: Path) -> None:
     said: list[str] = []
     found = find([tmp_path / "sweep", tmp_path / "sweep" / "width.96"], said.append)
     assert [run.name for run in found] == ["inside", "width.96", "width.384"] and not said
-    assert names(found) == ["inside", "width.96", "width.384"]
-    assert names([tmp_path / "a" / "x", tmp_path / "b" / "x"]) == ["a/x", "b/x"]
+    assert short_names(found) == ["inside", "width.96", "width.384"]
+    assert short_names([tmp_path / "a" / "x", tmp_path / "b" / "x"]) == ["a/x", "b/x"]
 
 
 def test_what_is_no_run_is_one_line_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -169,8 +171,8 @@ def test_measures_are_means_over_seeds_or_of_the_clips_of_one(tmp_path: Path) ->
     for folder, shape in zip([*folders, alone], (0.5, 0.75, 1.0), strict=True):
         make_measures(folder, shape)
     make_measures(alone, 0.9, "002")  # of the same step, later: this one counts
-    table = report(*folders, alone).measures
-    assert table is not None and not table.notes
+    (table,) = report(*folders, alone).measures
+    assert not table.notes
     assert [(name, group) for name, group, _ in table.rows] == [("s", 0), ("alone", 1), ("real clips", None)]
     seeds, clips, real = (row["shape"] for _, _, row in table.rows)
     assert seeds.mean == 0.625 and seeds.count == 2 and seeds.high == pytest.approx(0.625 + 12.706 * 0.125, abs=1e-3)
@@ -185,13 +187,34 @@ def test_what_was_measured_otherwise_is_said_to_be(tmp_path: Path) -> None:
     assert notes == ["b and a were not measured alike: num_steps differ"]
 
 
+def test_each_suite_has_a_table_of_its_own(tmp_path: Path) -> None:
+    """The latest of each; that of another suite does not take its place. Suites that sample nothing lie elsewhere."""
+    a, b = (make_run(tmp_path / name, losses(0), optim__lr=lr) for name, lr in (("a", 1), ("b", 2)))
+    for run in (a, b):
+        make_measures(run, 0.5)
+    for folder in (a / "samples" / "002", a / "evaluation" / "001"):
+        content = json.loads((a / "samples" / "001" / "report.json").read_text())
+        folder.mkdir(parents=True)
+        suite = {"suite": folder.parent.name, "title": f"what {folder.parent.name} are", "clips": {}}
+        (folder / "report.json").write_text(json.dumps({**content, **suite}))
+    tables = report(a, b).measures
+    assert [table.title for table in tables] == ["", "what samples are", "what evaluation are"]
+    assert [[name for name, group, _ in table.rows if group is not None] for table in tables] == [
+        ["a", "b"],
+        ["a"],
+        ["a"],
+    ]
+    html = sections(report(a, b))["measures"]
+    assert html.count("<h3>") == 2 and "<h3>what evaluation are</h3>" in html
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"metrics": {}}', '{"metrics": {"a": 3}}', '{"metrics": 1}'])
 def test_measures_that_are_none_are_one_line(tmp_path: Path, content: str) -> None:
     run = make_run(tmp_path / "a", losses(0))
     make_measures(run).write_text(content)
     said: list[str] = []
     made = report(run, said=said)
-    assert made.measures is None and len(said) == 1 and "holds no measures that can be read" in said[0]
+    assert made.measures == [] and len(said) == 1 and "holds no measures that can be read" in said[0]
     assert made.walls, "its videos are shown nevertheless"
 
 

@@ -14,9 +14,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dit.codec.base import Codec
-from dit.evaluation.world import COLUMNS, ERRORS, Report, Verdict
+from dit.evaluation.harness.result import Measure, Result, as_report
+from dit.evaluation.suites.of_world import heldout_world
+from dit.evaluation.suites.world import clips_of, rows_of, through
+from dit.evaluation.world import COLUMNS, ERRORS, MEASURES, Report, Verdict
 from dit.sampling.checkpoint import Checkpoint
-from scripts.evaluate import heldout_world, report, through
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +54,13 @@ def test_a_world_that_shows_what_training_showed_is_refused() -> None:
         heldout_world(checkpoint(config_of("experiment=demo", "data.val.split=train")))
 
 
+def report(reports: dict[str, Report], asked: list[dict[str, Any]], files: list[str]) -> dict[str, Any]:
+    rows = {name: rows_of(each) for name, each in reports.items()}
+    kinds = {name: Measure(**about) for name, about in MEASURES.items()}
+    result = Result(Path("any"), rows, kinds, {"clips": len(asked)}, clips_of(reports, asked, files))
+    return as_report("world", "a title", {"step": 7}, result)
+
+
 def test_the_report_holds_each_clip() -> None:
     right = Verdict(True, True, True, True, True, 0.1, 0.2, 0.3, ())
     wrong = Verdict(True, False, True, True, True, 0.3, 0.6, 0.9, ("shape bar",))
@@ -63,13 +72,12 @@ def test_the_report_holds_each_clip() -> None:
     assert second["shape"] is False and second["outline_worst"] == 0.9 and list(second["reasons"]) == ["shape bar"]
     assert {*COLUMNS, *ERRORS} < set(second) and "file" not in made["clips"]["real"][0]
     assert made["metrics"]["samples (raw)"]["outline_error"] == pytest.approx(0.4)
-    assert made["standard_errors"]["samples (raw)"]["outline_error"] == pytest.approx(0.2)
     assert made["intervals"]["samples (raw)"]["outline_error"] == pytest.approx([0.4 - 1.96 * 0.2, 0.4 + 1.96 * 0.2])
     low, high = made["intervals"]["samples (raw)"]["shape"]
     assert 0 < low < made["metrics"]["samples (raw)"]["shape"] < high < 1
     assert set(made["measures"]) == set(made["metrics"]["real"]) == set(made["intervals"]["real"])
+    assert made["suite"] == "world" and made["checkpoint"] == {"step": 7} and made["settings"] == {"clips": 2}
     alone = report({"samples (raw)": Report((right,))}, asked[:1], ["a.mp4"])
-    assert alone["standard_errors"]["samples (raw)"]["outline_error"] is None
     assert "outline_error" not in alone["intervals"]["samples (raw)"]
 
 

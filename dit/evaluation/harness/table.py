@@ -1,0 +1,93 @@
+"""Scores as a Markdown table: one row for a checkpoint, one for each thing that it is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dit.evaluation.harness.result import SHARE
+
+OF_MACHINE = ("versions", "device", "files", "batch_size")  # settings that are no part of a protocol
+
+
+def table(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """A table of the reports (`result.as_report`) of one suite, by the names of their checkpoints.
+
+    The first row of each report is of its checkpoint. The others stand once, below, where they are the same in all of
+    them, and else behind the name.
+    """
+    measures: dict[str, dict[str, Any]] = {}
+    for _, report in reports:
+        for measure, about in report["measures"].items():
+            if any(measure in row for row in report["metrics"].values()):
+                measures.setdefault(measure, about)
+    rows = []
+    beside: dict[str, dict[tuple[str, ...], str]] = {}  # row -> cells -> the first checkpoint with them
+    for name, report in reports:
+        for place, row in enumerate(report["metrics"]):
+            cells = tuple(_cell(report, row, measure, about) for measure, about in measures.items())
+            if place == 0:
+                rows.append((row if len(reports) == 1 else f"{name}: {row}", *cells))
+            else:
+                beside.setdefault(row, {}).setdefault(cells, name)
+    for row, found in beside.items():
+        rows += [(row if len(found) == 1 else f"{name}: {row}", *cells) for cells, name in found.items()]
+    return markdown(["", *(_head(about) for about in measures.values())], rows)
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, so that the text itself can be read; the first to the left, the others to the right."""
+    cells = [[each.replace("|", "\\|") for each in row] for row in (heads, *rows)]
+    widths = [max(3, *(len(row[place]) for row in cells)) for place in range(len(heads))]
+    lines = [
+        " | ".join(each.ljust(width) if place == 0 else each.rjust(width) for place, (each, width) in enumerate(row))
+        for row in (zip(row, widths, strict=True) for row in cells)
+    ]
+    rule = " | ".join("-" * width if place == 0 else "-" * (width - 1) + ":" for place, width in enumerate(widths))
+    return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))
+
+
+def _head(about: Mapping[str, Any]) -> str:
+    unit = "%" if about["unit"] == SHARE else about["unit"]
+    return f"{about['title']} ({unit})" if unit else str(about["title"])
+
+
+def _cell(report: Mapping[str, Any], row: str, measure: str, about: Mapping[str, Any]) -> str:
+    """`98.4 [91.7, 99.7]`, of a share in per cent; `-` where there is no score."""
+    value = report["metrics"][row].get(measure)
+    if value is None:
+        return "-"
+    interval = report["intervals"].get(row, {}).get(measure)
+    if about["unit"] == SHARE:
+        ends = "" if interval is None else f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]"
+        return f"{100 * value:.1f}{ends}"
+    return f"{value:.4g}" + ("" if interval is None else f" [{interval[0]:.4g}, {interval[1]:.4g}]")
+
+
+def protocol(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Under which settings the scores hold, a line; and one for each checkpoint that was measured otherwise."""
+    (first, report), *others = reports
+    own = _protocol(report)
+    lines = ["; ".join(f"{key} {brief(value)}" for key, value in own.items())]
+    for name, other in others:
+        their = _protocol(other)
+        differing = [key for key in dict.fromkeys([*own, *their]) if own.get(key) != their.get(key)]
+        if differing:
+            said = "; ".join(f"{key} {brief(their.get(key))}" for key in differing)
+            lines.append(f"{name} was not measured as {first}, so the two cannot be compared: {said}")
+    return lines
+
+
+def _protocol(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report["settings"].items() if key not in OF_MACHINE}
+
+
+def brief(value: Any) -> str:
+    """A plain value in a line: of a node that builds something its class and arguments."""
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{key}={brief(each)}" for key, each in value.items() if key != "_target_")
+        name = str(value.get("_target_", "")).rpartition(".")[2]
+        return f"{name}({inside})" if name else f"{{{inside}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(brief, value))}]"
+    return "none" if value is None else str(value)
