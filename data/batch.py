@@ -196,6 +196,13 @@ class Batch:
         lengths: frames of each clip, where `pixels` hold fewer.
     """
 
+@runtime_checkable
+class SharesMachine(Protocol):
+    """Data that is told how many training processes load it on this machine, each for itself."""
+
+    def share_machine(self, trainers: int) -> None: ...
+
+
     pixels: Tensor | tuple[Tensor, ...]
     ids: list[str]
     values: Mapping[str, Values]

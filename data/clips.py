@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data import workers
-from data.batch import Item, Shape
-from data.decode import BadClip, Ladder, Timeline
+from data.batch import Excerpt, Item, Shape
+from data.decode import Ladder, Timeline
 from data.epochs import Mixture
 from data.extents import extents
 from data.filter import Filter
@@ -326,7 +325,6 @@ def clip_data(
         shapes: of clips that do not all have one (`data.shapes`), images among them.
         epoch_clips: clips that an epoch shows at least, each equally often, where there are `shapes`: a batch of one
             shape holds no more clips of it than its epoch shows. None: each clip once, or as `weights` say.
-        num_workers: loading processes for each training process; None: as many as suit the machine (`workers.fitting`).
         cache: folder of a latent cache, which is read in the place of the files (`data/latents`). Without `root` and
             `manifest`, the list of clips that lies in it is taken. None: clips are read from files.
         batch_size, ..., max_bad_share: as in `data.module.VideoData`.
@@ -362,7 +360,7 @@ def clip_data(
         val=ClipDataset(val, decoder, MiddleView(), *shape, classes, image_frames) if val_clips else None,
         batch_size=batch_size,
         val_batch_size=val_batch_size,
-        num_workers=workers.fitting() if num_workers is None else num_workers,
+        num_workers=num_workers,
         seed=seed,
         num_frames=num_frames,
         height=height,

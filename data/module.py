@@ -80,7 +80,8 @@ class VideoData(LightningDataModule):
         batch_size: clips a training step, for each process; with `shapes`, so many clips of the shape below are the
             token budget of a batch.
         val_batch_size: the same of a validation step.
-        num_workers: loading processes for each training process; 0 loads in the training process.
+        num_workers: loading processes for each training process; 0 loads in the training process. None: as many as suit
+            the machine and the training processes that share it (`share_machine`).
         seed: of the order of clips; non-negative.
         num_frames, height, width: of every clip; batches are held against them. Images may have another length. With
             `shapes`, of previews.
@@ -99,7 +100,7 @@ class VideoData(LightningDataModule):
         val: Clips | None,
         batch_size: int,
         val_batch_size: int,
-        num_workers: int,
+        num_workers: int | None,
         seed: int,
         num_frames: int,
         height: int,
@@ -115,7 +116,7 @@ class VideoData(LightningDataModule):
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("val_batch_size", val_batch_size, 1),
-            ("num_workers", num_workers, 0),
+            ("num_workers", num_workers or 0, 0),
             ("seed", seed, 0),
             ("num_frames", num_frames, 1),
             ("height", height, 1),
@@ -140,7 +141,8 @@ class VideoData(LightningDataModule):
         self.fps = fps
         self.shapes = shapes
         self.cache = None if cache is None else LatentCache(cache)
-        self.loader = Loader(num_workers, seed, fps, timeout, pin_memory, max_bad_share)
+        own = workers.fitting(1) if num_workers is None else num_workers
+        self.loader = Loader(own, seed, fps, timeout, pin_memory, max_bad_share)
         self.place = Place(0)
         self.accepts_other_clips = False
         self._sets: ShapedSets | None = None
@@ -157,6 +159,11 @@ class VideoData(LightningDataModule):
             own = Shape(self.num_frames, self.height, self.width)
             self._sets = ShapedSets(self.shapes, own, sizes, self.train, self.val, self.batch_size, self.val_batch_size)
             self.train = self._sets.train.clips
+    def share_machine(self, trainers: int) -> None:
+        """Tells how many training processes load on this machine, each for itself."""
+        if self.num_workers is None:
+            self.loader.num_workers = workers.fitting(trainers)
+
             self.val = None if self._sets.val is None else self._sets.val.clips
 
     @property

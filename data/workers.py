@@ -209,16 +209,16 @@ def leave_signals_to_trainer(worker: int) -> None:
     end_with_parent()
 
 
-def fitting() -> int:
-    """How many loading processes suit this machine: a core for each training process, shared out are the others, from 1
-    to `MOST`."""
+def fitting(trainers: int) -> int:
+    """How many loading processes suit each of so many training processes on this machine: a core is left to each of
+    these, shared out are the others, from 1 to `MOST`. Where SLURM has given each cores of its own, none are shared."""
     cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with suppress(OSError, ValueError):
         quota, period = QUOTA.read_text().split()
         cores = min(cores, int(quota) / int(period))  # ValueError where it is "max"
-    names = ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")  # torchrun's, SLURM's
-    trainers = next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), 1)
-    return max(1, min(MOST, int(cores / max(1, trainers)) - 1))
+    own = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    cores = min(cores, int(own)) if own.isdecimal() and "SLURM_PROCID" in os.environ else cores / trainers
+    return max(1, min(MOST, int(cores) - 1))
 
 
 def says_shared_memory(error: str) -> bool:

@@ -17,7 +17,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from data.batch import Clips, Measured
+from data.batch import Clips, Measured, SharesMachine
 from dit.codec.base import Codec
 from dit.codec.vae.network import Autoencoder
 from dit.config.build import build as _make
@@ -106,6 +106,8 @@ def build(config: dict[str, Any]) -> Parts:
     text: TextEncoder | None = _make(config["text"])
     data: LightningDataModule = _make(config["data"])
     listed: list[Clips | None] = [data.train, data.val]  # type: ignore[attr-defined]
+    if isinstance(data, SharesMachine):
+        data.share_machine(training.processes_here)
     if isinstance(data, Measured):
         data.measure(Sizes(net, codec))
     nodes = completed(config["signals"], net, text)

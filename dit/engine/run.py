@@ -16,7 +16,7 @@ import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from data.batch import Measured
+from data.batch import Measured, SharesMachine
 from dit.checkpoint.files import FOLDER, LAST
 from dit.codec.base import Codec
 from dit.codec.vae.network import Autoencoder
@@ -209,6 +209,8 @@ def build(config: dict[str, Any]) -> Parts:
     if isinstance(net, Backbone):
         check_channels(config["net"], codec, text)
     data: LightningDataModule = _make(config["data"])
+    if isinstance(data, SharesMachine):
+        data.share_machine(training.processes_here)
     if isinstance(data, Measured):
         data.measure(Sizes(net, codec))
         memory.check_batches(data)

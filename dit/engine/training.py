@@ -106,8 +106,15 @@ class Training:
     @property
     def world_size(self) -> int:
         """Ranks that will train."""
-        here, num_nodes = ranks.launched_devices() or (self.devices_on_node(), self.num_nodes)
-        return here * num_nodes if self.strategy is not None else 1
+        _, num_nodes = ranks.launched_devices() or (1, self.num_nodes)
+        return self.processes_here * num_nodes if self.strategy is not None else 1
+
+    @property
+    def processes_here(self) -> int:
+        """Ranks that will train on this machine."""
+        if self.strategy is None:
+            return 1
+        return (ranks.launched_devices() or (self.devices_on_node(), self.num_nodes))[0]
 
     def slow_precision(self) -> str | None:
         """One line where this machine is slower in `precision` than without it."""

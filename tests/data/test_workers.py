@@ -184,14 +184,26 @@ def test_as_many_loading_processes_as_the_machine_has_cores_to_spare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "QUOTA", tmp_path / "cpu.max")
-    for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
+    for name in ("SLURM_PROCID", "SLURM_CPUS_PER_TASK"):
         monkeypatch.delenv(name, raising=False)
     for cores, processes in ((1, 1), (2, 1), (4, 3), (64, 8)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
-        assert workers.fitting() == processes
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert workers.fitting() == 3
-    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+        assert workers.fitting(1) == processes
+    assert workers.fitting(16) == 3
     for quota, processes in (("max 100000", 8), ("300000 100000", 2), ("50000 100000", 1)):
         (tmp_path / "cpu.max").write_text(quota + "\n")
-        assert workers.fitting() == processes
+        assert workers.fitting(1) == processes
+    (tmp_path / "cpu.max").unlink()
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
+    assert workers.fitting(16) == 3, "a job of SLURM's without srun shares the machine"
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert workers.fitting(16) == 5, "each task has cores of its own"
+
+
+def test_the_training_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "fitting", lambda trainers: 16 // trainers)
+    data, own = small.video_data(num_workers=None), small.video_data(num_workers=3)
+    assert data.loader.num_workers == 16
+    for each in (data, own):
+        each.share_machine(8)
+    assert (data.loader.num_workers, own.loader.num_workers) == (2, 3)

@@ -69,3 +69,17 @@ def test_a_number_of_devices_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     assert training("trainer=ddp", "trainer.num_nodes=2").world_size == 4
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert training("trainer=ddp", "trainer.devices=3").world_size == 3  # processes on the CPU
+
+
+def test_how_many_ranks_share_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one process, of Lightning's own launcher, of torchrun, and of SLURM."""
+    assert training("trainer.devices=1").processes_here == 1
+    several = training("trainer=ddp", "trainer.devices=3", "trainer.num_nodes=2", "trainer.accelerator=cpu")
+    assert (several.processes_here, several.world_size) == (3, 6)
+    with monkeypatch.context() as torchrun:
+        torchrun.setenv("LOCAL_WORLD_SIZE", "4")
+        torchrun.setenv("WORLD_SIZE", "8")
+        assert (several.processes_here, several.world_size) == (4, 8)
+    for name, value in {"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "10", "SLURM_NNODES": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert (several.processes_here, several.world_size) == (5, 10)
