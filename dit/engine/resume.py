@@ -24,7 +24,9 @@ from dit.engine.rundir import CHANGEABLE, OtherRun
 
 log = logging.getLogger(__name__)
 JUMP = 0.02  # share of the peak rate: a larger jump of the learning rate is refused unless the command allows it
-CLIPS = ("data.batch_size", "trainer.accumulate")  # with the ranks they make the number of clips a step
+BATCH, TOKENS, ACCUMULATE = "data.batch_size", "data.shapes.tokens", "trainer.accumulate"
+OF_STEP = (BATCH, TOKENS, ACCUMULATE)  # with the ranks they make what is in a step
+UNITS = {BATCH: "clips", TOKENS: "tokens"}
 RATES = (None, "keep", "schedule")  # what resume_lr can be
 
 
@@ -97,7 +99,7 @@ def find_start(
     changes = _compare(file, before, config) if before else []
     allowed = config["resume_changes"]
     notes += _clips(run, before, config, len(entries.RANDOM_STATES.of(content)), world_size, allowed)
-    data.accepts_other_clips = any(lies_in(key, ("data", "seed")) and key not in CLIPS for key in allowed)
+    data.accepts_other_clips = any(lies_in(key, ("data", "seed")) and key not in OF_STEP for key in allowed)
     if (clips := entries.DATA.of(content)) is not None and not data.accepts_other_clips:
         data.check(clips)
     start = Start(
@@ -281,30 +283,39 @@ def _clips(
     """What to say of the clips that make a step; ValueError where it is another number of them, unasked."""
     if not old_ranks or not before:
         return []
-    (was, old), (batch, accumulate) = ([_at(config, key) for key in CLIPS] for config in (before, now))
-    if None in (was, old, batch, accumulate) or (was, old_ranks, old) == (batch, ranks, accumulate):
+    (was_key, was), (key, batch) = _batch_of(before), _batch_of(now)
+    old, accumulate = (_at(config, ACCUMULATE) for config in (before, now))
+    if None in (was, old, batch, accumulate) or (was_key, was, old_ranks, old) == (key, batch, ranks, accumulate):
         return []
     wanted, given = was * old_ranks * old, batch * ranks * accumulate
+    unit, is_same = UNITS[was_key], was_key == key
     how = (
-        f"{wanted} clips (data.batch_size={was} x {old_ranks} ranks x trainer.accumulate={old})",
-        f"{given} ({batch} x {ranks} x {accumulate})",
+        f"{wanted} {unit} ({was_key}={was} x {old_ranks} ranks x {ACCUMULATE}={old})",
+        f"{given} ({batch} x {ranks} x {accumulate})" if is_same else f"{given} {UNITS[key]} ({key}={batch})",
     )
-    if wanted == given:
+    if is_same and wanted == given:
         return [
             f"a step still takes {how[0]}, now {batch} x {ranks} x {accumulate}: the same clips, new random numbers"
         ]
-    if any(lies_in(key, allowed) for key in CLIPS):
+    if any(lies_in(each, allowed) for each in OF_STEP):
         return [f"a step took {how[0]}, now {how[1]}"]
     ways = []
     if wanted % (ranks * accumulate) == 0:
-        ways.append(f"data.batch_size={wanted // (ranks * accumulate)}")
-    if wanted % (batch * ranks) == 0:
-        ways.append(f"trainer.accumulate={wanted // (batch * ranks)}")
+        more = "" if is_same or was_key == TOKENS else f" {TOKENS}=null"
+        ways.append(f"{was_key}={wanted // (ranks * accumulate)}{more}")
+    if is_same and wanted % (batch * ranks) == 0:
+        ways.append(f"{ACCUMULATE}={wanted // (batch * ranks)}")
     keep = f"{' or '.join(ways)} keeps it; " if ways else ""
     raise ValueError(
         f"{run}: a step took {how[0]}, and would take {how[1]}: {keep}"
-        "resume_changes=[data.batch_size] goes on with another number"
+        f"resume_changes=[{key}] goes on with another number"
     )
+
+
+def _batch_of(config: Mapping[str, Any]) -> tuple[str, Any]:
+    """What says how much is in a batch, and its value: a budget of tokens counts before a number of clips."""
+    tokens = _at(config, TOKENS)
+    return (BATCH, _at(config, BATCH)) if tokens is None else (TOKENS, tokens)
 
 
 def _with_rate(start: Start, config: Mapping[str, Any], schedule: LRSchedule) -> Start:
@@ -368,6 +379,9 @@ def _listed(folder: Path) -> str:
     return f"there are checkpoints of steps {', '.join(steps)}" if steps else "there are none"
 
 
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    group, _, name = key.partition(".")
-    return (config.get(group) or {}).get(name)
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path; None where a config has none."""
+    value: Any = config
+    for key in path.split("."):
+        value = (value or {}).get(key)
+    return value

@@ -68,7 +68,8 @@ FREE = (
     "data.cache",  # whose latents they are, the cache says
     "data.licences",
     "data.decoder",
-    "data.batch_size",  # clips to a step are compared: batch, ranks and accumulated batches together
+    "data.batch_size",  # clips to a step are compared: batch, ranks and accumulated batches together,
+    "data.shapes.tokens",  # or tokens, where these make a batch
     "trainer.accumulate",
     "data.num_workers",
     "data.pin_memory",

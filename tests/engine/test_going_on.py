@@ -12,7 +12,7 @@ import torch
 
 from dit.checkpoint import entries
 from dit.engine import resume, rundir
-from tests.engine.runs import changed, config, found, leave_checkpoint
+from tests.engine.runs import AnyClips, changed, config, found, leave_checkpoint
 
 pytestmark = pytest.mark.timeout(900)
 BASE = config("trainer.max_steps=100", "lr_schedule=constant")
@@ -226,6 +226,32 @@ def test_equal_clips_to_a_step_and_no_others(mine: Path) -> None:
     )
     start = found(mine, base(data__batch_size=64, resume_changes=["data.batch_size"]), 1)
     assert "now 64 (64 x 1 x 1)" in start.notes[0]
+
+
+def test_a_budget_of_tokens_counts_in_the_place_of_clips(mine: Path) -> None:
+    def shaped(tokens: int | None, batch: int = 8) -> dict[str, Any]:
+        data = {**BASE["data"], "batch_size": batch, "shapes": {"tokens": tokens}}
+        return {**BASE, "data": data}
+
+    leave_checkpoint(mine, shaped(1024), rng=[0, 0])
+    assert found(mine, shaped(1024, batch=3), 2).notes == (), "the number of clips says nothing then"
+    assert "a step still takes 2048 tokens" in found(mine, shaped(2048), 1).notes[0]
+    with pytest.raises(ValueError) as caught:
+        found(mine, shaped(1024), 1)
+    assert str(caught.value) == (
+        "runs/mine: a step took 2048 tokens (data.shapes.tokens=1024 x 2 ranks x trainer.accumulate=1), and would take"
+        " 1024 (1024 x 1 x 1): data.shapes.tokens=2048 or trainer.accumulate=2 keeps it;"
+        " resume_changes=[data.shapes.tokens] goes on with another number"
+    )
+    with pytest.raises(ValueError, match=r"take 16 clips \(data.batch_size=8\): data.shapes.tokens=1024 keeps it"):
+        found(mine, shaped(None), 2)
+    data = AnyClips()
+    start = found(mine, {**shaped(512), "resume_changes": ["data.shapes.tokens"]}, 1, data)
+    assert "a step took 2048 tokens" in start.notes[0] and not data.accepts_other_clips
+
+    leave_checkpoint(mine, shaped(None), rng=[0])
+    with pytest.raises(ValueError, match="8 clips .* take 512 tokens .*: data.batch_size=8 data.shapes.tokens=null"):
+        found(mine, shaped(512))
 
 
 # -- the learning rate
