@@ -310,7 +310,7 @@ def clip_data(
         root: folder that the manifest's paths are relative to; None: the folder that the manifest is in.
         manifest: .csv, .jsonl or .parquet (`data.columns` says which columns), WebDataset shards (`data.shards`), or
             None for all videos and images in `root`.
-        shard_cache: folder for shards that are fetched.
+        shard_cache: folder for shards that are fetched, or the indices of those that are streamed.
         filter: which rows are taken (`filter.py`), or None for all. Those that a check found a fault with never are.
         licences: those that are allowed (`rights.py`), or None for all.
         labels: where a clip's class is from, `column`, `folder` or None (`labels.py`).

@@ -266,7 +266,7 @@ def read_manifest(
         columns: of the manifest, to be read beside those that every run reads.
         also: columns that are wanted, but do not belong to the clips: those of a filter.
         every: go on although none of the first files is there, where a later one is.
-        shard_cache: folder for shards that are fetched.
+        shard_cache: folder for shards that are fetched, or the indices of those that are streamed.
         opened: whether the files will be opened, so that some must be there; not those of a latent cache.
 
     Raises:

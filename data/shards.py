@@ -4,24 +4,21 @@ A shard is a row for each of its clips, whose path is that of the member behind 
 `train-000.tar/a.mp4`. Rows say where in the file the member lies, so a clip is read by itself, in any order: the order
 of training, ranks, workers and resuming are those of clips in files (`sampler.py`).
 
-Shards elsewhere (`https://...`) are fetched whole, each once, into a folder; `pipe:` and other schemes are refused, and
-no text of a list ever reaches a shell.
+Shards elsewhere (`https://...`) are fetched whole, or streamed (`remote.py`); `pipe:` and other schemes are refused,
+and no text of a list ever reaches a shell.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -32,14 +29,22 @@ from data.columns import NUMBER, TEXT, TEXTS
 from data.decode import BadClip
 from data.folder import VIDEOS
 from data.images import EXTENSIONS
-
-log = logging.getLogger(__name__)
+from data.remote import (
+    SCHEMES,
+    STREAM,
+    Entry,
+    Unreachable,
+    address_of,
+    entries_of,
+    fetched,
+    index_of,
+    indexed,
+    part_of,
+)
 
 TAR = ".tar"
-SCHEMES = ("http", "https")
 NOTES = (".txt", ".json", ".cls")  # members that say something of a clip
 LONGEST_NOTE = 2**20  # bytes
-CHUNK = 2**20  # bytes that are fetched at a time
 KNOWN = 16  # shards whose members are remembered, for lists that do not say where they lie
 
 
@@ -61,9 +66,10 @@ def read_shards(pattern: str, root: Path | None, cache: str | None) -> tuple[Pat
     """The clips of one or several shards, in their order, and the folder that their paths are relative to.
 
     Args:
-        pattern: a path or address, in which `{000..031}` and `{a,b}` stand for several.
+        pattern: a path or address, in which `{000..031}` and `{a,b}` stand for several; with `stream:` in front of an
+            address its clips are read where they lie.
         root: folder that a path is relative to; None: it is as it is.
-        cache: folder for shards that are fetched.
+        cache: folder for shards that are fetched, or the indices of those that are streamed.
 
     Returns:
         Columns `path`, `caption`, `offset`, `bytes`, and `label`, `licence` and `source` where a member says them: of
@@ -90,7 +96,8 @@ def expanded(pattern: str) -> list[str]:
         expand = import_module("webdataset.shardlists").expand_urls
     except ImportError as error:
         raise ValueError(f"data.manifest={pattern} needs {error.name}: pip install -r requirements-data.txt") from None
-    names: list[str] = [name for name in expand(pattern) if name]
+    streamed = STREAM if pattern.startswith(STREAM) else ""
+    names: list[str] = [name for name in expand(pattern.removeprefix(STREAM)) if name]
     for name in names:
         scheme = name.partition(":")[0] if "://" in name or name.startswith("pipe:") else "file"
         if scheme == "pipe":
@@ -99,15 +106,18 @@ def expanded(pattern: str) -> list[str]:
             raise ValueError(f"data.manifest={name}: cannot read {scheme}://; use files, or {' or '.join(SCHEMES)}")
         if not urlsplit(name).path.endswith(TAR):
             raise ValueError(f"data.manifest={name}: a shard is an uncompressed .tar file")
-    return names
+        if streamed and scheme == "file":
+            raise ValueError(f"data.manifest={pattern}: {STREAM} is for addresses; a file is read where it lies anyway")
+    return [streamed + name for name in names]
 
 
 def _local(name: str, root: Path | None, cache: str | None) -> Path:
     if "://" in name:
         if cache is None:
-            raise ValueError(
-                f"data.manifest={name}: data.shard_cache=FOLDER says where shards are kept that are fetched"
-            )
+            what = "the indices of streamed shards" if name.startswith(STREAM) else "shards that are fetched"
+            raise ValueError(f"data.manifest={name}: data.shard_cache=FOLDER says where {what} are kept")
+        if name.startswith(STREAM):
+            return indexed(name.removeprefix(STREAM), Path(cache), _entries)
         return fetched(name, Path(cache))
     path = Path(name) if root is None else root / name
     if not path.is_file():
@@ -115,83 +125,63 @@ def _local(name: str, root: Path | None, cache: str | None) -> Path:
     return path
 
 
-def fetched(address: str, cache: Path) -> Path:
-    """The shard of an address in the folder `cache`, fetched if it is not there yet.
-
-    Several processes may ask for the same one: each writes a file of its own, which takes its place when it is whole.
-    """
-    parts = urlsplit(address)
-    target = cache / (parts.hostname or "") / parts.path.lstrip("/").replace("/", "_")
-    if target.is_file():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with urllib.request.urlopen(address, timeout=60) as answer, part.open("wb") as file:  # noqa: S310
-            length = answer.headers.get("Content-Length")
-            total = int(length) if length is not None and length.isdigit() else None
-            with tqdm(total=total, desc=target.name, unit="B", unit_scale=True, delay=1.0, disable=None) as bar:
-                while chunk := answer.read(CHUNK):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-        if total is not None and part.stat().st_size != total:
-            raise ValueError(f"{part.stat().st_size} of {total} bytes came")
-        os.replace(part, target)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"data.manifest={address}: {getattr(error, 'reason', None) or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
-    log.info("fetched %s: %s", address, target)
-    return target
-
-
-def _members(shard: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and bytes of each ordinary file in a shard."""
-    size, last = shard.stat().st_size, "its beginning"
+def _members(shard: Path) -> Iterator[Entry]:
+    """Each ordinary file in a shard, or in one that is streamed."""
+    if (about := index_of(shard)) is not None:
+        yield from entries_of(about)
+        return
+    last = "its beginning"
     try:
         with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                if member.isreg() and not member.issparse():
-                    name = member.name.removeprefix("./")
-                    if name.startswith("/") or ".." in name.split("/"):
-                        raise ValueError(f"the name {name!r} leads out of the shard")
-                    if member.offset_data + member.size > size:
-                        raise tarfile.ReadError("unexpected end of data")
-                    yield name, member.offset_data, member.size
-                last = member.name.removeprefix("./")
-                archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+            for entry in _entries(archive, shard.stat().st_size):
+                last = entry.name
+                yield entry
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{shard}: {error} behind {last}; the shard is cut off, damaged, or no .tar file") from None
     except ValueError as error:
         raise ValueError(f"{shard}: {error}") from None
 
 
+def _entries(archive: tarfile.TarFile, size: int | None) -> Iterator[Entry]:
+    """Each ordinary file in an open shard of so many bytes; texts that are too long to be notes are not read."""
+    for member in archive:
+        if member.isreg() and not member.issparse():
+            name = member.name.removeprefix("./")
+            if name.startswith("/") or ".." in name.split("/"):
+                raise ValueError(f"the name {name!r} leads out of the shard")
+            if size is not None and member.offset_data + member.size > size:
+                raise tarfile.ReadError("unexpected end of data")
+            note = None
+            if os.path.splitext(name)[1].lower() in NOTES and member.size <= LONGEST_NOTE:
+                opened = archive.extractfile(member)
+                note = None if opened is None else opened.read()
+            yield Entry(name, member.offset_data, member.size, note)
+        archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+
+
 def _rows(shard: Path, named: str) -> Iterator[dict[str, Any]]:
     """The clips of a shard. Members of a sample follow one another, as WebDataset writes them."""
     split = import_module("webdataset.tariterators").base_plus_ext
-    with shard.open("rb") as file:
-        sample: list[tuple[str, int, int]] = []
-        key: str | None = None
-        for member in _members(shard):
-            its: str | None = split(member[0])[0]
-            if its != key:
-                yield from _sample(file, shard, named, sample)
-                sample, key = [], its
-            if its is not None:
-                sample.append(member)
-        yield from _sample(file, shard, named, sample)
+    sample: list[Entry] = []
+    key: str | None = None
+    for member in _members(shard):
+        its: str | None = split(member.name)[0]
+        if its != key:
+            yield from _sample(shard, named, sample)
+            sample, key = [], its
+        if its is not None:
+            sample.append(member)
+    yield from _sample(shard, named, sample)
 
 
-def _sample(
-    file: IO[bytes], shard: Path, named: str, members: Sequence[tuple[str, int, int]]
-) -> Iterator[dict[str, Any]]:
-    endings = {name: os.path.splitext(name)[1].lower() for name, _, _ in members}
-    videos = [each for each in members if endings[each[0]] in VIDEOS]
-    clips = videos or [each for each in members if endings[each[0]] in EXTENSIONS]  # beside a video it is a thumbnail
+def _sample(shard: Path, named: str, members: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+    endings = {each.name: os.path.splitext(each.name)[1].lower() for each in members}
+    videos = [each for each in members if endings[each.name] in VIDEOS]
+    clips = videos or [each for each in members if endings[each.name] in EXTENSIONS]  # beside a video it is a thumbnail
     if not clips:
         return
-    notes = {name: _note(file, shard, *each) for name, *each in members if endings[name] in NOTES}
-    for name, offset, size in clips:
+    notes = {each.name: _text(shard, each) for each in members if endings[each.name] in NOTES}
+    for name, offset, size, _ in clips:
         stem = os.path.splitext(name)[0]
         beside = {f"{of}{ending}": notes.get(f"{of}{ending}") for ending in NOTES for of in (name, stem)}
         texts = {place: text for place, text in beside.items() if text is not None}
@@ -214,15 +204,15 @@ def _sample(
         }
 
 
-def _note(file: IO[bytes], shard: Path, offset: int, size: int) -> str:
-    if size > LONGEST_NOTE:
-        raise ValueError(f"{shard}: a text of {size} bytes at {offset}; captions are shorter than {LONGEST_NOTE}")
-    file.seek(offset)
-    content = file.read(size)
+def _text(shard: Path, member: Entry) -> str:
+    if member.note is None:
+        raise ValueError(
+            f"{shard}: a text of {member.size} bytes at {member.offset}; captions are shorter than {LONGEST_NOTE}"
+        )
     try:
-        return content.decode("utf-8-sig")
+        return member.note.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"{shard}: the text at byte {offset} is not UTF-8; make the shard with UTF-8") from None
+        raise ValueError(f"{shard}: the text at byte {member.offset} is not UTF-8; make the shard with UTF-8") from None
 
 
 def inside(path: Path, offset: float | None, size: float | None) -> Member | None:
@@ -247,21 +237,17 @@ def inside(path: Path, offset: float | None, size: float | None) -> Member | Non
 
 @lru_cache(KNOWN)
 def _places(shard: Path, changed: int) -> dict[str, tuple[int, int]]:
-    return {name: (offset, size) for name, offset, size in _members(shard)}
+    return {name: (offset, size) for name, offset, size, _ in _members(shard)}
 
 
 @contextmanager
 def opened(path: Path, member: Member | None) -> Iterator[Path]:
     """A path under which decoders can read a clip: its own, or that of a copy in memory (elsewhere than on Linux: on
-    the disk), which is gone afterwards. Raises BadClip where the shard ends before the member does."""
+    the disk), which is gone afterwards. Raises BadClip where its bytes are not to be had."""
     if member is None:
         yield path
         return
-    with member.shard.open("rb") as file:
-        file.seek(member.offset)
-        content = file.read(member.size)
-    if len(content) < member.size:
-        raise BadClip(path, f"{member.shard.name} ends before it does")
+    content = _content(path, member)
     if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
         number = os.memfd_create("clip")
         try:
@@ -275,3 +261,18 @@ def opened(path: Path, member: Member | None) -> Iterator[Path]:
         copied = Path(folder) / f"clip{path.suffix}"
         copied.write_bytes(content)
         yield copied
+
+
+def _content(path: Path, member: Member) -> bytes:
+    try:
+        if (elsewhere := address_of(member.shard)) is not None:
+            address, total = elsewhere
+            return part_of(address, member.offset, member.size, total)
+    except (Unreachable, ValueError) as error:
+        raise BadClip(path, str(error)) from None
+    with member.shard.open("rb") as file:
+        file.seek(member.offset)
+        content = file.read(member.size)
+    if len(content) < member.size:
+        raise BadClip(path, f"{member.shard.name} ends before it does")
+    return content

@@ -43,7 +43,7 @@ class Asked:
 
     manifest: str | None = None  # a .csv, .jsonl or .parquet file, or shards: train-{000..031}.tar
     root: str | None = None  # folder that paths are relative to; null: that of the manifest. Without one, all its clips
-    shard_cache: str | None = None  # a folder for shards that are fetched
+    shard_cache: str | None = None  # a folder for shards that are fetched, or the indices of streamed ones
     out: str = "checked.csv"  # what is written: .csv, .jsonl or .parquet
     timeout: float = 60.0  # seconds for one clip
     memory_gb: float | None = 4.0  # that the check of one clip may take (Linux)

@@ -12,6 +12,7 @@ import tarfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data import remote
 from data.buckets import Buckets
 from data.clips import ClipDataset, RandomView
 from data.decode import BadClip, Ladder, PyAV
@@ -215,12 +217,15 @@ def test_a_shard_that_shrinks_afterwards_is_a_bad_clip(folder: Path) -> None:
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[str]:
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
-        thread = threading.Thread(target=serving.serve_forever)
+    yield from serving(functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder)))
+
+
+def serving(handler: Any) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as opened:
+        thread = threading.Thread(target=opened.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{serving.server_port}"
-        serving.shutdown()
+        yield f"http://127.0.0.1:{opened.server_port}"
+        opened.shutdown()
         thread.join()
 
 
@@ -237,6 +242,129 @@ def test_shards_elsewhere_are_fetched_once(folder: Path, server: str, caplog: py
     with pytest.raises(ValueError, match=r"data.manifest=http://.*/gone.tar: File not found"):
         fetched(f"{server}/gone.tar", folder / "cache")
     assert not list((folder / "cache").rglob("*.part"))
+
+
+class Parts(http.server.SimpleHTTPRequestHandler):
+    """A server that gives parts of files, as those of object stores do, and notes which."""
+
+    asked: list[tuple[str, str]] = []
+    failing = 0  # of so many requests to come
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range", "")
+        self.asked.append((self.path, wanted))
+        if type(self).failing:
+            type(self).failing -= 1
+            self.send_error(503, "busy")
+            return
+        if not wanted:
+            super().do_GET()
+            return
+        file = Path(self.translate_path(self.path))
+        if not file.is_file():
+            self.send_error(404, "File not found")
+            return
+        content = file.read_bytes()
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        part = content[int(first) : int(last) + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def parts_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(Parts, "asked", [])
+    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
+    yield from serving(functools.partial(Parts, directory=str(folder)))
+
+
+def test_shards_are_streamed_clip_by_clip(folder: Path, parts_server: str) -> None:
+    """The same rows and clips as of fetched shards; on the disk are indices alone, and a clip is one request."""
+    pattern, cache = f"{parts_server}/shards/train-{{000..001}}.tar", folder / "cache"
+    wanted = read_manifest(None, pattern, shard_cache=str(folder / "whole"))
+    clips = read_manifest(None, f"stream:{pattern}", shard_cache=str(cache))
+    assert clips.table == wanted.table
+    kept = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
+    assert kept < 2000 < sum(file.stat().st_size for file in (folder / "shards").iterdir())
+    Parts.asked.clear()
+    for index in range(3):
+        with clips[index].opened() as mine, wanted[index].opened() as theirs:
+            assert mine.read_bytes() == theirs.read_bytes()
+    assert [path for path, part in Parts.asked if part] == [f"/shards/train-00{n}.tar" for n in (0, 0, 1)]
+    assert read_manifest(None, f"stream:{pattern}", shard_cache=str(cache)).table == wanted.table
+    assert len(Parts.asked) == 3, "the indices are made once"
+
+
+def test_processes_at_once_fetch_a_shard_once(folder: Path, parts_server: str) -> None:
+    """Threads here: each takes the lock for itself, as processes do."""
+
+    def fetch(number: int) -> Path:
+        return fetched(f"{parts_server}/shards/train-001.tar", folder / "cache")
+
+    with ThreadPoolExecutor(4) as pool:
+        files = set(pool.map(fetch, range(4)))
+    assert len(files) == 1 and Parts.asked == [("/shards/train-001.tar", "")]
+
+
+def test_a_checked_list_of_streamed_shards(
+    folder: Path, parts_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder / "checked.csv"
+    asked = [f"manifest=stream:{parts_server}/shards/train-000.tar", f"out={out}", f"shard_cache={folder / 'cache'}"]
+    assert run_script(monkeypatch, *asked, "jobs=1") == 0, capsys.readouterr().err
+    clips = chosen(read_manifest(None, out), None)
+    item = ClipDataset(clips, Ladder(decoders=[PyAV()]), RandomView(0), 4, 32, 48, 10.0)[1]
+    assert item["id"].endswith("train-000.tar/sub/b.mp4") and item["skipped"] == ()
+
+
+def test_a_server_that_fails_for_a_while_and_one_that_has_another_file(folder: Path, parts_server: str) -> None:
+    clips = read_manifest(None, f"stream:{parts_server}/shards/train-001.tar", shard_cache=str(folder / "cache"))
+
+    def read() -> bytes:
+        with clips[0].opened() as path:
+            return path.read_bytes()
+
+    whole = read()
+    Parts.failing = 2
+    assert read() == whole
+    Parts.failing = 3
+    with pytest.raises(BadClip, match=r"train-001.tar: (busy|HTTP Error 503: busy)"):
+        read()
+    Parts.failing = 0
+    with (folder / "shards" / "train-001.tar").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(BadClip, match="train-001.tar is another file by now"):
+        read()
+    (folder / "shards" / "train-001.tar").unlink()
+    with pytest.raises(BadClip, match="File not found"):
+        read()
+    (index,) = (folder / "cache").rglob("*.tar")
+    index.write_bytes(index.read_bytes()[:40])
+    with pytest.raises(BadClip, match="is a damaged index of a streamed shard; remove it"):
+        read()
+
+
+def test_what_cannot_be_streamed_is_one_line(folder: Path, server: str, parts_server: str) -> None:
+    (folder / "cut.tar").write_bytes((folder / "shards" / "train-000.tar").read_bytes()[:3000])
+    for pattern, says in (
+        (f"stream:{server}/shards/train-000.tar", "this server gives no parts of a file; without stream: in front"),
+        (f"stream:{parts_server}/gone.tar", "gone.tar: "),
+        (f"stream:{parts_server}/cut.tar", "cut.tar: unexpected end of data"),
+        (f"stream:{folder}/shards/train-000.tar", "stream: is for addresses; a file is read where it lies anyway"),
+        ("stream:pipe:cat a.tar", "a pipe would run a command"),
+    ):
+        with pytest.raises(ValueError, match=says) as error:
+            read_manifest(None, pattern, shard_cache=str(folder / "cache"))
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="data.shard_cache=FOLDER says where the indices of streamed shards are kept"):
+        read_manifest(None, f"stream:{parts_server}/shards/train-000.tar")
+    assert not [each for each in (folder / "cache").rglob("*") if each.suffix in (".part", ".tar")]
 
 
 def test_names_of_shards_never_reach_a_shell(folder: Path) -> None:
