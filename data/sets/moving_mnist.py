@@ -146,7 +146,8 @@ clip is of the split `test`, and shows digits that no clip of the split `train` 
 
 ## Licence
 The digits are the test set of "Optical Recognition of Handwritten Digits", E. Alpaydin and C. Kaynak 1998, UCI
-Machine Learning Repository, doi 10.24432/C50P49, which the repository gives out under CC BY 4.0. scikit-learn (BSD
-3-Clause) ships them without a licence of their own. Whoever passes these clips on names the authors and says that the
-digits were changed: enlarged and moved.
+Machine Learning Repository, doi 10.24432/C50P49. scikit-learn, whose own code is under the BSD 3-Clause licence, ships
+them and names no licence of theirs; other projects that use them say that the repository's page lists CC BY 4.0. Clips
+are marked so. Whoever passes them on names the authors, says that the digits were changed (enlarged and moved), and had
+better read that page first.
 """
