@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_ch
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 NO_CLASS = -1
 
-Value = str | float | list[float]  # of one clip, as a column of a manifest holds it
+# Of one clip, as a column of a manifest holds it: a text, a number, numbers, or numbers of each frame that is shown.
+Value = str | float | list[float] | list[list[float]]
 Values = list[str] | Tensor  # of B clips: texts, or a tensor (B, ...)
 
 
@@ -25,6 +27,13 @@ class Shape(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.num_frames}x{self.height}x{self.width}"
+
+
+class Excerpt(NamedTuple):
+    """Which frames of its file a clip shows: their numbers, some of them maybe twice, of how many there are."""
+
+    frames: Sequence[int]
+    of: int
 
 
 class Skipped(NamedTuple):
@@ -45,6 +54,7 @@ class Item(TypedDict):
     columns: NotRequired[Mapping[str, Value]]  # what else is known of it, by name; the same names in all items
     skipped: NotRequired[tuple[Skipped, ...]]  # clips that this one stands in for
     repeated: NotRequired[int]  # frames that are shown again, since the file has fewer a second
+    excerpt: NotRequired[Excerpt]  # where columns have a value for each frame of the file
     encoded: NotRequired[
         Mapping[str, Tensor]
     ]  # out of a latent cache: what was kept of it; `pixels` are then few frames
@@ -84,7 +94,9 @@ class ReadableClips(Clips, Protocol):
 class TellingClips(Clips, Protocol):
     """Clips of which all but `pixels` and `repeated` is known without reading a file."""
 
-    def told(self, index: int, epoch: int) -> Item: ...
+    def told(self, index: int, epoch: int, excerpt: Excerpt | None = None) -> Item:
+        """excerpt: what was shown, which `WithFrameColumns` need."""
+        ...
 
     def alike(self, index: int) -> Sequence[int]:
         """Which clips may stand in for one."""
@@ -124,6 +136,23 @@ class WithColumns(Protocol):
     """Clips of which more is known: item["columns"] has these names."""
 
     columns: Sequence[str]
+
+
+@runtime_checkable
+class WithFrameColumns(WithColumns, Protocol):
+    """Clips of files, of whose `columns` these have a value for each frame of the file. An item has those of the frames
+    that it shows."""
+
+    frame_columns: Sequence[str]
+
+
+@runtime_checkable
+class WithSpans(WithColumns, Protocol):
+    """Clips that know between which numbers the values of a column lie."""
+
+    def span(self, column: str) -> tuple[float, float] | None:
+        """The least and the greatest; None where there are no numbers."""
+        ...
 
 
 @runtime_checkable
@@ -168,6 +197,13 @@ class Measured(Protocol):
 
 
 @runtime_checkable
+class SharesMachine(Protocol):
+    """Data that is told how many training processes load it on this machine, each for itself."""
+
+    def share_machine(self, trainers: int) -> None: ...
+
+
+@runtime_checkable
 class NamedClips(Clips, Protocol):
     """Clips that can say in short which they are; of others the config says it."""
 
@@ -184,7 +220,8 @@ class Batch:
         ids: B names that find the clip again in its dataset.
         values: what else is known of the clips, by name: `caption`, B texts, "" where a clip has none; `fps`, float32
             (B,), frames a second; `label`, int64 (B,), the class of each clip, `NO_CLASS` where it has none, absent
-            where the data has no classes; and the columns that the data was asked for.
+            where the data has no classes; and the columns that the data was asked for. One with a value for each frame
+            that is shown is (B, F) or (B, F, n); in a packed batch F is that of the longest clip, nan behind others.
         position: samples that all ranks together have drawn from the training stream once this batch is used; it
             travels with the batch, so that batches which were loaded ahead do not count as used.
         batches_before: of the epoch that this position lies in, where clips have several shapes; else 0.
@@ -195,13 +232,6 @@ class Batch:
             (n, ...). Their `pixels` are then few frames, 0 to 2 of them: none, the first, or the first and the last.
         lengths: frames of each clip, where `pixels` hold fewer.
     """
-
-@runtime_checkable
-class SharesMachine(Protocol):
-    """Data that is told how many training processes load it on this machine, each for itself."""
-
-    def share_machine(self, trainers: int) -> None: ...
-
 
     pixels: Tensor | tuple[Tensor, ...]
     ids: list[str]
@@ -258,7 +288,7 @@ class SharesMachine(Protocol):
     def one(self, index: int) -> Batch:
         """Clip `index` as a batch of its own, which is not packed."""
         row = slice(index, index + 1)
-        values = {name: each[row] for name, each in self.values.items()}
+        values = {name: self._of_clip(each, index) for name, each in self.values.items()}
         pixels = self.pixels[index][None] if isinstance(self.pixels, tuple) else self.pixels[row]
         encoded, lengths = self._encoded(index), self.lengths[row]
         return replace(self, pixels=pixels, ids=self.ids[row], values=values, encoded=encoded, lengths=lengths)
@@ -269,6 +299,13 @@ class SharesMachine(Protocol):
         made = tuple(change(each) for each in pixels) if isinstance(pixels, tuple) else change(pixels)
         encoded = tuple({name: change(each) for name, each in group.items()} for group in self.encoded)
         return replace(self, pixels=made, values=values, encoded=encoded)
+
+    def _of_clip(self, values: Values, index: int) -> Values:
+        """The value of clip `index`, without what stands behind its frames in a pack."""
+        value, own = values[index : index + 1], self.shapes[index].num_frames
+        if self.is_packed and isinstance(value, Tensor) and value.dim() > 1 and value[:, own:].isnan().all():
+            return value[:, :own]
+        return value
 
     def _encoded(self, index: int) -> tuple[Mapping[str, Tensor], ...]:
         """What is kept of clip `index`, alone."""
@@ -311,7 +348,7 @@ def collate(items: Sequence[Item], packed: bool = False) -> Batch:
     if "label" in first:
         values["label"] = torch.tensor([item.get("label", NO_CLASS) for item in items])
     for name in first.get("columns", {}):
-        values[name] = _column(name, items)
+        values[name] = _column(name, items, packed)
     return Batch(
         pixels=_packed(items) if packed else to_float(torch.stack([item["pixels"] for item in items])),
         ids=[item["id"] for item in items],
@@ -342,15 +379,26 @@ def _packed(items: Sequence[Item]) -> tuple[Tensor, ...]:
     return tuple(part.view(each.shape) for part, each in zip(parts, pixels, strict=True))
 
 
-def _column(name: str, items: Sequence[Item]) -> Values:
-    """One column of all items: texts as they are, numbers as float32 (B,), lists of n numbers as (B, n)."""
+def _column(name: str, items: Sequence[Item], packed: bool) -> Values:
+    """One column of all items: texts as they are, numbers as float32 (B,), lists of n numbers as (B, n), and n numbers
+    for each frame as (B, F, n), with nan behind the frames of shorter clips of a pack."""
     values = [item["columns"][name] for item in items]
     if isinstance(values[0], str):
         return [str(value) for value in values]
     try:
+        if packed and _are_of_frames(values, items):
+            return pad_sequence([torch.tensor(each, dtype=torch.float32) for each in values], True, float("nan"))
         return torch.tensor(values, dtype=torch.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise ValueError(
-            f"column {name}: values of one batch differ in kind or length: {values[:4]}; give every clip equally many"
-            " numbers, or a text"
+            f"column {name}: values of one batch differ in kind or length: {str(values[:4]):.200}; give every clip"
+            " equally many numbers, or a text"
         ) from None
+
+
+def _are_of_frames(values: Sequence[Value], items: Sequence[Item]) -> bool:
+    """Whether there is a value for each frame that is shown."""
+    return all(
+        isinstance(value, list) and len(value) == shape_of(item).num_frames
+        for value, item in zip(values, items, strict=True)
+    )

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from data import scores
-from data.clips import pick_frames
 from data.columns import OK
 from data.decode import Frames, Ladder
+from data.excerpts import pick_frames
 from data.images import open_image
 from data.manifest import Row
 from data.source import BadClip, Source, Timeline, look

@@ -8,19 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.batch import Excerpt, Item, Shape
 from data.decode import Ladder, Timeline
 from data.epochs import Mixture
+from data.excerpts import MiddleView, RandomView, View, fit, of_frames, pick_caption, pick_frames
 from data.extents import extents
 from data.filter import Filter
 from data.fingerprint import fingerprint
@@ -40,31 +40,6 @@ log = logging.getLogger(__name__)
 
 # A latent cache is used only where this is what made its clips: raise the number when a file gives other pixels.
 MAKING = "1: frames nearest in time, the largest crop of the aspect, bilinear with antialiasing"
-
-
-class View(Protocol):
-    """Where in a file to look: (time, y, x), each in [0, 1], from the earliest, topmost, leftmost to the other end."""
-
-    def __call__(self, index: int, epoch: int) -> tuple[float, float, float]: ...
-
-
-class MiddleView:
-    """Always the middle: for validation."""
-
-    def __call__(self, index: int, epoch: int) -> tuple[float, float, float]:
-        return 0.5, 0.5, 0.5
-
-
-class RandomView:
-    """Another place in each epoch, a pure function of (seed, index, epoch)."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __call__(self, index: int, epoch: int) -> tuple[float, float, float]:
-        words = np.random.SeedSequence([self.seed, index, epoch]).generate_state(3)
-        time, y, x = (float(word) / 2**32 for word in words)
-        return time, y, x
 
 
 class ClipDataset(Dataset[Item]):
@@ -111,6 +86,7 @@ class ClipDataset(Dataset[Item]):
         self.fps = fps
         self.classes = classes
         self.columns = list(manifest.columns)
+        self.frame_columns = list(manifest.frame_columns)
         self.image_frames = num_frames if image_frames is None else image_frames
         self.mixture = mixture
         self.weighted = weighted or {}
@@ -142,18 +118,34 @@ class ClipDataset(Dataset[Item]):
         item = self._read(row, self.view(index, epoch), pick_caption(row.captions, index, epoch), shape)
         return self._with_columns(item, row)
 
-    def told(self, index: int, epoch: int) -> Item:
-        """The same without `pixels` and `repeated`. No file is opened."""
+    def told(self, index: int, epoch: int, excerpt: Excerpt | None = None) -> Item:
+        """The same without `pixels` and `repeated`. No file is opened.
+
+        excerpt: the frames that were shown. Raises BadClip where `frame_columns` do not fit it.
+        """
         row = self.manifest[index]
         item: Any = {"caption": pick_caption(row.captions, index, epoch), "id": row.id, "fps": self.fps}
+        if excerpt is not None:
+            item["excerpt"] = excerpt
         return self._with_columns(item, row)
 
     def _with_columns(self, item: Item, row: Row) -> Item:
         if self.classes:
             item["label"] = row.label
         if self.columns:
-            item["columns"] = row.columns
+            whole: Any = row.columns
+            cut = {name: of_frames(whole[name], item["excerpt"], name, row) for name in self.frame_columns}
+            item["columns"] = {**whole, **cut}
         return item
+
+    def span(self, column: str) -> tuple[float, float] | None:
+        """The least and the greatest number in a column; None where it holds none."""
+        held = self.manifest.table.column(column).combine_chunks()
+        numbers = held.flatten() if pa.types.is_list(held.type) else held
+        if not pa.types.is_floating(numbers.type) or numbers.null_count == len(numbers):
+            return None
+        found = pc.min_max(numbers).as_py()
+        return found["min"], found["max"]
 
     def alike(self, index: int) -> Sequence[int]:
         """Clips that may stand in for one: those of its shape, where there are several."""
@@ -212,66 +204,23 @@ class ClipDataset(Dataset[Item]):
         if row.is_image:
             still = torch.from_numpy(np.array(open_image(path)))  # (h, w, 3)
             pixels = fit(still[None], height, width, y, x).expand(-1, num_frames, -1, -1).contiguous()
-            return Item(pixels=pixels, caption=caption, id=row.id, fps=self.fps)
-        picked: list[int] = []
+            return self._item(row, pixels, caption, Excerpt([0] * num_frames, 1), repeated=0)
+        excerpt = Excerpt([], 0)
 
         def pick(timeline: Timeline) -> Sequence[int]:
-            picked[:] = pick_frames(timeline, row, num_frames, self.fps, time)
-            return picked
+            nonlocal excerpt
+            excerpt = Excerpt(pick_frames(timeline, row, num_frames, self.fps, time), len(timeline.times))
+            return excerpt.frames
 
         frames = self.decoder.read(path, pick)
         pixels = fit(torch.from_numpy(frames), height, width, y, x)
-        repeated = num_frames - len(set(picked))
-        return Item(pixels=pixels, caption=caption, id=row.id, fps=self.fps, repeated=repeated)
+        return self._item(row, pixels, caption, excerpt, repeated=num_frames - len(set(excerpt.frames)))
 
-
-def pick_caption(captions: Sequence[str], index: int, epoch: int) -> str:
-    """One of a clip's captions, another in each epoch, a pure function of (index, epoch); "" without any."""
-    if len(captions) < 2:
-        return captions[0] if captions else ""
-    return captions[int(np.random.SeedSequence([index, epoch]).generate_state(1)[0]) % len(captions)]
-
-
-def pick_frames(timeline: Timeline, row: Row, num_frames: int, fps: float, time: float) -> Sequence[int]:
-    """Numbers of the source frames nearest to `num_frames` moments at `fps`, inside the part that `row` names.
-
-    `time` in [0, 1] chooses among the excerpts that fit. An excerpt begins on a source frame: between two frames,
-    rounding would turn a source of the very same rate into one with frames doubled and dropped.
-
-    Raises:
-        BadClip: the part is shorter than the excerpt.
-    """
-    times = timeline.times
-    part = timeline.part(row.start, row.end)
-    needed = (num_frames - 1) / fps
-    # The last frame is shown for one source frame's time, half of which is nearest to it.
-    there = times[part[-1]] - times[part[0]] + 0.5 / timeline.fps if len(part) else 0.0
-    if there < needed:
-        most = int(there * fps + 1e-6) + 1 if len(part) else 0
-        short = (
-            f"{there:.2f} s are too short for {num_frames} frames at {fps:g} fps ({needed:.2f} s); {most} frames fit"
-        )
-        raise BadClip(row.path, short)
-    last_begin = np.searchsorted(times, times[part[-1]] + 0.5 / timeline.fps - needed, side="right") - 1
-    begins = max(1, int(last_begin) - int(part[0]) + 1)
-    begin = int(part[0]) + min(int(time * begins), begins - 1)
-    nearest = timeline.nearest(times[begin] + np.arange(num_frames) / fps)
-    return [min(max(index, begin), int(part[-1])) for index in nearest]
-
-
-def fit(frames: Tensor, height: int, width: int, y: float, x: float) -> Tensor:
-    """Cuts frames, uint8 (F, h, w, 3), to the aspect of the target and scales them: uint8 (3, F, height, width).
-
-    The crop is the largest of that aspect; `y` and `x` in [0, 1] choose its place. Scaling is bilinear with
-    antialiasing.
-    """
-    h, w = frames.shape[1:3]
-    scale = min(h / height, w / width)
-    crop_h, crop_w = min(h, max(1, round(height * scale))), min(w, max(1, round(width * scale)))
-    top, left = round(y * (h - crop_h)), round(x * (w - crop_w))
-    cut = frames[:, top : top + crop_h, left : left + crop_w].permute(0, 3, 1, 2)  # (F, 3, crop_h, crop_w)
-    scaled = F.interpolate(cut, (height, width), mode="bilinear", antialias=True, align_corners=False)
-    return scaled.transpose(0, 1).contiguous()
+    def _item(self, row: Row, pixels: Tensor, caption: str, excerpt: Excerpt, repeated: int) -> Item:
+        item = Item(pixels=pixels, caption=caption, id=row.id, fps=self.fps, repeated=repeated)
+        if self.frame_columns:
+            item["excerpt"] = excerpt
+        return item
 
 
 def clip_data(
@@ -303,6 +252,7 @@ def clip_data(
     val_filter: str | None = None,
     made_by: str | None = None,
     cache: str | None = None,
+    frame_columns: list[str] | None = None,
 ) -> VideoData:
     """Real clips as training and validation data.
 
@@ -315,6 +265,8 @@ def clip_data(
         licences: those that are allowed (`rights.py`), or None for all.
         labels: where a clip's class is from, `column`, `folder` or None (`labels.py`).
         columns: of the manifest, that signals are made from; None is no further one.
+        frame_columns: likewise, lists of numbers, equally many for each frame of the file; clips carry those of the
+            frames that they show.
         val_clips: how many clips are held out, whole files by a hash of their path; 0 trains without validation.
         val_filter: clips that are not trained on (`filter.py`), `val_clips` of which are validated on; None: any.
         made_by: command that makes the manifest, for the message where it is not there.
@@ -339,14 +291,18 @@ def clip_data(
     filters = [each for each in (asked, held_out) if each is not None]
     also = [*dict.fromkeys(name for each in filters for name in each.columns), *([by] if weights else ())]
     if cache is not None and root is None and manifest is None:
-        listed = read_list(Path(cache), columns or (), also)
+        listed = read_list(Path(cache), columns or (), also, frame_columns or ())
     else:
-        listed = read_manifest(root, manifest, columns or (), also, shard_cache=shard_cache, opened=cache is None)
+        listed = read_manifest(
+            root, manifest, columns or (), also, shard_cache=shard_cache, opened=cache is None,
+            frame_columns=frame_columns or (),
+        )  # fmt: skip
     clips = allowed(chosen(listed, asked), licences)
     if manifest is None and (lists := sorted(name.name for name in clips.root.glob("manifest.*"))):
         log.warning("%s is not read, the folder is; data.manifest=%s reads it", lists[0], clips.root / lists[0])
     _check_images(clips, num_frames, image_frames, shapes, max(batch_size, val_batch_size))
     clips, classes = classify(clips, labels, manifest or root or str(clips.root))
+    _check_frame_columns(clips, fps)
     if shapes is not None and (root is not None or manifest is not None):  # the list of a cache knows all sizes
         clips = measured(clips, decoder)
     train, val = clips.split(val_clips) if held_out is None else told_apart(clips, held_out, val_clips)
@@ -372,6 +328,30 @@ def clip_data(
         shapes=shapes,
         cache=cache,
     )
+
+
+def _check_frame_columns(clips: Manifest, fps: float) -> None:
+    """Raises ValueError for a list that has not equally many numbers for each frame, where the manifest says how many
+    frames a file has. Warns where frames are never shown, as of actions between those that are."""
+    for name in clips.frame_columns if "frames" in clips.table.column_names else ():
+        numbers = np.asarray(pc.list_value_length(clips.table.column(name)))
+        frames = np.asarray(clips.table.column("frames"), np.float64)  # nan where it is not known
+        wrong = (frames > 0) & ((numbers == 0) | (numbers % np.where(frames > 0, frames, 1) != 0))
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise ValueError(
+                f"{clips[at].id}: column {name} has {numbers[at]} numbers for {frames[at]:g} frames: give equally many"
+                f" for each ({int(wrong.sum())} of {len(clips)} clips are so)"
+            )
+    if not clips.frame_columns or "fps" not in clips.table.column_names:
+        return
+    fastest = pc.max(clips.table.column("fps")).as_py()
+    if fastest is not None and fastest > 1.01 * fps:
+        log.warning(
+            "clips have up to %g frames a second and data.fps=%g shows fewer: what %s says of the frames in between is"
+            " not seen",
+            fastest, fps, " and ".join(clips.frame_columns),
+        )  # fmt: skip
 
 
 def _check_images(clips: Manifest, num_frames: int, image_frames: int | None, shapes: Shapes | None, most: int) -> None:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from data import images
 from data.batch import NO_CLASS, Value
-from data.columns import FAULTS, KIND, PLACES, STATES
+from data.columns import FAULTS, KIND, NUMBERS, PLACES, STATES, TEXT
 from data.filter import Filter
 from data.folder import VIDEOS, read_folder
 from data.shards import TAR, are_shards, inside, opened, read_shards
@@ -77,6 +77,7 @@ class Manifest:
         root: folder that the paths are relative to.
         table: a row for each clip.
         columns: names of the columns that were asked for.
+        frame_columns: those of them with a value for each frame of the file.
         left_out: rows that were in the list and are not here, by what left them out.
         chosen_by: settings that chose the rows, by name.
     """
@@ -84,6 +85,7 @@ class Manifest:
     root: Path
     table: pa.Table
     columns: tuple[str, ...] = ()
+    frame_columns: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     chosen_by: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
 
@@ -256,6 +258,7 @@ def read_manifest(
     every: bool = False,
     shard_cache: str | None = None,
     opened: bool = True,
+    frame_columns: Sequence[str] = (),
 ) -> Manifest:
     """Reads a list of clips.
 
@@ -268,6 +271,7 @@ def read_manifest(
         every: go on although none of the first files is there, where a later one is.
         shard_cache: folder for shards that are fetched, or the indices of those that are streamed.
         opened: whether the files will be opened, so that some must be there; not those of a latent cache.
+        frame_columns: more of the manifest's columns, of lists of numbers: as many for each frame of the file.
 
     Raises:
         FileNotFoundError: no such folder or manifest, or none of the first files is in `root`.
@@ -277,7 +281,9 @@ def read_manifest(
         raise ValueError("no clips: give data.root=FOLDER, or a list of them, data.manifest=FILE")
     if root is not None and not Path(root).is_dir():
         raise FileNotFoundError(f"data.root={root}: no such folder")
-    asked = f"data.columns=[{','.join(columns)}]"
+    keys = {"columns": columns, "frame_columns": frame_columns}
+    asked = " ".join(f"data.{key}=[{','.join(names)}]" for key, names in keys.items() if names)
+    columns = [*dict.fromkeys((*columns, *frame_columns))]
     shards = manifest is not None and are_shards(manifest)
     if columns and (manifest is None or shards):
         what = "a folder has" if manifest is None else "shards have"
@@ -292,7 +298,14 @@ def read_manifest(
     else:
         root = Path(manifest).parent if root is None else Path(root)
         table = read_table(Path(manifest), columns, also)
-    clips = Manifest(root, table, tuple(columns))
+    clips = Manifest(root, table, tuple(columns), tuple(frame_columns))
+    for name in frame_columns:
+        if len(clips) and (kind := table.column(name).type) != NUMBERS:
+            what = "texts" if kind == TEXT else "numbers"
+            raise ValueError(
+                f"data.manifest={manifest}, column {name}: it holds {what}, and data.frame_columns=[{name}] asks for"
+                " lists of numbers, as many for each frame of a file; .jsonl and .parquet can hold them"
+            )
     if len(clips) == 0:
         raise ValueError(
             f"{manifest}: no rows"

@@ -14,7 +14,18 @@ from lightning import LightningDataModule
 from torch.utils.data import Dataset
 
 from data import workers
-from data.batch import Batch, Classified, Clips, Item, NamedClips, Shape, Sizes, WithColumns, WithImages
+from data.batch import (
+    Batch,
+    Classified,
+    Clips,
+    Item,
+    NamedClips,
+    Shape,
+    Sizes,
+    WithColumns,
+    WithImages,
+    WithSpans,
+)
 from data.card import Card, data_card
 from data.epochs import Epochs, Mixed
 from data.latents.reading import TRAIN, VAL, CachedClips, LatentCache
@@ -148,6 +159,11 @@ class VideoData(LightningDataModule):
         self._sets: ShapedSets | None = None
         self._alike: int | None = None
 
+    def share_machine(self, trainers: int) -> None:
+        """Tells how many training processes load on this machine, each for itself."""
+        if self.num_workers is None:
+            self.loader.num_workers = workers.fitting(trainers)
+
     def measure(self, sizes: Sizes) -> None:
         """Gives the clips their shapes, as codec and network can take them; without `shapes` it changes nothing. Those
         that fit nowhere are left out of `train` and `val`.
@@ -159,11 +175,6 @@ class VideoData(LightningDataModule):
             own = Shape(self.num_frames, self.height, self.width)
             self._sets = ShapedSets(self.shapes, own, sizes, self.train, self.val, self.batch_size, self.val_batch_size)
             self.train = self._sets.train.clips
-    def share_machine(self, trainers: int) -> None:
-        """Tells how many training processes load on this machine, each for itself."""
-        if self.num_workers is None:
-            self.loader.num_workers = workers.fitting(trainers)
-
             self.val = None if self._sets.val is None else self._sets.val.clips
 
     @property
@@ -235,6 +246,13 @@ class VideoData(LightningDataModule):
         every = [each for each in (self.train, self.val) if each is not None]
         held = [each.columns if isinstance(each, WithColumns) else () for each in every]
         return [name for name in held[0] if all(name in names for names in held)]
+
+    def span(self, column: str) -> tuple[float, float] | None:
+        """The least and the greatest number in one of `columns`, as far as the clips know; None: they do not."""
+        both: tuple[object, ...] = (self.train, self.val)
+        spans = [each.span(column) for each in both if isinstance(each, WithSpans)]
+        known = [each for each in spans if each is not None]
+        return (min(least for least, _ in known), max(most for _, most in known)) if known else None
 
     def shapes_of(self, clips: Clips) -> list[Shape]:
         """All shapes that batches of these clips may have: from small to large, or the usual one and that of images."""

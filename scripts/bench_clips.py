@@ -35,8 +35,9 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
-from data.clips import ClipDataset, RandomView, pick_frames
+from data.clips import ClipDataset
 from data.decode import Decord, Ladder
+from data.excerpts import RandomView, pick_frames
 from data.manifest import Manifest, read_manifest
 from data.source import BadClip, look
 from data.workers import leave_signals_to_trainer

@@ -3,6 +3,7 @@
     python scripts/cache_latents.py experiment=finetune init_from=wan data.root=clips out=cache   # this first,
     python train.py experiment=finetune init_from=wan data.cache=cache name=tuned                 # then this
     python scripts/cache_latents.py ... trainer=ddp trainer.devices=8 out=cache                   # on eight GPUs
+    python scripts/cache_latents.py ... data.manifest=grown.csv out=more without=cache            # when a list grows
 
 Takes the overrides of the training that one means to start: they say which clips, codec, size, frame rate and text
 encoder. What is in the folder is whole at any moment: a command that was killed goes on when it is given again, and
@@ -12,7 +13,9 @@ loses at most the shard that it was at. The training needs no clips any more, si
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,14 +28,17 @@ from hydra import compose, initialize_config_dir
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from data.batch import CaptionedClips, Clips, RedrawnClips, WithIds
 from data.clips import ClipDataset
 from data.decode import listing
 from data.latents.listing import CHOSEN_BY, LEFT_OUT, write_list
-from data.latents.making import SHOWN, ClipSet, Making
-from data.latents.reading import FORMAT, TRAIN, VAL
+from data.latents.making import SHOWN, ClipViews, Making
+from data.latents.reading import EXCERPT, FORMAT, OLDER, TRAIN, VAL, LatentCache, differences
 from dit.engine import caching
 from dit.engine.config import Config
 from dit.engine.run import first_rank
@@ -60,6 +66,7 @@ class Asked:
     prompts: bool = True  # also what a published text encoder says of the captions
     batch: int = 1  # clips that are encoded at once
     shard_mb: int = 256  # MiB of a shard, the most that is lost when the command is killed
+    without: str | None = None  # a cache whose clips are left out; training on the new one reads them from there
 
 
 def main(typed: Sequence[str]) -> None:
@@ -103,41 +110,76 @@ def parse(typed: Sequence[str]) -> tuple[Asked, list[str]]:
 
 def plan(asked: Asked, parts: caching.Parts) -> Making:
     """What is to be made. Raises ValueError or FileNotFoundError, in one line, where the folder holds another cache."""
+    data: Any = parts.data
     sets = {name: each for name, each in sets_of(parts).items() if each is not None and len(each)}
     if not sets.get(TRAIN):
         raise ValueError("no clips to train on: data.train is empty; check its manifest, folder or size")
     views = {name: asked.views if name == TRAIN and isinstance(sets[name], RedrawnClips) else 1 for name in sets}
     if views[TRAIN] < asked.views:
         raise ValueError(f"views={asked.views}: these clips look the same in each epoch; views=1")
-    per_shard = max(1, asked.shard_mb * 2**20 // bytes_of_clip(parts, DTYPES[asked.dtype]))
-    posterior = parts.config["codec"].get("posterior", "mode")
     about: dict[str, Any] = {
         "format": FORMAT,
         "key": parts.key,
-        "posterior": posterior,
+        "posterior": parts.config["codec"].get("posterior", "mode"),
         "dtype": asked.dtype,
-        "batch": asked.batch,
         "frames": parts.frames,
         "given": {"unknown": getattr(parts.objective.given, "unknown", None), "frames": [*map(list, parts.ways)]},
-        "sets": {
-            name: {"clips": len(each), "views": views[name], "per_shard": per_shard, "names": names_of(each)}
-            for name, each in sets.items()
-        },
     }
-    if isinstance(train := parts.listed[0], ClipDataset):
-        about |= {LEFT_OUT: dict(train.manifest.left_out), CHOSEN_BY: dict(train.manifest.chosen_by)}
-    prompts = None
-    if asked.prompts and isinstance(parts.text, Pretrained):
-        prompts = (
-            parts.text.mark,
-            [*dict.fromkeys(["", *(text for each in sets.values() for text in captions(each))])],
-        )
-    data: Any = parts.data
+    train = parts.listed[0]
+    if isinstance(train, ClipDataset) and train.frame_columns:
+        about[EXCERPT] = True
+    older = None if asked.without is None else older_of(asked, about)
+    rows = {name: None if older is None else lacking(older, name, each) for name, each in sets.items()}
     kept = {
-        name: ClipSet(each, views[name], parts.frames, data.shapes_of(each), data.shape_numbers(each))
+        name: ClipViews(each, views[name], parts.frames, data.shapes_of(each), data.shape_numbers(each), rows[name])
         for name, each in sets.items()
     }
+    kept = {name: each for name, each in kept.items() if len(each)}
+    if not kept:
+        raise ValueError(f"without={asked.without} holds all clips of this list: train with data.cache={asked.without}")
+    per_shard = max(1, asked.shard_mb * 2**20 // bytes_of_clip(parts, DTYPES[asked.dtype]))
+    about |= {
+        "batch": asked.batch,
+        "sets": {
+            name: {"clips": len(each), "views": each.views, "per_shard": per_shard, "names": names_of(each)}
+            for name, each in kept.items()
+        },
+    }
+    if isinstance(train, ClipDataset):
+        about |= {LEFT_OUT: dict(train.manifest.left_out), CHOSEN_BY: dict(train.manifest.chosen_by)}
+    if older is not None:
+        about[OLDER] = os.path.relpath(older.folder, str(asked.out))
+    prompts = None
+    if asked.prompts and isinstance(parts.text, Pretrained):
+        every = [*dict.fromkeys(["", *(text for each in sets.values() for text in captions(each))])]
+        there = None if older is None else older.prompts(parts.text.mark)
+        if new := [text for text in every if there is None or not there.holds(text)]:
+            prompts = (parts.text.mark, new)
     return Making(Path(str(asked.out)), about, kept, asked.batch, prompts, PROMPTS_PER_SHARD)
+
+
+def older_of(asked: Asked, about: Mapping[str, Any]) -> LatentCache:
+    """The cache whose clips are left out. Raises ValueError, in one line, where it is of other latents than `about`."""
+    older = LatentCache(str(asked.without))
+    if older.folder.absolute() == Path(str(asked.out)).absolute():
+        raise ValueError(
+            f"out={asked.out} is the cache that is to be left out: the clips that are new go into a new one"
+        )
+    names = [name for name in (*about, EXCERPT) if name != "format"]
+    before = {name: older.about.get(name) for name in names}
+    for key, was, wanted in differences(before, json.loads(json.dumps({name: about.get(name) for name in names}))):
+        raise ValueError(
+            f"without={asked.without} is of other latents: {key} was {was}, and is {wanted} now; give what it was made"
+            " with, or make a cache of all clips"
+        )
+    return older
+
+
+def lacking(older: LatentCache, name: str, clips: Clips) -> NDArray[np.int64]:
+    """Which of the clips of a set a cache does not hold. Raises ValueError for clips that have no names."""
+    if not isinstance(clips, WithIds):
+        raise ValueError(f"without={older.folder}: these clips are generated; only those of a list can be told apart")
+    return np.flatnonzero(older.rows(name, clips.ids()) < 0)
 
 
 def sets_of(parts: caching.Parts) -> dict[str, Clips | None]:
@@ -145,12 +187,12 @@ def sets_of(parts: caching.Parts) -> dict[str, Clips | None]:
     return {TRAIN: data.train, VAL: data.val}
 
 
-def names_of(clips: Clips) -> str | None:
+def names_of(kept: ClipViews) -> str | None:
     """A fingerprint of what the clips of a list are called, in their order; of others the config says it."""
-    if not isinstance(clips, WithIds):
+    if not isinstance(kept.clips, WithIds):
         return None
-    mark = sha256()
-    for name in clips.ids():
+    mark, names = sha256(), kept.clips.ids()
+    for name in names if kept.rows is None else names.take(pa.array(kept.rows)):
         mark.update(f"{len(name.as_py())}:{name.as_py()}".encode(errors="surrogateescape"))
     return mark.hexdigest()[:16]
 

@@ -79,7 +79,7 @@ def main() -> int:
         root=None if asked.root is None else Path(asked.root),
         out=Path(asked.out),
         shard_cache=asked.shard_cache,
-        columns=tuple(run.get("columns") or ()),
+        columns=(*(run.get("columns") or ()), *(run.get("frame_columns") or ())),
         checks=checks,
         duplicates=asked.duplicates,
         licences=licences,
@@ -102,7 +102,7 @@ def main() -> int:
 
 
 OF_SHAPE = ("num_frames", "height", "width", "fps")
-OF_DATA = ("root", "manifest", "shard_cache", *OF_SHAPE, "filter", "licences", "columns")
+OF_DATA = ("root", "manifest", "shard_cache", *OF_SHAPE, "filter", "licences", "columns", "frame_columns")
 
 
 def parse(typed: Sequence[str]) -> tuple[Asked, dict[str, Any]]:

@@ -27,7 +27,7 @@ def write_list(folder: Path, sets: Sequence[Manifest]) -> None:
         pa.parquet.write_table(table, file)
 
 
-def read_list(folder: Path, columns: Sequence[str], also: Sequence[str]) -> Manifest:
+def read_list(folder: Path, columns: Sequence[str], also: Sequence[str], frame_columns: Sequence[str]) -> Manifest:
     """The list of a cache, as `read_manifest` reads one. What was left out when it was made is counted as there.
 
     Raises FileNotFoundError or ValueError, in one line, for a folder that is no cache, or one of clips without a list.
@@ -38,5 +38,5 @@ def read_list(folder: Path, columns: Sequence[str], also: Sequence[str]) -> Mani
             f"data.cache={folder} has no list of clips ({CLIPS}): it was made of clips that are generated, or making it"
             " was not begun; data.root or data.manifest says which clips are meant"
         )
-    clips = read_manifest(None, folder / CLIPS, columns, also, opened=False)
+    clips = read_manifest(None, folder / CLIPS, columns, also, opened=False, frame_columns=frame_columns)
     return replace(clips, left_out=about.get(LEFT_OUT, {}), chosen_by=about.get(CHOSEN_BY, {}))

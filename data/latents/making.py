@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from data.batch import Clips, Item, ReadableClips, Shape, WithIds, shown, to_float
 from data.decode import BadClip
-from data.latents.reading import ABOUT, FRAMES, PROMPTS, differences, prompt_name, read_about
+from data.latents.reading import ABOUT, EXCERPT, FRAMES, PROMPTS, differences, prompt_name, read_about
 from data.latents.shards import PART, Entry, ShardSet, written
 
 log = logging.getLogger(__name__)
@@ -64,9 +64,10 @@ class Job:
 
 
 @dataclass(frozen=True)
-class ClipSet:
-    """A set of clips that is kept, each in several views: number n is clip n // views in view n % views.
+class ClipViews:
+    """Clips that are kept, each in several views: number n is clip rows[n // views] in view n % views.
 
+    rows: those of `clips` that are kept, in their order; None: all.
     frames: numbers of the pixel frames that are kept beside, -1 the last.
     shapes, number: in which shape each clip is kept, the number (clips,) of one of these; None: in the one of all.
     """
@@ -76,6 +77,16 @@ class ClipSet:
     frames: Sequence[int]
     shapes: Sequence[Shape]
     number: NDArray[np.integer[Any]] | None
+    rows: NDArray[np.integer[Any]] | None = None
+
+    def __len__(self) -> int:
+        """Clips that are kept."""
+        return len(self.clips) if self.rows is None else len(self.rows)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Clip and view of an entry."""
+        kept, view = divmod(number, self.views)
+        return kept if self.rows is None else int(self.rows[kept]), view
 
     def read(self, index: int, view: int) -> Item:
         """A clip in a view, as training shows it. Raises BadClip where it cannot be read."""
@@ -93,14 +104,14 @@ class ClipSet:
 class Wanted(Dataset[Read]):
     """Clips by (set, number), read as training would read them, but none stands in for another."""
 
-    def __init__(self, sets: Mapping[str, ClipSet]) -> None:
+    def __init__(self, sets: Mapping[str, ClipViews]) -> None:
         self.sets = sets
         self.ids = {name: each.clips.ids() for name, each in sets.items() if isinstance(each.clips, WithIds)}
 
     def __getitem__(self, place: tuple[str, int]) -> Read:
         name, number = place
         of = self.sets[name]
-        index, view = divmod(number, of.views)
+        index, view = of.place(number)
         try:
             item = of.read(index, view)
         except BadClip as error:
@@ -109,6 +120,8 @@ class Wanted(Dataset[Read]):
         id = self.ids[name][index].as_py() if name in self.ids else item["id"]
         pixels = item["pixels"]
         kept = {FRAMES: pixels[:, list(of.frames)].clone()} if of.frames else {}
+        if (excerpt := item.get("excerpt")) is not None:
+            kept[EXCERPT] = torch.tensor([excerpt.of, *excerpt.frames], dtype=torch.int32)
         _, num_frames, height, width = pixels.shape
         entry = Entry(id, kept, "", num_frames, height, width, item.get("repeated", 0))
         return Read(entry, to_float(pixels))
@@ -133,7 +146,7 @@ class Making:
         self,
         folder: Path,
         about: Mapping[str, Any],
-        sets: Mapping[str, ClipSet],
+        sets: Mapping[str, ClipViews],
         batch: int,
         prompts: tuple[str, Sequence[str]] | None,
         prompts_per_shard: int,
@@ -173,6 +186,8 @@ class Making:
                 continue
             for key, was, wanted in differences(read_about(folder), json.loads(json.dumps(now))):
                 anew = ", or remove it, to encode the captions of now" if now is self.about_prompts else ""
+                if key.startswith("sets.") and key.endswith((".clips", ".names")):
+                    anew = f", out=NEW without={self.folder}, for the clips that are not in it"
                 raise ValueError(
                     f"{folder} holds another cache: {key} was {was}, and is {wanted} now; give the same command again"
                     f" to go on with it, or another folder{anew}"

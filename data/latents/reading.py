@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,16 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.batch import Clips, Item, Shape, TellingClips, WithIds, shown
+from data.batch import Clips, Excerpt, Item, Shape, TellingClips, WithIds, shown
 from data.decode import BadClip, BadClips
 from data.latents.shards import ShardSet
 from data.skipping import first_readable
 
 FORMAT = 1
+OLDER = "older"  # of `about`: the folder of a cache that holds other clips of the same list, from this one
 ABOUT, CLIPS, PROMPTS = "about.json", "clips.parquet", "prompts"
 TRAIN, VAL = "train", "val"
 AXES = ("num_frames", "height", "width")
 FRAMES = "frames"  # of pixels, uint8 (3, n, H, W), beside what the codec's encoder says
+EXCERPT = "excerpt"  # int32 (1 + F,): frames of the file, and the numbers of those that are shown
 
 
 class LatentCache:
@@ -34,6 +37,7 @@ class LatentCache:
 
     about: what was kept, and how it was made: plain values. `key` is what must be the same in a run that uses it;
     `sets` says of each set of clips how many `clips` in how many `views` there are, and `per_shard`.
+    chain: this cache, and those that hold the clips which it was made without, the newest first.
 
     Raises FileNotFoundError or ValueError, in one line, for a folder that is none.
     """
@@ -41,14 +45,37 @@ class LatentCache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.about: dict[str, Any] = read_about(self.folder)
+        self.chain: list[LatentCache] = [self]
+        if (older := self.about.get(OLDER)) is not None:
+            there = Path(os.path.normpath(self.folder / older))
+            if not there.is_dir():
+                raise FileNotFoundError(
+                    f"data.cache={self.folder} was made without the clips of {there}, which is not there: give that"
+                    " folder its place beside this one again"
+                )
+            self.chain += LatentCache(there).chain
 
     def differences(self, key: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
         """(name, value when it was made, value now) of what makes the latents of a run with this `key` others."""
         return list(differences(self.about["key"], key))
 
-    def shards(self, name: str) -> ShardSet:
-        of = self.about["sets"][name]
-        return ShardSet(self.folder / name, of["clips"] * of["views"], of["per_shard"])
+    def parts(self, name: str) -> list[Part]:
+        """The set `name` of each cache of the chain that has one, the oldest first."""
+        found = []
+        for cache in self.chain[::-1]:
+            if (of := cache.about["sets"].get(name)) is not None:
+                shards = ShardSet(cache.folder / name, of["clips"] * of["views"], of["per_shard"])
+                found.append(Part(shards, of["views"]))
+        return found
+
+    def rows(self, name: str, ids: pa.Array) -> NDArray[np.int64]:
+        """For each clip its number in the set `name`, counted through all `parts`; -1 where it is not there.
+
+        Raises ValueError, in one line, where the cache is not finished.
+        """
+        there = [each.first_views().column("name") for each in self.parts(name)]
+        chunks = [chunk for column in there for chunk in column.chunks]
+        return matched(ids, pa.chunked_array(chunks, pa.string()).combine_chunks())
 
     def of(
         self, clips: Clips, name: str, shapes: Sequence[Shape], number: NDArray[np.integer[Any]] | None
@@ -61,27 +88,27 @@ class LatentCache:
 
         Raises ValueError, in one line, where the cache is not finished, or some of them are not in it in their shapes.
         """
-        if name not in self.about["sets"]:
+        parts = self.parts(name)
+        if not parts:
             raise ValueError(f"data.cache={self.folder} holds no clips for data.{name}")
-        shards, views = self.shards(name), self.about["sets"][name]["views"]
-        there = self.about["sets"][name]["clips"]
+        first_views = pa.concat_tables([each.first_views() for each in parts])
+        there = first_views.num_rows
         if not isinstance(clips, WithIds):  # generated: the config says which they are
             rows = np.arange(len(clips))
             rows[there:] = -1
         else:
-            names = shards.table.column("name").combine_chunks()
-            rows = matched(clips.ids(), names.take(pa.array(np.arange(0, len(names), views))))
+            rows = self.rows(name, clips.ids())
         if (rows < 0).any():
             first, count = int(np.argmax(rows < 0)), int((rows < 0).sum())
             which = clips.ids()[first].as_py() if isinstance(clips, WithIds) else f"clip {first}"
             raise ValueError(
                 f"data.cache={self.folder}: {count} of {len(clips)} clips of data.{name} are not in it, e.g. {which};"
                 f" it has {there}. Take the list that it was made of (data.manifest=null data.root=null) with its"
-                " val_clips, or make a cache of this one"
+                f" val_clips, or add the others: scripts/cache_latents.py ... out=NEW without={self.folder}, then"
+                " data.cache=NEW"
             )
-        known = shards.table.select(["name", "why", *AXES]).take(pa.array(rows * views))
-        self._check_shapes(known, name, shapes, number)
-        return CachedClips(clips, shards, views, rows)
+        self._check_shapes(first_views.take(pa.array(rows)), name, shapes, number)
+        return CachedClips(clips, parts, rows)
 
     def _check_shapes(
         self, table: pa.Table, name: str, shapes: Sequence[Shape], number: NDArray[np.integer[Any]] | None
@@ -108,8 +135,20 @@ class LatentCache:
 
         Raises ValueError, in one line, where they are not finished.
         """
-        folder = self.folder / f"{PROMPTS}-{mark}"
-        return Prompts(folder) if folder.is_dir() else None
+        folders = [folder for each in self.chain if (folder := each.folder / f"{PROMPTS}-{mark}").is_dir()]
+        return Prompts(folders) if folders else None
+
+
+class Part(NamedTuple):
+    """A set of one cache: its entries, and in how many views each clip is."""
+
+    shards: ShardSet
+    views: int
+
+    def first_views(self) -> pa.Table:
+        """Name, fault and size of each clip."""
+        table = self.shards.table.select(["name", "why", *AXES])
+        return table if self.views == 1 else table.take(pa.array(np.arange(0, table.num_rows, self.views)))
 
 
 class CachedClips:
@@ -119,14 +158,15 @@ class CachedClips:
     number e % views, the excerpt and crop that it has in its showing of that number in a training on files.
 
     Args:
-        rows: (len(clips),) for each clip its number in the cache.
+        parts: of the caches that hold them, the oldest first.
+        rows: (len(clips),) for each clip its number, counted through all parts.
     """
 
-    def __init__(self, clips: Clips, shards: ShardSet, views: int, rows: NDArray[np.int64]) -> None:
+    def __init__(self, clips: Clips, parts: Sequence[Part], rows: NDArray[np.int64]) -> None:
         self.clips = clips
-        self.shards = shards
-        self.views = views
+        self.parts = parts
         self.rows = rows
+        self.ends = np.cumsum([part.shards.entries // part.views for part in parts])
 
     def item(self, index: int, epoch: int) -> Item:
         """Clip `index` in its `epoch`-th showing, or a stand-in, the same as without a cache.
@@ -135,32 +175,38 @@ class CachedClips:
             BadClips: a shard is damaged, or neither the clip nor the stand-ins could be read when the cache was made.
         """
 
-        def about(index: int) -> dict[str, Any]:
-            return self.shards.about(int(self.rows[index]) * self.views + epoch % self.views)
+        def about(index: int) -> tuple[ShardSet, dict[str, Any]]:
+            row = int(self.rows[index])
+            which = int(np.searchsorted(self.ends, row, side="right"))
+            (shards, views), begin = self.parts[which], int(self.ends[which - 1]) if which else 0
+            return shards, shards.about((row - begin) * views + epoch % views)
 
         def read(index: int) -> Item:
-            entry = about(index)
+            shards, entry = about(index)
             if entry["why"]:
                 raise BadClip(entry["name"], entry["why"])
             try:
-                tensors = self.shards.read(entry)
+                tensors = shards.read(entry)
             except ValueError as error:
                 raise BadClips(str(error)) from None
-            return self._item(index, epoch, entry, tensors)
+            return self._item(index, epoch, shards, entry, tensors)
 
         return first_readable(
             index,
             epoch,
-            name=lambda index: str(about(index)["name"]),
+            name=lambda index: str(about(index)[1]["name"]),
             read=read,
             others=lambda: self.clips.alike(index) if isinstance(self.clips, TellingClips) else range(len(self.clips)),
         )
 
-    def _item(self, index: int, epoch: int, entry: Mapping[str, Any], tensors: dict[str, Tensor]) -> Item:
-        item = told(self.clips, index, epoch)
+    def _item(
+        self, index: int, epoch: int, shards: ShardSet, entry: Mapping[str, Any], tensors: dict[str, Tensor]
+    ) -> Item:
+        numbers = tensors.pop(EXCERPT).tolist() if EXCERPT in tensors else None
+        item = told(self.clips, index, epoch, None if numbers is None else Excerpt(numbers[1:], numbers[0]))
         if not isinstance(self.clips, WithIds) and item["id"] != entry["name"]:
             raise BadClips(
-                f"{self.shards.folder}: clip {index} is {entry['name']} there and {item['id']} here: it is a cache of"
+                f"{shards.folder}: clip {index} is {entry['name']} there and {item['id']} here: it is a cache of"
                 " other clips"
             )
         nothing = torch.empty(3, 0, entry["height"], entry["width"], dtype=torch.uint8)
@@ -171,9 +217,9 @@ class CachedClips:
         return item
 
 
-def told(clips: Clips, index: int, epoch: int) -> Item:
+def told(clips: Clips, index: int, epoch: int, excerpt: Excerpt | None) -> Item:
     """What is known of a clip beside its pixels. Only clips that cannot say it without are read for it."""
-    return clips.told(index, epoch) if isinstance(clips, TellingClips) else shown(clips, index, epoch)
+    return clips.told(index, epoch, excerpt) if isinstance(clips, TellingClips) else shown(clips, index, epoch)
 
 
 class Prompts:
@@ -182,15 +228,17 @@ class Prompts:
     Raises FileNotFoundError or ValueError, in one line, for a folder that is damaged or not finished.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        about = read_about(folder)
-        self.shards = ShardSet(folder, about["prompts"], about["per_shard"])
+    def __init__(self, folders: Sequence[Path]) -> None:
+        told = [(folder, read_about(folder)) for folder in folders]
+        self.sets = [ShardSet(folder, about["prompts"], about["per_shard"]) for folder, about in told]
+        self.ends = np.cumsum([shards.entries for shards in self.sets])
 
     @cached_property
     def _sorted(self) -> tuple[pa.Array, NDArray[np.int64]]:
         """All names in order, and the number of each: there may be millions, so they are no objects of Python's."""
-        names = self.shards.table.column("name").combine_chunks()
+        names = (
+            pa.concat_tables([shards.table.select(["name"]) for shards in self.sets]).column("name").combine_chunks()
+        )
         order = pc.sort_indices(names)
         return names.take(order), np.asarray(order).astype(np.int64)
 
@@ -200,7 +248,11 @@ class Prompts:
     def read(self, prompt: str) -> dict[str, Tensor] | None:
         """The tensors of a prompt, on the CPU; None where it is not there. Raises ValueError for a damaged shard."""
         number = self._number(prompt)
-        return None if number is None else self.shards.read(self.shards.about(number))
+        if number is None:
+            return None
+        which = int(np.searchsorted(self.ends, number, side="right"))
+        shards, begin = self.sets[which], int(self.ends[which - 1]) if which else 0
+        return shards.read(shards.about(number - begin))
 
     def _number(self, prompt: str) -> int | None:
         names, numbers = self._sorted

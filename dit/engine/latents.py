@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from data.batch import WithMaking
+from data.batch import Batch, WithFrameColumns, WithMaking, collate
 from dit.codec.base import Codec
 from dit.config.kinds import TARGET
 from dit.diffusion.footage import patterns
@@ -28,8 +30,8 @@ from dit.text.pretrained import Pretrained
 OF_LOADING = tuple(
     f"data.{key}"
     for key in (
-        *("cache", "shapes", "seed", "val_clips", "val_filter", "columns", "weights", "weights_by", "epoch_clips"),
-        *("made_by", TARGET),
+        *("cache", "shapes", "seed", "val_clips", "val_filter", "columns", "frame_columns", "weights", "weights_by"),
+        *("epoch_clips", "made_by", TARGET),
     )
 )
 OF_DRAWING = ("codec.posterior", "codec.decode_timestep", "codec.decode_noise_scale")
@@ -105,6 +107,7 @@ def use(
         return
     check(cache, config, codec, [data.train, data.val], signals, objective, recipe)
     _ = data.cached  # raises where a clip is not there
+    check_looked_at(signals, collate([data.training_clip(0)]), cache)
     if isinstance(text, Pretrained) and not text.sees_pictures:
         text.shelf = cache.prompts(text.mark)
         if text.shelf is None:
@@ -130,7 +133,8 @@ def check(
         raise ValueError(
             f"data.cache={folder} holds latents, and {type(recipe).__name__} works on pixels: data.cache=null"
         )
-    for name, before, now in cache.differences(key(config, codec, clips)):
+    wanted = key(config, codec, clips)
+    for name, before, now in (found for each in cache.chain for found in each.differences(wanted)):
         raise ValueError(
             f"data.cache={folder} is of other latents: {name} was {before} when it was made, and is {now} in this run;"
             " give the run what the cache was made with, or make another cache (scripts/cache_latents.py)"
@@ -146,6 +150,12 @@ def check(
             f"data.cache={folder} lacks pixels that this run looks at, {which} frame of each clip: make it again with"
             " the overrides of this run"
         )
+    cut = [name for each in clips if isinstance(each, WithFrameColumns) for name in each.frame_columns]
+    if cut and not about.get("excerpt"):
+        raise ValueError(
+            f"data.cache={folder} does not say which frames of a file a clip shows, by which data.frame_columns="
+            f"[{','.join(dict.fromkeys(cut))}] are cut: make it again with the overrides of this run"
+        )
     ways = kept_patterns(objective, codec, config["data"]["num_frames"])
     kept = [tuple(at) for at in about["given"]["frames"]]
     unknown = getattr(objective.given, "unknown", None)
@@ -154,3 +164,37 @@ def check(
             f"data.cache={folder} lacks latents of the frames that are given beside clips: make it again with this"
             f" run's conditioning and given.unknown={unknown}"
         )
+
+
+def check_looked_at(signals: Mapping[str, Signal], kept: Batch, cache: Any) -> None:
+    """Raises ValueError where a signal looks at frames of pixels that a cache does not keep.
+
+    kept: a clip out of the cache. A signal must say the same of it and of a whole clip with the same kept frames, whose
+    other frames are noise.
+    """
+    shape = kept.shapes[0]
+    pixels = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for place, frame in enumerate(cache.about["frames"]):
+        pixels[:, :, frame] = kept.clips[0][:, place]
+    whole = replace(kept, pixels=pixels, encoded=(), lengths=())
+    for name, signal in signals.items():
+        wanted = signal.of_batch(whole)
+        try:
+            is_same = _same(wanted, signal.of_batch(kept))
+        except (RuntimeError, LookupError, ArithmeticError):  # of torch, where frames are missing
+            is_same = False
+        if not is_same:
+            raise ValueError(
+                f"data.cache={cache.folder} keeps of a clip's pixels those frames alone that signals name in `frames`"
+                f" (0 the first, -1 the last), and signals.{name} looks at others: make it from a column of the list,"
+                " or data.cache=null"
+            )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values of signals are equal; nan is equal to nan."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)

@@ -132,8 +132,12 @@ class Backbone(nn.Module):
         self.init_weights()
 
     def on_latents(self, compression: Compression) -> Self:
-        """Says which pixels the latents stand for, to the part that may need it: positions in seconds."""
+        """Says which pixels the latents stand for, to the parts that may need it: positions in seconds, and vectors of
+        what is told of each frame of pixels."""
         self.position.on_latents(compression, self.patch)
+        for part in self.vectors.values():
+            if isinstance(part, LevelVector):
+                part.on_latents(compression)
         return self
 
     def init_weights(self) -> None:

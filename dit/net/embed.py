@@ -10,6 +10,7 @@ from torch.nn import functional
 from dit.config.limits import Count, Positive
 from dit.net.layers import LayerNorm
 from dit.net.patches import nearest
+from dit.net.position.base import Compression
 
 
 class PatchEmbedding(nn.Linear):
@@ -28,6 +29,9 @@ class LevelVector(nn.Module):
     def at(self, value: Tensor, t: Tensor) -> Tensor:
         """A value for each sample, levels t (B, 1) or (B, F) -> (B, 1, level_width), or (B, F, level_width)."""
         return self(value).unsqueeze(1)
+
+    def on_latents(self, compression: Compression) -> None:
+        """Hears which pixels the latents stand for."""
 
 
 class Sinusoids(LevelVector):

@@ -26,6 +26,8 @@ class Canvas:
         given: how the network is shown given frames.
         sees_times: whether it is told the time and place of each token, so that frames may stand in front of the clip.
         first, last: pictures that the samples begin and end with, where some are given: as in `Plan`.
+        begin: with which frame of the whole it begins, where clips are chained.
+        whole: frames of that; None: not known yet.
     """
 
     num_frames: int
@@ -40,6 +42,8 @@ class Canvas:
     sees_times: bool = False
     first: Sequence[Tensor] | None = None
     last: Sequence[Tensor] | None = None
+    begin: int = 0
+    whole: int | None = None
 
     def takes(self, num_frames: int) -> bool:
         """Whether the codec takes so many frames."""

@@ -75,20 +75,27 @@ class Job:
         start = sum(len(each) for each in self.batches[:batch])
         return slice(start, start + len(self.batches[batch]))
 
-    def round(self, batch: int, cond: dict[str, Tensor], uncond: dict[str, Tensor], timer: Timer) -> Round:
-        """A batch that is to be made now."""
+    def round(self, batch: int, told: Sequence[Told], timer: Timer) -> Round:
+        """A batch that is to be made now. told: in each of the chained clips."""
         rows = self.rows(batch)
         generators = [torch.Generator().manual_seed(each.seed) for each in self.batches[batch]]
         noise = self.noise[rows] if self.noise is not None and len(self.noise) > 1 else self.noise
-        return Round(cond, uncond, generators, self.plan.rows(rows), noise, self, timer)
+        return Round(told, generators, self.plan.rows(rows), noise, self, timer)
+
+
+class Told(NamedTuple):
+    """The conditioning of a batch, and what guidance leads it away from."""
+
+    cond: dict[str, Tensor]
+    uncond: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Round:
-    """One batch while it is made: its conditioning, its sources of noise, and its part of the plan."""
+    """One batch while it is made: its conditioning in each of the chained clips, its sources of noise, and its part of
+    the plan."""
 
-    cond: dict[str, Tensor]
-    uncond: dict[str, Tensor]
+    told: Sequence[Told]
     generators: list[torch.Generator]
     plan: Plan
     noise: Tensor | None

@@ -25,7 +25,7 @@ from dit.sampling.checkpoint import TRUSTED
 from dit.sampling.clip_levels import levels_of
 from dit.sampling.from_checkpoint import parts_of_checkpoint
 from dit.sampling.from_pretrained import parts_of_published
-from dit.sampling.job import Job, Round, Samples, cost, own_noise, requests
+from dit.sampling.job import Job, Round, Samples, Told, cost, own_noise, requests
 from dit.sampling.maker import Intermediate, Maker
 from dit.sampling.origin import Origin, warnings
 from dit.sampling.parts import Parts
@@ -284,8 +284,10 @@ class Pipeline:
             if plan.given is None:
                 plan = replace(plan, given=canvas.nothing_given())
         plan.check(len(wanted))
-        canvas = replace(canvas, first=plan.first, last=plan.last)
-        check_asked(self.signals, wanted[0], canvas)  # pictures, which are the same for all
+        whole = plan.begins(canvas)[-1] + canvas.num_frames
+        canvas = replace(canvas, first=plan.first, last=plan.last, whole=whole)
+        for each in wanted:
+            check_asked(self.signals, each, canvas)  # pictures, and what is said of each frame
         begin = self.settings.solver.begin
         levels = [begin(self.noise_levels(canvas, known), plan.strength) for known in plan.known(canvas)]
         plan.check_levels(levels[0])
@@ -344,11 +346,19 @@ class Pipeline:
         """
         return levels_of(self.settings, self.path, self._net, self.origin.per_frame, canvas.latent_shape, known)
 
-    def condition(self, wanted: Sequence[Request], canvas: Canvas, away: bool = False) -> dict[str, Tensor]:
-        """The conditioning of samples, or what guidance leads `away` from."""
+    def condition(
+        self,
+        wanted: Sequence[Request],
+        canvas: Canvas,
+        away: bool = False,
+        by_frame: Mapping[str, Signal] | None = None,
+    ) -> dict[str, Tensor]:
+        """The conditioning of samples, or what guidance leads `away` from. by_frame: the part of it that these signals
+        make."""
         if self.text is not None:
             self.text.to(self.device)
-        cond = cond_of_requests(self.signals, wanted, canvas, self.device, away)
+        signals = self.signals if by_frame is None else by_frame
+        cond = cond_of_requests(signals, wanted, canvas, self.device, away)
         most = dtype_of(self._net)  # an encoder may be more precise than the network
         return {key: value.to(most) if value.dtype is torch.float64 else value for key, value in cond.items()}
 
@@ -369,9 +379,14 @@ class Pipeline:
         cond, uncond = (self.condition(wanted, canvas, away) for away in (False, True))
         for signal in self.signals.values():
             uncond = signal.paired(cond, uncond)
+        told = [Told(cond, uncond)] * job.plan.chunks
+        if by_frame := {name: signal for name, signal in self.signals.items() if signal.by_frame}:
+            clips = [replace(canvas, begin=begin) for begin in job.plan.begins(canvas)]
+            more = [[self.condition(wanted, clip, away, by_frame) for away in (False, True)] for clip in clips]
+            told = [Told(cond | of_clip, uncond | away) for of_clip, away in more]
         if self.settings.offload_text and self.text is not None:
             self.text.cpu()
-        return job.round(index, cond, uncond, timer)
+        return job.round(index, told, timer)
 
     @property
     def _net(self) -> nn.Module:

@@ -56,6 +56,11 @@ class Plan:
         """Latent frames that chained clips share."""
         return canvas.compression.latent_of(self.num_context - 1) + 1 if self.num_context else 0
 
+    def begins(self, canvas: Canvas) -> range:
+        """With which frame of the whole each of the chained clips begins."""
+        step = max(1, canvas.num_frames - self.num_context)
+        return range(0, self.chunks * step, step)
+
     def known(self, canvas: Canvas) -> list[Tensor]:
         """Which latent frames stand in all samples from the start, bool (F,) on the CPU, in each of the chained clips:
         those that are given, unless the network is only shown them beside."""

@@ -79,6 +79,14 @@ class Clip(Protocol):
     @property
     def fps(self) -> float: ...
     @property
+    def begin(self) -> int:
+        """With which frame of the whole it begins, where clips are chained."""
+
+    @property
+    def whole(self) -> int | None:
+        """Frames of the whole; None: not known yet."""
+
+    @property
     def first(self) -> Sequence[Tensor] | None:
         """The pictures that the samples begin with, in their own size, uint8 (3, h, w), one for all or one for each;
         None: none is given."""
@@ -107,6 +115,7 @@ class Signal(ABC):
             neither dropout nor guidance leaves it out.
         example: the value of some clip, of usual size, by which a network's arithmetic is counted.
         asked: names in `Asked.signals` that it reads.
+        by_frame: whether its value has a part for each frame, so that clips that are chained are told other ones.
         frames: numbers of the pixel frames that it looks at in training, -1 the last; a latent cache keeps these.
         columns: names in `Batch.values` that the data must have for it, beside captions, frame rates and classes.
     """
@@ -115,6 +124,7 @@ class Signal(ABC):
     nothing: ClassVar[Any] = None
     example: ClassVar[Any]
     asked: tuple[str, ...] = ()
+    by_frame: ClassVar[bool] = False
     frames: tuple[int, ...] = ()
     columns: tuple[str, ...] = ()
 

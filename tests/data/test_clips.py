@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from data.batch import CaptionedClips, RedrawnClips, collate
-from data.clips import ClipDataset, MiddleView, RandomView, clip_data, fit, pick_caption, pick_frames
+from data.clips import ClipDataset, clip_data
 from data.decode import BadClip, BadClips, Ladder, PyAV, Timeline
+from data.excerpts import MiddleView, RandomView, fit, pick_caption, pick_frames
 from data.manifest import Row, read_manifest
 from tests.data.videos import frame_number, media, write_numbered
 
@@ -245,7 +246,8 @@ MEMORY_JOB = """
 import sys
 from pathlib import Path
 from data.decode import Decord, Ladder, PyAV
-from data.clips import ClipDataset, RandomView
+from data.clips import ClipDataset
+from data.excerpts import RandomView
 from data.manifest import read_manifest
 manifest = read_manifest(sys.argv[1], None)
 def resident():

@@ -127,7 +127,7 @@ def test_prompts_are_found_among_many(tmp_path: Path) -> None:
     shards.finish()
     about: dict[str, Any] = {"format": 1, "prompts": len(prompts), "per_shard": 128}
     (tmp_path / "about.json").write_text(json.dumps(about))
-    found = Prompts(tmp_path)
+    found = Prompts([tmp_path])
     for number in np.random.default_rng(0).permutation(len(prompts))[:40]:
         read = found.read(prompts[number])
         assert read is not None and same(read, rows[number])

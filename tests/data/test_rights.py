@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from data.card import Card, data_card
-from data.clips import ClipDataset, MiddleView
+from data.clips import ClipDataset
 from data.columns import TEXTS
 from data.decode import Ladder, PyAV
+from data.excerpts import MiddleView
 from data.filter import Filter
 from data.manifest import Manifest, chosen
 from data.rights import UNKNOWN, allowed, ledger

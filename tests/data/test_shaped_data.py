@@ -12,8 +12,9 @@ from PIL import Image
 
 from data.batch import Batch, Item, Shape
 from data.buckets import Buckets
-from data.clips import ClipDataset, RandomView, clip_data
+from data.clips import ClipDataset, clip_data
 from data.decode import BadClips, Ladder, PyAV
+from data.excerpts import RandomView
 from data.manifest import read_manifest
 from data.module import VideoData
 from data.packing import Packed

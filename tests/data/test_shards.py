@@ -26,8 +26,9 @@ from PIL import Image
 
 from data import remote
 from data.buckets import Buckets
-from data.clips import ClipDataset, RandomView
+from data.clips import ClipDataset
 from data.decode import BadClip, Ladder, PyAV
+from data.excerpts import RandomView
 from data.manifest import chosen, read_manifest
 from data.module import VideoData
 from data.shards import are_shards, expanded, fetched

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from data.batch import Batch
+from data.latents.reading import read_about
 from dit.engine import run
+from dit.signals.base import Around, Entry, Number
 from dit.text import pretrained
 from tests.engine.latent_caches import config, different, make, told
 
@@ -62,6 +67,58 @@ def test_a_cache_serves_other_lists_of_the_same_clips(model_parts: Path, clip_fo
     assert ids == ["y/d.mp4#0-1", "y/d.mp4#1-2", "y/d.mp4#0-1", "y/c.mp4#0-1"]
 
 
+def test_a_cache_of_the_clips_that_a_list_has_grown_by(
+    model_parts: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refers to the one that it was made without: training on both is training on all clips, bit for bit."""
+    lines = ["path,caption,split", "x/a.mp4,one,train", "x/b.mp4,two,train", "y/c.mp4,three,test"]
+    Path("list.csv").write_text("\n".join(lines) + "\n")
+    listed = (*told(model_parts, "wan, drawn, with t5"), f"data.root={clip_folder}", "data.manifest=list.csv",
+              "data.val_filter=\"split == 'test'\"")  # fmt: skip
+    make("cache", config(*listed), views=3)
+    before = {file: file.read_bytes() for file in Path("cache").rglob("*.*") if file.is_file()}
+    Path("list.csv").write_text("\n".join([*lines, "y/d.mp4,two,train", "y/e.png,new,train"]) + "\n")
+    with pytest.raises(
+        ValueError, match="sets.train.clips was 2, and is 4 now; .* out=NEW without=cache, for the clips"
+    ):
+        make("cache", config(*listed), views=3)
+    with pytest.raises(ValueError, match="2 of 4 clips of data.train are not in it.* out=NEW without=cache, then"):
+        run.build(config(*listed, "data.cache=cache"))
+    for file, content in before.items():
+        file.write_bytes(content)  # the list of the refused command
+
+    make("more", config(*listed), views=2, without="cache")
+    about = read_about(Path("more"))
+    assert {name: each["clips"] for name, each in about["sets"].items()} == {"train": 2} and about[
+        "older"
+    ] == "../cache"
+    (prompts,) = Path("more").glob("prompts-*")
+    assert read_about(prompts)["prompts"] == 1, "of two captions one is new"
+    assert before == {file: file.read_bytes() for file in Path("cache").rglob("*.*") if file.is_file()}
+    run.train(config(*listed, "name=clips"))
+    clip_folder.rename(clip_folder.with_name("gone"))
+    monkeypatch.setattr(pretrained, "load_encoder", None)
+    alone = tuple(each for each in listed if not each.startswith(("data.root", "data.manifest")))
+    run.train(config(*alone, "data.cache=more", "name=cached"))
+    assert different("clips", "cached") == []
+
+    clip_folder.with_name("gone").rename(clip_folder)
+    for without, overrides, said in (
+        ("more", (), "without=more holds all clips of this list: train with data.cache=more"),
+        ("cache", ("data.fps=4",), "without=cache is of other latents: key.data.fps was 5, and is 4 now"),
+        ("cache", ("codec.posterior=mode",), "is of other latents: posterior was sample, and is mode now"),
+        ("nowhere", (), "data.cache=nowhere is not there"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=said):
+            make("third", config(*listed, *overrides), without=without)
+    with pytest.raises(ValueError, match="out=cache is the cache that is to be left out"):
+        make("cache", config(*listed), without="cache")
+    Path("cache").rename("moved")
+    with pytest.raises(FileNotFoundError, match="data.cache=more was made without the clips of cache, which is not"):
+        run.build(config(*alone, "data.cache=more", "name=other"))
+    assert not Path("third").exists()
+
+
 def test_generated_clips_and_half_the_room(model_parts: Path, clip_folder: Path) -> None:
     world = ("experiment=demo", "data.train.num_clips=6", "data.val.num_clips=2", "data.val_batch_size=2", "~data.root",
              "data.train.labels=[]", "data.val.labels=[]", "~data.labels", "~net/label",
@@ -80,3 +137,47 @@ def test_generated_clips_and_half_the_room(model_parts: Path, clip_folder: Path)
         run.build(config(*world, "data.train.seed=1", "data.cache=cache"))
     with pytest.raises(ValueError, match="views=2: these clips look the same in each epoch; views=1"):
         make("other", config(*world), views=2)
+
+
+class Looking(Number):
+    """Says a number of some frames of a clip."""
+
+    entries = {"fps": Entry((), torch.float32)}
+    example = 1.0
+
+    def __init__(self, around: Around, *, at: list[int] | None, named: bool) -> None:
+        super().__init__(around)
+        self.at = at
+        self.frames = tuple(at or ()) if named else ()
+
+    def of_batch(self, batch: Batch) -> Tensor:
+        if self.at is None:
+            return torch.stack([clip.diff(dim=1).abs().mean() for clip in batch.clips])  # nan of no frames
+        return torch.stack([clip[:, self.at].mean() for clip in batch.clips])
+
+
+def looking(at: list[int] | None, named: bool) -> dict[str, Any]:
+    target = {"_target_": f"{__name__}.Looking", "_partial_": True, "at": at, "named": named}
+    made = config("net/fps=sinusoid", "name=looking")
+    return {**made, "signals": {**(made["signals"] or {}), "fps": target}}
+
+
+@pytest.mark.parametrize("at", [None, [0], [-1], [2]])
+def test_a_signal_that_looks_at_frames_that_are_not_kept_is_refused(
+    at: list[int] | None, model_parts: Path, clip_folder: Path
+) -> None:
+    """Where it does not say that it does, it would be told of frames that are not there."""
+    clips = {"root": str(clip_folder)}
+    wanted = looking(at, named=False)
+    make("cache", {**wanted, "data": {**wanted["data"], **clips}})
+    wanted["data"] |= {"cache": "cache"}
+    with pytest.raises(ValueError, match=r"data.cache=cache keeps .* signals.fps looks at others: .* data.cache=null"):
+        run.build(wanted)
+    assert not Path("runs").exists()
+
+
+def test_a_signal_that_names_the_frames_that_it_looks_at(model_parts: Path, clip_folder: Path) -> None:
+    wanted = looking([0, -1], named=True)
+    make("cache", {**wanted, "data": {**wanted["data"], "root": str(clip_folder)}})
+    wanted["data"] |= {"cache": "cache"}
+    run.build(wanted)

@@ -181,6 +181,13 @@ def test_another_number_of_clips_a_step_is_one_line_on_all_ranks(ranks: Path) ->
 
 
 @pytest.mark.slow
+def test_ranks_make_the_latent_cache_that_one_process_makes(ranks: Path) -> None:
+    one, two = ({file.relative_to(ranks / name): file.read_bytes() for file in (ranks / name).rglob("*.*")
+                 if file.is_file()} for name in ("cache-one", "cache-two"))  # fmt: skip
+    assert one == two and len([file for file in one if file.suffix == ".safetensors"]) == 5  # 7 clips, and 2 held out
+
+
+@pytest.mark.slow
 def test_all_ranks_look_before_the_first_acts(ranks: Path) -> None:
     assert (ranks / "looked.txt").read_text() == "looked-0 looked-1\n"
     aside = list((ranks / "runs/back/set_aside").glob("*/checkpoints/*"))

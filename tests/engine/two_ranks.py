@@ -31,6 +31,7 @@ from dit.engine.callbacks.after_step import AfterStep
 from dit.engine.callbacks.checkpoint import point
 from dit.engine.callbacks.preview import Preview
 from dit.engine.ema import EMA
+from scripts import cache_latents
 from tests.engine import small
 from tests.engine.runs import STEADY, autoencoder, config
 
@@ -216,6 +217,7 @@ def main(out: Path) -> None:
     several_networks(out)
     uneven(out)
     going_on(out)
+    cache(out, "cache-two", "trainer=ddp")
     autoencoders(out)
     idle_parameter(out)
     broken_network(out)
@@ -268,12 +270,20 @@ def begin(out: Path) -> None:
         with patch.object(network, "drawn", most_likely):
             run.train(autoencoder(*PLAIN, "name=vae-joined", "data.batch_size=4"))
     dit.diffusion.loss.noise_like = noise
+    cache(out, "cache-one")
     for name in ("grown", "uneven", "back"):
         shutil.copytree(out / "runs/straight", out / "runs" / name)
         if name != "back":
             folder = out / "runs" / name / "checkpoints"
             (folder / "step-00000006.ckpt").unlink()
             point(folder / "last.ckpt", folder / "step-00000003.ckpt")
+
+
+def cache(out: Path, name: str, *overrides: str) -> None:
+    """A latent cache, two clips to a shard."""
+    asked = cache_latents.Asked(out=str(out / name))
+    with patch.object(cache_latents, "bytes_of_clip", lambda *_: 2**27):
+        cache_latents.make(asked, config(*STEADY, "name=cached", "trainer.accelerator=cpu", *overrides))
 
 
 def autoencoders(out: Path) -> None:

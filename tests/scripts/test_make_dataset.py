@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from data.clips import ClipDataset, MiddleView
+from data.clips import ClipDataset
 from data.decode import Ladder, PyAV
+from data.excerpts import MiddleView
 from data.manifest import read_manifest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_dataset.py"

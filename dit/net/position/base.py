@@ -29,6 +29,11 @@ class Compression(Protocol):
         """(f, h, w), pixels per latent."""
         ...
 
+    @property
+    def lead(self) -> int:
+        """Latent frames in front that stand for no pixels."""
+        ...
+
     def first_frames(self, latents: Tensor) -> Tensor:
         """Numbers of the pixel frames with which latent frames begin."""
         ...
