@@ -37,6 +37,7 @@ TRUSTED: tuple[str, ...] = ()  # packages of the user; what of this project may 
 LEVELS = tuple(f"dit.diffusion.{name}" for name in ("levels", "shift", "moving", "timesteps"))
 SCHEDULES = ("dit.sampling.schedule", "dit.sampling.published_schedules", *LEVELS[:2])  # with their shifts
 PATHS = ("dit.diffusion.path", "dit.diffusion.discrete")
+CLIPS = ("data.worlds.world.World", "data.worlds.phyworld.dataset.PhyWorld")  # whose truth is known: what measures need
 SOLVERS = ("dit.sampling.solvers", "dit.sampling.stochastic", "dit.sampling.unipc")
 KINDS = {
     "net": Kind(nn.Module, "dit.net"),
@@ -51,8 +52,8 @@ KINDS = {
     "sampling.schedule": Kind(Schedule, *SCHEDULES),
     "sampling.solver": Kind(Solver, *SOLVERS),
     "sampling.guidance": Kind(Guidance, "dit.sampling.guidance"),
-    "data.train": Kind(Any, "data.worlds.world.World"),
-    "data.val": Kind(Any, "data.worlds.world.World"),
+    "data.train": Kind(Any, *CLIPS),
+    "data.val": Kind(Any, *CLIPS),
 }
 MEASURED = ("net", "text", "codec")  # parts with weights
 
