@@ -65,16 +65,28 @@ def build(node: Any, kind: Kind, key: str, trusted: Sequence[str] = ()) -> Any:
 
     Raises Refused, in one line that names the key.
     """
-    check_plain(node, key)
-    if not isinstance(node, dict) or TARGET not in node:
-        raise Refused(f"{key} is {shown(node)}, which names no class to build ({TARGET})")
-    _Classes(kind, trusted).check(node, key)
+    check(node, kind, key, trusted)
     try:
         return built(fitted(node, kind.base, key))
     except Misfit as error:
         raise Refused(_printable(str(error))) from None
     except Exception as error:  # the values are anyone's, so whatever they break is a mistake of the file
         raise Refused(f"{key} cannot be built: {_printable(str(error) or type(error).__name__)}") from error
+
+
+def check(node: Any, kind: Kind, key: str, trusted: Sequence[str] = ()) -> None:
+    """Raises Refused for a node that `build` would refuse for what it names; builds nothing. For what is taken out of a
+    file into a config of the user's own, which is built later."""
+    check_plain(node, key)
+    if not isinstance(node, dict) or TARGET not in node:
+        raise Refused(f"{key} is {shown(node)}, which names no class to build ({TARGET})")
+    _Classes(kind, trusted).check(node, key)
+
+
+def check_value(value: Any, key: str) -> None:
+    """Raises Refused for anything but plain data in which nothing is named that would be built."""
+    check_plain(value, key)
+    _NOTHING.check(value, key)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -188,10 +200,15 @@ class _Classes:
             raise Refused(f"{key} asks for {target}, which is more than one thing: it is not run")
 
     def _allowed(self, target: str) -> str:
+        if not self.homes:
+            return "nothing is built there"
         own = target.partition(".")[0]
         homes = " or ".join(dict.fromkeys(self.homes))
         hint = "" if own in KNOWN else f". If you trust the file, and have that package: trusted=[{own}]"
         return f"only classes of {homes} belong there, so it is not run{hint}"
+
+
+_NOTHING = _Classes(Kind(None), ())
 
 
 def _within(name: str, homes: Sequence[str]) -> bool:

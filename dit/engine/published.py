@@ -9,8 +9,9 @@ from typing import Any, cast
 from dit.config.of_init import filled, is_open
 from dit.config.renamed import current
 from dit.engine.rundir import CONFIG
-from dit.foreign import read_yaml
+from dit.foreign import Refused, check, read_yaml, shown
 from dit.interop.published import open_pipeline
+from dit.sampling.checkpoint import KINDS
 
 # What no folder says, so that this project says it: a run keeps what it began with.
 OURS = ("levels", "signals")
@@ -28,7 +29,11 @@ def completed(config: dict[str, Any], run: Path) -> dict[str, Any]:
         return config
     model = open_pipeline(config["init_from"], "init_from").for_expert(expert)
     before = current(read_yaml(run / CONFIG)) if (run / CONFIG).is_file() else {}
-    found = cast(dict[str, Any], filled(config, {**model, **_begun(model, before)}))
+    try:
+        begun = _begun(model, before)
+    except Refused as error:
+        raise Refused(f"{run / CONFIG}: {error}") from None
+    found = cast(dict[str, Any], filled(config, {**model, **begun}))
     if found["text"] is None:  # nothing is encoded, and nothing kept
         found["text_cache"] = None
     return found
@@ -36,11 +41,18 @@ def completed(config: dict[str, Any], run: Path) -> dict[str, Any]:
 
 def _begun(model: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the keys `OURS` that a run was begun with; of its signals, those that the model has and that are
-    read from no folder, which may have moved."""
+    read from no folder, which may have moved. They are built as the user's own, and a run directory may be anyone's: so
+    they name classes of their place alone, or Refused is raised."""
     found = {key: before[key] for key in OURS if key in before}
-    if isinstance(found.get("signals"), Mapping):
+    if "levels" in found:
+        check(found["levels"], KINDS["levels"], "levels")
+    if found.get("signals") is not None:
         kept = found["signals"]
+        if not isinstance(kept, Mapping):
+            raise Refused(f"signals is {shown(kept)}, which is no mapping")
         found["signals"] = {
             name: node if "folder" in node else kept.get(name, node) for name, node in model["signals"].items()
         }
+        for name, node in found["signals"].items():
+            check(node, KINDS["signals"], f"signals.{name}")
     return found

@@ -23,7 +23,7 @@ from dit.checkpoint.files import FOLDER, FROZEN
 from dit.config.flat import COPIES, leaves, lies_in
 from dit.config.renamed import current
 from dit.engine.callbacks.checkpoint import point
-from dit.foreign import read_yaml
+from dit.foreign import Refused, check_value, read_yaml
 from dit.runfiles import CONFIG, METRICS, SAMPLES
 
 log = logging.getLogger(__name__)
@@ -154,6 +154,10 @@ def as_begun(run: Path, config: dict[str, Any]) -> dict[str, Any]:
             continue
         if path in KEPT_FOR_NULL and new[key] is not None:
             continue
+        try:
+            check_value(old[key], ".".join(path))  # a run directory may be anyone's
+        except Refused as error:
+            raise Refused(f"{file}: {error}") from None
         log.warning(
             "%s keeps %s=%s, which it began with; a new run may have %s", run, ".".join(path), old[key], new[key]
         )

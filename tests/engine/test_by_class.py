@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ TINY = (
 )  # fmt: skip
 
 
-def config(*overrides: str) -> dict[str, Any]:
+def config(*overrides: str, of: Sequence[str] = TINY) -> dict[str, Any]:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        plain = OmegaConf.to_container(hydra.compose("train", [*TINY, *overrides]), resolve=True)
+        plain = OmegaConf.to_container(hydra.compose("train", [*of, *overrides]), resolve=True)
     assert isinstance(plain, dict)
     return plain  # type: ignore[return-value]
 
@@ -37,7 +38,6 @@ def config(*overrides: str) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # seconds for each run
     return tmp_path
 
 
@@ -89,6 +89,16 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
     with pytest.raises(ValueError, match=message) as caught:
         run.train(config("trainer.max_steps=2", *overrides))
     assert "\n" not in str(caught.value) and not (folder / "runs").exists()
+
+
+def test_a_text_to_video_preset_says_in_one_line_what_it_needs_on_pixels(folder: Path) -> None:
+    asked = ("experiment=demo", "net=s", "net.depth=1", "net.width=48", "net.heads=2", "name=mine", "show=true")
+    with pytest.raises(
+        ValueError, match="codec gives 3; add net.in_channels=3 net.out_channels=3 net.text_w"
+    ) as caught:
+        run.train(config(of=asked))
+    run.train(config(*str(caught.value).partition("add ")[2].split(), of=asked))
+    assert not (folder / "runs").exists()
 
 
 def test_training_drops_as_often_as_it_says() -> None:
