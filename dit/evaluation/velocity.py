@@ -22,20 +22,21 @@ have neither: pixels are weighed by how much of them the ball covers, and places
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from math import sqrt
+from typing import Any
 
 import numpy as np
 import torch
 
+from dit.evaluation.intervals import of_mean
 from dit.evaluation.segment import Bools, Floats, to_levels
 
 HALF = 127.0  # levels
 SOLID = 0.5  # coverage above which a pixel is certainly the ball's; its neighbours belong to the rim
 BOUNCE = 0.1  # units/s by which velocities change in the interval of a collision
 # What each measure is, for whoever shows it without knowing it: `share` is of 1.
-MEASURES = {
+MEASURES: dict[str, dict[str, Any]] = {
     "velocity_error": {"title": "velocity error, public reading", "unit": "units/s", "larger_is_better": False},
     "sharp_velocity_error": {"title": "velocity error, sharp reading", "unit": "units/s", "larger_is_better": False},
     "error_before": {"title": "velocity error before the collision", "unit": "units/s", "larger_is_better": False},
@@ -47,7 +48,6 @@ MEASURES = {
     "size_change": {"title": "change of radius", "unit": "units", "larger_is_better": False},
     "found": {"title": "balls found", "unit": "share", "larger_is_better": True},
 }
-COLUMNS = ("velocity_error", "sharp_velocity_error", "position_error", "found")  # of the table
 
 
 @dataclass(frozen=True)
@@ -282,35 +282,11 @@ class Report:
         """The measures that these clips have."""
         return [each.name for each in fields(Verdict) if each.name in MEASURES and len(self.values(each.name))]
 
-    def mean(self, name: str) -> float:
-        return float(self.values(name).mean())
-
-    def interval(self, name: str) -> tuple[float, float] | None:
-        """The 95 % interval of the mean over the clips; None of a single clip."""
-        values = self.values(name)
-        if len(values) < 2:
-            return None
-        half = 1.96 * float(values.std(ddof=1)) / sqrt(len(values))
-        return self.mean(name) - half, self.mean(name) + half
-
     def metrics(self) -> dict[str, float]:
-        """Plain numbers for a logger."""
-        return {name: self.mean(name) for name in self.names()}
+        """The mean over the clips of each measure that they have."""
+        return {name: of_mean(self.values(name).tolist())[0] for name in self.names()}
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """Of each of `metrics` that has one."""
-        found = {name: self.interval(name) for name in self.names()}
-        return {name: ends for name, ends in found.items() if ends is not None}
-
-
-def table(reports: Mapping[str, Report]) -> str:
-    """One row a report: means and their 95 % intervals."""
-    rows = [["", "clips", *(f"{MEASURES[name]['title']} ({MEASURES[name]['unit']})" for name in COLUMNS)]]
-    for title, report in reports.items():
-        cells = []
-        for name in COLUMNS:
-            ends = report.interval(name)
-            cells.append(f"{report.mean(name):.3f}" + ("" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"))
-        rows.append([title, str(len(report.verdicts)), *cells])
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        """The 95 % interval of each of `metrics` that has one."""
+        found = {name: of_mean(self.values(name).tolist())[1] for name in self.names()}
+        return {name: interval for name, interval in found.items() if interval is not None}
