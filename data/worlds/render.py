@@ -1,132 +1,34 @@
 """Draws scenes: analytic anti-aliasing, the same bytes on every machine.
 
 A pixel's coverage is `clip(1/2 - d, 0, 1)`, `d` the signed distance in pixels from the pixel's centre to the outline.
-Distances use only + - * / and sqrt in float64, which IEEE 754 rounds in one way everywhere; tables come from square
-roots, not from sin and cos, whose last bit depends on the maths library. Positions arrive in fixed point
-(`quantise`), so that a last-bit difference upstream cannot reach a pixel.
+Distances use only + - * / and sqrt in float64, which IEEE 754 rounds in one way everywhere (`outline.py`). Positions
+arrive in fixed point (`quantise`), so that a last-bit difference upstream cannot reach a pixel.
+
+`truth.py` is made of the same coverages, in the same order.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from math import sqrt
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-PI = 3.141592653589793
-_GRID = 2.0**24  # positions per frame height
-_OFF_TIE = 0.4142135623730951  # irrational, so that no dyadic position lies on a rounding boundary
+from data.worlds.camera import View
+from data.worlds.outline import SHAPES, Circle, Floats, Polygon, quantise
+from data.worlds.pattern import BACKGROUNDS, TEXTURES, Pattern
+from data.worlds.scenery import Colour, Slab
 
+__all__ = ["SHAPES", "Floats", "quantise", "render"]
 
-def quantise(values: Floats) -> Floats:
-    """Snaps lengths (in frame heights) to multiples of 2**-24."""
-    return np.floor(values * _GRID + _OFF_TIE) / _GRID
-
-
-@dataclass(frozen=True)
-class Polygon:
-    """An outline of area pi around its centroid (so that radius means the circle of equal area), y down.
-
-    A point's signed distance is the `rank`-th largest of its distances to the edges' lines: 1 gives a convex polygon;
-    2 gives a pentagram, whose points lie outside at most one of its five lines.
-    """
-
-    vertices: tuple[tuple[float, float], ...]  # (K, 2) corners in order
-    lines: tuple[tuple[float, float, float], ...]  # (nx, ny, offset): signed distance = nx x + ny y - offset
-    rank: int
-
-    @cached_property
-    def extent(self) -> tuple[float, float, float, float]:
-        """How far the outline reaches from its centroid: left, right, up, down, at radius 1."""
-        xs, ys = zip(*self.vertices, strict=True)
-        return -min(xs), max(xs), -min(ys), max(ys)
-
-    def distance(self, dx: Floats, dy: Floats, radius: float) -> Floats:
-        """Signed distance (negative inside) of offsets `dx`, `dy` from the centroid, in their unit."""
-        largest = [np.full(np.broadcast_shapes(dx.shape, dy.shape), -np.inf) for _ in range(self.rank)]
-        for nx, ny, offset in self.lines:
-            value = (nx * dx - offset * radius) + ny * dy
-            for place in range(self.rank - 1):
-                largest[place], value = np.maximum(largest[place], value), np.minimum(largest[place], value)
-            np.maximum(largest[-1], value, out=largest[-1])
-        return largest[-1]
+_SECOND = 0.6  # an object's second tone, in shares of its colour
+_LIFT = 32  # levels by which a background's second tone is brighter than the first, and the border than that
+_LEVELS = 15  # of the shares of a pixel of the background, so that all that rows and columns can make fits a table
+_BRIGHT = 160  # a background that is brighter than this has darker ones
 
 
 @dataclass(frozen=True)
-class Circle:
-    """The unit circle; `vertices` approximate it for whoever needs an outline."""
-
-    vertices: tuple[tuple[float, float], ...]
-
-    @cached_property
-    def extent(self) -> tuple[float, float, float, float]:
-        """How far the outline reaches from its centre: left, right, up, down, at radius 1."""
-        return 1.0, 1.0, 1.0, 1.0
-
-    def distance(self, dx: Floats, dy: Floats, radius: float) -> Floats:
-        """Signed distance (negative inside) of offsets `dx`, `dy` from the centre, in their unit."""
-        return np.sqrt(dx * dx + dy * dy) - radius
-
-
-def _polygon(corners: Sequence[tuple[float, float]], step: int, rank: int) -> Polygon:
-    """Centres `corners` (clockwise on the screen) and scales them to area pi.
-
-    Lines run from every `step`-th corner to the `step`-th after it.
-    """
-    follow = [*corners[1:], corners[0]]
-    cross = [ax * by - bx * ay for (ax, ay), (bx, by) in zip(corners, follow, strict=True)]
-    area = sum(cross) / 2.0
-    mid_x = sum((a[0] + b[0]) * c for a, b, c in zip(corners, follow, cross, strict=True)) / (6.0 * area)
-    mid_y = sum((a[1] + b[1]) * c for a, b, c in zip(corners, follow, cross, strict=True)) / (6.0 * area)
-    scale = sqrt(PI / area)
-    vertices = [((x - mid_x) * scale, (y - mid_y) * scale) for x, y in corners]
-    lines = []
-    for start in range(len(vertices)):
-        (ax, ay), (bx, by) = vertices[start], vertices[(start + step) % len(vertices)]
-        if step > 1 and start % 2:
-            continue
-        length = sqrt((bx - ax) * (bx - ax) + (by - ay) * (by - ay))
-        nx, ny = (by - ay) / length, (ax - bx) / length
-        lines.append((nx, ny, nx * ax + ny * ay))
-    return Polygon(tuple(vertices), tuple(lines), rank)
-
-
-def _star() -> Polygon:
-    # Corners of a pentagon at multiples of 72 degrees from straight up, outer and inner in turn; clockwise, y down.
-    c36, s36 = (1.0 + sqrt(5.0)) / 4.0, sqrt(10.0 - 2.0 * sqrt(5.0)) / 4.0
-    c72, s72 = (sqrt(5.0) - 1.0) / 4.0, sqrt(10.0 + 2.0 * sqrt(5.0)) / 4.0
-    outer = [(0.0, -1.0), (s72, -c72), (s36, c36), (-s36, c36), (-s72, -c72)]
-    shrink = c72 / c36  # a pentagram's inner radius over its outer one
-    inner = [(-x * shrink, -y * shrink) for x, y in (outer[3], outer[4], outer[0], outer[1], outer[2])]
-    return _polygon([corner for pair in zip(outer, inner, strict=True) for corner in pair], step=4, rank=2)
-
-
-def _circle() -> Circle:
-    # Halving the angle five times from 90 degrees gives 64 corners without sin or cos.
-    corners: list[tuple[float, float]] = [(1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)]
-    for _ in range(4):
-        follow = [*corners[1:], corners[0]]
-        middle = [(ax + bx, ay + by) for (ax, ay), (bx, by) in zip(corners, follow, strict=True)]
-        middle = [(x / sqrt(x * x + y * y), y / sqrt(x * x + y * y)) for x, y in middle]
-        corners = [corner for pair in zip(corners, middle, strict=True) for corner in pair]
-    return Circle(tuple(corners))
-
-
-# The shapes that a world may use; all have area pi at radius 1 and their centroid at the origin.
-SHAPES: dict[str, Circle | Polygon] = {
-    "circle": _circle(),
-    "square": _polygon([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)], step=1, rank=1),
-    "triangle": _polygon([(0.0, -sqrt(3.0)), (1.0, 0.0), (-1.0, 0.0)], step=1, rank=1),
-    "diamond": _polygon([(0.0, -1.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0)], step=1, rank=1),
-    "star": _star(),
-    "bar": _polygon([(-2.2, -1.0), (2.2, -1.0), (2.2, 1.0), (-2.2, 1.0)], step=1, rank=1),
-}
-
-
-@dataclass(frozen=True)
-class _Patch:
+class Patch:
     """The pixels around one object: coverage `(F, S, T)`, and `(F, 2)` where (x, y) its top left pixel lies."""
 
     coverage: Floats
@@ -143,27 +45,144 @@ class _Patch:
         return [(slice(top, top + high), slice(left, left + wide)) for left, top in corners]
 
 
-def _patch(shape: Circle | Polygon, centre: Floats, radius: float) -> _Patch:
-    """Covers an object around its centroids `(F, 2)`; all lengths in pixels."""
+@dataclass(frozen=True)
+class Surface:
+    """How an object looks: its colour, and the pattern on it."""
+
+    colour: Colour
+    pattern: Pattern | None = None
+
+    @property
+    def tone(self) -> Colour:
+        """The pattern's second tone."""
+        red, green, blue = (int(_SECOND * level + 0.5) for level in self.colour)
+        return red, green, blue
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is behind everything: a colour, and the pattern on it."""
+
+    colour: Colour
+    pattern: Pattern | None = None
+
+    def tone(self, step: int) -> Colour:
+        """A brighter colour, by `step` steps; of a bright one a darker."""
+        lift = _LIFT * step * (-1 if sum(self.colour) > 3 * _BRIGHT else 1)
+        red, green, blue = (min(255, max(0, level + lift)) for level in self.colour)
+        return red, green, blue
+
+
+def surface(colour: Colour, texture: str) -> Surface:
+    """A surface by the words of `pattern.TEXTURES`, or "plain"."""
+    return Surface(colour, TEXTURES.get(texture))
+
+
+def ground(colour: Colour, background: str) -> Ground:
+    """A ground by the words of `pattern.BACKGROUNDS`, or "plain"."""
+    return Ground(colour, BACKGROUNDS.get(background))
+
+
+def cover(shape: Circle | Polygon, centre: Floats, radius: float | Floats) -> Patch:
+    """Covers an object around its centroids `(F, 2)`; all lengths in pixels. radius: one, or one a frame `(F,)`."""
     # Half a pixel more than the outline's reach is where coverage ends; `floor` gives away less than a whole one.
-    left, right, up, down = (int(radius * reach + 0.5) + 1 for reach in shape.extent)
+    largest = radius if isinstance(radius, float) else float(radius.max())
+    left, right, up, down = (int(largest * reach + 0.5) + 1 for reach in shape.extent)
     corner = np.floor(centre).astype(np.int64) - (left, up)
     offset = corner - centre
     dx = offset[:, 0, None, None] + (np.arange(left + right + 1) + 0.5)
     dy = offset[:, 1, None, None] + (np.arange(up + down + 1) + 0.5)[:, None]
-    return _Patch(np.minimum(np.maximum(0.5 - shape.distance(dx, dy, radius), 0.0), 1.0), corner)
+    size = radius if isinstance(radius, float) else radius[:, None, None]
+    return Patch(np.minimum(np.maximum(0.5 - shape.distance(dx, dy, size), 0.0), 1.0), corner)
+
+
+@dataclass(frozen=True)
+class Band:
+    """The pixels that a slab covers in any frame: coverage `(F, S, T)`, or `(1, S, T)` where it does not move."""
+
+    coverage: Floats
+    rows: slice
+    columns: slice
+
+
+def cover_slab(slab: Slab, view: View, height: int, width: int) -> Band:
+    """Covers a slab: a pixel's coverage is the share of its area."""
+    corners = view.picture(np.array([slab[0:2], slab[2:4]]))[: 1 if view.still else None] * height
+    shares, windows = [], []
+    for axis, size in enumerate((width, height)):
+        edge, low, high = np.arange(size, dtype=np.float64), corners[:, 0, axis, None], corners[:, 1, axis, None]
+        share = np.minimum(np.maximum(np.minimum(high, edge + 1.0) - np.maximum(low, edge), 0.0), 1.0)
+        places = np.flatnonzero(share.any(0)).tolist() or [0]
+        windows.append(slice(places[0], places[-1] + 1))
+        shares.append(share[:, windows[-1]])
+    return Band(shares[1][:, :, None] * shares[0][:, None, :], windows[1], windows[0])
+
+
+def plate(behind: Ground, slabs: Sequence[Slab], view: View, height: int, width: int) -> NDArray[np.uint8]:
+    """What is seen where no object is: `(3, F, H, W)`, or with 1 in the place of what does not vary."""
+    if behind.pattern is None and view.still:
+        found = np.array(behind.colour, np.uint8)[:, None, None, None]
+    else:
+        found = _patterned(behind, view, height, width)
+    solid = [slab for slab in slabs if not slab.front]
+    if solid:
+        found = np.broadcast_to(found, (3, found.shape[1], height, width)).copy()
+        for slab in solid:
+            _hide(found, cover_slab(slab, view, height, width), slab.colour)
+    return found
+
+
+def _patterned(behind: Ground, view: View, height: int, width: int) -> NDArray[np.uint8]:
+    """A pattern and the border of the room: what they are in columns and rows, and a table of what these make."""
+    frames = slice(1) if view.still else slice(None)
+    scale, middle, centre = view.scale[frames, None], view.middle, view.centre[frames]
+    x = ((np.arange(width) + 0.5) / height - middle[0]) / scale + centre[:, 0, None]
+    y = ((np.arange(height) + 0.5) / height - middle[1]) / scale + centre[:, 1, None]
+    pixel = 1.0 / (scale * height)
+    shares = (np.zeros(x.shape), np.zeros(y.shape))
+    if behind.pattern is not None:
+        shares = behind.pattern.rows(x, y, pixel)
+    codes = []
+    for place, share, length in zip((x, y), shares, (view.aspect, 1.0), strict=True):
+        inside = np.minimum(np.maximum((0.5 * length - np.abs(place - 0.5 * length)) / pixel + 0.5, 0.0), 1.0)
+        levels = (inside * _LEVELS + 0.5).astype(np.uint16) * (_LEVELS + 1) + (share * _LEVELS + 0.5).astype(np.uint16)
+        codes.append(levels)
+    code = codes[0][:, None, :] + codes[1][:, :, None] * (_LEVELS + 1) ** 2
+    return np.take(_table(behind), code, axis=1)
+
+
+@lru_cache(maxsize=64)
+def _table(behind: Ground) -> NDArray[np.uint8]:
+    """Colours `(3, 65536)` by the code of a column plus 256 times that of a row: a code is 16 times the level of being
+    inside the room, plus that of the second tone."""
+    levels = np.arange(_LEVELS + 1) / _LEVELS
+    inside_x, share_x = levels[None, None, :, None], levels[None, None, None, :]
+    inside_y, share_y = levels[:, None, None, None], levels[None, :, None, None]
+    share = np.zeros((1, 1, 1, 1)) if behind.pattern is None else behind.pattern.joined(share_x, share_y)
+    first, second, border = (np.array(behind.tone(step), np.float64)[:, None, None, None, None] for step in range(3))
+    colour = first + share * (second - first)
+    colour = border + inside_x * inside_y * (colour - border)
+    shape = (3, *[_LEVELS + 1] * 4)
+    return (np.broadcast_to(colour, shape) + 0.5).astype(np.uint8).reshape(3, -1)
+
+
+def _hide(picture: NDArray[np.uint8], band: Band, colour: Colour) -> None:
+    """Paints a slab over a picture `(3, F, H, W)`."""
+    window = picture[:, :, band.rows, band.columns]
+    ink = np.array(colour, np.float64)[:, None, None, None]
+    window[...] = (window + band.coverage * (ink - window) + 0.5).astype(np.uint8)
 
 
 def render(
     positions: Floats,
     radii: Sequence[float],
     shapes: Sequence[str],
-    colours: Sequence[tuple[int, int, int]],
-    background: tuple[int, int, int],
+    colours: Sequence[Colour],
+    background: Colour,
     height: int,
     width: int,
 ) -> tuple[NDArray[np.uint8], Floats]:
-    """Paints objects over one another, the last in front.
+    """Paints objects over one another on one colour, the last in front.
 
     Args:
         positions: `(F, N, 2)` centroids (x, y) in frame heights, from the top left corner, in fixed point.
@@ -172,40 +191,119 @@ def render(
         pixels `(3, F, H, W)`, and `(F, N)` the share of each object that is in the frame and not covered.
     """
     patches = [
-        _patch(SHAPES[shapes[item]], positions[:, item] * height, radii[item] * height) for item in range(len(radii))
+        cover(SHAPES[shapes[item]], positions[:, item] * height, radii[item] * height) for item in range(len(radii))
     ]
+    inks = [np.array(colour, np.float64)[:, None, None, None] for colour in colours]
+    behind = np.array(background, np.uint8)[:, None, None, None]
+    return paint(patches, inks, behind, [], (len(positions), height, width))
+
+
+def picture(
+    positions: Floats,
+    radii: Sequence[float],
+    shapes: Sequence[str],
+    surfaces: Sequence[Surface],
+    slabs: Sequence[Slab],
+    behind: Ground,
+    view: View,
+    height: int,
+    width: int,
+    present: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.uint8], Floats]:
+    """Like `render`, in a room with slabs, seen by a camera.
+
+    positions: in the room, in fixed point. present: `(F, N)`, False where an object is not there; None: all are.
+    """
+    places = view.picture(positions)
+    patches, inks = [], []
+    for item, (radius, shape, look) in enumerate(zip(radii, shapes, surfaces, strict=True)):
+        size = radius * height if view.still else radius * height * view.scale
+        centre = places[:, item] * height
+        patch = cover(SHAPES[shape], centre, size)
+        if present is not None:
+            patch = replace(patch, coverage=patch.coverage * present[:, item, None, None])
+        patches.append(patch)
+        inks.append(_ink(look, patches[-1], centre, size))
+    back = plate(behind, slabs, view, height, width)
+    front = [(cover_slab(slab, view, height, width), slab.colour) for slab in slabs if slab.front]
+    return paint(patches, inks, back, front, (len(positions), height, width))
+
+
+def _ink(look: Surface, patch: Patch, centre: Floats, radius: float | Floats) -> Floats:
+    """The colours of an object's pixels: broadcasts to `(3, F, S, T)`."""
+    colour = np.array(look.colour, np.float64)[:, None, None, None]
+    if look.pattern is None:
+        return colour
+    size = np.asarray(radius)[..., None, None]
+    offset = patch.corner - centre
+    x = (offset[:, 0, None, None] + (np.arange(patch.coverage.shape[2]) + 0.5)) / size
+    y = (offset[:, 1, None, None] + (np.arange(patch.coverage.shape[1]) + 0.5)[:, None]) / size
+    share = look.pattern.joined(*look.pattern.rows(x, y, 1.0 / size))
+    return colour + share * (np.array(look.tone, np.float64)[:, None, None, None] - colour)
+
+
+def paint(
+    patches: Sequence[Patch],
+    inks: Sequence[Floats],
+    behind: NDArray[np.uint8],
+    front: Sequence[tuple[Band, Colour]],
+    size: tuple[int, int, int],
+) -> tuple[NDArray[np.uint8], Floats]:
+    """Paints patches over what is behind them, the last in front, and then what hides them all.
+
+    Args:
+        patches, inks: pixels and colours of each object.
+        behind: uint8, broadcasts to `(3, F, H, W)`.
+        front: what hides objects, and its colour.
+        size: `(F, H, W)`.
+    Returns:
+        pixels `(3, F, H, W)`, and `(F, N)` the share of each object that is in the frame and not covered.
+    """
+    frames, height, width = size
     # What hangs over the frame's edge is painted into a margin and cut off at the end.
     edge = np.array([width, height])
-    margin = max(0, *(int(max((-p.corner).max(), (p.corner + p.size - edge).max())) for p in patches))
-    frames, wide, high = len(positions), width + 2 * margin, height + 2 * margin
+    reaches = [int(max((-p.corner).max(), (p.corner + p.size - edge).max())) for p in patches]
+    margin = max(0, *reaches) if reaches else 0
+    wide, high = width + 2 * margin, height + 2 * margin
+    inside = (slice(margin, margin + height), slice(margin, margin + width))
     canvas = np.empty((3, frames, high, wide), np.uint8)
-    for channel, level in enumerate(background):
-        canvas[channel] = level
-    for patch, colour in zip(patches, colours, strict=True):
-        ink = np.array(colour, np.float64)[:, None, None, None]
+    if behind.size == 3:
+        for channel in range(3):
+            canvas[channel] = behind[channel, 0, 0, 0]
+    else:
+        canvas[:, :, *inside] = behind
+    for patch, ink in zip(patches, inks, strict=True):
         where = patch.windows(margin)
         paper = np.stack([canvas[:, frame, rows, columns] for frame, (rows, columns) in enumerate(where)], axis=1)
         # The cast cuts off towards zero: adding a half rounds to nearest.
         paint = (paper + patch.coverage * (ink - paper) + 0.5).astype(np.uint8)
         for frame, (rows, columns) in enumerate(where):
             canvas[:, frame, rows, columns] = paint[:, frame]
-    inside = (slice(margin, margin + height), slice(margin, margin + width))
-    return canvas[:, :, *inside], _visibility(patches, (frames, high, wide), inside, margin)
+    seen = canvas[:, :, *inside]
+    for band, colour in front:
+        _hide(seen, band, colour)
+    return seen, _visibility(patches, (frames, high, wide), inside, margin, front)
 
 
 def _visibility(
-    patches: Sequence[_Patch], shape: tuple[int, int, int], inside: tuple[slice, slice], margin: int
+    patches: Sequence[Patch],
+    shape: tuple[int, int, int],
+    inside: tuple[slice, slice],
+    margin: int,
+    front: Sequence[tuple[Band, Colour]],
 ) -> Floats:
-    """The share of each object's coverage that lies in the frame and is not covered by objects in front of it."""
-    if len(patches) == 1 and margin == 0:
+    """The share of each object's coverage that lies in the frame and is not covered by what is in front of it."""
+    if len(patches) == 1 and margin == 0 and not front:
         return np.ones((shape[0], 1))
     clear = np.zeros(shape)
     clear[:, *inside] = 1.0
+    for band, _ in front:
+        clear[:, *inside][:, band.rows, band.columns] *= 1.0 - band.coverage
     visibility = np.empty((shape[0], len(patches)))
     for item in reversed(range(len(patches))):
         coverage, total = patches[item].coverage, patches[item].coverage.sum((1, 2))
         for frame, (rows, columns) in enumerate(patches[item].windows(margin)):
             here = clear[frame, rows, columns]
-            visibility[frame, item] = (coverage[frame] * here).sum() / total[frame]
+            visibility[frame, item] = (coverage[frame] * here).sum() / max(total[frame], 1e-12)  # 0: absent
             here *= 1.0 - coverage[frame]
     return visibility

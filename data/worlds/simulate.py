@@ -8,36 +8,19 @@ Objects keep upright (infinite moment of inertia), so that a shape is recognisab
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pymunk
 from numpy.typing import NDArray
 
-from data.worlds.render import PI, SHAPES, Floats, quantise
+from data.worlds.motion import MOTIONS
+from data.worlds.outline import PI, SHAPES, Floats, quantise
+from data.worlds.scenery import Slab
 
 STEP = 1.0 / 240.0  # seconds
 WALLS = ("left", "right", "top", "bottom")
 _THICK = 1.0  # wall thickness: far more than any object moves in a step
-
-
-@dataclass(frozen=True)
-class Motion:
-    """How a body lives: straight-moving ones pass through everything, the others meet the walls and one another."""
-
-    contact: bool
-    falls: bool
-    restitution: float  # share of the speed kept by a bounce
-    directions: tuple[str, ...] | None  # those that it can take; None: all
-    lift: float  # speed upwards at the start, in shares of the speed along the direction
-
-
-MOTIONS: dict[str, Motion] = {
-    "straight": Motion(contact=False, falls=False, restitution=1.0, directions=None, lift=0.0),
-    "bounce": Motion(contact=True, falls=False, restitution=1.0, directions=None, lift=0.0),
-    "fall": Motion(contact=True, falls=True, restitution=0.0, directions=("down",), lift=0.0),
-    "drop": Motion(contact=True, falls=True, restitution=0.8, directions=("down",), lift=0.0),
-    "throw": Motion(contact=True, falls=True, restitution=0.8, directions=("left", "right"), lift=1.0),
-}
 
 
 @dataclass(frozen=True)
@@ -49,12 +32,29 @@ class Start:
     motion: str
     position: tuple[float, float]
     velocity: tuple[float, float]  # frame heights a second
+    density: float = 1.0  # mass for its area
+    speed: float = 0.0  # frame heights a second; of one that is steered, how fast keys move it
+
+    @property
+    def mass(self) -> float:
+        """That of a plain object of radius 1 is pi."""
+        return PI * self.radius * self.radius * self.density
+
+
+class Pilot(Protocol):
+    """What steers the bodies of a scene, of which the first hears it."""
+
+    def frame(self, frame: int, bodies: Sequence[pymunk.Body]) -> None:
+        """Called when frame `frame` is seen."""
+
+    def take(self, body: pymunk.Body) -> None:
+        """Called with the first body, before anything moves."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What happened: positions and velocities `(F, N, 2)`; contacts `(F, N, N + 4)`, whether an object touched object
-    j or wall `WALLS[j - N]` since the frame before."""
+    """What happened: positions and velocities `(F, N, 2)`; contacts `(F, N, N + 4 + S)`, whether an object touched
+    object j, wall `WALLS[j - N]` or solid slab `j - N - 4` since the frame before."""
 
     positions: Floats
     velocities: Floats
@@ -67,8 +67,7 @@ def _body(space: pymunk.Space, start: Start, label: int) -> pymunk.Body:
         body = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
         space.add(body)
     else:
-        mass = PI * start.radius * start.radius
-        body = pymunk.Body(mass, float("inf"))
+        body = pymunk.Body(start.mass, float("inf"))
         outline = [(x * start.radius, y * start.radius) for x, y in SHAPES[start.shape].vertices]
         shape = pymunk.Poly(body, outline)
         shape.elasticity, shape.friction, shape.collision_type = motion.restitution, 0.0, label
@@ -77,7 +76,7 @@ def _body(space: pymunk.Space, start: Start, label: int) -> pymunk.Body:
     return body
 
 
-def _walls(space: pymunk.Space, aspect: float, first_label: int) -> None:
+def _walls(space: pymunk.Space, aspect: float, slabs: Sequence[Slab], first_label: int) -> None:
     low, far = -_THICK, _THICK
     ends = [
         ((low, low - 1), (low, 2 + far)),
@@ -89,18 +88,53 @@ def _walls(space: pymunk.Space, aspect: float, first_label: int) -> None:
         wall = pymunk.Segment(space.static_body, a, b, _THICK)
         wall.elasticity, wall.friction, wall.collision_type = 1.0, 0.0, label
         space.add(wall)
+    for label, slab in enumerate(slabs, first_label + len(WALLS)):
+        corners = [(slab.left, slab.top), (slab.right, slab.top), (slab.right, slab.bottom), (slab.left, slab.bottom)]
+        side = pymunk.Poly(space.static_body, corners)
+        side.elasticity, side.friction, side.collision_type = 1.0, 0.0, label
+        space.add(side)
 
 
-def simulate(starts: Sequence[Start], gravity: float, aspect: float, num_frames: int, fps: float) -> Trajectory:
-    """Runs a scene for `num_frames` frames, the first at time zero; `gravity` in frame heights per second squared."""
-    count = len(starts)
+def simulate(
+    starts: Sequence[Start],
+    gravity: float,
+    aspect: float,
+    num_frames: int,
+    fps: float,
+    slabs: Sequence[Slab] = (),
+    pilot: Pilot | None = None,
+) -> Trajectory:
+    """Runs a scene for `num_frames` frames, the first at time zero; `gravity` in frame heights per second squared.
+
+    slabs: what stands in the room; the solid ones stop those that meet others.
+    """
+    count, solid = len(starts), [slab for slab in slabs if slab.solid]
     space = pymunk.Space()
     bodies = [_body(space, start, label) for label, start in enumerate(starts, 1)]
     positions = np.empty((num_frames, count, 2))
     velocities = np.empty((num_frames, count, 2))
-    contacts = np.zeros((num_frames, count, count + len(WALLS)), np.bool_)
+    contacts = np.zeros((num_frames, count, count + len(WALLS) + len(solid)), np.bool_)
     if any(MOTIONS[start.motion].contact for start in starts):
-        _run_with_contacts(space, bodies, starts, gravity, aspect, fps, positions, velocities, contacts)
+        _walls(space, aspect, solid, count + 1)
+        run = _Contacts(space, bodies, starts, gravity)
+        if pilot is not None:
+            pilot.take(bodies[0])
+        steps = 0
+        for frame in range(num_frames):
+            time = frame / fps
+            while (steps + 1) * STEP <= time + 1e-9:
+                run.step()
+                steps += 1
+            rest = time - steps * STEP  # less than a step: what moves there moves straight
+            velocities[frame] = [body.velocity for body in bodies]
+            positions[frame] = np.array([body.position for body in bodies]) + rest * velocities[frame]
+            for first, second in run.touched:
+                contacts[frame, first, second] = True
+                if second < count:
+                    contacts[frame, second, first] = True
+            run.touched.clear()
+            if pilot is not None:
+                pilot.frame(frame, bodies)
     else:
         for frame in range(num_frames):
             if frame:
@@ -110,47 +144,33 @@ def simulate(starts: Sequence[Start], gravity: float, aspect: float, num_frames:
     return Trajectory(quantise(positions), quantise(velocities), contacts)
 
 
-def _run_with_contacts(
-    space: pymunk.Space,
-    bodies: Sequence[pymunk.Body],
-    starts: Sequence[Start],
-    gravity: float,
-    aspect: float,
-    fps: float,
-    positions: Floats,
-    velocities: Floats,
-    contacts: NDArray[np.bool_],
-) -> None:
-    """Fills the three arrays."""
-    count = len(bodies)
-    space.collision_slop = 1e-4  # Chipmunk's own default, 0.1, thinks in pixels
-    _walls(space, aspect, count + 1)
-    touched: set[tuple[int, int]] = set()
+class _Contacts:
+    """Steps a space in which objects meet, and notes which touched: pairs of numbers of objects, walls and slabs."""
 
-    def note(arbiter: pymunk.Arbiter, _space: pymunk.Space, _data: object) -> None:
+    def __init__(
+        self,
+        space: pymunk.Space,
+        bodies: Sequence[pymunk.Body],
+        starts: Sequence[Start],
+        gravity: float,
+    ) -> None:
+        self.space, self.gravity = space, gravity
+        self.touched: set[tuple[int, int]] = set()
+        space.collision_slop = 1e-4  # Chipmunk's own default, 0.1, thinks in pixels
+        space.on_collision(None, None, pre_solve=self._note)
+        motions = [MOTIONS[start.motion] for start in starts]
+        # Gravity acts on the whole space: what does not fall while something else does is held up by a force.
+        self.held_up: list[pymunk.Body] = []
+        if any(motion.falls for motion in motions):
+            space.gravity = 0.0, gravity
+            pairs = zip(bodies, motions, strict=True)
+            self.held_up = [body for body, motion in pairs if motion.contact and not motion.falls]
+
+    def _note(self, arbiter: pymunk.Arbiter, _space: pymunk.Space, _data: object) -> None:
         first, second = sorted(shape.collision_type - 1 for shape in arbiter.shapes)
-        touched.add((first, second))
+        self.touched.add((first, second))
 
-    space.on_collision(None, None, pre_solve=note)
-    motions = [MOTIONS[start.motion] for start in starts]
-    # Gravity acts on the whole space: what does not fall while something else does is held up by a force of its own.
-    held_up = []
-    if any(motion.falls for motion in motions):
-        space.gravity = 0.0, gravity
-        held_up = [body for body, motion in zip(bodies, motions, strict=True) if motion.contact and not motion.falls]
-    steps = 0
-    for frame in range(len(positions)):
-        time = frame / fps
-        while (steps + 1) * STEP <= time + 1e-9:
-            for body in held_up:
-                body.force = 0.0, -gravity * body.mass
-            space.step(STEP)
-            steps += 1
-        rest = time - steps * STEP  # less than a step: what moves there moves straight
-        velocities[frame] = [body.velocity for body in bodies]
-        positions[frame] = np.array([body.position for body in bodies]) + rest * velocities[frame]
-        for first, second in touched:
-            contacts[frame, first, second] = True
-            if second < count:
-                contacts[frame, second, first] = True
-        touched.clear()
+    def step(self) -> None:
+        for body in self.held_up:
+            body.force = 0.0, -self.gravity * body.mass
+        self.space.step(STEP)

@@ -1,10 +1,14 @@
-"""The procedural world: clip number `i` with its caption and exact state, the same bytes everywhere."""
+"""The procedural world: clip number `i` with its caption and exact state, the same bytes everywhere.
+
+A meaning (`lexicon`, words) becomes a scene (`scene`, numbers), which moves (`simulate`), is seen (`camera`) and
+painted (`render`). What is true of it beside the state, masks, depth and flow, is made of the same geometry on request
+(`truth`).
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,38 +17,22 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from data.card import share
-from data.worlds.caption import DIRECTIONS, PLAIN, ObjectSpec, Spec, check_words, parse, say, says_speed
-from data.worlds.render import SHAPES, Floats, render
-from data.worlds.scene import Stage, Stream, is_held_out, motion_directions
-from data.worlds.simulate import MOTIONS, Start, simulate
+from data.worlds.camera import view
+from data.worlds.caption import ANY, DIRECTIONS, LENGTHS, PLAIN, ObjectSpec, Spec, check_words, read, say
+from data.worlds.lexicon import ALONE, Combination, Lexicon
+from data.worlds.outline import SHAPES, Floats
+from data.worlds.render import ground, picture, plate, surface
+from data.worlds.scene import Stage
+from data.worlds.scenery import Colour
+from data.worlds.simulate import simulate
+from data.worlds.state import Clip, State
+from data.worlds.steer import Keyboard, Presses, check_presses, draw_presses
+from data.worlds.stream import Stream
+from data.worlds.truth import Truth
 
-Colour = tuple[int, int, int]
-MOST_MEANINGS = 1_000_000  # of one object; splits, prompts and classes are made of lists of them
-
-
-@dataclass(frozen=True)
-class State:
-    """The exact truth beside a clip of F frames and N objects; lengths in frame heights, seconds, y down."""
-
-    spec: Spec
-    positions: Floats  # (F, N, 2) centroids (x, y)
-    velocities: Floats  # (F, N, 2)
-    radii: Floats  # (N,) of the circle of equal area
-    colours: NDArray[np.int64]  # (N,) index into the world's colours
-    shapes: NDArray[np.int64]  # (N,) index into the world's shapes
-    visibility: Floats  # (F, N) share of the object that is inside the frame and not covered
-    contacts: NDArray[
-        np.bool_
-    ]  # (F, N, N + 4) touched object j, or the left, right, top, bottom wall, since last frame
-
-
-@dataclass(frozen=True)
-class Clip:
-    """`pixels` uint8 `(F, H, W, 3)`, the caption and the state."""
-
-    pixels: NDArray[np.uint8]
-    caption: str
-    state: State
+MEDIUM: Mapping[str, float] = {"medium": 1.0}
+ACTIONS, PRESSES = "actions", "presses"  # columns
+_LONGER_LANE = 1  # of random numbers: longer clips are no continuations of those that are trained on
 
 
 class World(Dataset[dict[str, object]]):
@@ -55,21 +43,31 @@ class World(Dataset[dict[str, object]]):
         num_clips: length of the data set; clip `i` does not depend on it.
         num_frames, height, width, fps: how a scene is seen; the scene itself depends on its duration
             `num_frames / fps` and on the aspect ratio only.
-        shapes: names out of `render.SHAPES`.
+        shapes: names out of `outline.SHAPES`.
         colours: word -> (red, green, blue), 0 to 255.
-        directions: words out of `caption.DIRECTIONS`.
+        directions: words out of `motion.DIRECTIONS`.
         sizes: word -> radius in frame heights (of the circle of equal area); "plain" is left unsaid.
         speeds: word -> frame heights a second; "plain" is left unsaid.
         speed_jitter: speeds vary by at most this share around the word's value; 0 makes the speed exactly the word's.
-        motions: name out of `simulate.MOTIONS` -> weight.
+        motions: name out of `motion.MOTIONS` -> weight.
         num_objects: number of objects in a scene -> weight.
         gravity: frame heights per second squared.
         background: (red, green, blue).
-        split: "train" or "heldout".
+        split: out of `splits.SPLITS`.
         heldout_fraction: share of the combinations (colour, shape, direction) that only split "heldout" shows.
         labels: parts of an object out of `caption.ObjectSpec` that make its class, for networks with labels:
-            [colour, shape] makes "red circle" one. Scenes of several objects have no class. Nothing for configs of
-            before there were labels.
+            [colour, shape] makes "red circle" one. Scenes of several objects have no class.
+
+    What follows is plain in configs of before it was there:
+        textures, materials: "plain" and words out of `pattern.TEXTURES` and `motion.MATERIALS`, all equally likely.
+        sceneries, backgrounds, cameras, events: "plain" and words out of `scenery.SCENERIES`, `pattern.BACKGROUNDS`,
+            `camera.CAMERAS` and `caption.EVENTS` -> weight.
+        size_jitter: as `speed_jitter`, of radii.
+        outside_sizes, outside_speeds: words and values outside the range of `sizes` and `speeds`, below and above,
+            which the splits "smaller", "larger", "slower" and "faster" show and no other.
+        longer_frames: frames of the clips of split "longer".
+        keys: names out of `steer.KEYS` that move the first object, whose motion is then a steered one.
+        captions: length out of `caption.LENGTHS` -> weight.
 
     Raises ValueError for words that do not exist, paths that do not fit into the frame, an empty split.
     """
@@ -96,17 +94,33 @@ class World(Dataset[dict[str, object]]):
         split: str,
         heldout_fraction: float,
         labels: Sequence[str] = (),
+        textures: Sequence[str] = (PLAIN,),
+        materials: Sequence[str] = (PLAIN,),
+        sceneries: Mapping[str, float] = ALONE,
+        backgrounds: Mapping[str, float] = ALONE,
+        cameras: Mapping[str, float] = ALONE,
+        events: Mapping[str, float] = ALONE,
+        size_jitter: float = 0.0,
+        outside_sizes: Mapping[str, float] = {},  # noqa: B006 never changed
+        outside_speeds: Mapping[str, float] = {},  # noqa: B006
+        longer_frames: int | None = None,
+        keys: Sequence[str] = (),
+        captions: Mapping[str, float] = MEDIUM,
     ) -> None:
         for name, value in {"num_clips": num_clips, "num_frames": num_frames, "height": height, "width": width}.items():
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        weights = {"motions": motions, "sceneries": sceneries, "backgrounds": backgrounds, "cameras": cameras}
+        weights |= {"events": events, "captions": captions}
         for name, words in {
             "shapes": shapes,
             "colours": colours,
             "directions": directions,
             "sizes": sizes,
             "speeds": speeds,
-            "motions": [word for word, weight in motions.items() if weight > 0],
+            "textures": textures,
+            "materials": materials,
+            **{name: [word for word, weight in each.items() if weight > 0] for name, each in weights.items()},
             "num_objects": [count for count, weight in num_objects.items() if weight > 0 and int(count) > 0],
         }.items():
             if not words:
@@ -115,52 +129,87 @@ class World(Dataset[dict[str, object]]):
             raise ValueError(f"seed={seed} must be at least 0")
         if fps <= 0:
             raise ValueError(f"fps={fps} must be above 0")
-        check_words("shape", shapes, SHAPES)
-        check_words("direction", directions, DIRECTIONS)
-        check_words("motion", motions, MOTIONS)
-        check_words("split", [split], ["train", "heldout"])
+        check_words("caption length", captions, LENGTHS)
+        if split == "longer":
+            if longer_frames is None or longer_frames <= num_frames:
+                raise ValueError(
+                    f'split "longer" has clips of longer_frames={longer_frames}; give more than num_frames={num_frames}'
+                )
+            num_frames = longer_frames
         self.seed, self.num_clips, self.split = seed, num_clips, split
         self.num_frames, self.height, self.width, self.fps = num_frames, height, width, fps
         self.shapes, self.directions, self.gravity = list(shapes), list(directions), gravity
         self.colours: dict[str, Colour] = {word: _rgb(value) for word, value in colours.items()}
         self.background = _rgb(background)
-        self.motions = {name: weight for name, weight in motions.items() if weight > 0}
-        self.num_objects = {int(count): weight for count, weight in num_objects.items() if weight > 0}
-        self.stage = Stage(width / height, num_frames / fps, dict(sizes), dict(speeds), speed_jitter)
-        words = (self.colours, shapes, directions, sizes, speeds, motions)
-        if (count := prod(map(len, words))) > MOST_MEANINGS:
-            raise ValueError(
-                f"{' x '.join(str(len(each)) for each in words)} colours, shapes, directions, sizes, speeds and "
-                f"motions make {count:,} meanings; at most {MOST_MEANINGS:,} can be listed, so name fewer words"
-            )
+        self.captions = {length: weight for length, weight in captions.items() if weight > 0}
+        self.lexicon = Lexicon(
+            shapes=shapes,
+            colours=list(self.colours),
+            directions=directions,
+            sizes=sizes,
+            speeds=speeds,
+            motions=motions,
+            num_objects=num_objects,
+            textures=textures,
+            materials=materials,
+            sceneries=sceneries,
+            backgrounds=backgrounds,
+            cameras=cameras,
+            events=events,
+            outside_sizes=outside_sizes,
+            outside_speeds=outside_speeds,
+            keys=keys,
+            size_jitter=size_jitter,
+            speed_jitter=speed_jitter,
+            split=split,
+            heldout_fraction=heldout_fraction,
+        )
+        self.keys = self.lexicon.keys
+        self.columns = [ACTIONS, PRESSES] if self.keys else []  # of the items, beside pixels and caption
+        self.stage = Stage(
+            width / height, num_frames / fps, self.lexicon.sizes, self.lexicon.speeds, speed_jitter, size_jitter
+        )
+        self._make_classes(labels)
+        self._check_paths()
+
+    def _make_classes(self, labels: Sequence[str]) -> None:
+        words = self.lexicon
         parts: dict[str, list[str]] = {
-            "colour": list(self.colours),
-            "shape": self.shapes,
-            "size": list(self.stage.sizes),
-            "motion": list(self.motions),
-            "direction": self.directions,
-            "speed": list(self.stage.speeds),
+            "colour": words.colours,
+            "shape": words.shapes,
+            "size": words.trained_sizes,
+            "motion": list(words.motions),
+            "direction": words.directions,
+            "speed": words.trained_speeds,
+            "texture": words.textures,
+            "material": words.materials,
         }
         check_words("label", labels, parts)
         self.labels = list(labels)
         self.classes = [" ".join(each) for each in product(*(parts[part] for part in labels))] if labels else []
-        self._combinations = {
-            motion: self._split_combinations(motion, split == "heldout", heldout_fraction) for motion in self.motions
-        }
-        for motion in self.motions:  # both splits: a prompt may ask for either
-            choices = product(self.shapes, motion_directions(motion, self.directions), self.stage.sizes)
-            for (shape, direction, size), speed in product(choices, self._speed_words(motion)):
-                self.stage.check(ObjectSpec("", shape, size, motion, direction, speed))
 
-    def _split_combinations(self, motion: str, heldout: bool, fraction: float) -> list[tuple[str, str, str]]:
-        every = product(self.colours, self.shapes, motion_directions(motion, self.directions))
-        found = [combination for combination in every if is_held_out(*combination, fraction) == heldout]
-        if not found:
-            raise ValueError(
-                f'split "{self.split}" of motion "{motion}" has no combination of colour, shape and direction with '
-                f"heldout_fraction={fraction}; name more words or choose a fraction nearer to 0.5"
-            )
-        return found
+    def _check_paths(self) -> None:
+        """Raises ValueError for what does not fit into the room; splits beyond training leave such motions out."""
+        words = self.lexicon
+        beyond = self.split not in ("train", "heldout")
+        misfits: dict[str, ValueError] = {}
+        for motion in words.motions:  # all combinations, since a prompt may ask for those of the other split
+            directions = words.possible_directions(motion)
+            choices = product(self.shapes, directions, words.shown_sizes, words.speed_words(motion))
+            try:
+                for shape, direction, size, speed in choices:
+                    item = ObjectSpec("", shape, size, motion, direction, speed)
+                    self.stage.check(item)
+                    for scenery in words.sceneries_of(motion):
+                        self.stage.check_around(item, scenery)
+            except ValueError as misfit:
+                if not beyond:
+                    raise
+                misfits[motion] = misfit
+        if len(misfits) == len(words.motions):
+            raise next(iter(misfits.values()))
+        if misfits:
+            words.drop(list(misfits))
 
     def document(self) -> dict[str, Any]:
         """For the data card: made by this code, so nobody else's."""
@@ -174,73 +223,107 @@ class World(Dataset[dict[str, object]]):
     def __len__(self) -> int:
         return self.num_clips
 
-    def clip(self, index: int) -> Clip:
-        """Clip number `index` (0 to `num_clips - 1`; IndexError beyond)."""
+    def clip(self, index: int, actions: object = None) -> Clip:
+        """Clip number `index` (0 to `num_clips - 1`; IndexError beyond).
+
+        actions: `(F, K)` of 0 and 1 in the place of the presses that the clip has; None: its own.
+        """
         if not 0 <= index < self.num_clips:
             raise IndexError(f"clip {index} of a world of {self.num_clips}")
-        stream = Stream(self.seed, index)
-        spec = Spec(tuple(self._draw_object(stream) for _ in range(stream.weighted(self.num_objects))))
-        return self._film(spec, stream)
+        stream = Stream(self.seed, index, _LONGER_LANE if self.split == "longer" else 0)
+        return self._film(self.lexicon.draw(stream), stream, None, actions)
 
-    def film(self, caption: str, seed: int) -> Clip:
-        """A clip of a given caption; `seed` decides what the caption leaves open (where things start)."""
-        return self._film(self.parse(caption), Stream(seed, 0))
+    def film(self, caption: str, seed: int, actions: object = None) -> Clip:
+        """A clip of a given caption; `seed` decides what the caption leaves open (where things start).
+
+        actions: as those of `clip`; None: some that `seed` decides.
+        """
+        spec, length = self.parse(caption), read(caption)[1]
+        stream = Stream(seed, 0)
+        spec = self.lexicon.complete(spec, stream)
+        for item in spec.objects:
+            self.stage.check(item)
+        return self._film(spec, stream, length, actions)
 
     def parse(self, caption: str) -> Spec:
         """The meaning of a caption; raises ValueError for a word that this world does not know."""
-        spec = parse(caption)
-        for item in spec.objects:
-            check_words("colour", [item.colour], self.colours)
-            check_words("shape", [item.shape], self.shapes)
-            check_words("size", [item.size], self.stage.sizes)
-            check_words("motion", [item.motion], self.motions)
-            check_words("speed", [item.speed], self._speed_words(item.motion))
-            check_words("direction", [item.direction], motion_directions(item.motion, self.directions))
-        return spec
+        return self.lexicon.parse(caption)
 
-    def _draw_object(self, stream: Stream) -> ObjectSpec:
-        motion = stream.weighted(self.motions)
-        colour, shape, direction = stream.one_of(self._combinations[motion])
-        size = stream.one_of(self._sizes)
-        speed = stream.one_of(self._speed_words(motion))
-        return ObjectSpec(colour, shape, size, motion, direction, speed)
-
-    @cached_property
-    def _sizes(self) -> list[str]:
-        return list(self.stage.sizes)
-
-    def _speed_words(self, motion: str) -> list[str]:
-        return list(self.stage.speeds) if says_speed(motion) else [PLAIN]
-
-    def _film(self, spec: Spec, stream: Stream) -> Clip:
-        starts: list[Start] = []
-        for item in spec.objects:
-            starts.append(self.stage.start(item, stream, starts))
-        seen = simulate(starts, self.gravity, self.stage.aspect, self.num_frames, self.fps)
-        pixels, visibility = render(
-            seen.positions,
-            [start.radius for start in starts],
-            [start.shape for start in starts],
-            [self.colours[item.colour] for item in spec.objects],
-            self.background,
-            self.height,
-            self.width,
-        )
-        colour_words = list(self.colours)
+    def _film(self, spec: Spec, stream: Stream, length: str | None, actions: object) -> Clip:
+        if actions is not None:
+            actions = check_presses(actions, self.keys, self.num_frames)
+        scene = self.stage.scene(spec, stream)
+        keyboard, presses = None, np.zeros((self.num_frames, 0), np.uint8)
+        if self.keys:
+            presses = draw_presses(self.keys, self.num_frames, self.fps, stream)
+            presses = presses if actions is None else np.asarray(actions)
+            radii = [start.radius for start in scene.starts]
+            hero = scene.starts[0]
+            keyboard = Keyboard(self.keys, presses, hero.motion, hero.speed, radii, self.gravity)
+        seen = simulate(scene.starts, self.gravity, self.stage.aspect, self.num_frames, self.fps, scene.slabs, keyboard)
+        colour_words = self.lexicon.colours
         state = State(
             spec=spec,
             positions=seen.positions,
             velocities=seen.velocities,
-            radii=np.array([start.radius for start in starts]),
+            radii=np.array([start.radius for start in scene.starts]),
             colours=np.array([colour_words.index(item.colour) for item in spec.objects]),
             shapes=np.array([self.shapes.index(item.shape) for item in spec.objects]),
-            visibility=visibility,
+            visibility=np.empty(0),
             contacts=seen.contacts,
+            masses=np.array([start.mass for start in scene.starts]),
+            textures=tuple(item.texture for item in spec.objects),
+            slabs=scene.slabs,
+            view=view(spec.camera, self.stage.aspect, self.num_frames, self.fps),
+            actions=presses,
         )
-        return Clip(pixels.transpose(1, 2, 3, 0), say(spec), state)
+        pixels, visibility = self._painted(state)
+        caption = say(spec, length or stream.pick(self.captions))
+        return Clip(pixels.transpose(1, 2, 3, 0), caption, replace(state, visibility=visibility))
+
+    def _painted(self, state: State, present: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.uint8], Floats]:
+        colours = list(self.colours.values())
+        return picture(
+            state.positions,
+            state.radii.tolist(),
+            self.outlines(state),
+            [surface(colours[colour], word) for colour, word in zip(state.colours, state.textures, strict=True)],
+            state.slabs,
+            ground(self.background, state.spec.background),
+            state.view,
+            self.height,
+            self.width,
+            present,
+        )
+
+    def paint(self, state: State, present: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+        """The pixels `(F, H, W, 3)` that show a state, one that never was, too: `paint(clip.state)` is `clip.pixels`.
+
+        Of a state, its positions, radii, colours, shapes, textures, slabs, view and `spec.background` are seen.
+        present: `(F, N)`, False where an object is not there; None: all are.
+        """
+        return self._painted(state, present)[0].transpose(1, 2, 3, 0)
+
+    def plate(self, state: State) -> NDArray[np.uint8]:
+        """The pixels `(F, H, W, 3)` of a state without its objects and without walls in front of them."""
+        behind = ground(self.background, state.spec.background)
+        found = plate(behind, state.slabs, state.view, self.height, self.width)
+        return np.broadcast_to(found, (3, len(state.positions), self.height, self.width)).transpose(1, 2, 3, 0)
+
+    def outlines(self, state: State) -> list[str]:
+        """The names of the shapes of a state's objects."""
+        return [self.shapes[number] for number in state.shapes]
+
+    def truth(self, state: State) -> Truth:
+        """Masks, depth and optical flow of a state, as this world shows it; computed as they are asked for."""
+        return Truth(
+            state.positions, state.radii, self.outlines(state), state.slabs, state.view, self.height, self.width
+        )
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        """`pixels` uint8 tensor `(3, F, H, W)`, `caption`, `id`, `fps`."""
+        """`pixels` uint8 tensor `(3, F, H, W)`, `caption`, `id`, `fps`; where there are keys `columns`: of each frame
+        `presses`, 0 or 1 for each of `keys`, and `actions`, the number that they make as bits, the first key the lowest.
+        """
         clip = self.clip(index)
         return {
             "pixels": torch.from_numpy(np.ascontiguousarray(clip.pixels.transpose(3, 0, 1, 2))),
@@ -248,7 +331,12 @@ class World(Dataset[dict[str, object]]):
             "id": f"world-{self.seed}-{index}",
             "fps": float(self.fps),
             **({"label": self.label(clip.state.spec)} if self.labels else {}),
+            **({"columns": _columns(clip.state.actions)} if self.keys else {}),
         }
+
+    def span(self, column: str) -> tuple[float, float]:
+        """The least and the largest number of a column."""
+        return 0.0, 2.0 ** len(self.keys) - 1.0 if column == ACTIONS else 1.0
 
     def label(self, spec: Spec) -> int:
         """The class of a scene, a position in `classes`; -1 where it has none."""
@@ -269,10 +357,15 @@ class World(Dataset[dict[str, object]]):
 
         Raises ValueError for captions that promise something else.
         """
-        objects = self.parse(caption).objects
-        if len(objects) != 1 or objects[0].motion != "straight":
+        spec = self.parse(caption)
+        item = spec.objects[0]
+        if (
+            len(spec.objects) != 1
+            or item.motion != "straight"
+            or spec.camera != PLAIN
+            or ANY in (item.size, item.speed)
+        ):
             raise ValueError(f'"{caption}" is not one object in straight motion, so it promises no single velocity')
-        item = objects[0]
         step = self.stage.speeds[item.speed] * self.height / self.fps
         dx, dy = DIRECTIONS[item.direction]
         return {
@@ -282,29 +375,25 @@ class World(Dataset[dict[str, object]]):
             "velocity": (step * dx, step * dy),
         }
 
+    @property
+    def combinations(self) -> set[Combination]:
+        """Colour, shape and direction of everything that this split shows."""
+        return self.lexicon.combinations
+
     def specs(self) -> list[Spec]:
         """Every meaning of one object that this split can show, in a fixed order."""
-        found = []
-        for motion, combinations in self._combinations.items():
-            for (colour, shape, direction), size, speed in product(
-                combinations, self._sizes, self._speed_words(motion)
-            ):
-                found.append(Spec((ObjectSpec(colour, shape, size, motion, direction, speed),)))
-        return found
+        return list(self.lexicon.specs())
 
     def prompts(self, count: int) -> list[str]:
-        """`count` captions of one object from this split, all words balanced; repeats only once all have been given."""
-        left: list[Spec] = []
-        used: dict[tuple[str, str], int] = {}
-        chosen = []
-        for _ in range(count):
-            left = left or self.specs()
-            best = min(left, key=lambda spec: sum(used.get(pair, 0) for pair in vars(spec.objects[0]).items()))
-            left.remove(best)
-            for pair in vars(best.objects[0]).items():
-                used[pair] = used.get(pair, 0) + 1
-            chosen.append(say(best))
-        return chosen
+        """`count` captions from this split, all words balanced, of the likeliest length. Where scenes are no more than
+        objects, of one object each, and none twice before all have been given."""
+        length = max(self.captions, key=lambda each: self.captions[each])
+        return [say(spec, length) for spec in self.lexicon.prompts(count)]
+
+
+def _columns(presses: Presses) -> dict[str, list[float] | list[list[float]]]:
+    bits = 1 << np.arange(presses.shape[1])
+    return {ACTIONS: (presses @ bits).astype(float).tolist(), PRESSES: presses.astype(float).tolist()}
 
 
 def _rgb(value: Sequence[int]) -> Colour:

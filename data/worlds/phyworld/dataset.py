@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from data.card import share
 from data.worlds.phyworld.picture import SIZE, SIZES, paint
 from data.worlds.phyworld.scenario import OUT_OF_DISTRIBUTION, SCENARIOS, SPLITS, UNSEEN, Floats, Scene
-from data.worlds.scene import Stream
+from data.worlds.stream import Stream
 
 GIVEN = 3  # first frames that a model is shown
 

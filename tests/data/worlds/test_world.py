@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from world_settings import RICH, SIMPLE, rich, simple
 
 from data.worlds.caption import DIRECTIONS, parse
-from data.worlds.scene import is_held_out
+from data.worlds.splits import is_held_out
 from data.worlds.world import World
 
 # SHA-256 of pixels (F, H, W, 3) and caption. A change here breaks every published number: clips have become others.

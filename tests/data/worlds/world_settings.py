@@ -1,8 +1,11 @@
-"""Two worlds for the tests of this folder, as plain arguments."""
+"""Worlds for the tests of this folder: two as plain arguments, and those of configs/data/dataset."""
 
 from typing import Any
 
+from data.worlds.load import load
 from data.worlds.world import World
+
+PRESETS = ("physics", "occlusion", "containers", "camera", "steered", "full")
 
 SIMPLE: dict[str, Any] = {
     "seed": 0,
@@ -44,3 +47,8 @@ def simple(**changes: Any) -> World:
 
 def rich(**changes: Any) -> World:
     return World(**(RICH | changes))
+
+
+def preset(name: str, **changes: Any) -> World:
+    """`world_<name>` at 16 frames of 64x64, 16 a second, unless changed."""
+    return load(f"world_{name}", **changes)
