@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data.worlds.stream import Stream
 
 Presses = NDArray[np.uint8]
+ACTIONS, PRESSES = "actions", "presses"  # names of columns
 
 JUMP_HEIGHT = 0.3  # frame heights
 PUSH_REACH = 0.15  # frame heights between two outlines' circles
@@ -67,6 +68,12 @@ def draw_presses(keys: Sequence[str], num_frames: int, fps: float, stream: Strea
                 presses[frame, tap] = 1
         frame = until
     return presses
+
+
+def columns(presses: Presses) -> dict[str, list[float] | list[list[float]]]:
+    """What is said of a clip's frames: their presses, and the numbers that these make as bits, the first the lowest."""
+    bits = 1 << np.arange(presses.shape[1])
+    return {ACTIONS: (presses @ bits).astype(float).tolist(), PRESSES: presses.astype(float).tolist()}
 
 
 def check_presses(presses: object, keys: Sequence[str], num_frames: int) -> Presses:

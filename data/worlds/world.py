@@ -26,12 +26,11 @@ from data.worlds.scene import Stage
 from data.worlds.scenery import Colour
 from data.worlds.simulate import simulate
 from data.worlds.state import Clip, State
-from data.worlds.steer import Keyboard, Presses, check_presses, draw_presses
+from data.worlds.steer import ACTIONS, PRESSES, Keyboard, check_presses, columns, draw_presses
 from data.worlds.stream import Stream
 from data.worlds.truth import Truth
 
 MEDIUM: Mapping[str, float] = {"medium": 1.0}
-ACTIONS, PRESSES = "actions", "presses"  # columns
 _LONGER_LANE = 1  # of random numbers: longer clips are no continuations of those that are trained on
 
 
@@ -322,7 +321,7 @@ class World(Dataset[dict[str, object]]):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         """`pixels` uint8 tensor `(3, F, H, W)`, `caption`, `id`, `fps`; where there are keys `columns`: of each frame
-        `presses`, 0 or 1 for each of `keys`, and `actions`, the number that they make as bits, the first key the lowest.
+        `presses`, 0 or 1 for each of `keys`, and `actions`, the number that these make as bits, the first the lowest.
         """
         clip = self.clip(index)
         return {
@@ -331,7 +330,7 @@ class World(Dataset[dict[str, object]]):
             "id": f"world-{self.seed}-{index}",
             "fps": float(self.fps),
             **({"label": self.label(clip.state.spec)} if self.labels else {}),
-            **({"columns": _columns(clip.state.actions)} if self.keys else {}),
+            **({"columns": columns(clip.state.actions)} if self.keys else {}),
         }
 
     def span(self, column: str) -> tuple[float, float]:
@@ -389,11 +388,6 @@ class World(Dataset[dict[str, object]]):
         objects, of one object each, and none twice before all have been given."""
         length = max(self.captions, key=lambda each: self.captions[each])
         return [say(spec, length) for spec in self.lexicon.prompts(count)]
-
-
-def _columns(presses: Presses) -> dict[str, list[float] | list[list[float]]]:
-    bits = 1 << np.arange(presses.shape[1])
-    return {ACTIONS: (presses @ bits).astype(float).tolist(), PRESSES: presses.astype(float).tolist()}
 
 
 def _rgb(value: Sequence[int]) -> Colour:
