@@ -14,7 +14,7 @@ from dit.report.curves import Curve
 from dit.report.groups import Difference, Group
 from dit.report.measures import Kind, MeasureTable
 from dit.report.runs import Run, Say, find, read
-from dit.report.statistics import Estimate, estimate
+from dit.statistics import Estimate, estimate
 
 NUMBERS = 400_000  # on a page, in all lines of all curves: some megabytes
 OPENED = 4  # curves that are shown at first, unless others are asked for

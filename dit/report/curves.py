@@ -9,7 +9,7 @@ import numpy as np
 
 from dit.report.groups import Group
 from dit.report.runs import Run
-from dit.report.statistics import Floats, columnwise
+from dit.statistics import Floats, columnwise
 
 AXES = ("seen/tokens", "seen/flops", "speed/seconds")  # what a curve can be drawn along, beside the step
 FIRST = ("val/x0_error", "val/loss", "train/loss", "val/psnr")  # what is looked at first, where a run has it

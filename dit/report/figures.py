@@ -15,8 +15,8 @@ from dit.media.files import atomic
 from dit.report.assemble import Report
 from dit.report.curves import Curve, Line, along
 from dit.report.measures import MeasureTable
-from dit.report.statistics import Floats
 from dit.report.words import quantity
+from dit.statistics import Floats
 
 # Okabe and Ito 2008, which readers with any colour vision tell apart; line styles tell them apart in grey.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#3a3ab0", "#56b4e9", "#555b63")

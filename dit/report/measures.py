@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dit.report.statistics import Estimate, estimate
 from dit.runfiles import FINDINGS, MEASURES, SAMPLES
+from dit.statistics import Estimate, estimate
 
 LARGEST = 64 * 2**20  # bytes of a file that is read
 OLDEST = "world"  # the suite of files that name none

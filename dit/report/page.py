@@ -18,7 +18,7 @@ from dit.report.assemble import Report
 from dit.report.clips import ClipFile
 from dit.report.curves import AXES, Curve, along
 from dit.report.sections import sections, when
-from dit.report.statistics import Floats
+from dit.statistics import Floats
 
 GENERATOR = "scripts/report.py"  # what such a page says made it: nothing else is overwritten by another one
 DIGITS = 5  # of a number in a curve

@@ -15,8 +15,8 @@ from dit.config.renamed import current
 from dit.foreign import read_yaml
 from dit.report.clips import ClipFile, clips_in
 from dit.report.measures import Measured, measured_in
-from dit.report.statistics import Floats
 from dit.runfiles import CONFIG, HISTORY, METRICS, SAMPLES, read_rows, runs_in, short_names
+from dit.statistics import Floats
 
 Columns = dict[str, tuple[Floats, Floats]]
 Say = Callable[[str], None]  # takes one line about what is wrong and left out

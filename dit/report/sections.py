@@ -10,8 +10,8 @@ from dit.report.assemble import Report
 from dit.report.clips import Cell, Wall
 from dit.report.measures import Kind, MeasureTable
 from dit.report.runs import Run
-from dit.report.statistics import Estimate
 from dit.report.words import SCALED, interval, quantity, span
+from dit.statistics import Estimate
 
 COLOURS = 8  # of the page's style, by the place of a group
 MANY = 24  # differences that are shown without being asked for

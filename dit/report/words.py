@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from dit.report.statistics import Estimate
+from dit.statistics import Estimate
 
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 CLOSE = 1e-9

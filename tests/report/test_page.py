@@ -19,8 +19,8 @@ from dit.report.assemble import Report, assemble
 from dit.report.figures import write_figures
 from dit.report.measures import Kind
 from dit.report.sections import sections
-from dit.report.statistics import Estimate
 from dit.report.words import interval, number, quantity, span
+from dit.statistics import Estimate
 from scripts.report import default_out, main
 from tests.report.fake import make_measures, make_previews, make_run
 

@@ -12,8 +12,8 @@ from dit.report import curves, groups
 from dit.report.assemble import Report, assemble
 from dit.report.runs import find, read
 from dit.report.sections import sections
-from dit.report.statistics import t_quantile
 from dit.runfiles import short_names
+from dit.statistics import t_quantile
 from tests.report.fake import STEPS, make_measures, make_previews, make_run
 
 

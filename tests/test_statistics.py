@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dit.report.statistics import columnwise, estimate, t_quantile
+from dit.statistics import columnwise, estimate, t_quantile
 
 
 @pytest.mark.parametrize(
