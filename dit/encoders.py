@@ -32,6 +32,7 @@ CLASSES = {  # `model_type` of a config.json -> class of transformers
     "qwen2": "Qwen2Model",
     "qwen2_5_vl": "Qwen2_5_VLModel",
     "qwen2_5_vl_text": "Qwen2_5_VLTextModel",
+    "videomae": "VideoMAEModel",  # features of clips that are measured
 }
 TOKENIZERS = (
     "T5Tokenizer",

@@ -1,4 +1,7 @@
-"""What an encoder says of prompts, kept on disk: one safetensors file a prompt, shared by runs and processes."""
+"""What takes long to compute, kept on disk by name: one safetensors file each, shared by runs and processes.
+
+So features of prompts are kept (`dit/text/pretrained.py`), and those of clips that are measured.
+"""
 
 from __future__ import annotations
 
@@ -21,28 +24,28 @@ CHECKSUM = "checksum"
 
 
 class FeatureStore:
-    """Tensors by prompt under `folder/<mark>/`.
+    """Tensors by name, as a prompt, under `folder/<mark>/`.
 
     Several processes may read and write at once: a file appears whole or not at all, and whoever comes second writes
     the same. A file that is damaged counts as absent, and one that cannot be written is left out; both are said, the
     second once.
 
     Args:
-        folder: made when the first prompt is kept.
-        mark: of all that decides the tensors beside the prompt; another one shares nothing with this.
+        folder: made when the first tensors are kept.
+        mark: of all that decides the tensors beside the name; another one shares nothing with this.
     """
 
     def __init__(self, folder: Path, mark: str) -> None:
         self.folder = folder / mark
         self.has_failed = False
 
-    def file(self, prompt: str) -> Path:
-        name = hashlib.sha256(prompt.encode("utf-8", errors="surrogatepass")).hexdigest()
-        return self.folder / name[:2] / f"{name[2:34]}.safetensors"
+    def file(self, name: str) -> Path:
+        hashed = hashlib.sha256(name.encode("utf-8", errors="surrogatepass")).hexdigest()
+        return self.folder / hashed[:2] / f"{hashed[2:34]}.safetensors"
 
-    def read(self, prompt: str) -> dict[str, Tensor] | None:
-        """The tensors of a prompt, on the CPU; None where there are none, or none that are whole."""
-        file = self.file(prompt)
+    def read(self, name: str) -> dict[str, Tensor] | None:
+        """The tensors of a name, on the CPU; None where there are none, or none that are whole."""
+        file = self.file(name)
         if not file.is_file():
             return None
         try:
@@ -54,12 +57,12 @@ class FeatureStore:
             why = " ".join(str(error).split())[:80]
         if why is None:
             return tensors
-        log.warning("%s is damaged (%s): its prompt is encoded anew", file, why)
+        log.warning("%s is damaged (%s): it is made anew", file, why)
         return None
 
-    def write(self, prompt: str, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        file = self.file(prompt)
+        file = self.file(name)
         part = file.with_name(f".{file.stem}.{uuid.uuid4().hex[:12]}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,7 @@ def defaults(name: str) -> set[str]:
 
 
 SAMPLE_ONLY = {group for group in defaults("sample") - defaults("train") if not group.startswith("override")}
-EVALUATE_ONLY = {"suite"}
+EVALUATE_ONLY = {"suite", "features", "frame_features", "flow", "lpips"}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

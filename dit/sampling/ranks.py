@@ -41,6 +41,14 @@ class Ranks:
             sys.exit(2)
         return said[0]
 
+    def gather(self, own: T) -> list[T]:
+        """What each rank has, on all ranks, in their order: plain values, or tensors on the CPU."""
+        if self.size == 1:
+            return [own]
+        found: list[T | None] = [None] * self.size
+        dist.all_gather_object(found, own)
+        return [each for each in found if each is not None]
+
     def wait(self) -> None:
         """Until all ranks are here."""
         if self.size > 1:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypedDict
+
+import torch
 
 from dit.config.limits import Count, Seed
 from dit.evaluation.suites.base import Suite
+from dit.evaluation.video.flow import FlowEstimator
+from dit.evaluation.video.networks import Network
+from dit.evaluation.video.pairs import FrameMeasure
 from dit.sampling.guidance import Guidance
 from dit.sampling.schedule import Schedule
 from dit.sampling.solvers import Solver
@@ -16,6 +22,10 @@ class Config(TypedDict):
 
     ckpt: str
     suite: dict[str, Suite]
+    features: Callable[[torch.device | str], Network] | None
+    frame_features: Callable[[torch.device | str], Network] | None
+    flow: Callable[[torch.device | str], FlowEstimator] | None
+    lpips: Callable[[torch.device | str], FrameMeasure] | None
     weights: str
     device: str
     num_prompts: Count

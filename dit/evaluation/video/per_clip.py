@@ -1,0 +1,88 @@
+"""Measures that give each clip numbers of its own: kept by clip, averaged with an interval over clips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dit.evaluation.video.protocol import Protocol, Score
+from dit.evaluation.video.ranks import Ranks
+from dit.statistics import estimate
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a number of a clip is.
+
+    Attributes:
+        name: of the score.
+        unit: `share` (of 1), any other, or "".
+        larger_is_better: None where neither is.
+        network, sha256: the network that it asks, "" where there is none.
+    """
+
+    name: str
+    unit: str
+    larger_is_better: bool | None
+    network: str = ""
+    sha256: str = ""
+
+
+class PerClip:
+    """Numbers of clips, which may come in any order and from several ranks.
+
+    A clip for which a measure says nothing has NaN there; it is left out of that mean, and the score says of how many
+    clips it is.
+    """
+
+    def __init__(self, measures: Sequence[Measure], settings: Mapping[str, str | float | int]) -> None:
+        self.measures, self.settings = list(measures), dict(settings)
+        self.values: dict[int, dict[str, float]] = {}
+        self.shape: tuple[int, int, int] | None = None
+
+    def keep(self, index: int, values: dict[str, float], shape: Sequence[int]) -> dict[str, float]:
+        """Keeps what clip `index` gave, of `shape` (frames, height, width). ValueError, in one line, where those of the
+        clips before differ."""
+        frames, height, width = shape
+        self.shape = self.shape or (frames, height, width)
+        if self.shape != (frames, height, width):
+            said = ["{} frames of {}x{}".format(*each) for each in ((frames, height, width), self.shape)]
+            raise ValueError(f"clip {index} has {said[0]}, and those before {said[1]}: sizes must be equal")
+        self.values[index] = values
+        return values
+
+    def gather(self, ranks: Ranks) -> None:
+        """Afterwards all ranks have the numbers of all clips."""
+        parts: list[Any] = ranks.gather((self.shape, self.values))
+        shapes = {shape for shape, _ in parts if shape is not None}
+        if len(shapes) > 1:
+            raise ValueError(f"clips differ in shape: {sorted(shapes)}")
+        self.shape = next(iter(shapes), None)
+        self.values = {index: values for _, each in parts for index, values in each.items()}
+
+    def scores(self, split: str, fps: float | None) -> list[Score]:
+        """The means over clips, each with Student's 95 % interval. ValueError where there is no clip."""
+        if self.shape is None:
+            raise ValueError("no clip was scored")
+        found = []
+        for measure in self.measures:
+            values = [self.values[index][measure.name] for index in sorted(self.values)]
+            said = [value for value in values if not math.isnan(value)]
+            mean = estimate(said)
+            if mean is None:
+                continue
+            low, high = mean.low, mean.high
+            if measure.unit == "share" and low is not None and high is not None:
+                low, high = max(0.0, low), min(1.0, high)
+            note = (
+                "" if len(said) == len(values) else f"of {len(said)} of {len(values)} clips: it says nothing of others"
+            )
+            protocol = Protocol(
+                split, len(values), 0, *self.shape, fps, "", measure.network, measure.sha256,
+                tuple(sorted(self.settings.items())),
+            )  # fmt: skip
+            better = measure.larger_is_better
+            found.append(Score(measure.name, mean.mean, low, high, protocol, better, measure.unit, note))
+        return found
