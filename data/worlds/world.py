@@ -140,7 +140,7 @@ class World(Dataset[dict[str, object]]):
         self.shapes, self.directions, self.gravity = list(shapes), list(directions), gravity
         self.colours: dict[str, Colour] = {word: _rgb(value) for word, value in colours.items()}
         self.background = _rgb(background)
-        self.captions = {length: weight for length, weight in captions.items() if weight > 0}
+        self.caption_lengths = {length: weight for length, weight in captions.items() if weight > 0}
         self.lexicon = Lexicon(
             shapes=shapes,
             colours=list(self.colours),
@@ -277,7 +277,7 @@ class World(Dataset[dict[str, object]]):
             actions=presses,
         )
         pixels, visibility = self._painted(state)
-        caption = say(spec, length or stream.pick(self.captions))
+        caption = say(spec, length or stream.pick(self.caption_lengths))
         return Clip(pixels.transpose(1, 2, 3, 0), caption, replace(state, visibility=visibility))
 
     def _painted(self, state: State, present: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.uint8], Floats]:
@@ -386,7 +386,7 @@ class World(Dataset[dict[str, object]]):
     def prompts(self, count: int) -> list[str]:
         """`count` captions from this split, all words balanced, of the likeliest length. Where scenes are no more than
         objects, of one object each, and none twice before all have been given."""
-        length = max(self.captions, key=lambda each: self.captions[each])
+        length = max(self.caption_lengths, key=lambda each: self.caption_lengths[each])
         return [say(spec, length) for spec in self.lexicon.prompts(count)]
 
 

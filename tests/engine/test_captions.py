@@ -8,8 +8,11 @@ import pytest
 import torch
 import yaml
 
+from data.batch import CaptionedClips
+from dit.config.build import build
 from dit.engine import captions, rundir
 from dit.text.bytes import ByteEncoder
+from tests.engine import runs
 from tests.engine.told import Told
 
 
@@ -37,6 +40,12 @@ def test_prompts_of_previews_are_captions_spread_over_the_clips() -> None:
     assert captions.some(Told("", "")) == [""]
     with pytest.raises(ValueError, match="preview.prompts=null"):
         captions.some([1, 2])
+
+
+def test_a_world_is_no_list_of_captions() -> None:
+    """It is asked for none: whatever has `captions` is taken for a list that knows them without decoding."""
+    world = runs.config()["data"]["train"]
+    assert not isinstance(build(world), CaptionedClips)
 
 
 def test_a_run_keeps_the_length_of_prompts_that_it_began_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
