@@ -137,13 +137,28 @@ NETS = {
 }
 
 
+@pytest.fixture
+def buckets() -> list[Batch]:
+    """The clips of `pack` in batches of one shape, in the same order."""
+    indices = [[i for i, own in enumerate(SHAPES) if own == shape] for shape in dict.fromkeys(SHAPES)]
+    return [double(collate([item(i) for i in alike])) for alike in indices]
+
+
 @pytest.mark.parametrize("drawn", ["one level", "levels of frames", "given frames"])
 @pytest.mark.parametrize("parts", NETS.values(), ids=NETS)
-def test_a_pack_is_one_clip_at_a_time(randomised: Build, pack: Batch, parts: list[str], drawn: str) -> None:  # noqa: F811
+def test_packs_and_buckets_are_one_clip_at_a_time(
+    randomised: Build,  # noqa: F811
+    pack: Batch,
+    buckets: list[Batch],
+    parts: list[str],
+    drawn: str,
+) -> None:
     net = randomised("net.patch=[1,2,1]", "net.out_channels=3", *parts)
     module = module_of(net, objective(drawn == "levels of frames", drawn == "given frames"))
     assert pack.is_packed and len(pack.groups) == 3
     wanted = losses_and_gradients(module, [pack.one(i) for i in range(len(pack))])
+    assert [len(bucket) for bucket in buckets] == [2, 2, 1] and not buckets[0].is_packed
+    torch.testing.assert_close(losses_and_gradients(module, buckets), wanted, rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(losses_and_gradients(module, [pack]), wanted, rtol=1e-8, atol=1e-9)
     step = module.last_step
     assert step is not None and sum(step.clips.values()) == len(pack)
