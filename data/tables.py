@@ -171,12 +171,24 @@ def column(values: pa.ChunkedArray, name: str, own: str, as_told: bool = False) 
         return _numbers(values, own)
     if kind == NUMBERS and values.type == TEXT:
         raise pa.ArrowInvalid("it holds texts; a CSV has no lists of numbers")
-    if kind == NUMBERS and (values.null_count or values.combine_chunks().flatten().null_count):
-        raise pa.ArrowInvalid("a row has no list, or a list with nothing in a place")
+    if kind == NUMBERS:
+        _check_lists(values, own)
     if kind == TEXT and not (_is_text(values.type) or _is_number(values.type)):
         raise pa.ArrowInvalid(f"it holds {values.type}, and texts are wanted")
     typed = values.cast(kind)
     return typed if name in ("path", "label") or kind != TEXT else typed.fill_null("")
+
+
+def _check_lists(values: pa.ChunkedArray, name: str) -> None:
+    """Raises BadCell for a row that has no list, or one with nothing in a place."""
+    if values.null_count:
+        raise BadCell(pc.index(pc.is_null(values), True).as_py() + 1, name, "there is no list of numbers")
+    lists = values.combine_chunks()
+    numbers = lists.flatten()
+    if numbers.null_count:
+        place = pc.index(pc.is_null(numbers), True).as_py()
+        row = pc.list_parent_indices(lists)[place].as_py() + 1
+        raise BadCell(row, name, "the list has nothing in a place where a number is to be")
 
 
 def _is_text(kind: pa.DataType) -> bool:

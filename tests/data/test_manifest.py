@@ -316,6 +316,19 @@ def test_columns_that_cannot_be_read(root: Path, columns: list[str], content: st
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("cell", "words"), [("null", "there is no list"), ("[1, null]", "has nothing in a place")])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_row_without_its_list_is_named(root: Path, suffix: str, cell: str, words: str) -> None:
+    rows = [{"path": "a.mp4", "caption": "", "camera": each} for each in ([1, 2], json.loads(cell), [3, 4])]
+    file = root / f"list{suffix}"
+    if suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), file)
+    with pytest.raises(ValueError, match=f"list{suffix}, row 2, column camera: .*({words}|no number|is no list)"):
+        read_manifest(root, file, ["camera"])
+
+
 def test_a_column_is_what_all_its_cells_say(root: Path) -> None:
     """Also where the first megabyte of a CSV holds numbers alone, or a text looks like a date."""
     many = 200_000
