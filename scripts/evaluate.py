@@ -1,7 +1,7 @@
 """Measures checkpoints by suites of measures: `python scripts/evaluate.py ckpt=runs/demo`.
 
     python scripts/evaluate.py ckpt=runs/demo                                # suite=world: held-out prompts
-    python scripts/evaluate.py ckpt=[runs/a,runs/b] suite=all                # several; or a sweep's folder
+    python scripts/evaluate.py ckpt=[runs/a,runs/b] suite=[world,surprise]   # several; or a sweep's folder
     python scripts/evaluate.py ckpt=runs/demo suite=all weights=ema@0.10     # with an average of another width
 
 Each suite writes `report.json` beside what it makes (in the run directory, or `out=`), and the command a summary of

@@ -35,7 +35,7 @@ EXAMPLES = {
     ),
     "evaluate": (
         "ckpt=runs/mine                                     # again: goes on where it was stopped",
-        "ckpt=runs/mine suite.world.num_prompts=16",
+        "ckpt=runs/mine suite=[world,surprise] suite.surprise.num_fours=20",
         "ckpt=[runs/a,runs/b] suite=all                      # or a sweep's folder, or 'runs/demo-*'",
         "ckpt=runs/mine weights=raw out=somewhere            # ema, an average's name, or ema@0.10",
         "ckpt=runs/mine solver=heun schedule=karras num_steps=20",

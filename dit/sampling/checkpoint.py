@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dit.checkpoint import entries, files
 from dit.checkpoint.opened import check_weights, choose, find, read, under
 from dit.config.renamed import current
+from dit.diffusion.conditioning import Conditioning
 from dit.diffusion.given import HELD, Showing
 from dit.diffusion.levels import Levels
 from dit.diffusion.path import Path as NoisePath
@@ -48,6 +49,7 @@ KINDS = {
     "path": Kind(NoisePath, *PATHS),
     "prediction": Kind(Prediction, "dit.diffusion.prediction", "dit.diffusion.timesteps"),
     "levels": Kind(Levels, *LEVELS, *PATHS),
+    "conditioning": Kind(Conditioning, "dit.diffusion.conditioning"),
     "given": Kind(Showing, "dit.diffusion.given"),
     "sampling.schedule": Kind(Schedule, *SCHEDULES),
     "sampling.solver": Kind(Solver, *SOLVERS),

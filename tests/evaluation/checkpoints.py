@@ -46,7 +46,7 @@ def sampler(**changes: Any) -> Sampler:
     """As configs/evaluate.yaml has it, on the CPU and with raw weights."""
     own = {
         "weights": "raw", "device": "cpu", "batch_size": 2, "schedule": None, "solver": None, "guidance": None,
-        "num_steps": 1, "trusted": (),
+        "num_steps": 1, "trusted": (), "folders": {},
     }  # fmt: skip
     return Sampler(**{**own, **changes})
 

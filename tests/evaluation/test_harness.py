@@ -124,6 +124,9 @@ def test_killed_it_goes_on_where_it_was_with_the_same_result(tmp_path: Path, mon
     last = Brightness()
     run(mine, bright=last)
     assert last.looked == []
+    found.unlink()  # samples that nobody has looked at are made once more
+    run(mine, bright=last)
+    assert last.looked == [0, 1, 2, 3, 4]
 
 
 def test_what_decides_the_findings_has_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -37,4 +37,5 @@ class Config(TypedDict):
     guidance: Guidance | None
     num_steps: Count | None
     trusted: list[str]
+    folders: dict[str, str]
     out: str | None

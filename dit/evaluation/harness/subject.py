@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from glob import glob
@@ -22,7 +22,10 @@ from dit.sampling.solvers import Solver
 
 @dataclass(frozen=True)
 class Sampler:
-    """With which weights a checkpoint is measured, and how it is sampled. None: as it was trained and previewed."""
+    """With which weights a checkpoint is measured, and how it is sampled. None: as it was trained and previewed.
+
+    folders: of published parts, and of codecs that were trained, that lie elsewhere now: `text`, `codec` -> folder.
+    """
 
     weights: str
     device: str
@@ -32,6 +35,7 @@ class Sampler:
     guidance: Guidance | None
     num_steps: int | None
     trusted: Sequence[str]
+    folders: Mapping[str, str]
 
 
 class Subject:
@@ -49,7 +53,7 @@ class Subject:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """Config and weights; read when first asked for. Errors are `Checkpoint.load`'s."""
-        return Checkpoint.load(self.path)
+        return Checkpoint.load(self.path).moved(self.sampler.folders)
 
     @cached_property
     def pipeline(self) -> Pipeline:
