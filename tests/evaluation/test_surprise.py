@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.worlds.impossible import CONTROL, Impossible
+from data.worlds.plots import CONTROL, Impossible
 from dit.diffusion.errors import shares
 from dit.evaluation.harness.work import Work
 from dit.evaluation.suites.of_world import worlds

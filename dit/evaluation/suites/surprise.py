@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from data.batch import to_float
-from data.worlds.impossible import CONTROL, KINDS, Four, Impossible
+from data.worlds.impossible import Four
+from data.worlds.plots import CONTROL, KINDS, Impossible
 from dit.config.limits import Count, Seed
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.errors import levels_of, shares
@@ -50,7 +51,7 @@ class SurpriseSuite(Suite):
     """Compares the denoising loss of possible and impossible clips of the world that the run was validated on.
 
     Args:
-        kinds: what happens, out of `data.worlds.impossible.KINDS`; None: all that can happen in this world.
+        kinds: what happens, out of `data.worlds.plots.KINDS`; None: all that can happen in this world.
         num_fours: of each kind, two pairs each.
         num_levels: noise levels.
         num_noises: draws of the noise at each level.
