@@ -308,6 +308,6 @@ def _status(*reasons: str) -> str:
 
 
 def by_name(finding: Finding) -> Mapping[str, object]:
-    """The columns of a finding; a number that is none (a damaged header may say any) is None."""
+    """The columns of a finding. Infinities and nan, which a damaged header may hold, are None."""
     cells = {**vars(finding), "cuts": None if finding.cuts is None else list(finding.cuts)}
     return {name: None if isinstance(each, float) and not math.isfinite(each) else each for name, each in cells.items()}

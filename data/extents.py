@@ -1,4 +1,4 @@
-"""How large the clips of a manifest are, as far as its columns say."""
+"""Sizes and lengths of the clips of a manifest, read from its columns without opening a file."""
 
 from __future__ import annotations
 

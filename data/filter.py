@@ -59,7 +59,7 @@ class Filter:
             raise self._refused(f"it has {len(self.text)} characters, and {LONGEST} are the most")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Python's own, on what is refused or harmless here
+                warnings.simplefilter("ignore")  # of odd syntax, which is refused below or harmless
                 tree = ast.parse(self.text.replace("\n", " ").strip(), mode="eval").body
         except SyntaxError as error:
             raise self._refused(f"{error.msg} at character {error.offset}; an example: duration > 2") from None

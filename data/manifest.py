@@ -268,7 +268,7 @@ def read_manifest(
             and below (`folder.py`), with the captions in files beside them (`captions.py`).
         columns: of the manifest, to be read beside those that every run reads.
         also: columns that are wanted, but do not belong to the clips: those of a filter.
-        every: go on although none of the first files is there, where a later one is.
+        every: look for files behind the first rows too, before it is an error that none is there.
         shard_cache: folder for shards that are fetched, or the indices of those that are streamed.
         opened: whether the files will be opened, so that some must be there; not those of a latent cache.
         frame_columns: more of the manifest's columns, of lists of numbers: as many for each frame of the file.

@@ -158,7 +158,7 @@ def chosen(asked: argparse.Namespace) -> tuple[ClipSet, int]:
 
 
 def command_of(asked: argparse.Namespace) -> str:
-    """The command that makes the same set, wherever."""
+    """The command that makes the same set on any machine."""
     words = ["python", "scripts/make_dataset.py", asked.kind]
     for name, value in vars(asked).items():
         if name not in ("kind", "folder", "jobs"):

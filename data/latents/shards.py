@@ -85,7 +85,7 @@ class ShardSet:
         self.per_shard = per_shard
 
     def __len__(self) -> int:
-        """Shards."""
+        """How many shards there are."""
         return -(-self.entries // self.per_shard)
 
     def file(self, shard: int) -> Path:
@@ -228,7 +228,7 @@ def _header(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
     except (LookupError, TypeError, AttributeError):
         raise ValueError(f"{file} is no shard") from None
     if size != 8 + length + end:
-        raise ValueError(f"{file} is not whole")
+        raise ValueError(f"{file} has {size:,} bytes, and its header says {8 + length + end:,}: it was cut off")
     return told, header, 8 + length
 
 

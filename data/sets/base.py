@@ -116,9 +116,9 @@ def long_enough(
 def held_actions(
     random: np.random.Generator, actions: Sequence[int], weights: Sequence[float], longest: int
 ) -> Iterator[int]:
-    """Actions without end: one drawn by its weight, held for 1 to `longest` frames, then the next.
+    """An endless stream of actions, one a frame: each is drawn by its weight and held for 1 to `longest` frames.
 
-    Players hold a button for a while; an action drawn anew for each frame hardly leaves the place.
+    Players hold a button for a while; with an action drawn anew for each frame the player hardly moves.
     """
     shares = np.asarray(weights, np.float64) / np.sum(weights)
     edges = np.cumsum(shares)

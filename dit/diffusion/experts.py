@@ -75,7 +75,7 @@ class ByLevel(nn.Module):
         return self
 
     def on_latents(self, compression: Any) -> None:
-        """Says to both which pixels the latents stand for (`Backbone.on_latents`)."""
+        """Tells both networks which pixels the latents stand for (`Backbone.on_latents`)."""
         for net in (self.high, self.low):
             if (on_latents := getattr(net, "on_latents", None)) is not None:
                 on_latents(compression)

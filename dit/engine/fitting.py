@@ -147,7 +147,8 @@ def check_packed(module: VideoDiffusion, data: Any) -> None:
         raise ValueError(f"{type(net).__name__} takes no packed clips (data/shapes=packed): {instead}")
     by_place = {"coordinates", *KEYS, *net.concat_channels} & {*net.reads.required, *net.reads.optional}
     made = {key for signal in module.signals.values() for key in signal.entries}
-    # What has a value for each place of a clip has another size for each clip: of this only given frames are packed.
+    # Entries with a value for each latent or token differ in size from clip to clip. Of these only given frames have a
+    # packed form.
     if wrong := sorted((by_place & made) | (by_place & {*KEYS} - {*net.concat_channels})):
         raise ValueError(
             f"cond[{wrong[0]!r}] has a value for each place of a clip, which packed clips (data/shapes=packed) have no"

@@ -117,7 +117,7 @@ class FSDP2(ModelParallelStrategy):
         finally:
             self.optimizers = optimizers
         assert self.model is not None
-        # Not strict: a parameter that the loss does not reach has no state. Torch makes one up, which goes again.
+        # Not strict: a parameter that the loss does not reach has no state. Torch fills in one, which is removed below.
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
         for optimizer, saved in zip(optimizers, entries.OPTIMIZERS.of(checkpoint), strict=True):
             named = _named_state(saved, optimizer, self.model)

@@ -34,7 +34,7 @@ TRAINED = "being trained by another process; wait for it, or choose another name
 ASIDE = "set_aside"
 PART = f"{CONFIG}.part"  # rank 0 may be writing it, or was killed while it did
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that know none
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # errors of file systems without locks
 
 # What may differ when a run goes on: how long, on what, and how it is watched. Everything else decides what is learned.
 FREE = (
@@ -54,7 +54,7 @@ FREE = (
     "solver",
     "guidance",
     *(f"callbacks.{name}" for name in ("checkpoints", "metrics", "progress", "validation", "after_step")),
-    *("text.folder", "signals.image.folder"),  # which files they are, fingerprints say
+    *("text.folder", "signals.image.folder"),  # the files are compared by their fingerprints
     *("codec.folder", "codec.encoder", "codec.decoder", "codec.ckpt"),
     *("codec.batch", "codec.frames"),
     "text_cache",
@@ -65,7 +65,7 @@ FREE = (
     "data.val_filter",
     "data.made_by",
     "data.shard_cache",
-    "data.cache",  # whose latents they are, the cache says
+    "data.cache",  # the cache itself says of which clips and codec it is
     "data.licences",
     "data.decoder",
     "data.batch_size",  # clips to a step are compared: batch, ranks and accumulated batches together,
@@ -93,8 +93,8 @@ FREE = (
 )
 
 
-# A run keeps the value that it began with. Of the first sort are sizes of weights that may grow with a default without
-# changing what is learned; of the second, numbers that null now leaves to the codec.
+# A run that goes on keeps the values that it began with. KEPT: sizes whose default may have grown since. KEPT_FOR_NULL:
+# numbers of older configs whose default is null by now, which leaves them to the codec.
 KEPT = (("text", "max_bytes"),)
 KEPT_FOR_NULL = (("net", "position", "stride"), ("net", "position", "first"))
 

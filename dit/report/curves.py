@@ -103,8 +103,8 @@ def _mean(group: int, own: Sequence[tuple[Floats, Floats]], averaged: int) -> li
 
 
 def along(runs: Sequence[Run], most: int = POINTS) -> list[dict[str, tuple[Floats, Floats]]]:
-    """Of each run axis -> (steps, values along it), by which a step is turned into tokens, FLOPs or seconds. It begins
-    with nothing at step 0: something may be validated before the first row that says what it cost."""
+    """For each run: axis -> (steps, its values there), by which a step is turned into tokens, FLOPs or seconds. An axis
+    begins with 0 at step 0, since a run may be validated before the first row that states its cost."""
     found = []
     for run in runs:
         own = {}

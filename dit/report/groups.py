@@ -97,7 +97,7 @@ def _label(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     front = os.path.commonprefix(list(names))
-    if any(name[len(front) :][:1].isdigit() for name in names):  # seeds 10 and 11 have the half of a number in common
+    if any(name[len(front) :][:1].isdigit() for name in names):  # "seed10" and "seed11" share "seed1": drop the digit
         front = re.sub(r"\d+$", "", front)
     front = re.sub(r"([\W_]+s(eed)?)?[\W_]*$", "", front, flags=re.IGNORECASE)
     return front or names[0]

@@ -20,7 +20,7 @@ from dit.report.curves import AXES, Curve, along
 from dit.report.sections import sections, when
 from dit.statistics import Floats
 
-GENERATOR = "scripts/report.py"  # what such a page says made it: nothing else is overwritten by another one
+GENERATOR = "scripts/report.py"  # a page names this as its generator; a file that does not is never overwritten
 DIGITS = 5  # of a number in a curve
 
 

@@ -64,7 +64,7 @@ def own_precision(net: nn.Module) -> torch.dtype | None:
 
 
 def dtype_of(net: nn.Module) -> torch.dtype:
-    """In which samples are computed outside of a network: float32, or float64 where its weights are."""
+    """The dtype of arithmetic on samples outside of the network: float32, or float64 where its weights are float64."""
     own = next((parameter.dtype for parameter in net.parameters()), torch.float32)
     return torch.promote_types(own, torch.float32)
 

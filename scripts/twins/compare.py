@@ -71,7 +71,10 @@ def compare(arguments: list[str]) -> Ratios:
         subject_of(f"ours: {settings.net}", published.Ours(net), settings, still[0]),
         subject_of(f"diffusers: {type(theirs).__name__}", published.Theirs(theirs), settings, still[1]),
     ]
-    with torch.no_grad(), autocast(settings):  # as it is timed: another precision would be compiled once more
+    with (
+        torch.no_grad(),
+        autocast(settings),
+    ):  # in another precision they would be compiled again
         ours, wanted = (subject.net(*inputs) for subject in subjects)
     counts = f"{parameters(net):,} (ours) and {parameters(theirs):,}"
     print(f"tokens: {settings.batch * net.num_tokens(*size)}, parameters: {counts}")

@@ -71,7 +71,7 @@ class Preview(Task):
         self.every = every
         self.prompts = prompts
         self.seed = seed
-        self._in_network = False  # until its next solver step this rank asks the others nothing
+        self._in_network = False  # whether ranks of a sharded network wait for this one in a forward pass
 
     @torch.no_grad()
     def check(self) -> None:
