@@ -41,7 +41,7 @@ from data.latents.making import SHOWN, ClipViews, Making
 from data.latents.reading import EXCERPT, FORMAT, OLDER, TRAIN, VAL, LatentCache, differences
 from dit.engine import caching
 from dit.engine.config import Config
-from dit.engine.run import first_rank
+from dit.engine.ranks import is_first_rank
 from dit.engine.rundir import lock
 from dit.entry import CONFIGS, one_line_errors
 from dit.entry.command import INTERRUPTED, checked
@@ -82,7 +82,7 @@ def make(asked: Asked, config: dict[str, Any]) -> None:
     """Makes what is missing of the cache of a training's latents. config: of the training, plain containers."""
     parts = caching.build(config)
     making = plan(asked, parts)
-    folder, is_first = Path(str(asked.out)), first_rank()
+    folder, is_first = Path(str(asked.out)), is_first_rank()
     with lock(folder, "being made by another process; wait for it") if is_first else nullcontext():
         if is_first:
             write_list_of(parts, folder)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 
@@ -54,6 +55,11 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def is_first_rank() -> bool:
+    """Whether this process is rank 0, as far as the environment says before ranks are set up."""
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
 def started_by_launcher() -> bool:

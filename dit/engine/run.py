@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from lightning import Callback, LightningDataModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from data.batch import Measured, SharesMachine
 from dit.checkpoint.files import FOLDER, LAST
@@ -34,6 +33,7 @@ from dit.engine import (
     memory,
     pictures,
     published,
+    ranks,
     report,
     resume,
     rng,
@@ -350,11 +350,6 @@ def count_arithmetic(parts: Parts) -> Arithmetic:
     return counted
 
 
-def first_rank() -> bool:
-    """Whether this process is rank 0, as far as the environment says before ranks are set up."""
-    return getattr(rank_zero_only, "rank", 0) in (0, None)
-
-
 def _about(parts: Parts, start: resume.Start) -> dict[str, Any]:
     """What the history says of this start."""
     return {
@@ -401,6 +396,6 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
-    if not first_rank():
+    if not ranks.is_first_rank():
         logging.getLogger("dit").setLevel(logging.ERROR)
         logging.getLogger("data").setLevel(logging.WARNING)  # a clip that this rank cannot read is said

@@ -119,10 +119,8 @@ class Pipeline:
         Raises:
             FileNotFoundError, ValueError: in one line, for a path, weights or a device that is not there.
         """
-        made_of = parts_of_checkpoint(
-            run_or_file, weights, device, low_noise_ckpt, boundary, trusted, folders or {}, parts or {}, changes
-        )
-        return cls(**made_of)
+        asked = run_or_file, weights, device, low_noise_ckpt, boundary, trusted
+        return cls(**parts_of_checkpoint(*asked, folders or {}, parts or {}, changes))
 
     @classmethod
     def from_pretrained(
@@ -201,16 +199,12 @@ class Pipeline:
         Raises:
             ValueError: a shape that codec or network cannot take, or a task's own mistakes.
         """
-        if changes:
-            return self.changed(**changes)(
-                prompts, seeds, task, negative_prompt=negative_prompt, labels=labels, signals=signals, noise=noise,
-                progress=progress,
-            )  # fmt: skip
-        job = self.job(prompts, seeds, task, negative_prompt, labels, signals, noise)
-        made = list(self.make(job, range(len(job.batches)), progress))
+        pipeline = self.changed(**changes)
+        job = pipeline.job(prompts, seeds, task, negative_prompt, labels, signals, noise)
+        made = list(pipeline.make(job, range(len(job.batches)), progress))
         pixels, latents = (torch.cat([getattr(each, name) for each in made]) for name in ("pixels", "latents"))
         every, took = [each for batch in job.batches for each in batch], cost(made)
-        return Samples(pixels, latents, {**self.info(job, every), **took})
+        return Samples(pixels, latents, {**pipeline.info(job, every), **took})
 
     def watch(
         self,
