@@ -48,6 +48,14 @@ CLASSES = {
 }
 # Class, by its name of today -> argument of before -> what it is called now.
 ARGUMENTS = {"dit.net.position.rope.RoPE3D": {"places": "coordinates"}}
+# Class -> argument -> what null in its place is called now.
+NULLS: dict[str, dict[str, Any]] = {
+    "dit.net.backbone.Backbone": {
+        "position": {"_target_": "dit.net.position.base.NoPosition", "_partial_": True},
+        "qk_norm": {"_target_": "dit.net.attention.NoQKNorm", "_partial_": True},
+        "text": {"_target_": "dit.net.text.NoText", "_partial_": True},
+    }
+}
 # Class -> argument -> the value that says what a config without it meant.
 HELD = {"_target_": "dit.diffusion.given.Held", "in_start": 0.0, "fresh": 0.0, "unknown": "nearest"}
 ADDED: dict[str, dict[str, Any]] = {
@@ -78,6 +86,7 @@ def current(node: Any) -> Any:
     arguments = ARGUMENTS.get(target, {})
     renamed = {arguments.get(key, key): current(value) for key, value in node.items()}
     renamed |= {key: value for key, value in ADDED.get(target, {}).items() if key not in renamed}
+    renamed |= {key: value for key, value in NULLS.get(target, {}).items() if renamed.get(key, value) is None}
     if "pattern" in renamed:
         renamed["pattern"] = one_spelling(renamed["pattern"])
     return {**renamed, TARGET: target}

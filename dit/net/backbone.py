@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dit.config.limits import Count, Natural
 from dit.config.pattern import spelled
-from dit.net.attention import NoQKNorm, Parts
+from dit.net.attention import Parts
 from dit.net.blocks import Block
 from dit.net.context import make_context
 from dit.net.coordinates import Coordinates
@@ -23,11 +23,11 @@ from dit.net.kernels.base import Kernel
 from dit.net.layout import Layout
 from dit.net.modulation import Modulation
 from dit.net.patches import Grid, nearest, patchify, token_grid, unpatchify
-from dit.net.position.base import Compression, NoPosition, Position
+from dit.net.position.base import Compression, Position
 from dit.net.reads import Reads, required, union
 from dit.net.runner import Runner, skipping
 from dit.net.sequence import NoiseLevels, TextTokens
-from dit.net.text import NoText, Text
+from dit.net.text import Text
 from dit.net.text_reuse import TextReuse
 
 # cond["padding"] (B, 1, F, H, W) is 1 where a picture is only there to fill the grid; absent, that is nowhere.
@@ -47,11 +47,11 @@ class Backbone(nn.Module):
         repeated to `depth`: `F` is all alike, `ST` alternates, `D20P40` is 20 times D, then 40 times P.
       templates: letter -> constructor of a block, called with (parts, occurrence).
       text_width: of cond["text"]; only a network with text reads it.
-    Parts: constructors that the backbone calls with the arguments in parentheses; null leaves a part out
+    Parts: constructors that the backbone calls with the arguments in parentheses
       embed (features, width): of the patches. position (width, head_dim). modulation (width, level_width). norm (dim).
       attention (parts, layout). qk_norm (heads, head_dim). mlp (width). text (text_width, width). level (level_width):
       embeds the noise level. final (width, features, modulation). vectors: key of cond -> constructor (level_width) of
-      what embeds it (labels, pooled text, fps); these embeddings are added to that of the noise level.
+      what embeds it (labels, pooled text, fps), null for none; these embeddings are added to that of the noise level.
     Objects
       init(net): sets the weights. kernel: computes attention. checkpointing: runs the blocks and decides which
       activations are kept (`dit/net/runner.py`); it becomes the attribute `runner`. family: the class of diffusers to
@@ -77,13 +77,13 @@ class Backbone(nn.Module):
         templates: dict[str, Callable[[Parts, int], Block]],
         text_width: Natural,
         embed: Callable[[int, int], nn.Module],
-        position: Callable[[int, int], Position] | None,
+        position: Callable[[int, int], Position],
         modulation: Callable[[int, int], Modulation],
         norm: Callable[[int], nn.Module],
         attention: Callable[[Parts, Layout], nn.Module],
-        qk_norm: Callable[[int, int], nn.Module] | None,
+        qk_norm: Callable[[int, int], nn.Module],
         mlp: Callable[[int], nn.Module],
-        text: Callable[[int, int], Text] | None,
+        text: Callable[[int, int], Text],
         vectors: dict[str, Callable[[int], nn.Module] | None],
         level: Callable[[int], nn.Module],
         final: Callable[[int, int, Modulation], nn.Module],
@@ -103,10 +103,10 @@ class Backbone(nn.Module):
         volume = patch[0] * patch[1] * patch[2]
 
         self.embed = embed((in_channels + sum(self.concat_channels.values())) * volume, width)
-        self.position = (position or NoPosition)(width, width // heads)
+        self.position = position(width, width // heads)
         self.level = level(level_width)
         self.vectors = nn.ModuleDict({key: part(level_width) for key, part in vectors.items() if part is not None})
-        self.text = (text or NoText)(text_width, width)
+        self.text = text(text_width, width)
         if self.text.vector_width not in (None, level_width):
             raise ValueError(f"level_width={level_width} must be {width}, the width of this text's vector")
         self.modulation = modulation(width, level_width)
@@ -116,7 +116,7 @@ class Backbone(nn.Module):
             norm=norm,
             mlp=mlp,
             attention=attention,
-            qk_norm=qk_norm or NoQKNorm,
+            qk_norm=qk_norm,
             cross_attention=self.text.cross_attention,
             cross_width=self.text.cross_width,
             stream_width=self.text.stream_width,

@@ -80,6 +80,14 @@ def test_a_node_without_what_was_added_is_the_one_of_today(file: str) -> None:
     assert before != node and current(before) == node
 
 
+@pytest.mark.parametrize("part", ["position", "qk_norm", "text"])
+def test_a_part_that_was_null_is_the_class_of_none(part: str) -> None:
+    """Networks of before said null where a part was left out."""
+    today = config(f"net/{part}=none")["net"]
+    assert today[part]["_partial_"] and current({"net": {**today, part: None}})["net"] == today
+    assert current(today) == today
+
+
 def test_a_run_that_knew_one_way_of_giving_frames_goes_on() -> None:
     today = config()
     before = {key: value for key, value in today.items() if key != "given"}
