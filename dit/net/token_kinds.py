@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from dit.config.limits import Count, NonNegative
 from dit.net.layers import LayerNorm
+from dit.net.layout import or_all
 from dit.net.reads import Reads, union
 from dit.net.sequence import NoiseLevels, TextTokens
 from dit.net.text import Text
@@ -70,8 +71,7 @@ def joined_masks(parts: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:
     """The masks of tokens (B, n, any), where None means that all are real; None when all are of all parts."""
     if all(mask is None for _, mask in parts):
         return None
-    masks = [tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask for tokens, mask in parts]
-    return torch.cat(masks, dim=1)
+    return torch.cat([or_all(mask, tokens) for tokens, mask in parts], dim=1)
 
 
 class GlyphProjection(nn.Module):

@@ -41,6 +41,10 @@ class Stateless(ABC):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
         """The same for a mask that fits, and q, k and v of one dtype."""
 
+    def unfit(self, device_type: str, mask_type: type[Mask] | None) -> str | None:
+        """As `Kernel.unfit`; fits everywhere unless a kernel says otherwise."""
+        return None
+
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self)
 
@@ -57,6 +61,11 @@ class KernelError(ValueError):
             "choose net/kernel=auto or net/kernel=sdpa"
         )
         self.why = why
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without all that stands behind it."""
+    return str(error).strip().partition("\n")[0]
 
 
 def short(dtype: torch.dtype) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Protocol
 
 from torch import Tensor
 
@@ -13,29 +12,24 @@ from dit.net.patches import Grid
 from dit.net.reads import Reads
 
 
-class RotaryCoordinates(Protocol):
-    """Makes of the numbers of frame, row and column what the angles are multiples of.
+class RotaryCoordinates:
+    """Base of what the angles are multiples of: the numbers of frame, row and column, or what is made of them.
 
     reads: the keys of cond that it depends on.
     """
 
-    reads: Reads
-
-    def __call__(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> list[Tensor]:
-        """Three axes, as `Coordinates.axes`, with a batch in front where samples have coordinates of their own."""
-        ...
-
-
-class Counted:
-    """The numbers themselves."""
-
     reads = Reads()
 
     def __call__(self, coordinates: Coordinates, like: Tensor, cond: Mapping[str, Tensor]) -> list[Tensor]:
+        """Three axes, as `Coordinates.axes`, with a batch in front where samples have coordinates of their own."""
         return coordinates.axes(like)
 
 
-class Timed:
+class Counted(RotaryCoordinates):
+    """The numbers themselves."""
+
+
+class Timed(RotaryCoordinates):
     """Frames stand at their time: with cond["fps"] (B,), a frame is base_fps / fps long (Cosmos).
 
     base_fps: frames a second at which frames are one apart; they are too where cond has no fps (images).
@@ -53,14 +47,12 @@ class Timed:
         return [frames, rows, columns]
 
 
-class Divided:
+class Divided(RotaryCoordinates):
     """Divided, so that a larger grid keeps the range of a smaller training (position interpolation, arXiv 2306.15595;
     Allegro, arXiv 2410.15458).
 
     divide: axis -> what the numbers along it are divided by.
     """
-
-    reads = Reads()
 
     def __init__(self, divide: dict[str, float]) -> None:
         self.divide = divide
@@ -69,7 +61,7 @@ class Divided:
         return [numbers / self.divide[axis] for axis, numbers in zip(AXES, coordinates.axes(like), strict=True)]
 
 
-class Scaled:
+class Scaled(RotaryCoordinates):
     """Multiplied by cond["rope_scale"] (B, 3) where it is there, a number for each axis: at a higher resolution tokens
     stand closer (Kandinsky 5).
     """
@@ -87,14 +79,12 @@ class Scaled:
         return [numbers * coordinates.of_clips(scale[:, i]) for i, numbers in enumerate(axes)]
 
 
-class Fitted:
+class Fitted(RotaryCoordinates):
     """In the coordinates of the training's picture: a picture of another size or shape is scaled until it just fits
     into that and put in its middle; frames are counted (CogVideoX, arXiv 2408.06072; HunyuanDiT before it).
 
     picture: tokens of the training's picture along (h, w).
     """
-
-    reads = Reads()
 
     def __init__(self, picture: list[int]) -> None:
         self.picture = picture
