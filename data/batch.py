@@ -91,10 +91,10 @@ class ReadableClips(Clips, Protocol):
 
 
 @runtime_checkable
-class TellingClips(Clips, Protocol):
+class DescribedClips(Clips, Protocol):
     """Clips of which all but `pixels` and `repeated` is known without reading a file."""
 
-    def told(self, index: int, epoch: int, excerpt: Excerpt | None = None) -> Item:
+    def without_pixels(self, index: int, epoch: int, excerpt: Excerpt | None = None) -> Item:
         """excerpt: what was shown, which `WithFrameColumns` need."""
         ...
 

@@ -118,7 +118,7 @@ class ClipDataset(Dataset[Item]):
         item = self._read(row, self.view(index, epoch), pick_caption(row.captions, index, epoch), shape)
         return self._with_columns(item, row)
 
-    def told(self, index: int, epoch: int, excerpt: Excerpt | None = None) -> Item:
+    def without_pixels(self, index: int, epoch: int, excerpt: Excerpt | None = None) -> Item:
         """The same without `pixels` and `repeated`. No file is opened.
 
         excerpt: the frames that were shown. Raises BadClip where `frame_columns` do not fit it.

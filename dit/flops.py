@@ -43,7 +43,7 @@ def count_flops_by_op(
     with torch.inference_mode(False), torch.set_grad_enabled(backward), torch.autocast("cpu", enabled=False):
         dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
         x, t = (torch.empty(tuple(shape), dtype=dtype, device="meta") for shape in (x_shape, t_shape))
-        told = {
+        meta_cond = {
             key: torch.empty_like(value, dtype=dtype if value.is_floating_point() else value.dtype, device="meta")
             for key, value in cond.items()
         }
@@ -52,7 +52,7 @@ def count_flops_by_op(
             name: torch.empty_like(value, device="meta").requires_grad_(value.requires_grad)
             for name, value in [*step.named_parameters(), *step.named_buffers()]
         }
-        return dict(functional_call(step, state, (x, t, told)))
+        return dict(functional_call(step, state, (x, t, meta_cond)))
 
 
 class _Step(nn.Module):

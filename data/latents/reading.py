@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.batch import Clips, Excerpt, Item, Shape, TellingClips, WithIds, shown
+from data.batch import Clips, DescribedClips, Excerpt, Item, Shape, WithIds, shown
 from data.decode import BadClip, BadClips
 from data.latents.shards import ShardSet
 from data.skipping import first_readable
@@ -196,14 +196,16 @@ class CachedClips:
             epoch,
             name=lambda index: str(about(index)[1]["name"]),
             read=read,
-            others=lambda: self.clips.alike(index) if isinstance(self.clips, TellingClips) else range(len(self.clips)),
+            others=lambda: (
+                self.clips.alike(index) if isinstance(self.clips, DescribedClips) else range(len(self.clips))
+            ),
         )
 
     def _item(
         self, index: int, epoch: int, shards: ShardSet, entry: Mapping[str, Any], tensors: dict[str, Tensor]
     ) -> Item:
         numbers = tensors.pop(EXCERPT).tolist() if EXCERPT in tensors else None
-        item = told(self.clips, index, epoch, None if numbers is None else Excerpt(numbers[1:], numbers[0]))
+        item = without_pixels(self.clips, index, epoch, None if numbers is None else Excerpt(numbers[1:], numbers[0]))
         if not isinstance(self.clips, WithIds) and item["id"] != entry["name"]:
             raise BadClips(
                 f"{shards.folder}: clip {index} is {entry['name']} there and {item['id']} here: it is a cache of"
@@ -217,9 +219,11 @@ class CachedClips:
         return item
 
 
-def told(clips: Clips, index: int, epoch: int, excerpt: Excerpt | None) -> Item:
+def without_pixels(clips: Clips, index: int, epoch: int, excerpt: Excerpt | None) -> Item:
     """What is known of a clip beside its pixels. Only clips that cannot say it without are read for it."""
-    return clips.told(index, epoch, excerpt) if isinstance(clips, TellingClips) else shown(clips, index, epoch)
+    return (
+        clips.without_pixels(index, epoch, excerpt) if isinstance(clips, DescribedClips) else shown(clips, index, epoch)
+    )
 
 
 class Prompts:

@@ -30,7 +30,7 @@ class Stream:
         return items[int(self.unit() * len(items))]
 
     def weighted(self, weights: Mapping[T, float]) -> T:
-        """A key, as likely as its weight says."""
+        """Draws a key with a probability in proportion to its weight."""
         level = self.unit() * sum(weights.values())
         for key, weight in weights.items():
             level -= weight

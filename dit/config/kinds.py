@@ -58,8 +58,8 @@ def fitted(value: Any, hint: Any = Any, path: str = "") -> Any:
         if _is(value, option):
             return _inside(value, option, path)
     for option in options:
-        if (turned := _turned(value, option)) is not None:
-            return _inside(turned, option, path)
+        if (converted := _converted(value, option)) is not None:
+            return _inside(converted, option, path)
     if isinstance(value, Mapping) and TARGET in value:
         name = str(value[TARGET]).rpartition(".")[2]
         made = f"a call of {name} ({PARTIAL}: true)" if value.get(PARTIAL) else f"a {name}"
@@ -209,7 +209,7 @@ def _is_class(hint: Any) -> bool:
     return isinstance(hint, type) and hint is not Any
 
 
-def _turned(value: Any, option: Any) -> Any:
+def _converted(value: Any, option: Any) -> Any:
     """Another spelling of what an alternative takes, or None."""
     base, number = _base(option), type(value) in (int, float)
     if base is int and number and math.isfinite(value) and value == int(value):

@@ -166,7 +166,7 @@ class Held(Showing):
         return self.fresh * level**2 * noise() if self.fresh else None
 
     @property
-    def told(self) -> float:
+    def clean_level(self) -> float:
         """The level that the network is told of frames that it is shown clean."""
         return 0.0
 
@@ -203,7 +203,7 @@ class HeldAtLevel(Held):
     level: Share = 0.0001
 
     @property
-    def told(self) -> float:
+    def clean_level(self) -> float:
         return self.level
 
     def levels(self, conditioning: Conditioning, t: Tensor, shown: Shown, generator: torch.Generator | None) -> Tensor:

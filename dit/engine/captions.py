@@ -58,8 +58,8 @@ def encode_ahead(
     """
     if not isinstance(text, Pretrained) or text.store is None or text.sees_pictures:
         return
-    told = [clips.captions() for clips in every if isinstance(clips, CaptionedClips)]
-    captions = list(dict.fromkeys(["", *prompts, *(caption for each in told for caption in each)]))
+    known = [clips.captions() for clips in every if isinstance(clips, CaptionedClips)]
+    captions = list(dict.fromkeys(["", *prompts, *(caption for each in known for caption in each)]))
     first = len(captions) * rank // ranks
     text.to(device)
     made = 0
@@ -69,7 +69,7 @@ def encode_ahead(
         made += text.fill([caption])
     text.release()
     text.to("cpu")  # where the trainer finds all parts
-    if told:
+    if known:
         log.info("captions: %d of %d were encoded now, which are kept in %s", made, len(captions), text.store.folder)
 
 

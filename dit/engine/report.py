@@ -39,8 +39,8 @@ def summary(module: VideoDiffusion, data: Any, run: Path, start: Start, max_step
         lines += [f"  {name}: {count:,} parameters"] if count else []
     lines.append(f"  a clip: {clip}, {module.net.num_tokens(*shape):,} tokens")
     lines += _shapes(module, data)
-    told = [f"{name} ({', '.join(each.entries)})" for name, each in module.signals.items()]
-    lines.append(f"  the network is told: {', '.join(told) or 'nothing'}")
+    signals = [f"{name} ({', '.join(each.entries)})" for name, each in module.signals.items()]
+    lines.append(f"  the network is told: {', '.join(signals) or 'nothing'}")
     lines.append(f"run directory: {run}")
     if start.checkpoint is None:
         lines.append(f"would start at step 0 of {max_steps}")

@@ -28,7 +28,7 @@ def beyond_conditioned(scale: float) -> Guided:
     return Guided(scale + 1 if scale > 1 else 1.0, {})
 
 
-def told(scale: float) -> Guided:
+def as_input(scale: float) -> Guided:
     """The network is told the scale, and nothing else guides (HunyuanVideo); in training it is told 1."""
     target = {"_target_": "dit.signals.guidance.GuidanceScale", "_partial_": True}
     return Guided(1.0, {"guidance": {**target, "scale": scale, "in_training": 1.0}})
@@ -199,7 +199,7 @@ PIPELINES = {
         conditioning="i2v",
         of_network=cogvideox_image,
     ),
-    "HunyuanVideoPipeline": Recipe("hunyuan_video", 129, 720, 1280, 24.0, 50, 6.0, told),
+    "HunyuanVideoPipeline": Recipe("hunyuan_video", 129, 720, 1280, 24.0, 50, 6.0, as_input),
     "HunyuanVideoImageToVideoPipeline": Recipe(
         "hunyuan_video_i2v",
         129,
@@ -208,7 +208,7 @@ PIPELINES = {
         24.0,
         50,
         1.0,
-        told,
+        as_input,
         given=("held", "left_out"),
         shows={"in_start": 0.001},
         conditioning="i2v",

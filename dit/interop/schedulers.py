@@ -151,16 +151,18 @@ def _unipc(s: Settings, family: str | None, pipeline: str | None) -> dict[str, N
     _refuse(s, "use_flow_sigmas wants it so", prediction_type="flow_prediction", predict_x0=True)
     _refuse(s, "with use_flow_sigmas the last step would not be finite", final_sigmas_type="zero")
     flow, steps = _prediction("Flow"), s["num_train_timesteps"]
-    told = flow if family == COSMOS else _told("WholeTimesteps", flow, s)  # Cosmos 2.5 is told sigma itself
+    prediction = (
+        flow if family == COSMOS else _of_timesteps("WholeTimesteps", flow, s)
+    )  # Cosmos 2.5 is told sigma itself
     if s["use_karras_sigmas"]:
         if s["sigma_min"] is None or s["sigma_max"] is None:
             raise ValueError("use_karras_sigmas=true needs sigma_min and sigma_max, which are null")
         ends = {"sigma_min": s["sigma_min"], "sigma_max": s["sigma_max"]}
         schedule = _schedule("RatioRamp", unit_start=True, **ends, rho=7.0, to_clean=True)
-        return _parts(_path("Linear"), told, schedule, solver, _logit_normal(None))
+        return _parts(_path("Linear"), prediction, schedule, solver, _logit_normal(None))
     shift = _levels("levels.ConstantShift", shift=s["flow_shift"])
     schedule = _ramp(1.0, 1 / steps, False, shift, s["shift_terminal"] or None, JUST_BELOW_NOISE, steps)
-    return _parts(_path("Linear"), told, schedule, solver, _logit_normal(shift))
+    return _parts(_path("Linear"), prediction, schedule, solver, _logit_normal(shift))
 
 
 def _dpm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
@@ -183,8 +185,8 @@ def _dpm(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Nod
     _refuse(s, "use_flow_sigmas wants it so", prediction_type="flow_prediction", final_sigmas_type="zero")
     shift, steps = _levels("levels.ConstantShift", shift=s["flow_shift"]), s["num_train_timesteps"]
     schedule = _ramp(1 - 1 / steps, 0.0, False, shift, None, 1.0, steps)
-    told = _told("WholeTimesteps", _prediction("Flow"), s)
-    return _parts(_path("Linear"), told, schedule, solver, _logit_normal(shift))
+    prediction = _of_timesteps("WholeTimesteps", _prediction("Flow"), s)
+    return _parts(_path("Linear"), prediction, schedule, solver, _logit_normal(shift))
 
 
 def _ddim(s: Settings, family: str | None, pipeline: str | None) -> dict[str, Node]:
@@ -281,7 +283,7 @@ def _of_betas(
         "linspace": _schedule("Linspace", **common, whole=whole),
     }[s["timestep_spacing"]]
     levels = _levels("timesteps.WholeLevels", levels=_levels("levels.Uniform"), timesteps=steps)
-    return _parts(path, _told("DiscreteTimesteps", output, s), schedule, solver, levels)
+    return _parts(path, _of_timesteps("DiscreteTimesteps", output, s), schedule, solver, levels)
 
 
 def _parts(path: Node, prediction: Node, schedule: Node, solver: Node, levels: Node) -> dict[str, Node]:
@@ -300,7 +302,7 @@ def _prediction(name: str, **arguments: Any) -> Node:
     return _levels(f"prediction.{name}", **arguments)
 
 
-def _told(name: str, prediction: Node, s: Settings) -> Node:
+def _of_timesteps(name: str, prediction: Node, s: Settings) -> Node:
     return _levels(f"timesteps.{name}", prediction=prediction, timesteps=s["num_train_timesteps"], scale=SCALE)
 
 

@@ -79,14 +79,14 @@ class Autoencoding(Recipe):
         total = seen + self.kl_weight * kl
         losses: dict[str, Loss] = {}
         if self.adversary is not None and step >= self.adversary.first_step:
-            told = judged(nets[DISCRIMINATOR], made, clip)
+            judgement = judged(nets[DISCRIMINATOR], made, clip)
             (of_seen,) = torch.autograd.grad(seen, made, retain_graph=True)
             weight = self.adversary.weight * adaptive_weight(
-                net.last_gradient(coded.features, of_seen), net.last_gradient(coded.features, told.gradient)
+                net.last_gradient(coded.features, of_seen), net.last_gradient(coded.features, judgement.gradient)
             )
-            total = total + weight * (made * told.gradient).sum()  # whose gradient is that of the adversarial term
-            columns |= {"adversarial": told.fooled, "adversarial_weight": weight}
-            losses[DISCRIMINATOR] = Loss(told.loss.mean(), told.loss, told.loss.mean(), {})
+            total = total + weight * (made * judgement.gradient).sum()  # whose gradient is that of the adversarial term
+            columns |= {"adversarial": judgement.fooled, "adversarial_weight": weight}
+            losses[DISCRIMINATOR] = Loss(judgement.loss.mean(), judgement.loss, judgement.loss.mean(), {})
         return {NET: Loss(total, rebuilt, rebuilt.mean(), columns), **losses}
 
 

@@ -96,9 +96,9 @@ def hold(
         how: known frames are shown, where not as said above. prediction: how the network is fed, for frames whose level
             it is not told. draw: fresh unit noise, where known frames get some at each step.
     """
-    told = (lambda level: level) if begin is None else _told(begin, noise)
+    level_of = (lambda level: level) if begin is None else _no_higher_than(begin, noise)
     if given is None:
-        return lambda x, t: denoise(x, told(_on(x, t)).expand(len(x), t.shape[1] if t.ndim else 1))
+        return lambda x, t: denoise(x, level_of(_on(x, t)).expand(len(x), t.shape[1] if t.ndim else 1))
     mask, frames, latents = given.mask, given.frames, given.latents
     any_frame = bool(frames.any())
     context = _not_below(context_level, latents.dtype)
@@ -108,17 +108,17 @@ def hold(
         anew = draw if how.afresh and (context_level > 0 or how.ratio > 0) else None
         drawn = noise if anew is None else anew()
         # (B, F): known frames at their own level, the others at the solver's
-        levels = torch.where(frames, level.clamp(max=context), told(level)).expand(len(x), -1)
+        levels = torch.where(frames, level.clamp(max=context), level_of(level)).expand(len(x), -1)
         known = torch.where(path.expand(levels) > 0, path.mix(latents, drawn, levels), latents)
         if draw is not None and (added := how.on_given(draw, level.amax())) is not None:
             known = known + added
-        said = levels.clamp(min=level.clamp(max=how.told)) if how.told else levels
+        shown = levels.clamp(min=level.clamp(max=how.clean_level)) if how.clean_level else levels
         if how.ratio and prediction is not None:
-            said = level.expand(len(x), -1) if level.ndim else level.expand(len(x), 1)
+            shown = level.expand(len(x), -1) if level.ndim else level.expand(len(x), 1)
             ratio = torch.full_like(level, how.ratio)
             known = (latents + how.ratio * drawn) * as_if_at(path, prediction, path.expand(level), path.expand(ratio))
         x = torch.where(mask, known, x)
-        estimate = denoise(x, said if any_frame or t.ndim else said[:, :1])
+        estimate = denoise(x, shown if any_frame or t.ndim else shown[:, :1])
         level = path.expand(level)
         truth = Estimate(latents, noise, path.alpha_dot(level) * latents + path.sigma_dot(level) * noise)
         return Estimate(*(torch.where(mask, true, own) for true, own in zip(truth, estimate, strict=True)))
@@ -126,7 +126,7 @@ def hold(
     return solve
 
 
-def _told(begin: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+def _no_higher_than(begin: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Levels of the solver (1, F) -> what the network is told of frames that begin at levels `begin` (F,)."""
     most = moved(begin.to(x.dtype), x)
     return lambda level: torch.minimum(level.amax(), most)[None]

@@ -168,10 +168,10 @@ class HunyuanVideo(Family):
         grid = token_grid(net.patch, *x.shape[2:])
         if mask is None:
             raise ValueError("encoder_attention_mask is missing")
-        keep = mask.bool()
-        if not torch.equal(keep, keep.sort(dim=1, descending=True).values):
+        real = mask.bool()
+        if not torch.equal(real, real.sort(dim=1, descending=True).values):
             raise ValueError("encoder_attention_mask must have the real tokens in front: the class counts them")
-        cond = {"text": text, "text_mask": keep, "pooled": pooled}
+        cond = {"text": text, "text_mask": real, "pooled": pooled}
         if "guidance" in net.vectors and guidance is not None:
             cond["guidance"] = guidance.to(torch.float64) / net.vectors["guidance"].scale
         if net.concat_channels:

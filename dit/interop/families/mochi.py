@@ -112,11 +112,11 @@ class Mochi(Family):
         )
         if mask is None:
             raise ValueError("encoder_attention_mask is missing")
-        keep = mask.bool()
-        if (keep[:, 1:] & ~keep[:, :-1]).any():
+        real = mask.bool()
+        if (real[:, 1:] & ~real[:, :-1]).any():
             raise ValueError("encoder_attention_mask must hold the real tokens first, the padding behind them")
         t = 1 - levels(timestep, net.level.scale, token_grid(net.patch, *x.shape[2:]))
-        return x, t, {"text": text, "text_mask": keep}
+        return x, t, {"text": text, "text_mask": real}
 
 
 def hidden(width: int) -> int:
