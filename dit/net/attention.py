@@ -10,6 +10,8 @@ from dit.net.kernels.base import Kernel
 from dit.net.layers import ZeroLinear
 from dit.net.layout import Layout, attend
 from dit.net.modulation import Modulation
+from dit.net.position.rotary import Rotation
+from dit.net.sequence import TextTokens
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,14 @@ class StreamHeads(nn.Module):
         self.qkv = nn.Linear(width, 3 * heads * head_dim, bias=bias)
         self.norm_q, self.norm_k = qk_norm(heads, head_dim), qk_norm(heads, head_dim)
 
-    def normed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, N, width) -> normed q and k, and v, each (B, N, heads, head_dim)."""
+    def heads_of(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, N, width) -> normed and rotated q and k, and v, each (B, N, heads, head_dim)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim)).unbind(2)
         # Norms may have computed in fp32 under autocast; the kernel wants one dtype.
-        return self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype), v
+        q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
+        if rotation is not None:
+            q, k = (rotation.rotate(each).to(v.dtype) for each in (q, k))
+        return q, k, v
 
 
 class SelfAttention(StreamHeads):
@@ -113,9 +118,7 @@ class SelfAttention(StreamHeads):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, N, width) -> (B, N, width)."""
-        q, k, v = self.normed(x)  # (B, N, heads, head_dim) each
-        if context.rotation is not None:
-            q, k = (context.rotation.rotate(each).to(v.dtype) for each in (q, k))
+        q, k, v = self.heads_of(x, context.rotation)  # (B, N, heads, head_dim) each
         return self.out(self.layout(self.kernel, q, k, v, context).flatten(2))
 
 
@@ -148,11 +151,19 @@ class CrossAttention(nn.Module):
         """x (B, N, width) -> what it reads, (B, N, width)."""
         x = self.norm(x)
         q = self.norm_q(self.q(x).unflatten(-1, (self.heads, self.head_dim)))  # (B, N, heads, head_dim)
-        return self.out(self.read(q, x, context.cross_keys or self.keys(context), context).flatten(2))
+        return self.out(self.read(q, x, self.kept_keys(context.text), context).flatten(2))
 
-    def keys(self, context: Context) -> tuple[Tensor, ...]:
+    def kept_keys(self, text: TextTokens) -> tuple[Tensor, ...]:
+        """`keys`, made once where they are kept for further passes (`text_reuse.py`)."""
+        if text.kept is None:
+            return self.keys(text)
+        if self not in text.kept:
+            text.kept[self] = self.keys(text)
+        return text.kept[self]
+
+    def keys(self, text: TextTokens) -> tuple[Tensor, ...]:
         """Keys and values of the text, (B, L, heads, head_dim) each: the same at every noise level."""
-        k, v = self.kv(context.text.cross).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)
+        k, v = self.kv(text.cross).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)
         return self.norm_k(k).to(v.dtype), v
 
     def read(self, q: Tensor, x: Tensor, keys: tuple[Tensor, ...], context: Context) -> Tensor:
@@ -185,10 +196,9 @@ class ImageCrossAttention(CrossAttention):
         self.image_kv = nn.Linear(parts.width, 2 * parts.width, bias=kv_bias)
         self.norm_image = image_norm(parts.width)
 
-    def keys(self, context: Context) -> tuple[Tensor, ...]:
+    def keys(self, text: TextTokens) -> tuple[Tensor, ...]:
         """Keys and values of the text, and those of the image if there is one, (B, M, heads, head_dim) each."""
-        image = context.text.image
-        return super().keys(context) if image is None else (*super().keys(context), *self.image_keys(image))
+        return super().keys(text) if text.image is None else (*super().keys(text), *self.image_keys(text.image))
 
     def image_keys(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of the image (B, M, width) -> their keys and values, (B, M, heads, head_dim) each."""

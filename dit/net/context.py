@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dit.net.coordinates import Coordinates
 from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed
-from dit.net.patches import Grid
 from dit.net.position.rotary import Rotation
 from dit.net.sequence import JointSequence, TextLevel, TextTokens, one_of_frames
 
@@ -74,9 +72,8 @@ class Context:
     text: as it was read; of packed clips in one row.
     cross_mask, image_mask: which of `text.cross` and `text.image` the video tokens may read (None: all).
     sequence, num_text: the order of the joint sequence and its text tokens (0: there is no text stream).
-    joint_mask: the padding of the joint sequence, for attention among all its tokens.
+    joint_mask: the padding of the joint sequence of one clip, for attention among all its tokens (None: there is none).
     more_keys: what self-attention reads beside the sequence's own tokens (None: nothing).
-    cross_keys: keys and values that cross-attention reads, where they were made before (`text_reuse.py`).
     """
 
     coordinates: Coordinates
@@ -91,11 +88,10 @@ class Context:
     image_mask: Mask | None
     sequence: JointSequence
     num_text: int
-    joint_mask: KeyPadding | None
+    joint_mask: KeyPadding | Packed | None
     more_keys: MoreKeys | None = None
-    cross_keys: tuple[Tensor, ...] | None = None
     masks: dict[str, Mask | None] = field(default_factory=dict)  # of layouts, made when first asked for
-    batches: list[SameGrid] = field(default_factory=list)  # of packed clips, made when first asked for
+    grids: list[Context] = field(default_factory=list)  # of packed clips, made when first asked for
 
     @property
     def device(self) -> torch.device:
@@ -103,42 +99,36 @@ class Context:
 
     def reading(self, more_keys: MoreKeys) -> Context:
         """The same with more keys for self-attention."""
-        return replace(self, more_keys=more_keys, masks={}, batches=[])
+        return replace(self, more_keys=more_keys, masks={})
 
     def placed(self, video: Tensor) -> Tensor:
         """video (B, N, width) -> the same with the positions that go into every block."""
         return video if self.offset is None else video + self.offset
 
-    def alike(self) -> list[SameGrid]:
-        """Packed whole clips as batches: those of one grid that stand side by side. Made once."""
-        if not self.batches:
-            clips, begin = self.coordinates.num_clips, 0
-            mask = None if self.text.mask is None else self.text.mask.view(clips, -1)  # (K, L)
-            for grid, side_by_side in groupby(self.coordinates.grids):
-                count = len(list(side_by_side))
-                own = None if mask is None else mask[begin : begin + count]
-                self.batches.append(SameGrid(count, math.prod(grid), self._of_grid(grid, own)))
-                begin += count
-        return self.batches
-
-    def _of_grid(self, grid: Grid, text_mask: Tensor | None) -> Context:
-        """What a layout asks of a batch of clips of one grid, whose texts have that mask (n, L)."""
-        coordinates, joint_mask = Coordinates.of_clip(grid), None
-        if self.num_text and text_mask is not None:
-            joint_mask = padded(coordinates, self.sequence, text_mask)
-        return replace(
-            self, coordinates=coordinates, text=replace(self.text, mask=text_mask), joint_mask=joint_mask,
-            num_text=self.num_text // self.coordinates.num_clips, masks={}, batches=[],
-        )  # fmt: skip
-
-
-class SameGrid(NamedTuple):
-    """Packed clips of one grid that stand side by side: how many, the video tokens of each, and the context of a batch
-    of them."""
-
-    clips: int
-    tokens: int
-    context: Context
+    def by_grid(self) -> tuple[list[int], list[Context]]:
+        """Packed whole clips as batches, those of one grid that stand side by side: how many, and what a layout asks of
+        such a batch. Made once."""
+        alike = [(grid, len(list(clips))) for grid, clips in groupby(self.coordinates.grids)]
+        counts = [count for _, count in alike]
+        if not self.grids:
+            num_clips = self.coordinates.num_clips
+            num_text = self.num_text // num_clips
+            mask = None if self.text.mask is None else self.text.mask.view(num_clips, -1)  # (K, L)
+            masks = [None] * len(counts) if mask is None else mask.split(counts)
+            for (grid, _), own in zip(alike, masks, strict=True):
+                of_clip = Coordinates.of_clip(grid)
+                self.grids.append(
+                    replace(
+                        self,
+                        coordinates=of_clip,
+                        text=replace(self.text, mask=own),
+                        joint_mask=joint_mask(of_clip, self.sequence, num_text, own),
+                        num_text=num_text,
+                        masks={},
+                        grids=[],
+                    )
+                )
+        return counts, self.grids
 
 
 def make_context(
@@ -163,7 +153,7 @@ def make_context(
     runs, others = vectors.shape[1], 0
     gathered = coordinates.table is not None and (packed or runs > 1)
     run = coordinates.run_of_token(runs, device) if gathered else None
-    video_rotation, joint_mask, joint_run = rotation, None, run
+    video_rotation, joint_run = rotation, run
     if num_text:
         if runs > 1:
             vectors, others = torch.cat([one_of_frames(vectors, text_level, frames), vectors], dim=1), 1
@@ -175,8 +165,6 @@ def make_context(
             ones = rotation.cos.new_ones(rotation.cos.shape[0], num_text, *rotation.cos.shape[2:])
             cos, sin = sequence.join(rotation.cos, ones), sequence.join(rotation.sin, torch.zeros_like(ones))
             rotation = Rotation(cos, sin, rotation.pairing)
-        if text.mask is not None:
-            joint_mask = padded(coordinates, sequence, text.mask)
     made = modulation(vectors)
     return Context(
         coordinates=coordinates,
@@ -191,14 +179,32 @@ def make_context(
         image_mask=image_mask,
         sequence=sequence,
         num_text=num_text,
-        joint_mask=joint_mask,
+        joint_mask=None if packed else joint_mask(coordinates, sequence, num_text, text.mask),
     )
 
 
-def padded(coordinates: Coordinates, sequence: JointSequence, text_mask: Tensor) -> KeyPadding:
-    """The padding of a joint sequence, for a mask of its text tokens, (B, L)."""
-    video = text_mask.new_ones(len(text_mask), coordinates.num_tokens)
-    return KeyPadding(sequence.join(video, text_mask), never_empty=True)
+def real_tokens(
+    coordinates: Coordinates, sequence: JointSequence, num_text: int, text_mask: Tensor | None
+) -> Tensor | None:
+    """(B, N + L) bool: which tokens of a joint sequence are no padding (None: all), for the mask of its text (B, L)."""
+    if text_mask is None or not num_text:
+        return None
+    return sequence.join(text_mask.new_ones(len(text_mask), coordinates.num_tokens), text_mask)
+
+
+def joint_mask(
+    coordinates: Coordinates, sequence: JointSequence, num_text: int, text_mask: Tensor | None
+) -> KeyPadding | Packed | None:
+    """For attention among all tokens of one clip, or of each of several whole ones. Arguments as in `real_tokens`."""
+    real = real_tokens(coordinates, sequence, num_text, text_mask)
+    if coordinates.num_clips == 1:
+        return None if real is None else KeyPadding(real, never_empty=True)
+    if coordinates.lengths is None:  # parts of clips: layouts tell them apart by their coordinates
+        return None
+    text = (num_text // coordinates.num_clips,) * coordinates.num_clips
+    parts = (coordinates.lengths, text) if num_text else (coordinates.lengths,)
+    parts = parts[::-1] if sequence.text_first else parts
+    return Packed(parts, parts, real, never_empty=True)
 
 
 def flat(text: TextTokens) -> TextTokens:
@@ -219,9 +225,8 @@ def read_mask(coordinates: Coordinates, tokens: Tensor | None, real: Tensor | No
     if coordinates.num_clips == 1:
         return None if real is None else KeyPadding(real)
     clips, length = tokens.shape[:2]
+    real = None if real is None else real.flatten()[None]
     if coordinates.lengths is not None:
-        return Packed.of(coordinates.lengths, (length,) * clips, None if real is None else real.flatten()[None])
-    query = coordinates.rows(tokens.device)[:, 0]
-    key = clip_of_text(clips, clips * length, tokens.device)
-    query, key = (torch.stack([clip, torch.zeros_like(clip), torch.zeros_like(clip)]) for clip in (query, key))
-    return ByCoordinates(query, key, None if real is None else real.flatten()[None])
+        return Packed.of(coordinates.lengths, (length,) * clips, real)
+    query, key = coordinates.rows(tokens.device)[:, 0], clip_of_text(clips, clips * length, tokens.device)
+    return ByCoordinates.of_clips(query, key, real)

@@ -41,10 +41,7 @@ class JointAttention(nn.Module):
 
     def forward(self, video: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         """video (B, N, width), text (B, L, stream width) -> the same; None for a text stream that ends here."""
-        q, k, v = self.video.normed(video)  # (B, N, heads, head_dim) each
-        if context.video_rotation is not None:
-            q, k = (context.video_rotation.rotate(each).to(v.dtype) for each in (q, k))
-        streams = zip((q, k, v), self.text.normed(text), strict=True)
+        streams = zip(self.video.heads_of(video, context.video_rotation), self.text.heads_of(text, None), strict=True)
         q, k, v = (context.sequence.join(*pair) for pair in streams)  # (B, N + L, heads, head_dim) each
         out = self.layout(self.kernel, q, k, v, context).flatten(2)  # (B, N + L, heads * head_dim)
         read, text_read = context.sequence.split(out, context.num_text)

@@ -6,6 +6,7 @@ For any other sequence (`Coordinates`) it makes a mask from the coordinates for 
 Text tokens of a joint sequence attend to everything in their clip, and every group of the clip attends to them.
 """
 
+import math
 from abc import ABC, abstractmethod
 from functools import partial
 
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dit.net.context import Context, SameGrid, clip_of_text
+from dit.net.context import Context, clip_of_text, joint_mask, real_tokens
 from dit.net.coordinates import Coordinates
 from dit.net.kernels.base import Kernel
-from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed, Spans
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed
 from dit.net.patches import Grid
 
 MOST = 2**20  # numbers along an axis
@@ -31,47 +32,38 @@ class Layout(ABC):
 
     def __call__(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """q, k, v (B, N, heads, head_dim) -> (B, N, heads, head_dim)."""
-        coordinates = context.coordinates
-        if context.more_keys is None and context.levels.packed:
-            return self.of_pack(kernel, q, k, v, context)
-        if coordinates.grid is not None and context.more_keys is None and coordinates.first[0] % self.period == 0:
-            return self.of_grid(kernel, q, k, v, context)
         if context.more_keys is not None:
             (k, text_k), (v, text_v) = (context.sequence.split(each, context.num_text) for each in (k, v))
             k, v = context.more_keys(k, v)
             k, v = context.sequence.join(k, text_k), context.sequence.join(v, text_v)
+        elif context.levels.packed:
+            return self.of_pack(kernel, q, k, v, context)
+        elif context.coordinates.grid is not None and self.repeats(context.coordinates):
+            return self.of_grid(kernel, q, k, v, context)
         return attend(kernel, q, k, v, self.mask(context))
 
     @abstractmethod
     def of_grid(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """As the call, for one whole clip whose first frame is a multiple of `period`."""
+        """As the call, for one whole clip in which the layout `repeats` what it is from frame 0 on."""
 
     # A graph break in place of a trace: with the lengths of the clips a graph would be of one set of clips alone.
     @torch.compiler.disable
     def of_pack(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """As the call, for several clips in one sequence."""
-        whole = context.coordinates.lengths is not None
-        if self.reads_all or not whole or any(first % self.period for first in context.coordinates.first):
+        pack = Full().mask(context)
+        if self.reads_all or not isinstance(pack, Packed) or not self.repeats(context.coordinates):
             return attend(kernel, q, k, v, self.mask(context))
-        batches = context.alike()
-        streams = [context.sequence.split(each, context.num_text) for each in (q, k, v)]
-        videos = [batched(video, [batch.clips * batch.tokens for batch in batches], batches) for video, _ in streams]
-        text = context.num_text // context.coordinates.num_clips
-        texts = [
-            [None] * len(batches) if own is None else batched(own, [batch.clips * text for batch in batches], batches)
-            for _, own in streams
-        ]
-        made: list[tuple[Tensor, Tensor | None]] = []
-        for i, (_, _, own) in enumerate(batches):
-            q, k, v = (own.sequence.join(video[i], each[i]) for video, each in zip(videos, texts, strict=True))
-            made.append(own.sequence.split(self.of_grid(kernel, q, k, v, own), text))
-        video = torch.cat([each.flatten(0, 1) for each, _ in made])[None]
-        read = [each.flatten(0, 1) for _, each in made if each is not None]
-        return context.sequence.join(video, torch.cat(read)[None] if read else None)
+        counts, contexts = context.by_grid()
+        batches = zip(*(pack.batches(each, pack.query, counts) for each in (q, k, v)), contexts, strict=True)
+        return pack.sequence([self.of_grid(kernel, *batch) for batch in batches], counts)
 
-    @property
-    def period(self) -> int:
-        """Frames of tokens after which the layout repeats."""
+    def repeats(self, coordinates: Coordinates) -> bool:
+        """Whether clips that begin at these frames have groups as those that begin at frame 0."""
+        begins = zip(coordinates.first, coordinates.grids, strict=True)
+        return not any(first % self.period(grid) for first, grid in begins)
+
+    def period(self, grid: Grid) -> int:
+        """Frames of tokens after which the groups of such a clip repeat."""
         return 1
 
     def mask(self, context: Context) -> Mask | None:
@@ -86,33 +78,22 @@ class Layout(ABC):
 
     def _mask(self, context: Context) -> Mask | None:
         keys = context.coordinates if context.more_keys is None else context.more_keys.coordinates
-        real = None
-        if context.num_text and context.text.mask is not None:
-            video = context.text.mask.new_ones(len(context.text.mask), keys.num_tokens)
-            real = context.sequence.join(video, context.text.mask)
-        if self.reads_all and keys.num_clips == 1:
-            return None if real is None else KeyPadding(real, never_empty=True)
-        if self.reads_all and keys.lengths is not None and context.more_keys is None:
-            text = (context.num_text // keys.num_clips,) * keys.num_clips
-            parts = (keys.lengths,) if not context.num_text else (keys.lengths, text)
-            parts = parts[::-1] if context.sequence.text_first else parts
-            return Packed(parts, parts, real, never_empty=True)
-        query, key = (self._joint_members(each, context) for each in (context.coordinates, keys))
+        if self.reads_all and (keys.num_clips == 1 or context.more_keys is None and keys.lengths is not None):
+            return joint_mask(keys, context.sequence, context.num_text, context.text.mask)
+        real = real_tokens(keys, context.sequence, context.num_text, context.text.mask)
+        query, key = (self._members(each, context) for each in (context.coordinates, keys))
         return ByCoordinates(query, key, real)
 
-    def _joint_members(self, coordinates: Coordinates, context: Context) -> Tensor:
-        """(3, N + L): `members`, and the text tokens, which belong to all groups of their clip."""
-        video = self.members(coordinates, context.device)
+    def _members(self, coordinates: Coordinates, context: Context) -> Tensor:
+        """Clip, group and step of each token of the joint sequence, (3, N + L) int64: see `masks.ByCoordinates`. Text
+        tokens belong to all groups of their clip."""
+        rows = coordinates.rows(context.device)
+        video = torch.stack([rows[:, 0], self.group_of(coordinates, rows), self.step_of(rows)])
         if not context.num_text:
             return video
         clip = clip_of_text(coordinates.num_clips, context.num_text, context.device)
         text = torch.stack([clip, torch.full_like(clip, ByCoordinates.ANY), torch.zeros_like(clip)])
         return context.sequence.join(video, text)
-
-    def members(self, coordinates: Coordinates, device: torch.device) -> Tensor:
-        """Clip, group and step of each token, (3, N) int64: see `masks.ByCoordinates`."""
-        rows = coordinates.rows(device)
-        return torch.stack([rows[:, 0], self.group_of(coordinates, rows), self.step_of(rows)])
 
     def group_of(self, coordinates: Coordinates, rows: Tensor) -> Tensor:
         """(N,) int64, for rows (N, 4) of a table: tokens with equal numbers attend to one another."""
@@ -160,8 +141,7 @@ class BlockCausal(Layout):
     def settings(self) -> tuple[object, ...]:
         return (self.block,)
 
-    @property
-    def period(self) -> int:
+    def period(self, grid: Grid) -> int:
         return self.block
 
     def step_of(self, rows: Tensor) -> Tensor:
@@ -177,25 +157,46 @@ class BlockCausal(Layout):
         return super().__call__(kernel, q, k, v, context)
 
     def of_grid(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        frames, height, width = context.coordinates.grids[0]
-        mask = Spans.block_causal(frames, height * width, self.block) if self.block < frames else None
-        return attend(kernel, q, k, v, mask)
+        """A call for each block of queries, without a mask: exact, no work on forbidden keys, and by flash kernels."""
+        _, height, width = context.coordinates.grids[0]
+        outputs, end = [], 0
+        for queries in q.split(self.block * height * width, dim=1):
+            end += queries.shape[1]
+            outputs.append(attend(kernel, queries, k[:, :end], v[:, :end], None))
+        return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
 
 
 class Grouped(Layout):
-    """Base of the layouts that cut the video into groups which do not see one another."""
+    """Base of the layouts that cut the video into boxes of tokens which do not see one another.
 
-    @abstractmethod
-    def group(self, x: Tensor, grid: Grid) -> Tensor:
-        """(B, N, heads, head_dim) -> (B * groups, n, heads, head_dim), the groups of a sample one after another."""
+    box: its tokens along (f, h, w); one that is longer than an axis holds all of it, wherever it begins. Boxes that
+    reach over the border are cut there: what is outside holds no token, and no box wraps around. shifted: by half a
+    box.
+    """
 
-    @abstractmethod
-    def ungroup(self, x: Tensor, grid: Grid) -> Tensor:
-        """(B * groups, n, heads, head_dim) -> (B, N, heads, head_dim)."""
+    def __init__(self, box: Grid) -> None:
+        self.box, self.shifted = box, False
 
-    def held(self, grid: Grid, device: torch.device) -> Tensor | None:
-        """(groups, n) bool, which entries of the groups hold a token; None: all."""
-        return None
+    @property
+    def settings(self) -> tuple[object, ...]:
+        return self.box, self.shifted
+
+    def period(self, grid: Grid) -> int:
+        return self.box[0] if self.box[0] < grid[0] else 1
+
+    def group_of(self, coordinates: Coordinates, rows: Tensor) -> Tensor:
+        boxes = torch.zeros_like(rows[:, 0])
+        for i in range(3):
+            size, shift = (coordinates.by_clip(partial(of, i), rows) for of in (self._size, self._shift))
+            boxes = boxes * MOST + (rows[:, 1 + i] + shift) // size
+        return boxes
+
+    def _size(self, i: int, grid: Grid) -> int:
+        """Of a box along the i-th axis."""
+        return self.box[i] if self.box[i] < grid[i] else MOST
+
+    def _shift(self, i: int, grid: Grid) -> int:
+        return self.box[i] // 2 if self.shifted and self.box[i] < grid[i] else 0
 
     def of_grid(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         video_q, text_q = context.sequence.split(q, context.num_text)
@@ -219,114 +220,73 @@ class Grouped(Layout):
         video = attend(kernel, self.group(video_q, grid), keys, values, mask)
         return context.sequence.join(self.ungroup(video, grid), text)
 
-
-class Spatial(Grouped):
-    """A token attends to those of its own frame."""
-
-    def group_of(self, coordinates: Coordinates, rows: Tensor) -> Tensor:
-        return rows[:, 1]
-
     def group(self, x: Tensor, grid: Grid) -> Tensor:
-        return x.unflatten(1, (grid[0], -1)).flatten(0, 1)  # (B F, H W, heads, head_dim), a view
+        """(B, N, heads, head_dim) -> (B * boxes, n, heads, head_dim), the boxes of a sample one after another."""
+        counts, sizes, before, after = self._cut(grid)
+        if any(before + after):
+            (f, h, w), (end_f, end_h, end_w) = before, after
+            x = functional.pad(x.unflatten(1, grid), (0, 0, 0, 0, w, end_w, h, end_h, f, end_f)).flatten(1, 3)
+        axes = [length for pair in zip(counts, sizes, strict=True) for length in pair]
+        x = x.unflatten(1, axes).permute(0, 1, 3, 5, 2, 4, 6, 7, 8)  # (B, nf, nh, nw, f, h, w, heads, head_dim)
+        return x.flatten(4, 6).flatten(0, 3)
 
     def ungroup(self, x: Tensor, grid: Grid) -> Tensor:
-        return x.unflatten(0, (-1, grid[0])).flatten(1, 2)
-
-
-class Temporal(Grouped):
-    """A token attends to those of its own row and column in all frames."""
-
-    def group_of(self, coordinates: Coordinates, rows: Tensor) -> Tensor:
-        return rows[:, 2] * MOST + rows[:, 3]
-
-    def group(self, x: Tensor, grid: Grid) -> Tensor:
-        return x.unflatten(1, (grid[0], -1)).transpose(1, 2).flatten(0, 1)  # (B H W, F, heads, head_dim)
-
-    def ungroup(self, x: Tensor, grid: Grid) -> Tensor:
-        return x.unflatten(0, (-1, grid[1] * grid[2])).transpose(1, 2).flatten(1, 2)
-
-
-class Windowed(Grouped):
-    """A token attends to those of its window; every other windowed block shifts its windows by half (arXiv 2103.14030).
-
-    window: tokens of a window along (f, h, w); an axis that is shorter is one window. Windows that reach over the
-    border are cut there: what is outside holds no token, and no window wraps around.
-    """
-
-    def __init__(self, window: list[int]) -> None:
-        if len(window) != 3 or min(window) < 1:
-            raise ValueError(f"window={window} must be three sizes along (f, h, w), each at least 1")
-        self.window = tuple(window)
-        self.shifted = False
-
-    def at(self, occurrence: int) -> "Windowed":
-        layout = Windowed(list(self.window))
-        layout.shifted = occurrence % 2 == 1
-        return layout
-
-    @property
-    def settings(self) -> tuple[object, ...]:
-        return self.window, self.shifted
-
-    @property
-    def period(self) -> int:
-        return self.window[0]
-
-    def group_of(self, coordinates: Coordinates, rows: Tensor) -> Tensor:
-        windows = torch.zeros_like(rows[:, 0])
-        for i in range(3):
-            size, shift = (coordinates.by_clip(partial(of, i), rows) for of in (self._size, self._shift))
-            windows = windows * MOST + (rows[:, 1 + i] + shift) // size
-        return windows
-
-    def _size(self, i: int, grid: Grid) -> int:
-        """Of a window along the i-th axis: one that is longer than the axis holds all of it, wherever it begins."""
-        return self.window[i] if self.window[i] < grid[i] else MOST
-
-    def _shift(self, i: int, grid: Grid) -> int:
-        return self.window[i] // 2 if self.shifted and self.window[i] < grid[i] else 0
-
-    def group(self, x: Tensor, grid: Grid) -> Tensor:
-        return self._cut(x.unflatten(1, grid), grid).flatten(0, 1)
-
-    def ungroup(self, x: Tensor, grid: Grid) -> Tensor:
-        window, before, after = self._borders(grid)
-        counts = [(b + n + a) // w for b, n, a, w in zip(before, grid, after, window, strict=True)]
-        x = x.unflatten(1, window).unflatten(0, (-1, *counts))  # (B, nf, nh, nw, f, h, w, heads, head_dim)
-        x = x.permute(0, 1, 4, 2, 5, 3, 6, 7, 8).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+        """(B * boxes, n, heads, head_dim) -> (B, N, heads, head_dim)."""
+        counts, sizes, before, after = self._cut(grid)
+        x = x.unflatten(1, sizes).unflatten(0, (-1, *counts))  # (B, nf, nh, nw, f, h, w, heads, head_dim)
+        x = x.permute(0, 1, 4, 2, 5, 3, 6, 7, 8)
+        if not any(before + after):
+            return x.flatten(1, 6)
+        x = x.flatten(5, 6).flatten(3, 4).flatten(1, 2)
         for axis, (start, length) in enumerate(zip(before, grid, strict=True), start=1):
             x = x.narrow(axis, start, length)
         return x.flatten(1, 3)
 
     def held(self, grid: Grid, device: torch.device) -> Tensor | None:
-        _, before, after = self._borders(grid)
+        """(boxes, n) bool, which entries of the boxes hold a token; None: all."""
+        _, _, before, after = self._cut(grid)
         if not any(before + after):
             return None
-        inside = torch.ones(1, *grid, 1, 1, device=device)
-        return self._cut(inside, grid)[0, :, :, 0, 0] > 0  # (groups, n)
+        return self.group(torch.ones(1, math.prod(grid), 1, 1, device=device), grid)[:, :, 0, 0] > 0
 
-    def _cut(self, x: Tensor, grid: Grid) -> Tensor:
-        """(B, F, H, W, heads, head_dim) -> (B, groups, n, heads, head_dim)."""
-        window, before, after = self._borders(grid)
-        if any(before + after):
-            (f, h, w), (end_f, end_h, end_w) = before, after
-            x = functional.pad(x, (0, 0, 0, 0, w, end_w, h, end_h, f, end_f))
-        for axis, size in zip((1, 3, 5), window, strict=True):
-            x = x.unflatten(axis, (-1, size))  # (B, nf, f, nh, h, nw, w, heads, head_dim)
-        return x.permute(0, 1, 3, 5, 2, 4, 6, 7, 8).flatten(4, 6).flatten(1, 3)
-
-    def _borders(self, grid: Grid) -> tuple[Grid, Grid, Grid]:
-        """Sizes of a window, and places without a token before and after the grid, along (f, h, w)."""
-        window = tuple(min(w, n) for w, n in zip(self.window, grid, strict=True))
+    def _cut(self, grid: Grid) -> tuple[Grid, Grid, Grid, Grid]:
+        """Boxes, tokens of a box, and places without a token before and after the grid, along (f, h, w)."""
+        sizes = tuple(min(size, n) for size, n in zip(self.box, grid, strict=True))
         before = tuple(self._shift(i, grid) for i in range(3))
-        after = tuple(-(b + n) % w for b, n, w in zip(before, grid, window, strict=True))
-        return window, before, after  # type: ignore[return-value]
+        after = tuple(-(b + n) % size for b, n, size in zip(before, grid, sizes, strict=True))
+        counts = tuple((b + n + a) // size for b, n, a, size in zip(before, grid, after, sizes, strict=True))
+        return counts, sizes, before, after  # type: ignore[return-value]
 
 
-def batched(x: Tensor, sizes: list[int], batches: list[SameGrid]) -> list[Tensor]:
-    """Tokens of packed clips (1, N, heads, head_dim), of which each batch has one of `sizes` -> (clips, n, heads,
-    head_dim) of each."""
-    return [part.unflatten(1, (batch.clips, -1))[0] for part, batch in zip(x.split(sizes, 1), batches, strict=True)]
+class Spatial(Grouped):
+    """A token attends to those of its own frame."""
+
+    def __init__(self) -> None:
+        super().__init__((1, MOST, MOST))
+
+
+class Temporal(Grouped):
+    """A token attends to those of its own row and column in all frames."""
+
+    def __init__(self) -> None:
+        super().__init__((MOST, 1, 1))
+
+
+class Windowed(Grouped):
+    """A token attends to those of its window; every other windowed block shifts its windows by half (arXiv 2103.14030).
+
+    window: tokens of a window along (f, h, w), as `Grouped` has them.
+    """
+
+    def __init__(self, window: list[int]) -> None:
+        if len(window) != 3 or min(window) < 1:
+            raise ValueError(f"window={window} must be three sizes along (f, h, w), each at least 1")
+        super().__init__((window[0], window[1], window[2]))
+
+    def at(self, occurrence: int) -> "Windowed":
+        layout = Windowed(list(self.box))
+        layout.shifted = occurrence % 2 == 1
+        return layout
 
 
 def attend(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:

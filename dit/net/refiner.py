@@ -88,7 +88,7 @@ class RefinerBlock(nn.Module):
     def forward(self, x: Tensor, vector: Tensor, padding: KeyPadding | None) -> Tensor:
         """x (B, L, width), vector (B, 1, width) -> (B, L, width)."""
         gate1, gate2 = self.gates(vector)  # (B, 1, width) each
-        q, k, v = self.project.normed(self.norm1(x))  # (B, L, heads, head_dim) each
+        q, k, v = self.project.heads_of(self.norm1(x), None)  # (B, L, heads, head_dim) each
         x = add_gated(x, gate1, self.out(attend(self.kernel, q, k, v, padding).flatten(2)))
         return add_gated(x, gate2, self.mlp(self.norm2(x)))
 

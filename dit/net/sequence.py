@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dit.net.coordinates import Coordinates
 
@@ -115,7 +115,8 @@ class TextTokens:
 
     stream: (B, L, any), tokens that pass through the blocks with the video. cross: (B, L, cross_width), tokens that
     cross-attention reads. mask: (B, L) bool, which of them are real (None: all). image: (B, M, any), tokens of an image
-    that cross-attention reads beside. vector: (B, level_width), added to the level vectors.
+    that cross-attention reads beside. vector: (B, level_width), added to the level vectors. kept: keys and values that
+    each cross-attention has made of this text (None: they are made anew in each pass).
     """
 
     stream: Tensor | None = None
@@ -123,3 +124,4 @@ class TextTokens:
     mask: Tensor | None = None
     image: Tensor | None = None
     vector: Tensor | None = None
+    kept: dict[nn.Module, tuple[Tensor, ...]] | None = None

@@ -9,15 +9,12 @@ where that knows the level too (HunyuanVideo).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
-from dit.net.context import Context
-from dit.net.runner import Blocks, Runner, Streams
 from dit.net.sequence import NoiseLevels, TextTokens
 
 MOST = 3  # texts that are kept: guidance asks for the conditional ones, the unconditional ones, and both together
@@ -25,11 +22,10 @@ MOST = 3  # texts that are kept: guidance asks for the conditional ones, the unc
 
 @dataclass(frozen=True)
 class Kept:
-    """One text. inputs: the tensors that it is made of, with their versions. keys: block -> keys and values."""
+    """One text. inputs: the tensors that it is made of, with their versions."""
 
     inputs: tuple[tuple[Tensor | None, int], ...]
     tokens: TextTokens
-    keys: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
 
 class TextReuse:
@@ -40,28 +36,25 @@ class TextReuse:
     and autocast must stay the same meanwhile. A text is known by its tensors themselves: other tensors, and tensors
     that were written to, are other texts.
 
-    It does nothing where gradients are computed, and for blocks that are compiled or sharded: those hold their weights
-    back until they are called as a whole.
+    It does nothing where gradients are computed, for packed clips, and for blocks that are compiled, whose graphs would
+    each be of one state of what is kept.
     """
 
     def __init__(self, net: Any) -> None:
         self.net = net
         self.texts: list[Kept] = []
-        whole = all(block._compiled_call_impl is None for block in net.blocks)
-        self.works = whole and not any(isinstance(weight, DTensor) for weight in net.parameters())
+        self.works = all(block._compiled_call_impl is None for block in net.blocks)
 
     def __enter__(self) -> None:
-        self.before: tuple[Runner, Any] = (self.net.runner, self.net.__dict__.get("read_text"))
+        self.before: Any = self.net.__dict__.get("read_text")
         if self.works:
-            self.net.runner = GivenKeys(self.net.runner, self)
             self.read, self.net.read_text = self.net.read_text, self.read_text
 
     def __exit__(self, *_: object) -> None:
-        self.net.runner, own = self.before
-        if self.works and own is None:
+        if self.works and self.before is None:
             del self.net.read_text
         elif self.works:
-            self.net.read_text = own
+            self.net.read_text = self.before
 
     def read_text(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
         """As the network's own."""
@@ -73,36 +66,10 @@ class TextReuse:
         for kept in self.texts:
             if all(a is b and old == new for (a, old), (b, new) in zip(kept.inputs, inputs, strict=True)):
                 return kept.tokens
-        self.texts = [*self.texts[1 - MOST :], Kept(inputs, self.read(cond, levels))]
+        self.texts = [*self.texts[1 - MOST :], Kept(inputs, replace(self.read(cond, levels), kept={}))]
         return self.texts[-1].tokens
-
-    def of(self, context: Context) -> Kept | None:
-        """The text that blocks read in this pass; None where they read none, or a stream that blocks change."""
-        if context.text.cross is None or context.text.cross is context.text.stream:
-            return None
-        # The newest: a tensor that blocks read as it is may have been written to since it was first seen.
-        return next((kept for kept in reversed(self.texts) if kept.tokens.cross is context.text.cross), None)
 
 
 def version(tensor: Tensor | None) -> int:
     """Grows when the tensor is written to."""
     return -1 if tensor is None or tensor.is_inference() else tensor._version
-
-
-class GivenKeys:
-    """Hands each block the keys and values of its text."""
-
-    def __init__(self, runner: Runner, reuse: TextReuse) -> None:
-        self.runner, self.reuse = runner, reuse
-
-    def __call__(self, blocks: Blocks, streams: Streams, context: Context) -> Streams:
-        """As the runner inside."""
-        kept = self.reuse.of(context)
-        if kept is None or torch.is_grad_enabled():
-            return self.runner(blocks, streams, context)
-        for index, block in blocks.items():
-            attention: Any = getattr(block, "cross_attention", None)
-            if attention is not None and index not in kept.keys:
-                kept.keys[index] = attention.keys(context)
-            streams = self.runner({index: block}, streams, replace(context, cross_keys=kept.keys.get(index)))
-        return streams

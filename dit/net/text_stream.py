@@ -78,17 +78,16 @@ class TextBlock(Block):
     def attend(self, x: Tensor, context: Context) -> Tensor:
         """x (B, L, D), or the texts of K packed clips (1, K L, D) -> the same; each text attends to itself."""
         texts = x.unflatten(1, (context.coordinates.num_clips, -1)).flatten(0, 1)  # (B K, L, D)
-        q, k, v = self.project.normed(texts)  # (B K, L, heads, head_dim) each
-        rotation = self.rotation(q)
-        q, k = (rotation.rotate(each).to(v.dtype) for each in (q, k))
+        q, k, v = self.project.heads_of(texts, self.rotation(texts))  # (B K, L, heads, head_dim) each
         mask = None if context.text.mask is None else KeyPadding(context.text.mask.reshape(texts.shape[:2]))
         return self.out(attend(self.kernel, q, k, v, mask).flatten(2)).view(x.shape)
 
-    def rotation(self, q: Tensor) -> Rotation:
-        """Of the tokens of one text, for q (any, L, heads, head_dim). Angles are computed in float32 at least."""
-        precise = torch.promote_types(q.dtype, torch.float32)
-        numbers = torch.arange(q.shape[1], device=q.device, dtype=precise)
-        angles = numbers.unsqueeze(1) * frequencies(q.shape[3] // 2, self.theta, numbers)  # (L, head_dim / 2)
+    def rotation(self, x: Tensor) -> Rotation:
+        """Of the tokens of one text, for x (any, L, D). Angles are computed in float32 at least."""
+        precise = torch.promote_types(x.dtype, torch.float32)
+        numbers = torch.arange(x.shape[1], device=x.device, dtype=precise)
+        pairs = self.project.head_dim // 2
+        angles = numbers.unsqueeze(1) * frequencies(pairs, self.theta, numbers)  # (L, head_dim / 2)
         cos, sin = (table[None, :, None] for table in self.pairing.tables(angles))
         return Rotation(cos, sin, self.pairing)
 
@@ -104,11 +103,11 @@ class StreamReader(ThreeBranch):
             context,
             levels=context.video_levels,
             rotation=context.video_rotation,
-            text=replace(context.text, cross=text),
+            text=replace(context.text, cross=text, kept=None),
             num_text=0,
             joint_mask=None,
             masks={},
-            batches=[],
+            grids=[],
         )
         video, _ = super().forward(video, None, alone)
         return video, text

@@ -16,7 +16,7 @@ from dit.entry import CONFIGS
 from dit.net.kernels import auto
 from dit.net.kernels.auto import Auto, probe
 from dit.net.kernels.flex import Flex
-from dit.net.kernels.masks import KeyPadding, Mask, Spans
+from dit.net.kernels.masks import KeyPadding, Mask, Packed
 from dit.net.kernels.sdpa import SDPA
 from dit.net.kernels.xformers import XFormers
 from tests.net.test_kernels import CASES, HEAD_DIM, inputs, results
@@ -66,7 +66,7 @@ def test_auto_takes_the_first_that_runs() -> None:
 
     assert chosen(Broken("call"), Works(), SDPA()) == "Works"
     assert chosen(Flex()) == "SDPA"  # runs on the CPU, but is unfit for it
-    assert probe(SDPA(), "cpu", torch.bfloat16, 64, Spans) is None
+    assert probe(SDPA(), "cpu", torch.bfloat16, 64, Packed) is None
 
 
 def test_the_config_of_auto_chooses_among_real_kernels() -> None:

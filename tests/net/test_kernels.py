@@ -14,7 +14,7 @@ from dit.net.kernels import auto
 from dit.net.kernels.auto import Auto
 from dit.net.kernels.base import KernelError
 from dit.net.kernels.flex import Flex
-from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed, Spans
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed
 from dit.net.kernels.sdpa import SDPA
 from dit.net.kernels.xformers import XFormers
 
@@ -40,8 +40,6 @@ CASES: dict[str, tuple[Mask | None, int]] = {
     "none": (None, 9),
     "padding": (padding(), 9),
     "padding_beside_video": (KeyPadding(padding().real | (torch.arange(9) > 6), never_empty=True), 9),
-    "block_causal": (Spans.block_causal(frames=7, tokens_per_frame=2, block=3), QUERIES),  # 3 + 3 + 1 frames
-    "frame_causal": (Spans.block_causal(frames=7, tokens_per_frame=2, block=1), QUERIES),
     "packed": (Packed.of((3, 10, 1)), QUERIES),
     "packed_alike": (Packed.of((3, 3, 4, 4)), QUERIES),
     "packed_cross": (Packed.of((3, 4, 7), (5, 0, 2)), 7),  # the second clip has no text
@@ -141,8 +139,6 @@ def test_kernels_on_the_gpu_equal_the_definition(kernel, case: str, dtype: torch
 
 SPOILED: dict[str, Mask] = {
     "padding": KeyPadding(padding().real ^ (torch.arange(27).view(3, 9) == 1)),  # one key of one sample
-    "block_causal": Spans.block_causal(frames=7, tokens_per_frame=2, block=2),
-    "frame_causal": Spans.block_causal(frames=14, tokens_per_frame=1, block=1),
     "packed": Packed.of((3, 9, 2)),
     "packed_alike": Packed.of((3, 3, 5, 3)),
     "packed_cross": Packed.of((3, 4, 7), (5, 1, 1)),
@@ -185,7 +181,7 @@ def test_kernels_survive_copies_pickles_and_checkpointing(kernel) -> None:
             torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("case", ["none", "padding", "block_causal", "packed_cross"])
+@pytest.mark.parametrize("case", ["none", "padding", "packed_cross"])
 @pytest.mark.parametrize("kernel", [SDPA(), Auto(candidates=[SDPA()])], ids=["sdpa", "auto"])
 def test_kernels_compile_into_one_graph(kernel, case: str) -> None:
     mask, num_keys = CASES[case]
@@ -198,8 +194,8 @@ def test_kernels_compile_into_one_graph(kernel, case: str) -> None:
 
 
 def test_a_mask_first_met_while_sampling_serves_training() -> None:
-    mask, num_keys = Spans.block_causal(frames=7, tokens_per_frame=2, block=4), QUERIES
-    q, k, v, grad = inputs(num_keys, torch.float32)
+    q, k, v, grad = inputs(QUERIES, torch.float32)
+    mask = Packed.of((4, 10))
     with torch.inference_mode():
         Flex()(q, k, v, mask)
     assert all(x.isfinite().all() for x in results(Flex(), q, k, v, grad, mask))
@@ -207,7 +203,7 @@ def test_a_mask_first_met_while_sampling_serves_training() -> None:
 
 @pytest.mark.parametrize("kernel", [SDPA(), Flex(), XFormers()], ids=lambda kernel: type(kernel).__name__)
 @pytest.mark.parametrize(
-    "mask", [KeyPadding(torch.ones(3, 8, dtype=torch.bool)), Spans.block_causal(5, 2, 1), Packed.of((3, 10), (4, 5))]
+    "mask", [KeyPadding(torch.ones(3, 8, dtype=torch.bool)), Packed.of((3, 10), (4, 6)), Packed.of((3, 10), (4, 5))]
 )
 def test_a_mask_for_other_shapes_is_refused(kernel, mask: Mask) -> None:
     q, k, v, _ = inputs(9, torch.float32)
@@ -219,7 +215,6 @@ def test_a_mask_for_other_shapes_is_refused(kernel, mask: Mask) -> None:
     ("build", "words"),
     [
         (lambda: KeyPadding(torch.ones(3, 8)), "bool"),
-        (lambda: Spans.block_causal(4, 2, 0), "block=0"),
         (lambda: Packed.of((3, 2), (1,)), r"are of \[1, 2\] clips; each has a run of all"),
         (lambda: Packed.of((3, 0)), "at least 1 query"),
         (lambda: Packed.of((3, 4), (1, -1)), "0 keys"),

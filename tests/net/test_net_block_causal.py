@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit.net.kernels.masks import Mask
 from dit.net.kernels.sdpa import SDPA
 from dit.net.layout import BlockCausal
 from tests.net.contexts import context_of
@@ -20,6 +21,22 @@ def test_is_full_attention_under_its_mask(block: int) -> None:
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / 8**0.5
     wanted = torch.einsum("bhqk,bkhd->bqhd", scores.masked_fill(~allowed, -torch.inf).softmax(-1), v)
     torch.testing.assert_close(BlockCausal(block)(SDPA(), q, k, v, context_of(GRID)), wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("block", "pairs"), [(1, 15), (2, 4 + 8 + 5), (5, 25)])
+def test_no_product_is_made_with_a_key_that_is_hidden(block: int, pairs: int) -> None:
+    """pairs: of frames."""
+    made = []
+
+    class Counts(SDPA):
+        def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
+            made.append(q.shape[2] * k.shape[2])
+            assert mask is None  # which flash kernels do not take
+            return super().__call__(q, k, v)
+
+    q, k, v = torch.randn(3, 2, 30, 2, 8)
+    BlockCausal(block)(Counts(), q, k, v, context_of(GRID))
+    assert sum(made) == pairs * 6 * 6 and len(made) == -(-5 // block)
 
 
 def outputs(net: torch.nn.Module, spoil: int) -> Tensor:

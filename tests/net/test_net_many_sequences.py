@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dit.net import layout
-from dit.net.kernels.masks import KeyPadding, Mask, Packed, Spans
+from dit.net.kernels.masks import KeyPadding, Mask, Packed
 from dit.net.kernels.sdpa import SDPA
 from dit.net.layout import attend, most_sequences
 
@@ -56,7 +56,6 @@ MASKS: dict[str, Mask | None] = {
     "padding": KeyPadding(torch.arange(6) <= torch.arange(7)[:, None] % 6),
     "the same padding": KeyPadding((torch.arange(6) < 4)[None]),
     "never empty": KeyPadding(torch.arange(6) <= torch.arange(7)[:, None] % 6, never_empty=True),
-    "causal": Spans.block_causal(frames=3, tokens_per_frame=2, block=1),
     "packed": Packed.of((2, 4)),
 }
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.flop_counter import FlopCounterMode
 
 from dit.net.coordinates import Coordinates
@@ -121,7 +124,7 @@ def test_the_same_bits_under_autocast(randomised: Build, name: str) -> None:
         for t, plain in zip(levels(0.9, 0.5), wanted, strict=True):
             with reuse:
                 assert torch.equal(net(x, t.float(), cond), plain)
-    keys = [key for each in reuse.texts[0].keys.values() for key in each]
+    keys = [key for each in reuse.texts[0].tokens.kept.values() for key in each]
     assert keys and all(key.dtype == torch.bfloat16 for key in keys)
 
 
@@ -154,7 +157,7 @@ def test_nothing_is_left_behind(randomised: Build) -> None:
         raise RuntimeError("stop")
     assert net.runner is runner and "read_text" not in vars(net)
     (kept,) = reuse.texts
-    held = [weakref.ref(kept.tokens.cross), *(weakref.ref(each) for each in kept.keys[0])]
+    held = [weakref.ref(kept.tokens.cross), *(weakref.ref(key) for each in kept.tokens.kept.values() for key in each)]
     del kept, reuse
     gc.collect()
     assert not any(ref() is not None for ref in held)
@@ -204,6 +207,27 @@ def test_training_is_not_touched(randomised: Build) -> None:
             net(x, t, cond)
         for _ in range(2):
             torch.testing.assert_close(torch.autograd.grad(net(x, t, cond).square().sum(), weights), wanted)
+
+
+def test_sharded_blocks_keep_their_keys_too(randomised: Build) -> None:
+    """They gather their weights when they are called, and their attention makes the keys meanwhile."""
+    net: Any = randomised(preset="wan21_tiny", tiny=False)
+    x, cond = asked(net)
+    with torch.no_grad():
+        wanted = [products(net, x, t, cond) for t in levels(0.9, 0.5)]
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for each in (*net.blocks, net):
+            fully_shard(each, mesh=mesh)
+        reuse = net.text_reuse()
+        with torch.no_grad(), reuse:
+            found = [products(net, x, t, cond) for t in levels(0.9, 0.5)]
+    finally:
+        dist.destroy_process_group()
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(wanted, found, strict=True))
+    assert found[0][0] == wanted[0][0] and found[1][0] < wanted[1][0]
+    assert len(reuse.texts) == 1 and len(reuse.texts[0].tokens.kept) == len(net.blocks)
 
 
 def test_compiled_blocks_are_left_alone(randomised: Build) -> None:

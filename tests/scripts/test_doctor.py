@@ -61,7 +61,6 @@ def test_attention_names_the_choice_and_the_refusals() -> None:
     assert {finding.name.partition(", ")[2] for finding in choices} == {
         "no mask",
         "KeyPadding",
-        "Spans",
         "Packed",
         "ByCoordinates",
     }

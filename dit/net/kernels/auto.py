@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import _disable_current_modes
 
-from dit.net.kernels.base import Kernel, KernelError, short
-from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed, Spans
+from dit.net.kernels.base import Kernel, KernelError, first_line, short
+from dit.net.kernels.masks import ByCoordinates, KeyPadding, Mask, Packed
 from dit.net.kernels.sdpa import SDPA
 
 log = logging.getLogger(__name__)
 
 FALLBACK = SDPA()
-MASK_TYPES: tuple[type[Mask] | None, ...] = (None, KeyPadding, Spans, Packed, ByCoordinates)
+MASK_TYPES: tuple[type[Mask] | None, ...] = (None, KeyPadding, Packed, ByCoordinates)
 
 # The answers, for the life of the process: candidates, device type, dtype, head size, kind of mask -> kernel.
 _choices: dict[tuple[Any, ...], Kernel] = {}
@@ -56,9 +56,10 @@ def choose(
     """The kernel of `Auto`, probed at the first question and remembered."""
     if device_type == "meta":  # nothing to compute, only shapes and FLOPs to count
         return FALLBACK
-    # To ask would cut the graph that torch.compile traces; where nothing but the fallback fits there is nothing to ask.
-    if torch.compiler.is_compiling() and first_fit(candidates, device_type, mask_type) == FALLBACK:
-        return FALLBACK
+    if torch.compiler.is_compiling():  # to ask would cut the graph: not where nothing but the fallback fits
+        fit = [kernel for kernel in candidates if kernel.unfit(device_type, mask_type) is None]
+        if not fit or fit[0] == FALLBACK:
+            return FALLBACK
     key = (candidates, device_type, dtype, head_dim, mask_type)
     if key not in _choices:
         _choose(key)
@@ -73,14 +74,6 @@ def chosen() -> list[str]:
 def _words(device_type: str, dtype: torch.dtype, head_dim: int, mask_type: type[Mask] | None) -> str:
     mask = "no mask" if mask_type is None else mask_type.__name__
     return f"{device_type}, {short(dtype)}, head_dim={head_dim}, {mask}"
-
-
-def first_fit(candidates: tuple[Kernel, ...], device_type: str, mask_type: type[Mask] | None) -> Kernel:
-    """The first candidate that calls itself fit, not yet probed, else SDPA."""
-    for kernel in candidates:
-        if kernel.unfit(device_type, mask_type) is None:
-            return kernel
-    return FALLBACK
 
 
 @torch.compiler.disable  # a question that comes up while torch.compile traces is answered outside of the graph
@@ -129,7 +122,7 @@ def probe(
         except KernelError as error:
             return error.why
         except Exception as error:  # noqa: BLE001 - whatever a kernel dies of, the answer is another kernel
-            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            return f"{type(error).__name__}: {first_line(error)}"
         expected = _run(FALLBACK, torch.device(device_type), dtype, head_dim, mask_type)
         for name, a, b in zip(("output", "dq", "dk", "dv"), found, expected, strict=True):
             # Coarse on purpose: a kernel that is wrong is far off, and one in bf16 differs by its rounding (2^-8).
@@ -150,8 +143,6 @@ def _run(
     mask: Mask | None = None
     if mask_type is KeyPadding:
         mask = KeyPadding(torch.arange(tokens, device=device) < torch.tensor([[tokens], [tokens // 2]], device=device))
-    elif mask_type is Spans:
-        mask = Spans.block_causal(frames=4, tokens_per_frame=tokens // 4, block=3)
     elif mask_type is Packed:  # two clips, and text of each behind them
         parts = ((4, tokens - 12), (2, 6))
         mask = Packed(parts, parts, torch.arange(tokens, device=device)[None] < tokens - 2)

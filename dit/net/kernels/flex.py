@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dit.graphs import allow_many_graphs
-from dit.net.kernels.base import KernelError, Stateless
-from dit.net.kernels.masks import ByCoordinates, Mask, Packed, Spans
+from dit.net.kernels.base import KernelError, Stateless, first_line
+from dit.net.kernels.masks import ByCoordinates, Mask, Packed
 from dit.net.kernels.sdpa import SDPA
 
 BLOCK = 128  # queries, and keys, that FlexAttention takes or skips together
@@ -46,7 +46,7 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, block_mask: Any) -> Tensor:
     try:
         out = flex_attention(q, k, v, block_mask=block_mask)
     except NotImplementedError as error:  # torch 2.11 has no gradients of it on the CPU
-        raise KernelError("flex", q, str(error).strip().partition("\n")[0]) from error
+        raise KernelError("flex", q, first_line(error)) from error
     assert isinstance(out, Tensor)  # a tuple only when the log-sum-exp is asked for
     return out
 
@@ -93,14 +93,10 @@ def _blocks(mask: Mask, batch: int, num_queries: int, num_keys: int, device: tor
     (samples or 1, 1, blocks of queries, blocks of keys) bool each. A block that ends outside of the sequence is never
     whole. By coordinates, `some` may be said of a block that has none.
     """
-    (query, last_query), (key, last_key) = (_range(torch.arange(n, device=device)) for n in (num_queries, num_keys))
-    every = (last_query - query == BLOCK - 1)[:, None] & (last_key - key == BLOCK - 1)
+    queries, keys = (torch.arange(BLOCK, n + BLOCK, BLOCK, device=device) <= n for n in (num_queries, num_keys))
+    every = queries[:, None] & keys  # the block ends inside
     some = torch.ones_like(every)
-    if isinstance(mask, Spans):
-        (first, last_first), (stop, last_stop) = (_range(bounds) for bounds in mask.bounds(device))
-        some = (first[:, None] <= last_key) & (key < last_stop[:, None])
-        every = every & (last_first[:, None] <= key) & (last_key < stop[:, None])
-    elif isinstance(mask, ByCoordinates):
+    if isinstance(mask, ByCoordinates):
         some, all_pairs = _blocks_by_coordinates(mask, device)
         every = every & all_pairs
     if mask.real is None:
@@ -130,9 +126,6 @@ def _range(numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 def _predicate(mask: Mask, batch: int, device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """The mask as FlexAttention asks for it: (sample, head, query, key) -> may attend."""
-    if isinstance(mask, Spans):
-        first, stop = mask.bounds(device)
-        return lambda sample, head, query, key: (first[query] <= key) & (key < stop[query])
     real = None if mask.real is None else mask.real.to(device).expand(batch, -1).contiguous()
     if not isinstance(mask, ByCoordinates):
         assert real is not None  # KeyPadding

@@ -8,8 +8,8 @@ fit q and k is an error (`check`), for it would broadcast or cut silently.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 from typing import ClassVar, Self
 
 import torch
@@ -71,45 +71,6 @@ class KeyPadding(Mask):
         return self.real.to(device)[:, None, None, :]
 
 
-@dataclass(frozen=True)
-class Spans(Mask):
-    """Queries in runs, one after another; a run attends to one span of keys, to all of it and to nothing else.
-
-    lengths: queries of each run, at least 1. keys: (start, stop) of each run's span; the last one ends with the keys.
-    """
-
-    lengths: tuple[int, ...]
-    keys: tuple[tuple[int, int], ...]
-    real: None = field(default=None, init=False, repr=False)  # all keys are
-
-    @classmethod
-    def block_causal(cls, frames: int, tokens_per_frame: int, block: int) -> Self:
-        """Attention is full inside a block of frames and causal between blocks (SkyReels-V2, arXiv 2504.13074).
-
-        The tokens go frame by frame. block: frames of a block; the last one may be shorter. 1 is causal frame by frame.
-        """
-        if min(frames, tokens_per_frame, block) < 1:
-            raise ValueError(f"frames={frames}, tokens_per_frame={tokens_per_frame}, block={block}: each at least 1")
-        size, total = block * tokens_per_frame, frames * tokens_per_frame
-        stops = [min(start + size, total) for start in range(0, total, size)]
-        lengths = [stop - start for start, stop in zip(range(0, total, size), stops, strict=True)]
-        return cls(tuple(lengths), tuple((0, stop) for stop in stops))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return sum(self.lengths), self.keys[-1][1]
-
-    def bounds(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """First key of each query, and the one behind its last, (Nq,) int64 each."""
-        lengths = torch.tensor(self.lengths, device=device)
-        first, stop = torch.tensor(self.keys, device=device).repeat_interleave(lengths, dim=0).unbind(1)
-        return first, stop
-
-    def dense(self, device: torch.device | str) -> Tensor:
-        (first, stop), key = self.bounds(device), torch.arange(self.size[1], device=device)
-        return ((first[:, None] <= key) & (key < stop[:, None]))[None, None]
-
-
 @dataclass(frozen=True, eq=False)
 class ByCoordinates(Mask):
     """Tokens anywhere in a sequence, told apart by three numbers: clip, group and step.
@@ -124,6 +85,12 @@ class ByCoordinates(Mask):
     query: Tensor
     key: Tensor
     real: Tensor | None
+
+    @classmethod
+    def of_clips(cls, query: Tensor, key: Tensor, real: Tensor | None) -> Self:
+        """Clips alone. query, key: (Nq,) and (Nk,) int64, the clip of each token."""
+        query, key = (torch.stack([clip, torch.zeros_like(clip), torch.zeros_like(clip)]) for clip in (query, key))
+        return cls(query, key, real)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -175,11 +142,35 @@ class Packed(Mask):
         return sum(map(sum, self.query)), sum(map(sum, self.key))
 
     @property
-    def groups(self) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
-        """Clips side by side whose runs are as long: how many, and the lengths of one clip's runs of queries and keys,
-        part by part."""
+    def alike(self) -> list[int]:
+        """How many clips that stand side by side have runs of equal lengths, group by group."""
         each = zip(zip(*self.query, strict=True), zip(*self.key, strict=True), strict=True)
-        return [(len(list(alike)), *lengths) for lengths, alike in groupby(each)]
+        return [len(list(group)) for _, group in groupby(each)]
+
+    def batches(self, x: Tensor, parts: Parts, counts: Sequence[int]) -> list[Tensor]:
+        """Tokens of the sequence (B, N, ...) -> for each group of clips (B * clips, tokens of a clip, ...).
+
+        parts: `query` or `key`. counts: clips of each group, which stand side by side and have runs of equal lengths.
+        """
+        lengths = of_one_clip(parts, counts)
+        sizes = [count * own[i] for i in range(len(parts)) for count, own in zip(counts, lengths, strict=True)]
+        # split, not slices: its backward is one cat, that of a slice fills the whole with zeros
+        pieces = x.split(sizes, dim=1)
+        made = []
+        for group, (count, own) in enumerate(zip(counts, lengths, strict=True)):
+            runs = zip(pieces[group :: len(counts)], own, strict=True)
+            clips = [piece.unflatten(1, (count, length)) for piece, length in runs]  # (B, clips, tokens of a run, ...)
+            made.append((torch.cat(clips, dim=2) if len(clips) > 1 else clips[0]).flatten(0, 1))
+        return made
+
+    def sequence(self, batches: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+        """The way back for what queries have read: (B, N, ...)."""
+        runs: list[list[Tensor]] = [[] for _ in self.query]
+        for x, count, lengths in zip(batches, counts, of_one_clip(self.query, counts), strict=True):
+            clips = x.unflatten(0, (-1, count)).split(lengths, dim=2)  # (B, clips, tokens of a run, ...) each
+            for part, run in zip(runs, clips, strict=True):
+                part.append(run.flatten(1, 2))
+        return torch.cat([run for part in runs for run in part], dim=1)
 
     def clips(self, parts: Parts, device: torch.device | str) -> Tensor:
         """Number of the clip of each token of `query` or `key`, int64. Few numbers of each go to the device, and the
@@ -190,9 +181,12 @@ class Packed(Mask):
 
     def by_coordinates(self, device: torch.device | str) -> ByCoordinates:
         """The same as a mask of tokens anywhere."""
-        of_clip = (self.clips(parts, device) for parts in (self.query, self.key))
-        query, key = (torch.stack([clip, torch.zeros_like(clip), torch.zeros_like(clip)]) for clip in of_clip)
-        return ByCoordinates(query, key, self.real)
+        return ByCoordinates.of_clips(self.clips(self.query, device), self.clips(self.key, device), self.real)
 
     def dense(self, device: torch.device | str) -> Tensor:
         return self.by_coordinates(device).dense(device)
+
+
+def of_one_clip(parts: Parts, counts: Sequence[int]) -> list[list[int]]:
+    """Of each group of clips: the lengths of one clip's runs, part by part."""
+    return [[part[end - 1] for part in parts] for end in accumulate(counts)]
