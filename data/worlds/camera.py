@@ -5,6 +5,7 @@ the picture at every moment: nothing leaves the frame because of it. What lies o
 """
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class View:
         """The middle of the picture, (x, y)."""
         return np.array([0.5 * self.aspect, 0.5], np.float64)
 
-    @property
+    @cached_property
     def still(self) -> bool:
         """Whether the picture is the room in every frame."""
         return bool((self.scale == 1.0).all() and (self.centre == self.middle).all())
@@ -63,6 +64,7 @@ class View:
         return (places - self.centre[:, None]) * self.scale[:, None, None] + self.middle
 
 
+@lru_cache(maxsize=256)
 def view(name: str, aspect: float, num_frames: int, fps: float) -> View:
     """The view of each frame; see `CAMERAS`."""
     camera, middle = CAMERAS[name], np.array([0.5 * aspect, 0.5])

@@ -226,7 +226,8 @@ def picture(
         inks.append(_ink(look, patches[-1], centre, size))
     back = plate(behind, slabs, view, height, width)
     front = [(cover_slab(slab, view, height, width), slab.colour) for slab in slabs if slab.front]
-    return paint(patches, inks, back, front, (len(positions), height, width))
+    pixels, visibility = paint(patches, inks, back, front, (len(positions), height, width))
+    return pixels, visibility if present is None else visibility * present
 
 
 def _ink(look: Surface, patch: Patch, centre: Floats, radius: float | Floats) -> Floats:
@@ -293,17 +294,30 @@ def _visibility(
     front: Sequence[tuple[Band, Colour]],
 ) -> Floats:
     """The share of each object's coverage that lies in the frame and is not covered by what is in front of it."""
-    if len(patches) == 1 and margin == 0 and not front:
-        return np.ones((shape[0], 1))
+    visibility = np.ones((shape[0], len(patches)))
+    if margin == 0 and not front and not _overlap(patches):
+        return visibility
     clear = np.zeros(shape)
     clear[:, *inside] = 1.0
     for band, _ in front:
         clear[:, *inside][:, band.rows, band.columns] *= 1.0 - band.coverage
-    visibility = np.empty((shape[0], len(patches)))
     for item in reversed(range(len(patches))):
-        coverage, total = patches[item].coverage, patches[item].coverage.sum((1, 2))
-        for frame, (rows, columns) in enumerate(patches[item].windows(margin)):
-            here = clear[frame, rows, columns]
-            visibility[frame, item] = (coverage[frame] * here).sum() / max(total[frame], 1e-12)  # 0: absent
-            here *= 1.0 - coverage[frame]
+        coverage, windows = patches[item].coverage, patches[item].windows(margin)
+        here = np.stack([clear[frame, rows, columns] for frame, (rows, columns) in enumerate(windows)])
+        total = coverage.sum((1, 2))
+        visibility[:, item] = (coverage * here).sum((1, 2)) / np.maximum(total, 1e-12)  # 0 where it is absent
+        if item:
+            here *= 1.0 - coverage
+            for frame, (rows, columns) in enumerate(windows):
+                clear[frame, rows, columns] = here[frame]
     return visibility
+
+
+def _overlap(patches: Sequence[Patch]) -> bool:
+    """Whether the pixels around two objects meet in any frame."""
+    for place, one in enumerate(patches):
+        for other in patches[:place]:
+            apart = other.corner - one.corner
+            if ((apart < one.size) & (-apart < other.size)).all(1).any():
+                return True
+    return False

@@ -42,13 +42,12 @@ class Start:
 
 
 class Pilot(Protocol):
-    """What steers the bodies of a scene, of which the first hears it."""
+    """What steers the first body of a scene."""
+
+    drive: tuple[float | None, float | None]  # the velocity (x, y) that it is given; None: it has its own
 
     def frame(self, frame: int, bodies: Sequence[pymunk.Body]) -> None:
         """Called when frame `frame` is seen."""
-
-    def take(self, body: pymunk.Body) -> None:
-        """Called with the first body, before anything moves."""
 
 
 @dataclass(frozen=True)
@@ -116,23 +115,22 @@ def simulate(
     contacts = np.zeros((num_frames, count, count + len(WALLS) + len(solid)), np.bool_)
     if any(MOTIONS[start.motion].contact for start in starts):
         _walls(space, aspect, solid, count + 1)
-        run = _Contacts(space, bodies, starts, gravity)
-        if pilot is not None:
-            pilot.take(bodies[0])
+        run = _Contacts(space, bodies, starts, gravity, pilot)
         steps = 0
         for frame in range(num_frames):
             time = frame / fps
-            while (steps + 1) * STEP <= time + 1e-9:
-                run.step()
-                steps += 1
+            until = steps
+            while (until + 1) * STEP <= time + 1e-9:
+                until += 1
+            touched = run.steps(until - steps)
+            steps = until
             rest = time - steps * STEP  # less than a step: what moves there moves straight
             velocities[frame] = [body.velocity for body in bodies]
             positions[frame] = np.array([body.position for body in bodies]) + rest * velocities[frame]
-            for first, second in run.touched:
+            for first, second in touched:
                 contacts[frame, first, second] = True
                 if second < count:
                     contacts[frame, second, first] = True
-            run.touched.clear()
             if pilot is not None:
                 pilot.frame(frame, bodies)
     else:
@@ -145,7 +143,7 @@ def simulate(
 
 
 class _Contacts:
-    """Steps a space in which objects meet, and notes which touched: pairs of numbers of objects, walls and slabs."""
+    """Steps a space in which objects meet, and notes which touch: pairs of numbers of objects, walls and slabs."""
 
     def __init__(
         self,
@@ -153,24 +151,60 @@ class _Contacts:
         bodies: Sequence[pymunk.Body],
         starts: Sequence[Start],
         gravity: float,
+        pilot: Pilot | None,
     ) -> None:
-        self.space, self.gravity = space, gravity
-        self.touched: set[tuple[int, int]] = set()
+        self.space, self.hero, self.pilot = space, bodies[0], pilot
+        self.touching: set[tuple[int, int]] = set()  # after the last step
+        self.met: set[tuple[int, int]] = set()  # began to touch
         space.collision_slop = 1e-4  # Chipmunk's own default, 0.1, thinks in pixels
-        space.on_collision(None, None, pre_solve=self._note)
+        space.on_collision(None, None, begin=self._begin, separate=self._separate)
         motions = [MOTIONS[start.motion] for start in starts]
         # Gravity acts on the whole space: what does not fall while something else does is held up by a force.
-        self.held_up: list[pymunk.Body] = []
+        self.held_up: list[tuple[pymunk.Body, tuple[float, float]]] = []
         if any(motion.falls for motion in motions):
             space.gravity = 0.0, gravity
-            pairs = zip(bodies, motions, strict=True)
-            self.held_up = [body for body, motion in pairs if motion.contact and not motion.falls]
+            self.held_up = [
+                (body, (0.0, -gravity * body.mass))
+                for body, motion in zip(bodies, motions, strict=True)
+                if motion.contact and not motion.falls
+            ]
 
-    def _note(self, arbiter: pymunk.Arbiter, _space: pymunk.Space, _data: object) -> None:
-        first, second = sorted(shape.collision_type - 1 for shape in arbiter.shapes)
-        self.touched.add((first, second))
+    def _begin(self, arbiter: pymunk.Arbiter, _space: pymunk.Space, _data: object) -> None:
+        pair = _pair(arbiter)
+        self.touching.add(pair)
+        self.met.add(pair)
 
-    def step(self) -> None:
-        for body in self.held_up:
-            body.force = 0.0, -self.gravity * body.mass
-        self.space.step(STEP)
+    def _separate(self, arbiter: pymunk.Arbiter, _space: pymunk.Space, _data: object) -> None:
+        self.touching.discard(_pair(arbiter))
+
+    def steps(self, count: int) -> set[tuple[int, int]]:
+        """Makes `count` steps and returns the pairs that touched in one of them."""
+        self.met.clear()
+        touched: set[tuple[int, int]] = set()
+        space, held_up = self.space, self.held_up
+        for step in range(count):
+            for body, force in held_up:
+                body.force = force
+            if self.pilot is not None:
+                self._drive(self.pilot.drive)
+            space.step(STEP)
+            if step == 0:  # what touched before and does no more has gone
+                touched |= self.touching
+        return touched | self.met
+
+    def _drive(self, wanted: tuple[float | None, float | None]) -> None:
+        """Gives the steered body a velocity by a force, so that walls hold against it.
+
+        Chipmunk moves bodies, finds contacts, adds forces to velocities, and solves the contacts with these.
+        """
+        hero = self.hero
+        vx, vy = hero.velocity
+        x, y = wanted
+        share, (fx, fy) = hero.mass / STEP, hero.force
+        hero.force = fx if x is None else fx + share * (x - vx), fy if y is None else fy + share * (y - vy)
+
+
+def _pair(arbiter: pymunk.Arbiter) -> tuple[int, int]:
+    first, second = arbiter.shapes
+    a, b = first.collision_type - 1, second.collision_type - 1
+    return (a, b) if a < b else (b, a)

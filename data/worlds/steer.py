@@ -102,7 +102,7 @@ class Keyboard:
     ) -> None:
         self.keys = [KEYS[key] for key in keys]
         self.presses, self.motion, self.speed, self.radii, self.gravity = presses, motion, speed, radii, gravity
-        self.drive = (0.0, 0.0)
+        self.drive: tuple[float | None, float | None] = (0.0, self._down(0.0))
 
     def frame(self, frame: int, bodies: Sequence[pymunk.Body]) -> None:
         """What the keys of a frame begin."""
@@ -118,19 +118,11 @@ class Keyboard:
                 self._push(bodies)
         length = sqrt(x * x + y * y)
         share = self.speed / length if length > 0.0 else 0.0
-        self.drive = (share * x, share * y)
+        self.drive = (share * x, self._down(share * y))
 
-    def take(self, body: pymunk.Body) -> None:
-        """Keeps a body at the speed of the keys; what falls, falls and jumps by itself.
-
-        Chipmunk asks within a step, before it solves contacts: walls hold against it.
-        """
-
-        def drive(own: pymunk.Body, gravity: tuple[float, float], damping: float, step: float) -> None:
-            pymunk.Body.update_velocity(own, gravity, damping, step)
-            own.velocity = self.drive[0], own.velocity[1] if self.motion == "walk" else self.drive[1]
-
-        body.velocity_func = drive
+    def _down(self, y: float) -> float | None:
+        """What falls, falls and jumps by itself."""
+        return None if self.motion == "walk" else y
 
     def _push(self, bodies: Sequence[pymunk.Body]) -> None:
         """Kicks the nearest object that is within reach, away from the steered one."""
