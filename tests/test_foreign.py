@@ -68,7 +68,7 @@ def test_every_part_of_a_network_is_what_hydra_builds(group: str) -> None:
 
 
 def test_worlds_are_what_hydra_builds() -> None:
-    for option in ("demo", "world"):
+    for option in ("demo", "world_full"):
         data = composed("train", "experiment=demo", "name=x", f"data={option}")["data"]
         for half in ("train", "val"):
             ours, theirs = build(data[half], KINDS["data.val"], half), instantiate(data[half], _convert_="all")

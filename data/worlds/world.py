@@ -66,7 +66,7 @@ class World(Dataset[dict[str, object]]):
             which the splits "smaller", "larger", "slower" and "faster" show and no other.
         longer_frames: frames of the clips of split "longer".
         keys: names out of `steer.KEYS` that move the first object, whose motion is then a steered one.
-        captions: length out of `caption.LENGTHS` -> weight.
+        caption_lengths: length out of `caption.LENGTHS` -> weight.
 
     Raises ValueError for words that do not exist, paths that do not fit into the frame, an empty split.
     """
@@ -104,13 +104,13 @@ class World(Dataset[dict[str, object]]):
         outside_speeds: Mapping[str, float] = {},  # noqa: B006
         longer_frames: int | None = None,
         keys: Sequence[str] = (),
-        captions: Mapping[str, float] = MEDIUM,
+        caption_lengths: Mapping[str, float] = MEDIUM,
     ) -> None:
         for name, value in {"num_clips": num_clips, "num_frames": num_frames, "height": height, "width": width}.items():
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         weights = {"motions": motions, "sceneries": sceneries, "backgrounds": backgrounds, "cameras": cameras}
-        weights |= {"events": events, "captions": captions}
+        weights |= {"events": events, "caption_lengths": caption_lengths}
         for name, words in {
             "shapes": shapes,
             "colours": colours,
@@ -128,7 +128,7 @@ class World(Dataset[dict[str, object]]):
             raise ValueError(f"seed={seed} must be at least 0")
         if fps <= 0:
             raise ValueError(f"fps={fps} must be above 0")
-        check_words("caption length", captions, LENGTHS)
+        check_words("caption length", caption_lengths, LENGTHS)
         if split == "longer":
             if longer_frames is None or longer_frames <= num_frames:
                 raise ValueError(
@@ -140,7 +140,7 @@ class World(Dataset[dict[str, object]]):
         self.shapes, self.directions, self.gravity = list(shapes), list(directions), gravity
         self.colours: dict[str, Colour] = {word: _rgb(value) for word, value in colours.items()}
         self.background = _rgb(background)
-        self.caption_lengths = {length: weight for length, weight in captions.items() if weight > 0}
+        self.caption_lengths = {length: weight for length, weight in caption_lengths.items() if weight > 0}
         self.lexicon = Lexicon(
             shapes=shapes,
             colours=list(self.colours),
@@ -384,9 +384,11 @@ class World(Dataset[dict[str, object]]):
         return list(self.lexicon.specs())
 
     def prompts(self, count: int) -> list[str]:
-        """`count` captions from this split, all words balanced, of the likeliest length. Where scenes are no more than
-        objects, of one object each, and none twice before all have been given."""
-        length = max(self.caption_lengths, key=lambda each: self.caption_lengths[each])
+        """`count` captions from this split, all words balanced, of the likeliest length (medium where several are).
+
+        Where scenes are no more than objects, of one object each, and none twice before all have been given.
+        """
+        length = max(self.caption_lengths, key=lambda each: (self.caption_lengths[each], each == "medium"))
         return [say(spec, length) for spec in self.lexicon.prompts(count)]
 
 

@@ -76,7 +76,7 @@ def test_lengths_differ_in_what_they_say() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_worlds_read_their_own_captions(name: str) -> None:
     for length in LENGTHS:
-        world = preset(name, captions={length: 1.0}, height=8, width=8)
+        world = preset(name, caption_lengths={length: 1.0}, height=8, width=8)
         for index in range(6):
             clip = world.clip(index)
             assert read(clip.caption)[1] == length

@@ -15,8 +15,8 @@ def test_splits_show_what_they_are_for_and_nothing_of_one_another(name: str) -> 
     for split in SPLITS:
         if (name, split) == ("occlusion", "longer"):
             continue  # what passes behind a wall leaves the frame after a while: below
-        world = preset(name, split=split, height=8, width=8, captions={"medium": 1.0})
-        clips = [world.clip(index) for index in range(25)]
+        world = preset(name, split=split, height=8, width=8, caption_lengths={"medium": 1.0})
+        clips = [world.clip(index) for index in range(15)]
         captions[split] = {clip.caption for clip in clips}
         objects = [item for clip in clips for item in clip.state.spec.objects]
         held = [is_held_out(item.colour, item.shape, item.direction, 0.2) for item in objects]
@@ -47,8 +47,9 @@ def test_radii_and_speeds_outside_training_really_are() -> None:
 
 def test_longer_clips_are_other_scenes_that_stay_in_the_frame() -> None:
     world = preset("camera", split="longer", height=8, width=8)
-    trained = {preset("camera", height=8, width=8).clip(index).state.positions[0].tobytes() for index in range(40)}
-    for index in range(40):
+    training = preset("camera", height=8, width=8)
+    trained = {training.clip(index).state.positions[0].tobytes() for index in range(15)}
+    for index in range(15):
         state = world.clip(index).state
         assert state.positions[0].tobytes() not in trained
         assert state.positions.min() > 0.0 and state.positions.max() < 1.0
@@ -86,7 +87,7 @@ def test_sizes_may_vary_around_their_words() -> None:
         ({"cameras": {"orbit": 1.0}}, 'camera "orbit" is not one of: plain, left'),
         ({"events": {"marry": 1.0}}, 'event "marry" is not one of: plain, collide'),
         ({"events": {"collide": 1.0}}, "no motion of object 1 goes with event"),
-        ({"captions": {"epic": 1.0}}, 'caption length "epic" is not one of: short, medium, long'),
+        ({"caption_lengths": {"epic": 1.0}}, 'caption length "epic" is not one of: short, medium, long'),
         ({"size_jitter": 1.5}, "size_jitter=1.5 must be at least 0 and below 1"),
     ],
 )

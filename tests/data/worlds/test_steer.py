@@ -35,7 +35,7 @@ def test_presses_are_data_of_the_sample() -> None:
 
 def test_drawn_presses_use_every_key_several_times_a_clip() -> None:
     world = preset("steered", height=8, width=8)
-    drawn = np.stack([world.clip(index).state.actions for index in range(60)])
+    drawn = np.stack([world.clip(index).state.actions for index in range(30)])
     assert (drawn.mean((0, 1)) > 0.05).all()
     changes = (np.diff(drawn.astype(int), axis=1) != 0).any(-1).sum(1)
     assert changes.mean() > 3.0
@@ -92,7 +92,7 @@ def test_a_push_reaches_what_is_near_and_nothing_else() -> None:
     pressed = np.zeros((32, 4), np.uint8)
     pressed[20, 3] = 1
     near = far = 0
-    for seed in range(40):
+    for seed in range(25):
         still = world.film(caption, seed, actions=np.zeros((32, 4), np.uint8)).state
         pushed = world.film(caption, seed, actions=pressed).state
         (x, y), (u, v) = still.positions[20]

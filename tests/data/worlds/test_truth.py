@@ -37,6 +37,8 @@ def warp_errors(world: World, index: int, shift: float = 0.0) -> tuple[float, fl
 
 # Patterns everywhere, at twice the usual size: what is left is interpolation at the edges of stripes and outlines.
 FLOW = {
+    "num_frames": 8,
+    "longer_frames": 16,
     "height": 128,
     "width": 128,
     "textures": ["checked", "dotted", "striped"],
@@ -46,11 +48,10 @@ FLOW = {
 
 @pytest.mark.parametrize("camera", ["plain", "left", "down", "in", "out"])
 def test_flow_warps_each_frame_into_the_one_before(camera: str) -> None:
-    errors = [warp_errors(preset("camera", **FLOW, cameras={camera: 1.0}), index) for index in range(3)]
-    warped, still = np.mean(errors, axis=0)
+    world = preset("camera", **FLOW, cameras={camera: 1.0})
+    warped, still = np.mean([warp_errors(world, index) for index in range(2)], axis=0)
     assert warped < 1.0 and warped < 0.3 * still
-    wrong = np.mean([warp_errors(preset("camera", **FLOW, cameras={camera: 1.0}), index, 1.0)[0] for index in range(3)])
-    assert wrong > 2.0 * warped
+    assert warp_errors(world, 0, shift=1.0)[0] > 2.0 * warped
 
 
 def test_flow_is_what_objects_and_camera_do() -> None:
