@@ -114,7 +114,6 @@ def trained(
     """Follows a recipe: its class as module `name`, its value in `group` of a folder of the reader's, its command with
     less to do. Returns the module and the rows of metrics.csv."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # seconds for each run
     parent, _, last = name.rpartition(".")
     module = ModuleType(name)
     exec(code("python", section)[0], vars(module))
@@ -192,7 +191,6 @@ def test_the_training_recipe_trains_near_its_anchor(tmp_path: Path, monkeypatch:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         first = compose_config("train", ["experiment=demo", "name=mine", *LESS])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))
     run.train(OmegaConf.to_container(first, resolve=True))  # type: ignore[arg-type]
     _, rows = trained("A training recipe", "dit.recipes.anchored", "recipe", tmp_path, monkeypatch)
     away = [float(row["train/away"]) for row in rows]

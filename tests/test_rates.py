@@ -66,3 +66,7 @@ def test_measured_rate_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dit.rates.product", machine.product, raising=False)
     monkeypatch.setattr(torch, "mm", machine.product)
     assert measured_matmul_rate("cpu", torch.float32) == pytest.approx(2 * 2048**3 / 0.4)
+
+
+def test_a_processor_has_a_rate() -> None:
+    assert 1e6 < measured_matmul_rate("cpu", torch.float32, seconds=0.01) < 1e15

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from dit.engine import run
 from tests.data.videos import write_numbered
 
 
@@ -32,7 +31,6 @@ def model_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clip_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six clips in two classes: one cannot be read, one is an image, one has several captions and a licence."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # seconds for each run
     for name in ("x", "y"):
         (tmp_path / "clips" / name).mkdir(parents=True)
     for name in ("x/a", "x/b", "y/c", "y/d"):

@@ -89,7 +89,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))  # both take long, for metrics alone
+    # Counting takes long, for a metric alone.
     monkeypatch.setattr(run, "count_arithmetic", lambda _: SimpleNamespace(of_token=lambda _: 1.0))
     return tmp_path
 
