@@ -1,6 +1,6 @@
 """Run by test_video_data.py under torchrun: straight through, then stopped and resumed; each rank writes what it saw.
 
-usage: torchrun --nproc-per-node 2 tests/data/resume_job.py FOLDER NUM_WORKERS
+usage: torchrun --nproc-per-node 2 tests/data/resume_job.py FOLDER NUM_WORKERS...
 """
 
 import json
@@ -97,6 +97,7 @@ def trainer(max_steps: int, folder: Path, **settings: object) -> Trainer:
 
 
 def main(folder: Path, num_workers: int) -> None:
+    folder.mkdir(exist_ok=True)
     checkpoint = folder / "stopped.ckpt"
     settings = {"devices": 2, "strategy": "ddp", "val_check_interval": 3}
 
@@ -123,4 +124,5 @@ def main(folder: Path, num_workers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    for number in sys.argv[2:]:
+        main(Path(sys.argv[1]) / number, int(number))
