@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from pathlib import Path
 
@@ -43,9 +45,8 @@ def test_every_training_is_one_that_train_takes() -> None:
 def test_a_job_is_held_to_its_limit_with_all_that_it_started(tmp_path: Path) -> None:
     hangs = (
         "import subprocess, sys, time\n"
-        "child = 'import time, pathlib; time.sleep(3); pathlib.Path(\"late\").touch()'\n"
-        "subprocess.Popen([sys.executable, '-c', child])\n"
-        "print('started', flush=True); time.sleep(60)"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print('started', child.pid, flush=True); time.sleep(600)"
     )
     chosen = [
         Job("tests", "good", ("-c", "print('fine')"), 60),
@@ -59,10 +60,25 @@ def test_a_job_is_held_to_its_limit_with_all_that_it_started(tmp_path: Path) -> 
     found += [(job.name, state) for job, state, _ in on_gpu.do(chosen[3:], tmp_path, 0)]
     assert found == [("good", ENDED), ("bad", FAILED), ("slow", KILLED), ("never", LEFT_OUT)]
     assert (tmp_path / "good.log").read_text().splitlines()[-1] == "fine"
-    assert "started" in (tmp_path / "slow.log").read_text()
-    time.sleep(3.5)
-    assert not (tmp_path / "late").exists()
+    (child,) = re.findall(r"^started (\d+)$", (tmp_path / "slow.log").read_text(), re.M)
+    for _ in range(600):
+        if not is_running(int(child)):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("what the job started is left")
     assert not (tmp_path / "never.log").exists()
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and does something."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:  # no /proc here, or it has just ended
+        return not Path("/proc").is_dir()
 
 
 @pytest.mark.parametrize(
