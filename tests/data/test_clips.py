@@ -1,9 +1,6 @@
 """Real clips as items: the right frames at the right rate, crops in place, stand-ins for what cannot be read."""
 
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from data.clips import ClipDataset, clip_data
 from data.decode import BadClip, BadClips, Ladder, PyAV, Timeline
 from data.excerpts import MiddleView, RandomView, fit, pick_caption, pick_frames
 from data.manifest import Row, read_manifest
+from tests import commands
 from tests.data.videos import frame_number, media, write_numbered
 
 LADDER = Ladder(decoders=[PyAV()])
@@ -270,15 +268,9 @@ def test_memory_does_not_grow_with_clips(tmp_path: Path) -> None:
     """120 excerpts of 320x240; keeping one frame of each alone would be 26 MiB, one reader of each far more."""
     for name in "ab":
         write_numbered(tmp_path / f"{name}.mp4", count=30, height=240, width=320)
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY_JOB, str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
-        check=True,
-    )
+    (tmp_path / "job.py").write_text(MEMORY_JOB)
+    done = commands.run(str(tmp_path / "job.py"), str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     grown = [float(word) for word in done.stdout.split()]
     assert grown and max(grown) < 15
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,9 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to see processes in")
 def test_runs_that_are_killed_and_interrupted_end_as_if_nothing_was(tmp_path: Path) -> None:
-    done = subprocess.run(  # in a process of its own: it forks
-        [sys.executable, "-m", "tests.engine.kill_runs", "count=2", "steps=12", f"folder={tmp_path}"],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+    done = commands.run("tests/engine/kill_runs.py", "count=2", "steps=12", f"folder={tmp_path}", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 SIGKILLs, 2 signals to the group" in done.stdout

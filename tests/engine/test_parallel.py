@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from dit.engine.callbacks.after_step import owed
 from dit.engine.callbacks.preview import share
 from dit.engine.ranks import launched_devices
 from dit.sampling.checkpoint import Checkpoint
+from tests import commands
 from tests.engine import small, two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,13 +30,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `two_ranks.py` has left; one launch for all tests of this file."""
     out = tmp_path_factory.mktemp("ranks")
     two_ranks.begin(out)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, str(ROOT / "tests/engine/two_ranks.py"), str(out)],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=800,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    for done in commands.ranks("tests/engine/two_ranks.py", str(out), cwd=out):
+        assert done.returncode == 0, done.stderr[-4000:]
     return out
 
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lightning import Trainer
 
 from dit.engine import rng
 from dit.engine.callbacks.checkpoint import Files, write
+from tests import commands
 from tests.engine import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,25 +203,15 @@ TINY = (
 )  # fmt: skip
 
 
-def start(folder: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
-    """`train.py` through a job that can kill itself, in `folder`."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/engine/killed_job.py"), *TINY, *overrides],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
 def command(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The same, waited for."""
-    process = start(folder, *overrides, **environment)
-    out, err = process.communicate(timeout=800)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    """`train.py` through a job that can kill itself, in `folder`."""
+    return commands.run("tests/engine/killed_job.py", *TINY, *overrides, cwd=folder, **environment)
 
 
 @pytest.mark.slow
 def test_the_real_command_killed_and_resumed(tmp_path: Path) -> None:
-    unbroken = start(tmp_path, "name=straight")  # beside the others: starting is what takes time
+    unbroken = command(tmp_path, "name=straight")
+    assert unbroken.returncode == 0, unbroken.stderr[-3000:]
     killed = command(tmp_path, "name=killed", KILL_AT="5", KILL_WITH="KILL")  # mid-epoch, mid-step
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     assert small.load(tmp_path / "runs/killed")["global_step"] == 2
@@ -231,8 +221,6 @@ def test_the_real_command_killed_and_resumed(tmp_path: Path) -> None:
     resumed = command(tmp_path, "name=killed", "trainer.max_steps=6", "data.num_workers=1")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "resuming runs/killed at step 3 of 6" in resumed.stdout
-    said, shown = unbroken.communicate(timeout=800)
-    assert unbroken.returncode == 0, shown[-3000:]
     a, b = (small.load(tmp_path / "runs" / name) for name in ("straight", "killed"))
     assert [where for key in small.EXACT for where in small.same(a[key], b[key], key)] == []
     assert small.table(tmp_path / "runs/straight") == small.table(tmp_path / "runs/killed")
@@ -240,5 +228,6 @@ def test_the_real_command_killed_and_resumed(tmp_path: Path) -> None:
     left = {path.name for path in (tmp_path / "runs/straight").iterdir()}
     card = {"data_card.json", "data_card.md"}
     assert left == {".lock", "checkpoints", "config.yaml", "history.jsonl", "metrics.csv", "train.log", *card}
+    shown = unbroken.stderr
     assert "steps/s" in shown and "MFU" in shown and "left" in shown
-    assert "lr=0.0001" in said and "parameters" in said  # effective settings, sizes
+    assert "lr=0.0001" in unbroken.stdout and "parameters" in unbroken.stdout  # effective settings, sizes

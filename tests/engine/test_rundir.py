@@ -6,7 +6,6 @@ import copy
 import errno
 import logging
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 
 from dit import entry
 from dit.engine import initial, run, rundir
+from tests import commands
 from tests.engine import small
 from tests.engine.runs import changed, config, found, leave_checkpoint
 
@@ -200,10 +200,7 @@ def test_a_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
     ]  # fmt: skip
 
     def launch(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *arguments, *more],
-            cwd=tmp_path, capture_output=True, text=True, timeout=400,
-        )  # fmt: skip
+        return commands.run("train.py", *arguments, *more, cwd=tmp_path)
 
     first = launch()
     assert first.returncode == 0, first.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""Run by test_parallel.py under torchrun with two processes: trains with DDP and FSDP2 and leaves what it found.
+"""Run by test_parallel.py in two processes: trains with DDP and FSDP2 and leaves what it found.
 
 Both strategies in one process group, because starting processes is what takes time.
 """

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from PIL import Image
 
-from dit.engine import run
-from dit.entry import ROOT
+from tests import commands
+from tests.data.videos import write_numbered
 from tests.sampling import fakes
 
 TINY = (
@@ -23,11 +23,6 @@ TINY = (
     "data.val.num_clips=2", "data.val_batch_size=2", "sampling.num_steps=1", "trainer.max_steps=2",
     "callbacks.metrics.every=1", "callbacks.progress.seconds=0", "trainer.accelerator=cpu", "logger=none",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "reference_rate", lambda *_: (1e12, "not measured"))
 
 
 def test_training_without_validation_and_what_it_says(
@@ -74,16 +69,42 @@ def test_models_that_read_given_frames_train_and_sample(
     assert len(list((tmp_path / "made").glob("*.mp4"))) == 1 and ".mp4" in capsys.readouterr().out
 
 
+def test_own_clips_in_folders_by_class_train_and_sample(
+    command: Callable[..., None], capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    """A published network of classes on videos and pictures: a class is asked for by its folder's name or number."""
+    for name in ("jump", "run"):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        for number in range(2):
+            write_numbered(tmp_path / "clips" / name / f"{number}.mp4", count=8)
+    kept = [each for each in TINY if not each.startswith(("experiment=", "net.", "text.", "data.val.", "data.num"))]
+    clips = ("data=real_clips", "data.root=clips", "data.labels=folder", "data.num_frames=3", "data.num_workers=0")
+    net = ("net=dit_tiny", "net.in_channels=3", "net.out_channels=3", "net.patch=[1,4,4]", "net.depth=1", "text=none")
+    train = ("train.py", *kept, *clips, *net, "trainer.max_steps=1", "preview.prompts=[run]")
+    command(*train)
+    asked = ("sample.py", "ckpt=runs/mine", "guidance.scale=4", "num_steps=1", "device=cpu", "seed=3")
+    command(*asked, "prompt=run", "out=named")
+    command(*asked, "prompt=1", "out=numbered")
+    shown = [next((tmp_path / folder).glob("*.mp4")) for folder in ("named", "numbered")]
+    frames = []
+    for file in shown:
+        with av.open(str(file)) as video:
+            frames.append([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+    assert len(frames[0]) == 3 and np.array_equal(*map(np.stack, frames))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        command(*asked, "prompt=walk", "out=none")
+    assert "class 'walk' is not known" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
 def test_samples_whose_reader_has_left(tmp_path: Path) -> None:
     """`sample.py ... | head -0`: what was asked for is made, and nothing is said."""
     fakes.checkpoint(tmp_path / "run")
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
-        [sys.executable, "sample.py", f"ckpt={tmp_path / 'run'}", f"out={tmp_path / 'made'}", "trusted=[tests]"]
-        + ["prompt=a", "num_steps=1"],
-        cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    asked = (f"ckpt={tmp_path / 'run'}", f"out={tmp_path / 'made'}", "trusted=[tests]", "prompt=a", "num_steps=1")
+    started = commands.start("sample.py", *asked, cwd=tmp_path, stdout=write)
     os.close(write)
+    done = started.finish()
     assert done.returncode == 141 and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr, done.stderr
     assert len(list((tmp_path / "made").glob("*.mp4"))) == 1

@@ -3,20 +3,17 @@ diffusers loads. Every family: tests/interop/test_finetune_families.py."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from dit.entry import ROOT
 from dit.sampling.guidance import AsTrained
 from dit.sampling.pipeline import Pipeline
 from scripts.twins.pipelines import TWINS, Asked, noise_for, ours, relative, run, saved
+from tests import commands
 from tests.engine import small
 
 pytest.importorskip("peft")
@@ -59,9 +56,7 @@ def test_killed_gone_on_with_and_handed_back(
     import diffusers
 
     asked = told(folder, "trainer.max_steps=3", "data.image_frames=1", "net/checkpointing=blocks", "name=tuned")
-    kill = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "KILL_AT": "2", "KILL_WITH": "KILL"}
-    job = [sys.executable, str(ROOT / "tests/engine/killed_job.py"), *asked]
-    killed = subprocess.run(job, cwd=tmp_path, env=kill, timeout=800, capture_output=True, text=True)
+    killed = commands.run("tests/engine/killed_job.py", *asked, cwd=tmp_path, KILL_AT="2", KILL_WITH="KILL")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert small.load(Path("runs/tuned"))["global_step"] == 2
     command("train.py", *asked, "codec.batch=2", "show=true")

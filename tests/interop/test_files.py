@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from dit import entry
 from dit.folders import INDEX_SUFFIX, WEIGHTS
 from dit.interop import call_like_diffusers, from_diffusers, to_diffusers
+from tests import commands
 from tests.interop.equality import example
 from tests.interop.reference import randomise, relative
 from tests.interop.tuning import WAN
@@ -277,13 +275,6 @@ def test_what_was_changed_since_is_not_written(saved: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-def shell(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *map(str, command)], cwd=folder, capture_output=True, text=True, timeout=800, env=environment
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_from_the_shell(saved: Path, tmp_path: Path) -> None:
@@ -293,18 +284,18 @@ def test_from_the_shell(saved: Path, tmp_path: Path) -> None:
     shutil.copytree(saved / "whole", tmp_path / "flux")
     settings(tmp_path / "flux", _class_name="FluxTransformer2DModel")
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    converter, trainer = ROOT / "scripts/convert_weights.py", ROOT / "train.py"
+    converter, trainer = "scripts/convert_weights.py", "train.py"
     for command, said in (
         ((converter, "cut", "out"), f"cut/{WEIGHTS} is no whole safetensors file"),
         ((converter, "nowhere", "out"), "nowhere"),
         ((trainer, "net=wan21_tiny", "logger=none", "init_from=flux", "net.in_channels=3", "net.out_channels=3",
           "net.patch=[1,8,8]", "data.height=64", "data.width=64"), "flux/config.json: _class_name=Flux"),
     ):  # fmt: skip
-        done = shell(tmp_path, *command)
+        done = commands.run(*command, cwd=tmp_path)
         lines = done.stderr.strip().splitlines()
         assert done.returncode == 2 and len(lines) == 1, done.stderr
         assert lines[0].startswith("error: ") and said in lines[0]
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
-    done = shell(tmp_path, converter, saved / "whole", "out")
+    done = commands.run(converter, str(saved / "whole"), "out", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("wrote out: a network of ours from "), done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["net.safetensors", "net.yaml"]

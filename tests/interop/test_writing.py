@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +15,7 @@ from dit.interop import to_diffusers
 from dit.interop.original import to_original
 from dit.interop.presets import build_empty, compose
 from dit.net.backbone import Backbone
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,9 +76,10 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
         "files.save_file = lambda *a, **k: (save(*a, **k), os.kill(os.getpid(), signal.SIGKILL))\n"
         "to_diffusers(network('wan21_tiny'), 'new', 200_000)\n"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", job], cwd=tmp_path, env=environment, timeout=280, capture_output=True)
+    (tmp_path / "job.py").write_text(job)
+    (folder := tmp_path / "here").mkdir()
+    done = commands.run(str(tmp_path / "job.py"), cwd=folder)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    left = list(tmp_path.iterdir())
-    assert not (tmp_path / "new").exists() and len(left) == 1 and left[0].name.startswith(".new-")
-    to_diffusers(network("wan21_tiny"), tmp_path / "new")  # what was left is in nobody's way
+    left = list(folder.iterdir())
+    assert not (folder / "new").exists() and len(left) == 1 and left[0].name.startswith(".new-")
+    to_diffusers(network("wan21_tiny"), folder / "new")  # what was left is in nobody's way

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from dit.media.samples import SampleSet
 from dit.sampling.ranks import Ranks
 from dit.sampling.request import Request, requests, take_folder
 from dit.sampling.session import Session, session
+from tests import commands
 from tests.sampling.fakes import random_frames, write_lossless
 
 ALONE = Ranks(0, 1)
@@ -63,9 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sample(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(ROOT / "sample.py"), *arguments]
-    return subprocess.run(command, cwd=run.parent.parent, capture_output=True, text=True, env=environment)
+    return commands.run("sample.py", *arguments, cwd=run.parent.parent, CUDA_VISIBLE_DEVICES="")
 
 
 @pytest.mark.slow

@@ -1,9 +1,6 @@
 """The evaluation's report holds all that is needed to make it again, and runs that it cannot measure hear why."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from dit.evaluation.suites.of_world import heldout_world
 from dit.evaluation.suites.world import clips_of, rows_of, through
 from dit.evaluation.world import COLUMNS, ERRORS, MEASURES, Report, Verdict
 from dit.sampling.checkpoint import Checkpoint
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,13 +114,8 @@ def test_a_sweep_leaves_a_report_for_each_job_and_nothing_beside(tmp_path: Path)
     folder = tmp_path / "runs" / "mine" / "checkpoints"
     folder.mkdir(parents=True)
     torch.save({"state_dict": weights, "ema": {}, "config": config, "global_step": 7}, folder / "last.ckpt")
-    command = [
-        sys.executable, str(ROOT / "scripts" / "evaluate.py"), "-m", "ckpt=runs/mine", "weights=raw", "num_prompts=2",
-        "num_steps=1,2", "device=cpu", "trusted=[]",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    asked = ("ckpt=runs/mine", "weights=raw", "num_prompts=2", "num_steps=1,2", "device=cpu", "trusted=[]")
+    done = commands.run("scripts/evaluate.py", "-m", *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {entry.name for entry in tmp_path.iterdir()} == {"runs"}
     for job, steps in (("001", 1), ("002", 2)):
