@@ -15,6 +15,7 @@ METRICS = "metrics.csv"
 HISTORY = "history.jsonl"
 SAMPLES = "samples"  # previews in step-00000200/, and what sample.py and scripts/evaluate.py made in 001/, 002/, ...
 DEEPEST = 4  # folders in which runs are looked for: multirun/<day>/<time>/<job>
+DUE = "due.json"  # in the folder of checkpoints: tasks that are still to be done at the step of the newest one
 FINDINGS = "evaluation"  # what scripts/evaluate.py found without making samples, in 001/, 002/, ...
 MEASURES = "report.json"  # of scripts/evaluate.py, beside samples or findings
 

@@ -122,23 +122,27 @@ class OtherRun(ValueError):
 
 
 def check_name(name: str) -> Path:
-    """`runs/<name>`; ValueError for a name that would leave `runs/` or that Hydra could not take back in `ckpt=`."""
-    bad = sorted({c for c in name if not (c.isalnum() or c in "._-+")})
-    if not name or name.startswith("."):
+    """`runs/<name>`; a name may have folders in front, as the runs of an ablation have: `position/rope3d-seed.0`.
+
+    ValueError for a name that would leave `runs/`, that Hydra could not take back in `ckpt=`, or that lies in a run."""
+    bad = sorted({c for c in name if not (c.isalnum() or c in "._-+/")})
+    parts = name.split("/")
+    if any(not part or part.startswith(".") for part in parts):
         raise ValueError(f"name={name!r} is not a folder name; for example name=mine")
     if bad:
         raise ValueError(f"name={name} holds {' '.join(map(repr, bad))}; use letters, digits, '.', '_', '-' and '+'")
-    if len(name.encode()) > LONGEST_NAME:
-        raise ValueError(
-            f"name={name[:20]}... has {len(name.encode())} bytes; a folder's name has {LONGEST_NAME} at most"
-        )
+    if (longest := max(len(part.encode()) for part in parts)) > LONGEST_NAME:
+        raise ValueError(f"name={name[:20]}... has {longest} bytes; a folder's name has {LONGEST_NAME} at most")
     if RUNS.exists() and not RUNS.is_dir():
         raise ValueError(f"{RUNS} is a file, and runs go into a folder of that name: move it away")
     run = RUNS / name
-    if run.exists() and not run.is_dir():
-        raise ValueError(
-            f"{run} is a file, and the run goes into a folder of that name: move it away, or choose another name"
-        )
+    for folder in (run, *run.parents[: len(parts) - 1]):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(
+                f"{folder} is a file, and the run goes into a folder of that name: move it away, or choose another name"
+            )
+        if folder != run and (folder / CONFIG).is_file():
+            raise ValueError(f"name={name}: {folder} is a run, and a run lies in no other; choose another name")
     return run
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dit.report import clips, curves, groups, measures
+from dit.report.ablation import Comparison
 from dit.report.clips import Wall
 from dit.report.curves import Curve
 from dit.report.groups import Difference, Group
@@ -19,8 +20,6 @@ from dit.statistics import Estimate, estimate
 NUMBERS = 400_000  # on a page, in all lines of all curves: some megabytes
 OPENED = 4  # curves that are shown at first, unless others are asked for
 FEWEST = 60  # points of a line, however many there are
-# Metrics that rank runs, and whether larger is better. Losses rank the steps of one run alone.
-RANKS = {"val/x0_error": False, "val/psnr": True}
 # What a run has come to, beside the metrics that are looked at first.
 COST = {
     "seen/tokens": Kind("tokens seen", "tokens"),
@@ -34,7 +33,7 @@ class Report:
     """Runs and groups are named by their places here.
 
     opened: the metrics whose curves are shown at first. measures: a table for each suite. notes: what is missing or to
-    be known, a line each. made: seconds since 1970.
+    be known, a line each. made: seconds since 1970. comparison: of variants, where the runs are those of an ablation.
     """
 
     runs: list[Run]
@@ -47,6 +46,7 @@ class Report:
     walls: list[Wall]
     notes: list[str]
     made: float
+    comparison: Comparison | None = None
 
     def group_of(self, run: int) -> int:
         return next(place for place, group in enumerate(self.groups) if run in group.runs)
@@ -101,7 +101,7 @@ def assemble(folders: Sequence[Path], *, metrics: Sequence[str] = (), videos: in
 
 def _outcomes(runs: Sequence[Run], made: Sequence[Group], there: Sequence[str]) -> MeasureTable:
     """The last values of the metrics that are looked at first, and what they cost; one row a group."""
-    shown = {metric: Kind(metric, "", RANKS.get(metric)) for metric in curves.FIRST if metric in there}
+    shown = {metric: Kind(metric, "", curves.RANKS.get(metric)) for metric in curves.FIRST if metric in there}
     kinds = {"step": Kind("step", "step"), **shown, **COST}
     rows: list[tuple[str, int | None, dict[str, Estimate]]] = []
     for place, group in enumerate(made):

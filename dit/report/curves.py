@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dit.report.groups import Group
+from dit.report.measures import Kind
 from dit.report.runs import Run
 from dit.statistics import Floats, columnwise
 
 AXES = ("seen/tokens", "seen/flops", "speed/seconds")  # what a curve can be drawn along, beside the step
 FIRST = ("val/x0_error", "val/loss", "train/loss", "val/psnr")  # what is looked at first, where a run has it
+# Metrics that rank runs, and whether larger is better. Losses rank the steps of one run alone.
+RANKS = {"val/x0_error": False, "val/eps_error": False, "val/velocity_error": False, "val/psnr": True}
+LOSSES = ("val/loss", "train/loss")
 POINTS = 600  # of a line at most
 
 
@@ -45,6 +50,12 @@ def names(runs: Sequence[Run]) -> list[str]:
     """The metrics that can be drawn, those that are looked at first in front, then in the order of the tables."""
     there = dict.fromkeys(name for run in runs for name in run.metrics if name not in AXES)
     return [*(name for name in FIRST if name in there), *(name for name in there if name not in FIRST)]
+
+
+def kind_of(metric: str) -> Kind:
+    """What is known of a metric by its name: whether larger is better. Also of one noise level, frame or shape."""
+    whole = re.sub(r"_(level|frame|shape)_.*", "", metric)
+    return Kind(metric, "dB" if whole == "val/psnr" else "", False if whole in LOSSES else RANKS.get(whole))
 
 
 def curve(metric: str, runs: Sequence[Run], groups: Sequence[Group], most: int = POINTS) -> Curve:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from html import escape
 
+from dit.report.ablation import COST_HEAD, HEAD, Comparison, explained, rows_of, titled
 from dit.report.assemble import Report
 from dit.report.clips import Cell, Wall
 from dit.report.measures import Kind, MeasureTable
@@ -20,6 +21,7 @@ MANY = 24  # differences that are shown without being asked for
 def sections(report: Report) -> dict[str, str]:
     """Part of the page -> its HTML. The curves are drawn by the page itself."""
     return {
+        "comparison": _comparison(report.comparison) if report.comparison is not None else "",
         "runs": _runs(report),
         "notes": _notes(report.notes),
         "differences": _differences(report),
@@ -128,6 +130,17 @@ def _measures(table: MeasureTable, report: Report) -> str:
         rows.append(cells)
     heads = [""] + [_head(kind) for kind in table.kinds.values()]
     return _table(heads, rows, "measures")
+
+
+def _comparison(comparison: Comparison) -> str:
+    """A table a metric, with what its columns are; a section of its own, which other pages do not have."""
+    parts = ['<section id="comparison"><h2>Variants</h2>']
+    for metric in comparison.rows:
+        head = HEAD + (COST_HEAD if metric == comparison.first else [])
+        rows = [[escape(cell) for cell in row] for row in rows_of(comparison, metric)]
+        parts.append(f"<h3>{escape(titled(comparison, metric))}</h3>{_table(head, rows, 'measures')}")
+    parts += [f'<p class="faint">{escape(line)}</p>' for line in explained(comparison)]
+    return "".join([*parts, "</section>"])
 
 
 def _seeds(measured: int, there: int) -> str:

@@ -85,10 +85,24 @@ def test_a_folder_of_something_else_is_left_alone(folder: Path) -> None:
     assert [p.name for p in Path("runs/mine").iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a/b", "a=b", ".hidden", "a b"])
+@pytest.mark.parametrize("name", ["", "../x", "a/../b", "/a", "a/", "a//b", "a/.b", "a=b", ".hidden", "a b", "a/b c"])
 def test_names_that_cannot_be(name: str) -> None:
     with pytest.raises(ValueError, match="name="):
         rundir.check_name(name)
+
+
+def test_a_name_in_a_folder_and_never_in_a_run(folder: Path) -> None:
+    """As those of an ablation, whose runs lie in one folder."""
+    assert rundir.check_name("position/rope3d-seed.0") == Path("runs/position/rope3d-seed.0")
+    rundir.write_config(Path("runs/position"), config())
+    with pytest.raises(ValueError, match="runs/position is a run, and a run lies in no other"):
+        rundir.check_name("position/rope3d-seed.0")
+    Path("runs/file").touch()
+    with pytest.raises(ValueError, match="runs/file is a file"):
+        rundir.check_name("file/mine")
+    rundir.write_config(Path("runs/many/one"), config())
+    with pytest.raises(rundir.OtherRun, match="is not a run of ours"):
+        rundir.config_of(Path("runs/many"))
 
 
 def test_one_run_at_a_time(folder: Path) -> None:
@@ -139,7 +153,7 @@ def test_mistakes_are_one_line_and_write_nothing(folder: Path) -> None:
         ("data.num_frames", 7, "nearest"),
         ("data.height", 36, "nearest"),
         ("net.in_channels", 4, "net.in_channels=4, but the codec gives 3"),
-        ("name", "a/b", "name=a/b"),
+        ("name", "a/../b", "name='a/../b'"),
         ("init_from", "runs/nowhere", "no checkpoint at runs/nowhere"),
         ("trainer.precision", "fp8", "precision=fp8"),
         ("caption_dropout", 2, "caption_dropout=2 is a probability"),

@@ -20,10 +20,10 @@ from dit.engine.callbacks.checkpoint import Checkpoints
 from dit.engine.callbacks.place import Place
 from dit.engine.interrupts import Interrupts
 from dit.engine.module import VideoDiffusion
+from dit.runfiles import DUE
 
 log = logging.getLogger(__name__)
 
-DUE = "due.json"  # in the folder of checkpoints: tasks that are still to be made at the step of the newest one
 SAVING = "checkpoint"
 FAILED = 1000  # above every signal's number
 
