@@ -22,7 +22,7 @@ from dit.interop.published import PIPELINES
 from scripts.twins.pipelines import (
     TWINS,
     Asked,
-    decoded,
+    grey_levels_apart,
     make,
     noise_for,
     ours,
@@ -76,8 +76,7 @@ def differences(name: str, theirs: Any, folder: str, asked: Asked) -> dict[str, 
     swapped = make(pipeline, name, replace(asked, prompts=asked.prompts[::-1]), noise)
     found = {"latents": relative(made.latents, wanted), "swapped": relative(swapped.latents, wanted)}
     if TWINS[name].decodes:
-        pixels = run(theirs, name, noise, asked, "pt")[:, :, -made.pixels.shape[2] :]
-        found["pixels"] = float((decoded(pipeline, name, made, noise) - pixels).abs().max() * 127.5)
+        found["pixels"] = grey_levels_apart(pipeline, theirs, name, made, noise, asked)
     return found
 
 

@@ -344,13 +344,23 @@ def make(pipeline: Pipeline, name: str | Twin, asked: Asked, noise: Tensor) -> S
     return pipeline(asked.prompts, asked.seeds, twin_of(name).task, noise=noise, negative_prompt=asked.negatives)
 
 
-def decoded(pipeline: Pipeline, name: str, made: Samples, noise: Tensor) -> Tensor:
+def decoded(pipeline: Pipeline, name: str | Twin, made: Samples, noise: Tensor) -> Tensor:
     """Pixels of our samples; where theirs decodes noise that it leaves in given frames, of ours with that noise."""
-    left, codec = TWINS[name].left, pipeline.codec
+    left, codec = twin_of(name).left, pipeline.codec
     if left is None:
         return made.pixels
     with torch.no_grad():
         return codec.decode(left.noisy(made.latents, noise)).clamp(-1, 1)  # type: ignore[no-any-return,operator]
+
+
+def grey_levels_apart(
+    pipeline: Pipeline, theirs: Any, name: str | Twin, made: Samples, noise: Tensor, asked: Asked
+) -> float:
+    """The largest difference of their decoded pixels from those of our samples. A class of diffusers that goes on from
+    a video hands back the video's own frames before the new ones: those are left out."""
+    mine = decoded(pipeline, name, made, noise)
+    pixels = run(theirs, name, noise, asked, "pt").float().cpu()[:, :, -mine.shape[2] :]
+    return float((mine - pixels).abs().max()) * 127.5
 
 
 def noise_for(pipeline: Pipeline, count: int) -> Tensor:

@@ -32,7 +32,7 @@ from dit.sampling.pipeline import Pipeline
 from scripts.clock import machine, spread
 from scripts.settings import WholeSettings
 from scripts.twins.parts import randomise
-from scripts.twins.pipelines import TWINS, Asked, Twin, make, noise_for, ours, relative, run
+from scripts.twins.pipelines import TWINS, Asked, Twin, grey_levels_apart, make, noise_for, ours, relative, run
 
 NETWORKS = ("transformer", "transformer_2")  # of a pipeline of diffusers
 PARTS = ("text encoder", "network", "codec")
@@ -136,10 +136,7 @@ def enlarged(settings: WholeSettings, folder: Path) -> tuple[Twin, Any]:
             times += 1
     for number, (name, net) in enumerate(small.items()):
         if net is not None:
-            size = SIZES[type(net).__name__]
-            deep = {key: settings.depth for key in ("num_layers", "num_single_layers") if key in net.config}
-            grown = {key: times * net.config[key] for key in size.scaled}
-            made = type(net).from_config({**net.config, **size.settings, **grown, **deep})
+            made = type(net).from_config(settings_in_size(net, times, settings.depth))
             theirs.register_modules(**{name: randomise(made, number)})
     if settings.precision == "bf16":
         theirs.to(torch.bfloat16)
@@ -150,6 +147,19 @@ def enlarged(settings: WholeSettings, folder: Path) -> tuple[Twin, Any]:
     count = tokens(ours(twin, folder, twin.asked))
     print(f"network: {kind}, {weights(networks(theirs)):.0f} M parameters; clip: {size_of_clip}, {count} video tokens")
     return twin, theirs
+
+
+def settings_in_size(net: Any, times: int, depth: int) -> dict[str, Any]:
+    """Of a network of diffusers' like `net` in its published size, for clips as many times higher and wider."""
+    size, config = SIZES[type(net).__name__], dict(net.config)
+    grown = {key: times * config[key] for key in size.scaled}
+    known = {**config, **size.settings}
+    if config.get("added_kv_proj_dim"):  # of a picture's keys: as wide as the network itself
+        grown["added_kv_proj_dim"] = known["num_attention_heads"] * known["attention_head_dim"]
+    if config.get("ofs_embed_dim"):
+        grown["ofs_embed_dim"] = known["time_embed_dim"]
+    deep = {key: depth for key in ("num_layers", "num_single_layers") if key in config}
+    return {**known, **grown, **deep}
 
 
 def in_size(thing: Any, times: int) -> Any:
@@ -191,8 +201,7 @@ def check_same(mine: Pipeline, theirs: Any, twin: Twin, asked: Asked, noise: Ten
     apart = relative(made.latents, run(theirs, twin, noise, asked, "latent").float().cpu())
     said = f"largest difference: latents {apart:.1e} of the largest"
     if twin.decodes:
-        pixels = run(theirs, twin, noise, asked, "pt").float().cpu()
-        said += f", pixels {float((made.pixels - pixels).abs().max()) * 127.5:.1e} grey levels"
+        said += f", pixels {grey_levels_apart(mine, theirs, twin, made, noise, asked):.1e} grey levels"
     print(said, flush=True)
     if not apart < NEAR[settings.precision]:
         raise SystemExit(f"pipeline={settings.pipeline}: these are not the same video, so nothing is timed")

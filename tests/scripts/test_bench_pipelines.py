@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from dit.interop.diffusers import adopted, net_config
 from dit.interop.published import PIPELINES
 from scripts import bench
 from scripts.twins import whole
@@ -19,9 +20,12 @@ from scripts.twins.pipelines import TWINS
 QUICK = ("device=cpu", "repeats=1", "warmup=0", "steps=2", "depth=1", "tokens=1")
 
 
+PUBLISHED = dict(whole.SIZES)
+
+
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {name: whole.Size({}, size.scaled) for name, size in whole.SIZES.items()}
+    sizes = {name: whole.Size({}, size.scaled) for name, size in PUBLISHED.items()}
     monkeypatch.setattr(whole, "SIZES", sizes)
 
 
@@ -64,13 +68,41 @@ def test_another_video_is_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "largest difference" in said and "|" not in said
 
 
-def test_every_pipeline_that_is_published_here_is_known_by_its_network() -> None:
+@pytest.fixture(scope="module")
+def networks_of_twins() -> dict[str, list[Any]]:
     made = {name: twin.build() for name, twin in TWINS.items()}
     assert {type(each).__name__ for each in made.values()} >= PIPELINES.keys()
-    for name, each in made.items():
-        assert whole.networks(each), name
-        for net in whole.networks(each):
+    return {name: whole.networks(each) for name, each in made.items()}
+
+
+def test_every_pipeline_that_is_published_here_is_known_by_its_network(
+    networks_of_twins: dict[str, list[Any]],
+) -> None:
+    for name, nets in networks_of_twins.items():
+        assert nets, name
+        for net in nets:
             assert type(net).__name__ in whole.SIZES, name
+
+
+def test_every_network_is_one_of_ours_in_its_published_size(
+    networks_of_twins: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole, "SIZES", PUBLISHED)
+    seen: dict[str, dict[str, Any]] = {}
+    for name, nets in networks_of_twins.items():
+        for net in nets:
+            settings = {"_class_name": type(net).__name__, **whole.settings_in_size(net, 2, 3)}
+            seen.setdefault(str(sorted(settings.items(), key=str)), settings)
+            assert settings["num_layers"] == 3, name
+    assert len(seen) >= len(PUBLISHED)
+    for settings in seen.values():
+        net_config(adopted(settings))  # raises where one setting does not fit another
+
+
+def test_a_class_that_hands_the_given_video_back_is_compared_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main(["pipeline=skyreels_v2_forcing_video", *QUICK])
+    said = capsys.readouterr().out
+    assert float(re.search(r"pixels (\S+) grey", said).group(1)) < 0.1  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["ltx_image", "dit", "allegro"])
