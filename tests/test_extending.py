@@ -260,6 +260,7 @@ def test_every_file_that_the_page_names_is_there() -> None:
         "dit/engine/callbacks/part_norms.py", "configs/callbacks/part_norms.yaml",
         "dit/signals/motion.py", "dit/net/strength.py", "configs/signals/motion.yaml",
         "configs/schedule/key_frames.yaml",
+        "dit/evaluation/suites/moving.py", "configs/suite/moving.yaml",
         "dit/codec/blocks.py", "configs/codec/blocks.yaml",
     }  # fmt: skip
     absent = {name for name in named if not (PAGE.parents[1] / name).is_file()}

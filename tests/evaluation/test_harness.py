@@ -246,6 +246,17 @@ def test_a_table_says_what_cannot_be_compared() -> None:
     assert brief({"a": [1, None]}) == "{a=[1, none]}"
 
 
+def test_a_number_has_as_many_digits_as_its_interval_tells() -> None:
+    def cell(value: float, low: float | None, high: float | None) -> str:
+        row = {"samples": {"x": Score(value, low, high)}}
+        made = as_report("s", "t", {}, Result(Path(), row, {"x": Measure("x", "px")}, {}))
+        return table([("a", made)]).splitlines()[2].split("|")[2].strip()
+
+    assert cell(0.0548312, 0.0204112, 0.0892512) == "0.055 [0.020, 0.089]"
+    assert cell(123.456, 100.2, 146.7) == "123 [100, 147]" and cell(0.5, 0.5, 0.5) == "0.500 [0.500, 0.500]"
+    assert cell(0.1234567, None, None) == "0.1235"
+
+
 def test_the_world_suite_measures_the_demo(tmp_path: Path) -> None:
     mine = make_run(tmp_path / "mine")
     outcome, said, _ = run(mine, world=WorldSuite(num_prompts=2, seed=1000, sheet_clips=2))

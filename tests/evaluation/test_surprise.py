@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from data.worlds.plots import CONTROL, Impossible
+from dit.diffusion.conditioning import (
+    Conditioning,
+    FirstAndLastFrame,
+    FirstFrame,
+    FirstFrames,
+    NoFrame,
+    Pattern,
+    RandomPrefix,
+    RandomTasks,
+    Unconditional,
+)
 from dit.diffusion.errors import shares
 from dit.evaluation.harness.work import Work
 from dit.evaluation.suites.of_world import worlds
-from dit.evaluation.suites.surprise import Scorer, SurpriseSuite, prefixes
+from dit.evaluation.suites.surprise import Scorer, SurpriseSuite, first_frames, prefixes
 from dit.sampling.ranks import Ranks
 from tests.evaluation.checkpoints import make_run, subject
 
@@ -113,23 +125,30 @@ def test_nobody_says_what_the_clips_show(demo: Path) -> None:
         assert torch.equal(told.asked[0][2][key], value.expand(8, *value.shape[1:]))
 
 
+TASKS: dict[str, Pattern] = {"nothing": NoFrame(), "first": FirstFrame(), "three": FirstFrames(3)}
+
+
 @pytest.mark.parametrize(
     "conditioning, lengths",
     [
-        ("conditioning=none", [0]),
-        ("conditioning=i2v", [1]),
-        ("conditioning=tasks", list(range(8))),
-        ("conditioning=predict conditioning.tasks.predict.count=3", [0, 3]),
-        ("conditioning=first_last", []),
-    ],  # fmt: skip
+        (Unconditional(), [0]),
+        (RandomTasks({"i2v": FirstFrame()}, {"i2v": 1.0}, 0.0), [1]),
+        (RandomTasks(TASKS, dict.fromkeys(TASKS, 1.0), 0.0), [0, 1, 3]),
+        (RandomTasks({"extend": RandomPrefix()}, {"extend": 1.0}, 0.0), [1, 2, 3, 4, 5, 6, 7]),
+        (RandomTasks({"ends": FirstAndLastFrame()}, {"ends": 1.0}, 0.0), []),
+    ],
 )
-def test_as_many_frames_are_given_as_the_run_was_trained_with(
-    tmp_path: Path, conditioning: str, lengths: list[int]
-) -> None:
-    run = make_run(tmp_path / "run", *conditioning.split())
-    assert prefixes(subject(run)) == lengths
-    score, _ = scorer(run, torch.zeros_like)
-    assert score.given(4) == max((length for length in lengths if length <= 4), default=None)
+def test_how_many_first_frames_a_run_was_trained_with(conditioning: Conditioning, lengths: list[int]) -> None:
+    assert first_frames(conditioning, 8) == lengths
+
+
+def test_as_many_frames_are_given_as_fit_in_front_of_the_event(demo: Path) -> None:
+    assert prefixes(subject(demo)) == list(range(8))
+    score, _ = scorer(demo, torch.zeros_like)
+    assert [score.given(event) for event in (2, 5)] == [2, 5]
+    some = replace(score, prefixes=[1, 3])
+    assert [some.given(event) for event in (2, 3, 5)] == [1, 3, 3] and some.gives
+    assert replace(score, prefixes=[0]).given(4) == 0 and replace(score, prefixes=[4]).given(3) is None
 
 
 def test_the_suite_measures_the_demo(demo: Path) -> None:

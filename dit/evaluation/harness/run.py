@@ -65,7 +65,8 @@ def evaluate(ask: Mapping[str, Any], ranks: Ranks, explain: Explain, say: Say, w
             try:
                 report = _measured(subject, suite, work, say)
             except Exception as error:
-                if alone:
+                # A rank that fails alone would leave the others waiting; mistakes are found by all of them.
+                if alone or (ranks.size > 1 and explain(error) is None):
                     raise
                 failed.append(f"{subject.name}, {name}: {_in_a_line(error, explain)}")
                 warn(failed[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import floor, log10
 from typing import Any
 
 from dit.evaluation.harness.result import SHARE
@@ -61,7 +62,11 @@ def _cell(report: Mapping[str, Any], row: str, measure: str, about: Mapping[str,
     if about["unit"] == SHARE:
         ends = "" if interval is None else f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]"
         return f"{100 * value:.1f}{ends}"
-    return f"{value:.4g}" + ("" if interval is None else f" [{interval[0]:.4g}, {interval[1]:.4g}]")
+    if interval is None:
+        return f"{value:.4g}"
+    half = (interval[1] - interval[0]) / 2
+    decimals = min(9, max(0, 1 - floor(log10(half)))) if half > 0 else 3  # two digits of the interval tell something
+    return f"{value:.{decimals}f} [{interval[0]:.{decimals}f}, {interval[1]:.{decimals}f}]"
 
 
 def protocol(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:

@@ -26,6 +26,7 @@ from data.batch import to_float
 from data.worlds.impossible import Four
 from data.worlds.plots import CONTROL, KINDS, Impossible
 from dit.config.limits import Count, Seed
+from dit.diffusion.conditioning import Conditioning
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.errors import levels_of, shares
 from dit.diffusion.given import HELD, Held, nothing, with_given
@@ -151,6 +152,11 @@ def prefixes(subject: Subject) -> list[int]:
     canvas = subject.pipeline.canvas()
     in_pixels = not canvas.given.in_place and canvas.given.unknown != "left_out"
     frames = canvas.num_frames if in_pixels else canvas.latent_shape[0]
+    return first_frames(conditioning, frames)
+
+
+def first_frames(conditioning: Conditioning, frames: int) -> list[int]:
+    """How many of the first frames of clips a conditioning gives, and no other; 0 where it ever gives none."""
     drawn = conditioning(DRAWS, frames, torch.Generator().manual_seed(0), "cpu")
     counts = drawn.sum(1)
     whole = (drawn == (torch.arange(frames)[None] < counts[:, None])).all(1)

@@ -9,7 +9,7 @@ from data.worlds.plots import Impossible
 from data.worlds.world import World
 from tests.data.worlds.world_settings import simple
 
-LONGER: dict[str, Any] = {"num_frames": 16, "fps": 16.0}
+LONGER: dict[str, Any] = {"num_frames": 16, "fps": 16.0, "num_clips": 100}
 
 
 @cache
@@ -20,7 +20,7 @@ def world_of(kind: str) -> World:
         return simple(**LONGER, motions={"bounce": 1.0}, sceneries={"box": 1.0}, sizes={"plain": 0.09})
     if kind.endswith("_hidden"):
         return simple(**LONGER, sceneries={"wall": 1.0}, sizes={"plain": 0.07}, shapes=["circle", "square"])
-    return simple()
+    return simple(num_clips=100)
 
 
 def fours(kind: str, seed: int) -> Impossible:
