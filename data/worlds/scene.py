@@ -14,6 +14,7 @@ from data.worlds.stream import Stream
 
 MARGIN = 0.02  # frame heights between a path and the frame's edge, so that the soft outline stays inside
 _TRIES = 64  # draws of a starting place before objects may start on top of one another
+_CAREFUL_TRIES = 256
 _MEET = (0.3, 0.55)  # share of the clip after which two objects that collide meet, from and to
 _OFF_CENTRE = 0.5  # how far the smaller of them may be off the other's line, in its radii
 
@@ -36,6 +37,8 @@ class Stage:
     speeds: Mapping[str, float]  # word -> frame heights a second
     speed_jitter: float  # speeds vary by this share at most
     size_jitter: float = 0.0  # likewise radii
+    # Where no draw of a start is clear of others, the clearest is taken. The last one is in worlds of before.
+    careful: bool = False
 
     @property
     def whole(self) -> Bounds:
@@ -92,6 +95,17 @@ class Stage:
                     f"or num_frames / fps, or lower sizes"
                 )
 
+    def check_meeting(self, shapes: Sequence[str], sizes: Sequence[str]) -> None:
+        """Raises ValueError when two of the largest objects have no room to come from apart on one line."""
+        radius = max(self.sizes[size] for size in sizes) * (1.0 + self.size_jitter)
+        for axis, length in enumerate((self.aspect, 1.0)):
+            own = 2.0 * radius * max(sum(SHAPES[shape].extent[2 * axis : 2 * axis + 2]) for shape in shapes)
+            if own + 2.0 * MARGIN >= length:
+                raise ValueError(
+                    f"two objects of radius {radius:g} do not fit side by side into {length:g} frame heights, so they "
+                    f"cannot come to collide; lower sizes, or leave the event out"
+                )
+
     def scene(self, spec: Spec, stream: Stream) -> Scene:
         """The scene of a meaning; the stream decides what the words leave open."""
         built = SCENERIES[spec.scenery]
@@ -115,14 +129,14 @@ class Stage:
         if MOTIONS[spec.motion].grounded:
             y0 = y1 = y1 + MARGIN
         best: tuple[float, float, float] | None = None
-        for _ in range(_TRIES):
+        for _ in range(_CAREFUL_TRIES if self.careful else _TRIES):
             x, y = x0 + (x1 - x0) * stream.unit(), y0 + (y1 - y0) * stream.unit()
             gap = min((_gap(x, y, radius, other) for other in others), default=1.0)
             if gap > 0.0:
                 break
             best = (gap, x, y) if best is None else max(best, (gap, x, y))
         else:
-            if best is not None and bounds != self.whole:  # in the whole room clips of before have the last one
+            if best is not None and self.careful:
                 _, x, y = best
         return _start(spec, radius, speed, x, y)
 

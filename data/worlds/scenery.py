@@ -76,10 +76,16 @@ def _container(lid: bool, width: float, height: float) -> Callable[[Bounds, Unit
     """Sides around an inner room of up to `width` by `height`, with or without a lid."""
 
     def build(room: Bounds, unit: Unit) -> tuple[tuple[Slab, ...], Bounds]:
+        across, down = room.right - room.left - 2 * THICK, room.bottom - room.top - 2 * THICK
+        if width > across or height > down:
+            raise ValueError(
+                f"a box or cup of up to {width:g} by {height:g} frame heights does not fit into a frame of "
+                f"{room.right - room.left:g} by 1; make frames wider, or leave sceneries out"
+            )
         wide, high = width * (0.85 + 0.15 * unit()), height * (0.85 + 0.15 * unit())
-        left = room.left + THICK + (room.right - room.left - wide - 2 * THICK) * unit()
+        left = room.left + THICK + (across - wide) * unit()
         # A box may hang anywhere; a cup stands on the floor.
-        top = room.top + THICK + (room.bottom - room.top - high - 2 * THICK) * (unit() if lid else 1.0)
+        top = room.top + THICK + (down - high) * (unit() if lid else 1.0)
         right, bottom = left + wide, top + high
         ceiling = top - THICK if lid else top
         colour = (150, 120, 90)

@@ -166,7 +166,13 @@ class World(Dataset[dict[str, object]]):
         self.keys = self.lexicon.keys
         self.columns = [ACTIONS, PRESSES] if self.keys else []  # of the items, beside pixels and caption
         self.stage = Stage(
-            width / height, num_frames / fps, self.lexicon.sizes, self.lexicon.speeds, speed_jitter, size_jitter
+            width / height,
+            num_frames / fps,
+            self.lexicon.sizes,
+            self.lexicon.speeds,
+            speed_jitter,
+            size_jitter,
+            careful=self.lexicon.rich,
         )
         self._make_classes(labels)
         self._check_paths()
@@ -205,6 +211,8 @@ class World(Dataset[dict[str, object]]):
                 if not beyond:
                     raise
                 misfits[motion] = misfit
+        if "collide" in words.events:
+            self.stage.check_meeting(self.shapes, words.shown_sizes)
         if len(misfits) == len(words.motions):
             raise next(iter(misfits.values()))
         if misfits:
@@ -252,6 +260,7 @@ class World(Dataset[dict[str, object]]):
         if actions is not None:
             actions = check_presses(actions, self.keys, self.num_frames)
         scene = self.stage.scene(spec, stream)
+        length = length or stream.pick(self.caption_lengths)
         keyboard, presses = None, np.zeros((self.num_frames, 0), np.uint8)
         if self.keys:
             presses = draw_presses(self.keys, self.num_frames, self.fps, stream)
@@ -277,8 +286,7 @@ class World(Dataset[dict[str, object]]):
             actions=presses,
         )
         pixels, visibility = self._painted(state)
-        caption = say(spec, length or stream.pick(self.caption_lengths))
-        return Clip(pixels.transpose(1, 2, 3, 0), caption, replace(state, visibility=visibility))
+        return Clip(pixels.transpose(1, 2, 3, 0), say(spec, length), replace(state, visibility=visibility))
 
     def _painted(self, state: State, present: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.uint8], Floats]:
         colours = list(self.colours.values())

@@ -39,8 +39,8 @@ def warp_errors(world: World, index: int, shift: float = 0.0) -> tuple[float, fl
 FLOW = {
     "num_frames": 8,
     "longer_frames": 16,
-    "height": 128,
-    "width": 128,
+    "height": 96,
+    "width": 144,
     "textures": ["checked", "dotted", "striped"],
     "backgrounds": {"checked": 1.0, "tiled": 1.0},
 }
