@@ -66,14 +66,15 @@ def step_of(run: Path) -> int:
     return max((row["step"] for row in rows), default=0)
 
 
+def done_of(cell: Cell) -> int:
+    """Steps of a run that are done, as far as its table says."""
+    return cell.variant.steps if is_trained(cell) else step_of(cell.folder)
+
+
 def is_trained(cell: Cell) -> bool:
-    """Whether a run has saved its last step, done all that was due there, and written it down."""
-    checkpoints, steps = cell.folder / FOLDER, cell.variant.steps
-    return (
-        (checkpoints / step_name(steps)).is_file()
-        and not (checkpoints / DUE).exists()
-        and step_of(cell.folder) == steps
-    )
+    """Whether a run has saved its last step, and done all that was due there."""
+    checkpoints = cell.folder / FOLDER
+    return (checkpoints / step_name(cell.variant.steps)).is_file() and not (checkpoints / DUE).exists()
 
 
 def is_evaluated(cell: Cell) -> bool:
@@ -206,7 +207,7 @@ class Local:
     def run(self, cells: Sequence[Cell]) -> list[Failure]:
         """Does it, and returns what failed. Raises `Stopped` when told to stop, behind the last process."""
         waiting = [(cell, left) for cell in cells if (left := todo(cell))]
-        steps = {cell.label: step_of(cell.folder) for cell in cells}
+        steps = {cell.label: done_of(cell) for cell in cells}
         self.progress(sum(steps.values()))
         looked, waits = time.monotonic(), False
         with self._listening():
@@ -231,7 +232,7 @@ class Local:
                         looked = time.monotonic()
             finally:
                 self._end()
-        self.progress(sum(step_of(cell.folder) for cell in cells))
+        self.progress(sum(done_of(cell) for cell in cells))
         return self.failures
 
     def _free_place(self) -> int:

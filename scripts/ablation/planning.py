@@ -34,6 +34,7 @@ from scripts.ablation.asked import Request, Variant, evaluation
 from scripts.ablation.plan import Plan, PlannedVariant
 
 LOOKS = 4  # validations and checkpoints of a run, the last ones among them, unless its config has more
+ROWS = 20  # of its table at least
 BATCHES = 256  # of clips of several shapes: so many say what a step costs
 DIRECTIONS = {"higher": True, "lower": False}
 OWN_WEIGHTING = ("train/loss", "val/loss")  # of each run in its own weighting and levels
@@ -211,11 +212,11 @@ def following(overrides: Sequence[str], steps: int, config: Mapping[str, Any]) -
     checkpoints to go on from, and no previews."""
     typed = {each.partition("=")[0].lstrip("+~") for each in overrides}
     given = [f"trainer.max_steps={steps}"]
-    often = -(-steps // LOOKS)
-    for name in ("validation", "checkpoints"):
+    for name, times in (("validation", LOOKS), ("checkpoints", LOOKS), ("metrics", ROWS)):
         key, every = f"callbacks.{name}.every", (config["callbacks"].get(name) or {}).get("every")
-        if every is not None and key not in typed:
-            given.append(f"{key}={min(every, often)}")
+        often = -(-steps // times)
+        if every is not None and key not in typed and often < every:
+            given.append(f"{key}={often}")
     if config.get("preview") is not None and not any(key.partition(".")[0] == "preview" for key in typed):
         given.append("preview=none")
     return given

@@ -71,8 +71,7 @@ def collect(plan: Plan, say: Callable[[str], None]) -> Results:
             kinds |= {name: kind for name, (kind, _) in measures.items() if plan.all_measures or name in kinds}
             values = {name: value for name in kinds if (value := run.last(name)) is not None}
             values |= {name: value for name, (_, value) in measures.items()}
-            costs = {name: value for name, column in COLUMNS.items() if (value := run.last(column)) is not None}
-            found.append(Result(cell, run, values, {"steps": float(run.step), **costs}))
+            found.append(Result(cell, run, values, _costs(cell, run)))
     notes = [f"{cell.label} is missing" for cell in plan.cells if cell not in cells]
     values_of = {name: there for name in kinds if (there := _of_metric(plan, found, name, notes)) is not None}
     notes += _of_budget(plan, found)
@@ -101,6 +100,17 @@ def _of_metric(
     if lacking:
         notes.append(f"{metric} is missing, or not finite, of {many(lacking)}")
     return of
+
+
+def _costs(cell: Cell, run: Run) -> dict[str, float]:
+    """What a run took, by the last row of its table that says so. Its last steps may be behind that row: they count as
+    the others."""
+    costs = {"steps": float(cell.variant.steps)}
+    for name, column in COLUMNS.items():
+        if column in run.metrics:
+            steps, values = run.metrics[column]
+            costs[name] = float(values[-1]) * max(1.0, cell.variant.steps / float(steps[-1]))
+    return costs
 
 
 def _measures(run: Run, step: int) -> dict[str, tuple[Kind, float]]:

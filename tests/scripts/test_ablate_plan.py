@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,12 +188,16 @@ def test_budgets_in_tokens_and_in_steps() -> None:
 
 
 def test_what_follows_from_the_steps_unless_it_is_said() -> None:
-    config = {"callbacks": {"validation": {"every": 500}, "checkpoints": {"every": 30}}, "preview": {"every": 10}}
+    config: dict[str, Any] = {
+        "callbacks": {"validation": {"every": 500}, "checkpoints": {"every": 30}},
+        "preview": {"every": 10},
+    }
+    config["callbacks"]["metrics"] = {"every": 20}
     assert planning.following([], 134, config) == [
-        "trainer.max_steps=134", "callbacks.validation.every=34", "callbacks.checkpoints.every=30", "preview=none",
+        "trainer.max_steps=134", "callbacks.validation.every=34", "callbacks.metrics.every=7", "preview=none",
     ]  # fmt: skip
     own = ["callbacks.validation.every=3", "preview.every=20"]
-    assert planning.following(own, 400, config) == ["trainer.max_steps=400", "callbacks.checkpoints.every=30"]
+    assert planning.following(own, 400, config) == ["trainer.max_steps=400"]
     config = {"callbacks": {"validation": None, "checkpoints": {"every": 300}}, "preview": None}
     assert planning.following([], 134, config) == ["trainer.max_steps=134", "callbacks.checkpoints.every=34"]
 

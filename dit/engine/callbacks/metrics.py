@@ -57,8 +57,7 @@ class Speed:
 
 
 class Metrics(Callback):
-    """Writes losses, speeds and the clips seen so far, every `every` steps and at the last one;
-    docs/architecture.md lists the columns.
+    """Writes losses, speeds and the clips seen so far, every `every` steps; docs/architecture.md lists the columns.
 
     What has been summed up since the last row is part of the checkpoint, so a resumed run writes the same numbers; so
     are rows that metrics.csv could not take.
@@ -147,7 +146,7 @@ class Metrics(Callback):
         (tokens, flops), self._work = self._work, (0, 0)
         ranks = trainer.world_size  # with about as many tokens each
         self.speed.stop(tokens * ranks, (flops if self.arithmetic else tokens * self.flops_per_token) * ranks)
-        if step % self.every == 0 or step >= pl_module.max_steps:  # of the last one: what the whole run took
+        if step % self.every == 0:
             named = {
                 name: mean_over_ranks(losses, self._weights[name]) for name, losses in self._losses.items() if losses
             }
