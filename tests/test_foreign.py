@@ -22,6 +22,7 @@ from torch import nn
 from dit.config.kinds import TARGET, arguments
 from dit.foreign import DEEPEST, MOST, Kind, Refused, build, check_plain, read_yaml
 from dit.interop.describe import describe
+from dit.interop.presets import compose
 from dit.sampling.checkpoint import KINDS
 from tests.hostile import attacks, watched
 from tests.same import same
@@ -43,7 +44,7 @@ def composed(name: str, *overrides: str) -> Any:
 @pytest.mark.parametrize("name", NETS)
 def test_every_network_gets_what_hydra_gives_it(name: str) -> None:
     """All parts and values; the networks themselves of the small ones."""
-    config = composed(f"net/{name}")["net"]
+    config = compose(name)  # of Hydra, once for all tests
     for key, part in config.items():
         if isinstance(part, dict) and TARGET in part:
             assert same(build(part, Kind(Any, "dit.net"), key), instantiate(part, _convert_="all")), key
