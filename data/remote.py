@@ -71,9 +71,15 @@ def fetched(address: str, cache: Path) -> Path:
 def indexed(address: str, cache: Path, entries: Callable[[tarfile.TarFile, int | None], Iterator[Entry]]) -> Path:
     """The index of a streamed shard in the folder `cache`, made by one pass over the shard if it is not there yet.
 
+    Where it was made with another query behind the same address, as signed addresses have, it takes the new one.
+
     entries: of an open shard, and of how many bytes it is. Raises ValueError, in one line.
     """
     target = _place(address, cache / "streamed")
+    if target.is_file() and (before := index_of(target)) is not None and before["streamed"] != address:
+        anew = target.with_name(f".{target.name}.{os.getpid()}.part")
+        anew.write_text(json.dumps({**before, "streamed": address}), encoding="utf-8")
+        os.replace(anew, target)
     with _making(target, address) as part:
         if part is None:
             return target

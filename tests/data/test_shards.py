@@ -300,6 +300,9 @@ def test_shards_are_streamed_clip_by_clip(folder: Path, parts_server: str) -> No
     assert [path for path, part in Parts.asked if part] == [f"/shards/train-00{n}.tar" for n in (0, 0, 1)]
     assert read_manifest(None, f"stream:{pattern}", shard_cache=str(cache)).table == wanted.table
     assert len(Parts.asked) == 3, "the indices are made once"
+    signed = read_manifest(None, f"stream:{parts_server}/shards/train-001.tar?key=new.tar", shard_cache=str(cache))
+    with signed[0].opened() as mine:
+        assert mine.stat().st_size > 0 and Parts.asked[-1][0].endswith("?key=new.tar") and len(Parts.asked) == 4
 
 
 def test_processes_at_once_fetch_a_shard_once(folder: Path, parts_server: str) -> None:
