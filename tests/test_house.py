@@ -34,7 +34,7 @@ OF_DATA = {
     "engine": {"data.batch"},
     "signals": {"data.batch"},
     "sampling": {"data.decode", "data.images", "data.textfile"},
-    "evaluation/suites": {"data.batch", "data.worlds"},
+    "evaluation/suites": {"data.batch", "data.worlds", "data.clips", "data.decode"},
 }
 ENTRY = "dit.entry"  # for commands only
 LIGHTNING_ROOMS = ("dit/engine/", "data/module.py")

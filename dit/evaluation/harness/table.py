@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from math import floor, log10
 from typing import Any
@@ -15,25 +16,34 @@ def table(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """A table of the reports (`result.as_report`) of one suite, by the names of their checkpoints.
 
     The first row of each report is of its checkpoint. The others stand once, below, where they are the same in all of
-    them, and else behind the name.
+    them, and else behind the name. A measure whose own protocol (the settings under its name) is not the same in all
+    reports has a column for each: `fvd[i3d]` and `fvd[i3d] (2)`.
     """
     measures: dict[str, dict[str, Any]] = {}
     for _, report in reports:
         for measure, about in report["measures"].items():
             if any(measure in row for row in report["metrics"].values()):
                 measures.setdefault(measure, about)
+    columns = {}  # (measure, its own protocol) -> its head
+    for measure, about in measures.items():
+        there = [_own(report, measure) for _, report in reports if measure in report["measures"]]
+        for number, own in enumerate(dict.fromkeys(there), 1):
+            columns[measure, own] = _head(about) + (f" ({number})" if number > 1 else "")
     rows = []
     beside: dict[str, dict[tuple[str, ...], str]] = {}  # row -> cells -> the first checkpoint with them
     for name, report in reports:
         for place, row in enumerate(report["metrics"]):
-            cells = tuple(_cell(report, row, measure, about) for measure, about in measures.items())
+            cells = tuple(
+                _cell(report, row, measure, measures[measure]) if own == _own(report, measure) else "-"
+                for measure, own in columns
+            )
             if place == 0:
                 rows.append((row if len(reports) == 1 else f"{name}: {row}", *cells))
             else:
                 beside.setdefault(row, {}).setdefault(cells, name)
     for row, found in beside.items():
         rows += [(row if len(found) == 1 else f"{name}: {row}", *cells) for cells, name in found.items()]
-    return markdown(["", *(_head(about) for about in measures.values())], rows)
+    return markdown(["", *columns.values()], rows)
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -46,6 +56,12 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     ]
     rule = " | ".join("-" * width if place == 0 else "-" * (width - 1) + ":" for place, width in enumerate(widths))
     return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))
+
+
+def _own(report: Mapping[str, Any], measure: str) -> str:
+    """The protocol of one measure, as a text; that of those which have none of their own is empty."""
+    settings = report["settings"].get(measure)
+    return json.dumps(settings, sort_keys=True) if isinstance(settings, Mapping) else ""
 
 
 def _head(about: Mapping[str, Any]) -> str:
