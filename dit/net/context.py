@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import Protocol
 
 import torch
@@ -88,7 +88,7 @@ class Context:
     image_mask: Mask | None
     sequence: JointSequence
     num_text: int
-    joint_mask: KeyPadding | Packed | None
+    joint_mask: Mask | None
     more_keys: MoreKeys | None = None
     masks: dict[str, Mask | None] = field(default_factory=dict)  # of layouts, made when first asked for
     grids: list[Context] = field(default_factory=list)  # of packed clips, made when first asked for
@@ -112,22 +112,15 @@ class Context:
         counts = [count for _, count in alike]
         if not self.grids:
             num_clips = self.coordinates.num_clips
-            num_text = self.num_text // num_clips
-            mask = None if self.text.mask is None else self.text.mask.view(num_clips, -1)  # (K, L)
-            masks = [None] * len(counts) if mask is None else mask.split(counts)
-            for (grid, _), own in zip(alike, masks, strict=True):
-                of_clip = Coordinates.of_clip(grid)
-                self.grids.append(
-                    replace(
-                        self,
-                        coordinates=of_clip,
-                        text=replace(self.text, mask=own),
-                        joint_mask=joint_mask(of_clip, self.sequence, num_text, own),
-                        num_text=num_text,
-                        masks={},
-                        grids=[],
-                    )
+            num_text, all_text = self.num_text // num_clips, self.text.mask
+            masks = repeat(None) if all_text is None else all_text.view(num_clips, -1).split(counts)  # (n, L) each
+            for (grid, _), mask in zip(alike, masks, strict=False):
+                clip, text = Coordinates.of_clip(grid), replace(self.text, mask=mask)
+                padding = joint_mask(clip, self.sequence, num_text, mask)
+                own = replace(
+                    self, coordinates=clip, text=text, joint_mask=padding, num_text=num_text, masks={}, grids=[]
                 )
+                self.grids.append(own)
         return counts, self.grids
 
 
@@ -183,26 +176,21 @@ def make_context(
     )
 
 
-def real_tokens(
-    coordinates: Coordinates, sequence: JointSequence, num_text: int, text_mask: Tensor | None
-) -> Tensor | None:
+def real_tokens(video: Coordinates, sequence: JointSequence, num_text: int, mask: Tensor | None) -> Tensor | None:
     """(B, N + L) bool: which tokens of a joint sequence are no padding (None: all), for the mask of its text (B, L)."""
-    if text_mask is None or not num_text:
+    if mask is None or not num_text:
         return None
-    return sequence.join(text_mask.new_ones(len(text_mask), coordinates.num_tokens), text_mask)
+    return sequence.join(mask.new_ones(len(mask), video.num_tokens), mask)
 
 
-def joint_mask(
-    coordinates: Coordinates, sequence: JointSequence, num_text: int, text_mask: Tensor | None
-) -> KeyPadding | Packed | None:
+def joint_mask(video: Coordinates, sequence: JointSequence, num_text: int, mask: Tensor | None) -> Mask | None:
     """For attention among all tokens of one clip, or of each of several whole ones. Arguments as in `real_tokens`."""
-    real = real_tokens(coordinates, sequence, num_text, text_mask)
-    if coordinates.num_clips == 1:
+    real = real_tokens(video, sequence, num_text, mask)
+    if video.num_clips == 1:
         return None if real is None else KeyPadding(real, never_empty=True)
-    if coordinates.lengths is None:  # parts of clips: layouts tell them apart by their coordinates
-        return None
-    text = (num_text // coordinates.num_clips,) * coordinates.num_clips
-    parts = (coordinates.lengths, text) if num_text else (coordinates.lengths,)
+    assert video.lengths is not None  # they are whole
+    text = (num_text // video.num_clips,) * video.num_clips
+    parts = (video.lengths, text) if num_text else (video.lengths,)
     parts = parts[::-1] if sequence.text_first else parts
     return Packed(parts, parts, real, never_empty=True)
 
