@@ -55,9 +55,7 @@ class Item(TypedDict):
     skipped: NotRequired[tuple[Skipped, ...]]  # clips that this one stands in for
     repeated: NotRequired[int]  # frames that are shown again, since the file has fewer a second
     excerpt: NotRequired[Excerpt]  # where columns have a value for each frame of the file
-    encoded: NotRequired[
-        Mapping[str, Tensor]
-    ]  # out of a latent cache: what was kept of it; `pixels` are then few frames
+    encoded: NotRequired[Mapping[str, Tensor]]  # as a latent cache holds it; `pixels` are then few frames
     num_frames: NotRequired[int]  # of the clip, where `pixels` are fewer
 
 
@@ -96,11 +94,9 @@ class DescribedClips(Clips, Protocol):
 
     def without_pixels(self, index: int, epoch: int, excerpt: Excerpt | None = None) -> Item:
         """excerpt: what was shown, which `WithFrameColumns` need."""
-        ...
 
     def alike(self, index: int) -> Sequence[int]:
         """Which clips may stand in for one."""
-        ...
 
 
 @runtime_checkable

@@ -31,6 +31,7 @@ from data.epochs import Epochs, Mixed
 from data.latents.reading import TRAIN, VAL, CachedClips, LatentCache
 from data.loading import Asked, Draws, Loader
 from data.planned import PlannedStream, Planner, ShapedSets
+from data.same_clips import check_same_clips
 from data.sampler import Draw, Place, TrainingStream, Turn, validation_shard
 from data.shapes import Ints, Pixels, Shapes
 
@@ -378,22 +379,7 @@ class VideoData(LightningDataModule):
     def check(self, state_dict: dict[str, Any]) -> None:
         """Raises ValueError where a checkpoint saw other clips, other captions, another order of them or another seed:
         its order cannot be continued. Other validation clips are a warning."""
-        here = self.state_dict()
-        for name in ("num_clips", "seed"):
-            if state_dict[name] != here[name]:
-                raise ValueError(
-                    f"this run trains on {name}={here[name]}, its checkpoint on {name}={state_dict[name]}: the order of"
-                    " clips cannot be continued; restore the data, start a run under another name, or go on with these:"
-                    f" resume_changes=[data{',seed' if name == 'seed' else ''}]"
-                )
-        before, now = state_dict.get("fingerprints", {}), here["fingerprints"]  # older checkpoints have none
-        if "train" in before and before["train"] != now.get("train"):
-            raise ValueError(
-                f"these {here['num_clips']} clips are not the checkpoint's: a path or caption differs, or their order;"
-                " restore the data, start a run under another name, or go on with these: resume_changes=[data]"
-            )
-        if "val" in before and before["val"] != now.get("val"):
-            log.warning("the validation clips are others than before: val/* cannot be compared across this step")
+        check_same_clips(state_dict, self.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues behind the last batch that the checkpoint was trained on.

@@ -167,8 +167,7 @@ def _train(config: dict[str, Any]) -> None:
             if module.frozen_mark is None:  # on the other ranks, for the fingerprint
                 frozen.write(module, parts.run, first=False)
             if trainer.is_global_zero:
-                about = _about(parts, start)
-                session.enter_context(history.recorded(parts.run, about, lambda: trainer.global_step))
+                session.enter_context(history.recorded(parts.run, _about(parts, start), lambda: trainer.global_step))
             report.log_settings(parts.module, parts.config, parts.run)
             _arithmetic(parts, trainer, counted)
             how = "starting" if start.checkpoint is None else "resuming"

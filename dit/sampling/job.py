@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dit.sampling.canvas import Canvas
+from dit.sampling.conds import CondPair
 from dit.sampling.plan import Plan
 from dit.sampling.request import Request
 from dit.sampling.runtime import Timer
@@ -75,19 +76,12 @@ class Job:
         start = sum(len(each) for each in self.batches[:batch])
         return slice(start, start + len(self.batches[batch]))
 
-    def round(self, batch: int, told: Sequence[Told], timer: Timer) -> Round:
-        """A batch that is to be made now. told: in each of the chained clips."""
+    def round(self, batch: int, conds: Sequence[CondPair], timer: Timer) -> Round:
+        """A batch that is to be made now. conds: of each of the chained clips."""
         rows = self.rows(batch)
         generators = [torch.Generator().manual_seed(each.seed) for each in self.batches[batch]]
         noise = self.noise[rows] if self.noise is not None and len(self.noise) > 1 else self.noise
-        return Round(told, generators, self.plan.rows(rows), noise, self, timer)
-
-
-class Told(NamedTuple):
-    """The conditioning of a batch, and what guidance leads it away from."""
-
-    cond: dict[str, Tensor]
-    uncond: dict[str, Tensor]
+        return Round(conds, generators, self.plan.rows(rows), noise, self, timer)
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ class Round:
     """One batch while it is made: its conditioning in each of the chained clips, its sources of noise, and its part of
     the plan."""
 
-    told: Sequence[Told]
+    conds: Sequence[CondPair]
     generators: list[torch.Generator]
     plan: Plan
     noise: Tensor | None

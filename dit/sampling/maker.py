@@ -110,7 +110,7 @@ class Maker:
         noise = torch.cat([*(fresh(each.latents.shape[2]) for each in keyframes), noise], 2)
         seen = scene.given if scene.front else given
         shown = nothing(noise) if seen is None else self.given.seen(seen.shown(len(noise)))
-        cond, uncond = (with_given(each, self.net, shown) for each in now.told[clip])
+        cond, uncond = (with_given(each, self.net, shown) for each in now.conds[clip])
         if keyframes:
             places = {"coordinates": coordinates(keyframes, canvas).expand(len(noise), -1, -1).to(self.device)}
             cond, uncond = cond | places, uncond | places

@@ -23,9 +23,10 @@ from dit.sampling.about import OF_SAMPLES, about, sources
 from dit.sampling.canvas import Canvas
 from dit.sampling.checkpoint import TRUSTED
 from dit.sampling.clip_levels import levels_of
+from dit.sampling.conds import Conds
 from dit.sampling.from_checkpoint import parts_of_checkpoint
 from dit.sampling.from_pretrained import parts_of_published
-from dit.sampling.job import Job, Round, Samples, Told, cost, own_noise, requests
+from dit.sampling.job import Job, Round, Samples, cost, own_noise, requests
 from dit.sampling.maker import Intermediate, Maker
 from dit.sampling.origin import Origin, warnings
 from dit.sampling.parts import Parts
@@ -45,7 +46,7 @@ from dit.sampling.runtime import (
 )
 from dit.sampling.settings import Settings, Shape, changed
 from dit.sampling.tasks import Task, TextToVideo
-from dit.signals.base import Signal, check_asked, cond_of_requests
+from dit.signals.base import Signal, check_asked
 
 log = logging.getLogger(__name__)
 
@@ -340,21 +341,9 @@ class Pipeline:
         """
         return levels_of(self.settings, self.path, self._net, self.origin.per_frame, canvas.latent_shape, known)
 
-    def condition(
-        self,
-        wanted: Sequence[Request],
-        canvas: Canvas,
-        away: bool = False,
-        by_frame: Mapping[str, Signal] | None = None,
-    ) -> dict[str, Tensor]:
-        """The conditioning of samples, or what guidance leads `away` from. by_frame: the part of it that these signals
-        make."""
-        if self.text is not None:
-            self.text.to(self.device)
-        signals = self.signals if by_frame is None else by_frame
-        cond = cond_of_requests(signals, wanted, canvas, self.device, away)
-        most = dtype_of(self._net)  # an encoder may be more precise than the network
-        return {key: value.to(most) if value.dtype is torch.float64 else value for key, value in cond.items()}
+    def condition(self, wanted: Sequence[Request], canvas: Canvas, away: bool = False) -> dict[str, Tensor]:
+        """The conditioning of samples, or what guidance leads `away` from."""
+        return self._conds.of(wanted, canvas, away)
 
     def _make_ready(self, job: Job, which: Sequence[int]) -> int:
         """Lets large encoders say what they will be asked for these batches, and lets go of them; then reads the
@@ -370,22 +359,19 @@ class Pipeline:
 
     def _round(self, job: Job, index: int, timer: Timer) -> Round:
         wanted, canvas = job.asked([index])
-        cond, uncond = (self.condition(wanted, canvas, away) for away in (False, True))
-        for signal in self.signals.values():
-            uncond = signal.paired(cond, uncond)
-        told = [Told(cond, uncond)] * job.plan.chunks
-        if by_frame := {name: signal for name, signal in self.signals.items() if signal.by_frame}:
-            clips = [replace(canvas, begin=begin) for begin in job.plan.begins(canvas)]
-            more = [[self.condition(wanted, clip, away, by_frame) for away in (False, True)] for clip in clips]
-            told = [Told(cond | of_clip, uncond | away) for of_clip, away in more]
+        conds = self._conds.pairs(wanted, canvas, job.plan.begins(canvas))
         if self.settings.offload_text and self.text is not None:
             self.text.cpu()
-        return job.round(index, told, timer)
+        return job.round(index, conds, timer)
 
     @property
     def _net(self) -> nn.Module:
         """The network, which may have no weights yet."""
         return self.placement.net
+
+    @property
+    def _conds(self) -> Conds:
+        return Conds(self.signals, self.text, self.device, dtype_of(self._net))
 
     @property
     def _maker(self) -> Maker:
