@@ -282,7 +282,7 @@ class Impossible:
             allowed = [1] if self.kind == CONTROL else self.events
             if plot is not None and (four := film(self.world, clip, self.kind, plot, allowed)) is not None:
                 return four
-        raise ValueError(f"{KINDS[self.kind].says}: in none of {TRIES} clips of this world that can be shown")
+        raise ValueError(f"{KINDS[self.kind].says}: not in {TRIES} clips of this world")
 
 
 def kinds_of(world: World, seed: int, events: Sequence[int]) -> Iterator[tuple[str, Impossible | str]]:

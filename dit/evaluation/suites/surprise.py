@@ -96,14 +96,15 @@ class SurpriseSuite(Suite):
                 f" still happen behind them in clips of {world.num_frames} frames"
             )
         there: dict[str, Impossible] = {}
-        absent: list[str] = []
+        absent: dict[str, str] = {}
         for kind in self.kinds or KINDS:
             try:
                 there[kind] = Impossible(world, kind, self.seed, events)
             except ValueError as error:
-                absent.append(str(error))
+                absent[kind] = str(error)
         if not there:
-            raise ValueError("; ".join(absent))
+            raise ValueError("; ".join(absent.values()))
+        said = [f"nothing of these kinds happens in this world: {', '.join(absent)}"] if absent else []
 
         asked = [(kind, index) for kind in there for index in range(self.num_fours)]
 
@@ -132,14 +133,7 @@ class SurpriseSuite(Suite):
         }
         made = work.each(settings, len(asked), max(1, subject.sampler.batch_size // 4), find)
         rows, measures = _rows(made.found, scorer.shares, subject.pipeline.origin.weights)
-        return Result(
-            made.folder,
-            rows,
-            measures,
-            settings,
-            {next(iter(rows)): made.found},
-            [f"not here: {line}" for line in absent],
-        )
+        return Result(made.folder, rows, measures, settings, {next(iter(rows)): made.found}, said)
 
 
 def prefixes(subject: Subject) -> list[int]:
