@@ -14,7 +14,7 @@ from dit.report.significance import holm, paired, told_apart
 from dit.report.words import interval, number, quantity, span
 from dit.statistics import Estimate, estimate
 
-CLOSE = 0.01  # share of the budget by which a run may miss it without a note: no run ends within a step
+CLOSE = 0.01  # share by which a run may take more or less than was planned, without a note
 COST = {
     "steps": Kind("steps", "step"),
     "tokens": Kind("tokens", "tokens"),

@@ -87,6 +87,11 @@ def submit(plan: Plan, root: Path, say: Callable[[str], None]) -> list[Failure]:
     return failures
 
 
+def _environment(root: Path) -> dict[str, str]:
+    """Where jobs find this project's modules: they are started by the launcher, in whatever folder this command is."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
+
+
 def _wait(
     plan: Plan, commands: Sequence[tuple[list[Cell], list[str]]], root: Path, say: Callable[[str], None]
 ) -> list[tuple[list[Cell], Path, int]]:
@@ -102,7 +107,7 @@ def _wait(
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=os.environ,
+                env=_environment(root),
                 preexec_fn=stop_with_parent,
             )
         say(f"{len(cells)} jobs by {plan.launcher}: {', '.join(cell.label for cell in cells)} ({log})")

@@ -132,22 +132,22 @@ def _finite(found: Sequence[Result], label: str, metric: str) -> dict[int, float
 
 
 def _of_budget(plan: Plan, found: Sequence[Result]) -> list[str]:
-    """What the runs say that they took, held against the budget: one line for all, or one for each that missed it."""
-    if not found:
-        return []
-    offs = [each.off for each in found]
-    missed = [each for each in found if not abs(each.off) <= CLOSE]
-    known = [off for off in offs if math.isfinite(off)]
+    """What the runs say that they took, held against the budget: one line for all, and one for each that took something
+    else than it was planned to."""
+    known = [each.off for each in found if math.isfinite(each.off)]
     what = {"flops": "FLOPs", "tokens": "tokens", "steps": "steps"}[plan.budget_in]
     lines = []
     if known:
         lines.append(
-            f"equal budget: by metrics.csv the runs took from {100 * min(known):+.2f} % to {100 * max(known):+.2f} % of"
-            f" {plan.each:.4g} {what} more or less than planned"
+            f"budget: {plan.each:.4g} {what} a run; by metrics.csv the runs took {100 * min(known):+.2f} % to"
+            f" {100 * max(known):+.2f} % beside it"
         )
-    for each in missed:
-        said = f"{100 * each.off:+.1f} %" if math.isfinite(each.off) else "unknown"
-        lines.append(f"{each.cell.label} missed its budget: {said}; a run ends with a whole step")
+    for each in found:
+        seen, wanted = each.costs.get(plan.budget_in, math.nan), each.cell.variant.of_budget(plan.budget_in)
+        off = off_budget(seen, wanted)
+        if not abs(off) <= CLOSE:
+            said = f"{100 * off:+.1f} %" if math.isfinite(off) else "unknown, since metrics.csv does not say"
+            lines.append(f"{each.cell.label} did not take the {wanted:.4g} {what} that were planned: {said}")
     return lines
 
 

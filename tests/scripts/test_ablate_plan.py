@@ -282,7 +282,7 @@ def test_what_training_leaves_is_what_is_compared(made: Plan) -> None:
         assert each.costs["tokens"] == each.cell.variant.steps * each.cell.variant.tokens
     row = results.comparison.rows["val/x0_error"]["depth.2"]
     assert row.difference is not None and row.difference.count == 2 and row.p is not None
-    assert results.notes[0].startswith("equal budget: by metrics.csv")
+    assert results.notes[0].startswith("budget: 3.75e+08 FLOPs a run; by metrics.csv the runs took")
     page = assemble([made.folder], videos=0, say=pytest.fail)
     assert [(group.label, len(group.runs)) for group in page.groups] == [("depth.1", 2), ("depth.2", 2)]
     # What runs have written is what a plan expects of them.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,8 @@ def test_the_table_at_the_end(root: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert table[0][:3] == ["variant", "runs", "mean"]
     assert table[1][:3] == ["base", "3", "0.2600"] and "baseline" in table[1]
     assert table[2][0] == "wide" and "better" in table[2] and "400FLOP" in "".join(table[2])
-    assert "equal budget: by metrics.csv the runs took from +0.00 % to +0.00 %" in out
+    assert "budget: 400 FLOPs a run; by metrics.csv the runs took +0.00 % to +0.00 % beside it" in out
+    assert "did not take" not in out
     folder = Path("runs/compared")
     kept = json.loads((folder / "results.json").read_text())
     assert [each["values"]["val/x0_error"] for each in kept["runs"]][:2] == pytest.approx([0.25, 0.05])
@@ -172,10 +174,12 @@ def test_a_run_that_missed_its_budget_is_named(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = plan()
-    off = type(made)(**{**vars(made), "each": 500.0})
-    assert ablated(root, monkeypatch, off) == 0
+    base, wide = made.variants
+    dearer = replace(wide, flops=125.0)  # a step than it was
+    assert ablated(root, monkeypatch, replace(made, variants=(base, dearer), each=500.0)) == 0
     out = capsys.readouterr().out
-    assert "base-seed.0 missed its budget: -20.0 %" in out
+    assert "budget: 500 FLOPs a run; by metrics.csv the runs took -20.00 % to -20.00 % beside it" in out
+    assert "wide-seed.0 did not take the 500 FLOPs that were planned: -20.0 %" in out and "base-seed.0 did" not in out
 
 
 def test_a_folder_of_something_else_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
