@@ -92,6 +92,7 @@ def test_samples_are_held_against_real_clips_with_the_protocol_beside(compared: 
     )
     assert len(own["sha256"]) == 64 and own["split"].startswith("heldout clips of World ")
     assert any("4 clips for 51 features" in line for line in compared.said)
+    assert any(line.startswith("fid") and "32 frames for 51 features" in line for line in compared.said)
     assert len(list(compared.folder.glob("*.mp4"))) == 4
 
 

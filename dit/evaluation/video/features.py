@@ -203,7 +203,7 @@ def distances(made: FeatureSet, real: FeatureSet, split: str, fps: float | None)
     found = frechet(*pairs)
     features = len(pairs[0][0].mean)
     rows = min(sum(group.count for group in pair) for pair in pairs)
-    note = "; ".join(filter(None, [few_clips(rows, features), _bias(found)]))
+    note = "; ".join(filter(None, [few_clips(rows, features, "frames" if network.pictures else "clips"), _bias(found)]))
     kind = "fid" if network.pictures else "fvd"
     own = protocol(features=features)
     scores = [Score(f"{kind}[{network.name}]", found.value, found.low, found.high, own, False, "", note)]

@@ -86,13 +86,13 @@ def frechet(first: Sequence[Moments], second: Sequence[Moments]) -> Distance:
     return jackknife(between, len(first))
 
 
-def few_clips(count: int, features: int) -> str:
-    """What must be said of a distance of so few clips, "" where nothing must."""
+def few_clips(count: int, features: int, what: str = "clips") -> str:
+    """What must be said of a distance of so few clips, or frames, "" where nothing must."""
     if count > features:
         return ""
     return (
-        f"{count} clips for {features} features: the covariances are singular and most of the value is due to the small"
-        f" number; take more than {features} clips, or compare at this number alone"
+        f"{count} {what} for {features} features: the covariances are singular and most of the value is due to the"
+        f" small number; take more than {features} {what}, or compare at this number alone"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dit.evaluation.intervals import wilson
 from dit.evaluation.video.protocol import Protocol, Score
 from dit.evaluation.video.ranks import Ranks
 from dit.statistics import estimate
@@ -63,7 +64,7 @@ class PerClip:
         self.values = {index: values for _, each in parts for index, values in each.items()}
 
     def scores(self, split: str, fps: float | None) -> list[Score]:
-        """The means over clips, each with Student's 95 % interval. ValueError where there is no clip."""
+        """The means over clips, each with its 95 % interval: Student's, of shares Wilson's. ValueError of no clip."""
         if self.shape is None:
             raise ValueError("no clip was scored")
         found = []
@@ -74,8 +75,8 @@ class PerClip:
             if mean is None:
                 continue
             low, high = mean.low, mean.high
-            if measure.unit == "share" and low is not None and high is not None:
-                low, high = max(0.0, low), min(1.0, high)
+            if measure.unit == "share":
+                low, high = wilson(mean.mean, len(said))
             note = (
                 "" if len(said) == len(values) else f"of {len(said)} of {len(values)} clips: it says nothing of others"
             )

@@ -182,6 +182,8 @@ def test_scores_name_whose_flow_it_is() -> None:
     ]  # fmt: skip
     assert found["flicker"].protocol.network == "" and found["motion[pyramid]"].protocol.network == "pyramid"
     assert found["flicker"].low < found["flicker"].value < found["flicker"].high  # type: ignore[operator]
+    share = found["dynamic degree[pyramid]"]
+    assert share.value == share.high == 1 and share.low == pytest.approx(0.438, abs=1e-3)  # Wilson's of 3 of 3
 
 
 def test_raft_takes_small_frames_and_its_weights_from_a_file(tmp_path: Path) -> None:
