@@ -28,11 +28,10 @@ def completed(config: dict[str, Any], run: Path) -> dict[str, Any]:
     if not is_open(config) or config["init_from"] is None:
         return config
     model = open_pipeline(config["init_from"], "init_from").for_expert(expert)
+    _check(model, str(config["init_from"]))
     before = current(read_yaml(run / CONFIG)) if (run / CONFIG).is_file() else {}
-    try:
-        begun = _begun(model, before)
-    except Refused as error:
-        raise Refused(f"{run / CONFIG}: {error}") from None
+    begun = _begun(model, before)
+    _check(begun, str(run / CONFIG))
     found = cast(dict[str, Any], filled(config, {**model, **begun}))
     if found["text"] is None:  # nothing is encoded, and nothing kept
         found["text_cache"] = None
@@ -41,18 +40,32 @@ def completed(config: dict[str, Any], run: Path) -> dict[str, Any]:
 
 def _begun(model: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the keys `OURS` that a run was begun with; of its signals, those that the model has and that are
-    read from no folder, which may have moved. They are built as the user's own, and a run directory may be anyone's: so
-    they name classes of their place alone, or Refused is raised."""
+    read from no folder, which may have moved."""
     found = {key: before[key] for key in OURS if key in before}
-    if "levels" in found:
-        check(found["levels"], KINDS["levels"], "levels")
-    if found.get("signals") is not None:
+    if isinstance(found.get("signals"), Mapping):
         kept = found["signals"]
-        if not isinstance(kept, Mapping):
-            raise Refused(f"signals is {shown(kept)}, which is no mapping")
         found["signals"] = {
             name: node if "folder" in node else kept.get(name, node) for name, node in model["signals"].items()
         }
-        for name, node in found["signals"].items():
-            check(node, KINDS["signals"], f"signals.{name}")
     return found
+
+
+def _check(parts: Mapping[str, Any], source: str) -> None:
+    """Raises Refused, naming `source`, for parts out of files that name other things than classes of their places.
+
+    They are built as the user's own, and a folder or a run directory may be anyone's.
+    """
+    try:
+        for key, kind in KINDS.items():
+            node: Any = parts
+            for name in key.split("."):
+                node = node.get(name) if isinstance(node, Mapping) else None
+            if key == "signals" and node is not None:
+                if not isinstance(node, Mapping):
+                    raise Refused(f"signals is {shown(node)}, which is no mapping")
+                for name, each in node.items():
+                    check(each, kind, f"signals.{name}")
+            elif node is not None:
+                check(node, kind, key)
+    except Refused as error:
+        raise Refused(f"{source}: {error}") from None

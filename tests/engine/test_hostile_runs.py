@@ -31,9 +31,12 @@ def open_place(key: str) -> dict[str, str]:
     return {"_target_": "dit.config.of_init.OfInit", "key": key}
 
 
-def completed(run: Path, begun: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def completed(
+    run: Path, begun: dict[str, Any], monkeypatch: pytest.MonkeyPatch, model: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What becomes of a fine-tuning whose run directory says that it was begun with some other values."""
-    monkeypatch.setattr(published, "open_pipeline", lambda *_: SimpleNamespace(for_expert=lambda _: MODEL))
+    model = model or MODEL
+    monkeypatch.setattr(published, "open_pipeline", lambda *_: SimpleNamespace(for_expert=lambda _: model))
     (run / rundir.CONFIG).write_text(yaml.safe_dump(begun))
     asked = {name: open_place(name) for name in MODEL} | {"init_from": "model", "text": {"_target_": "x"}}
     return published.completed(asked, run)
@@ -59,6 +62,20 @@ def test_nothing_of_a_run_is_more_than_data(name: str, tmp_path: Path, monkeypat
         else:  # under a name that the model does not know it is left out
             assert found == {"init_from": "model", "text": {"_target_": "x"}, **MODEL, "levels": LEVELS}, place
     assert not (tmp_path / "sentinel").exists()
+
+
+@pytest.mark.parametrize("name", ["command", "functions that compose", "resolver", "class elsewhere"])
+def test_nothing_of_a_published_model_is_more_than_its_parts(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its folder might bring into a part, or below one."""
+    attack = attacks(tmp_path / "sentinel")[name]
+    parts = {"sampling": {"solver": {"_target_": "dit.sampling.solvers.Euler"}}}
+    model = {**MODEL, **parts, "levels": LEVELS, "text": {"_target_": "dit.text.bytes.ByteEncoder"}}
+    assert completed(tmp_path, {}, monkeypatch, model)["levels"] == LEVELS
+    for key in ("levels", "signals.text", "sampling.solver", "text", "levels.low"):
+        with pytest.raises(Refused, match="^model: "):
+            completed(tmp_path, {}, monkeypatch, replaced(model, key, attack))
 
 
 @pytest.mark.parametrize("key", ["text.max_bytes", "net.position.stride", "net.position.first"])
