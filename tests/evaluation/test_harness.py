@@ -227,6 +227,10 @@ def test_ranks_share_the_work_and_read_all_of_it(tmp_path: Path) -> None:
     assert of_work.read(tmp_path) == {0: "a", 1: "b"}
     with Findings(tmp_path, Ranks(0, 3)) as first:
         assert 1 in first  # also when it goes on with another number of ranks
+    for damage in ("[0, \n", "3\n", "[1]\n"):
+        (tmp_path / "found.jsonl").write_text(damage)
+        with pytest.raises(ValueError, match=r"found.jsonl is damaged at '.*': delete it"):
+            of_work.read(tmp_path)
 
 
 def test_a_table_says_what_cannot_be_compared() -> None:

@@ -182,11 +182,17 @@ class Findings:
 
 
 def read(folder: Path) -> dict[int, Any]:
-    """What all ranks have found, by number. Half a line, which a kill leaves at the end, is none."""
+    """What all ranks have found, by number. Half a line, which a kill leaves at the end, is none; ValueError for any
+    other damage."""
     found = {}
     for file in sorted(folder.glob("found*.jsonl")):
         for line in _lines(file):
-            index, value = json.loads(line)
+            try:
+                index, value = json.loads(line)
+            except (ValueError, TypeError):
+                raise ValueError(
+                    f"{file} is damaged at {line[:40]!r}: delete it, and it is all looked at anew"
+                ) from None
             found[index] = value
     return found
 
