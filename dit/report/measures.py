@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +161,12 @@ def tabled(groups: Sequence[tuple[str, Sequence[tuple[str, Measured | None]]]]) 
     """One row a group, from the latest measures of each of its runs, and one for each thing that they are held against.
 
     Of several runs it is their mean with Student's interval over seeds, of a single one its own interval over clips.
+    A measure that has a protocol of its own (the settings under its name) is another one where that differs.
 
     Args:
         groups: (label, (name, measures or None) of each run).
     """
+    groups = _apart(groups)
     there = [(name, each) for _, runs in groups for name, each in runs if each is not None]
     if not there:
         return None
@@ -203,6 +205,29 @@ def by_suite(groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[Measured]]
         if (table := tabled(latest)) is not None:
             tables.append(table)
     return tables
+
+
+def _apart(
+    groups: Sequence[tuple[str, Sequence[tuple[str, Measured | None]]]],
+) -> list[tuple[str, list[tuple[str, Measured | None]]]]:
+    """The same groups; a measure under its second protocol is called `fvd[i3d] (2)`, and so on."""
+    met: dict[str, list[str]] = {}  # measure -> its protocols, as texts
+
+    def told(each: Measured) -> Measured:
+        numbers = {}
+        for measure in each.kinds:
+            own = each.protocol.get(measure)
+            key = json.dumps(own, sort_keys=True) if isinstance(own, dict) else ""
+            protocols = met.setdefault(measure, [])
+            if key not in protocols:
+                protocols.append(key)
+            numbers[measure] = protocols.index(key) + 1
+        ends = {measure: f" ({number})" if number > 1 else "" for measure, number in numbers.items()}
+        kinds = {name + ends[name]: replace(kind, title=kind.title + ends[name]) for name, kind in each.kinds.items()}
+        rows = {row: {name + ends[name]: value for name, value in own.items()} for row, own in each.rows.items()}
+        return replace(each, kinds=kinds, rows=rows)
+
+    return [(label, [(name, each and told(each)) for name, each in runs]) for label, runs in groups]
 
 
 def _joined(measured: Sequence[Measured], measure: str) -> Estimate | None:
