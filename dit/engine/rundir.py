@@ -221,6 +221,8 @@ def set_aside(run: Path, step: int) -> Path | None:
     for file in later:
         target = aside / file.relative_to(run)
         target.parent.mkdir(parents=True, exist_ok=True)
+        for unfinished in file.glob(".*.part"):  # of a process that was killed while it wrote a preview
+            unfinished.unlink()
         os.replace(file, target)
     beside = run / FOLDER / FROZEN
     if (aside / FOLDER).is_dir() and beside.is_file():  # without it adapters cannot be used

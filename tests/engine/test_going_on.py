@@ -141,6 +141,16 @@ def test_going_back_sets_aside_and_deletes_nothing(mine: Path) -> None:
     assert found(mine, {**asked, "resume_from": str(aside / "checkpoints/step-00000090.ckpt")}).step == 90
 
 
+def test_what_a_kill_left_half_written_is_not_set_aside(mine: Path) -> None:
+    leave_checkpoint(mine, BASE, 60)
+    (mine / "samples/step-00000090").mkdir(parents=True)
+    for name in ("a.mp4", ".b.mp4.4711.part"):
+        (mine / "samples/step-00000090" / name).write_text("90")
+    asked = base(resume_from=60)
+    resume.take(mine, found(mine, asked), asked)
+    assert [file.name for file in mine.glob("set_aside/*/samples/*/*")] == ["a.mp4"]
+
+
 def test_steps_and_files_that_are_not_there(mine: Path) -> None:
     leave_checkpoint(mine, BASE, 60)
     with pytest.raises(FileNotFoundError, match="resume_from=45: .* there are checkpoints of steps 60"):
