@@ -48,6 +48,9 @@ class _Command:
     def __init__(self, config_name: str, task: Callable[[Any], Any]) -> None:
         self.config_name = config_name
         self.task = task
+        # Now: a launcher hands jobs over to other processes, where names that only annotations use are not known.
+        hints = typing.get_type_hints(task, include_extras=True)
+        self.wanted = next((hint for name, hint in hints.items() if name != "return"), Any)
         self.typed = sys.argv
         self.arguments = [self.typed[0], *literal(self.typed[1:])]
         self.failed: list[str] = []
@@ -96,8 +99,7 @@ class _Command:
     def one(self, config: DictConfig) -> Any:
         # In here, since Hydra announces what leaves a job with lines of its own.
         with one_line_errors(self.config_name):
-            hints = typing.get_type_hints(self.task, include_extras=True)
-            plain = checked(config, next((hint for name, hint in hints.items() if name != "return"), Any))
+            plain = checked(config, self.wanted)
             if "name" in plain:
                 plain["name"] = sweep.run_name(plain["name"], self.arguments[1:])
             if plain.get("show"):

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from dit.codec.pixel import PixelCodec
-from dit.entry import main
+from dit.entry import command, main
 
 
 def test_jobs_that_fail_end_no_other(
@@ -37,3 +38,20 @@ def test_jobs_that_fail_end_no_other(
         "  s-seed.2: RuntimeError, see its traceback above",
     ]
     assert "RuntimeError: a bug" in said
+
+
+def test_a_job_in_another_process_needs_no_name_that_annotations_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher pickles the task by its code: names that only its annotations use, as texts, stay behind."""
+    monkeypatch.setattr(sys, "argv", ["evaluate.py"])
+    known: dict[str, Any] = {}
+    exec(
+        "from __future__ import annotations\nfrom dit.engine.config import Config\ndef task(config: Config): ...", known
+    )
+    made = command._Command("train", known["task"])
+    wanted = known.pop("Config")
+    assert made.wanted is wanted
+    monkeypatch.setattr(command, "checked", lambda config, kind: {"wanted": kind})
+    seen: list[dict[str, Any]] = []
+    made.task = seen.append
+    made.one(OmegaConf.create({}))
+    assert seen == [{"wanted": wanted}]
