@@ -60,7 +60,7 @@ class View:
     def picture(self, places: Floats) -> Floats:
         """Where places of the room, `(F, N, 2)` or `(N, 2)`, are in the picture: `(F, N, 2)`."""
         if self.still:
-            return np.broadcast_to(places, (len(self.scale), *places.shape[-2:]))
+            return places if places.ndim == 3 else np.broadcast_to(places, (len(self.scale), *places.shape))
         return (places - self.centre[:, None]) * self.scale[:, None, None] + self.middle
 
 

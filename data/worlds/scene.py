@@ -78,12 +78,15 @@ class Stage:
         """Raises ValueError when an object does not fit into what stands around it, or does not come out behind it."""
         built = SCENERIES[scenery]
         speed, radius = self.speed(spec), self.sizes[spec.size] * (1.0 + self.size_jitter)
-        bounds = built.holder(self.whole, _smallest)[1]
-        x0, y0, x1, y1 = self.room(spec, speed, radius, bounds)
-        if max(x0 - x1, y0 - y1) > 0.0:
-            raise ValueError(f"a {spec.size} {spec.shape} is too large for a {scenery}; lower its size, or name others")
+        if built.holder is not None:
+            bounds = built.holder(self.whole, _smallest)[1]
+            x0, y0, x1, y1 = self.room(spec, speed, radius, bounds)
+            if max(x0 - x1, y0 - y1) > 0.0:
+                raise ValueError(
+                    f"a {spec.size} {spec.shape} is too large for a {scenery}; lower its size, or name others"
+                )
         crossing = self._crossing(spec.shape, spec.direction, radius, speed * (1.0 - self.speed_jitter), (0.0, 0.0))
-        for slab in built.cover(self.whole, [crossing], _smallest):
+        for slab in built.cover(self.whole, [crossing], _smallest) if built.cover is not None else ():
             axis = 0 if abs(crossing.way[0]) >= abs(crossing.way[1]) else 1
             own, way = sum(crossing.reach[2 * axis : 2 * axis + 2]), abs(crossing.way[axis])
             hidden = (slab.right - slab.left, slab.bottom - slab.top)[axis]
@@ -109,17 +112,16 @@ class Stage:
     def scene(self, spec: Spec, stream: Stream) -> Scene:
         """The scene of a meaning; the stream decides what the words leave open."""
         built = SCENERIES[spec.scenery]
-        held, room = built.holder(self.whole, stream.unit)
+        held, room = ((), self.whole) if built.holder is None else built.holder(self.whole, stream.unit)
         starts = self._collision(spec.objects[0], spec.objects[1], stream, room) if spec.event == "collide" else []
         for item in spec.objects[len(starts) :]:
             starts.append(self.start(item, stream, starts, room))
-        pairs = zip(spec.objects, starts, strict=True)
+        if built.cover is None:
+            return Scene(tuple(starts), held)
         crossings = [
-            self._crossing(
-                item.shape, item.direction, start.radius, _length(start.velocity), start.position
-            )
-            for item, start in pairs
-        ]  # fmt: skip
+            self._crossing(item.shape, item.direction, start.radius, _length(start.velocity), start.position)
+            for item, start in zip(spec.objects, starts, strict=True)
+        ]
         return Scene(tuple(starts), held + built.cover(self.whole, crossings, stream.unit))
 
     def start(self, spec: ObjectSpec, stream: Stream, others: Sequence[Start], bounds: Bounds) -> Start:

@@ -49,14 +49,6 @@ class Crossing(NamedTuple):
 Unit = Callable[[], float]  # a random number in [0, 1)
 
 
-def _no_holder(room: Bounds, unit: Unit) -> tuple[tuple[Slab, ...], Bounds]:
-    return (), room
-
-
-def _no_cover(room: Bounds, crossings: Sequence[Crossing], unit: Unit) -> tuple[Slab, ...]:
-    return ()
-
-
 def _wall(room: Bounds, crossings: Sequence[Crossing], unit: Unit) -> tuple[Slab, ...]:
     """Across the middle of the first object's way, upright if it moves to a side, and wide enough to hide each one."""
     first = crossings[0]
@@ -109,15 +101,15 @@ class Scenery:
         says: what a caption adds.
         sentence: the same in a long caption.
         motions: those that are shown with it; None: all.
-        holder: makes its slabs and the room that is left for objects, before they have their places.
-        cover: makes its slabs once the objects have their ways.
+        holder: makes its slabs and the room that is left for objects, before they have their places; None: it has none.
+        cover: makes its slabs once the objects have their ways; None: it has none.
     """
 
     says: str
     sentence: str
     motions: tuple[str, ...] | None = None
-    holder: Callable[[Bounds, Unit], tuple[tuple[Slab, ...], Bounds]] = _no_holder
-    cover: Callable[[Bounds, Sequence[Crossing], Unit], tuple[Slab, ...]] = _no_cover
+    holder: Callable[[Bounds, Unit], tuple[tuple[Slab, ...], Bounds]] | None = None
+    cover: Callable[[Bounds, Sequence[Crossing], Unit], tuple[Slab, ...]] | None = None
 
 
 SCENERIES: dict[str, Scenery] = {
