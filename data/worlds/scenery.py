@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 Colour = tuple[int, int, int]
+
 THICK = 0.03  # of a container's sides, frame heights
 _ROOMY = 0.06  # by so many frame heights a wall is wider than what it hides, which is then hidden for a while
+
+
+def rgb(value: Sequence[int]) -> Colour:
+    """Three numbers from 0 to 255 as a colour. ValueError for others."""
+    if len(value) != 3 or not all(0 <= part <= 255 for part in value):
+        raise ValueError(f"colour {list(value)} is not three numbers from 0 to 255")
+    red, green, blue = (int(part) for part in value)
+    return red, green, blue
 
 
 class Slab(NamedTuple):

@@ -23,7 +23,7 @@ from data.worlds.lexicon import ALONE, Combination, Lexicon
 from data.worlds.outline import SHAPES, Floats
 from data.worlds.render import ground, picture, plate, surface
 from data.worlds.scene import Stage
-from data.worlds.scenery import Colour
+from data.worlds.scenery import Colour, rgb
 from data.worlds.simulate import simulate
 from data.worlds.state import Clip, State
 from data.worlds.steer import ACTIONS, PRESSES, Keyboard, check_presses, columns, draw_presses
@@ -138,8 +138,8 @@ class World(Dataset[dict[str, object]]):
         self.seed, self.num_clips, self.split = seed, num_clips, split
         self.num_frames, self.height, self.width, self.fps = num_frames, height, width, fps
         self.shapes, self.directions, self.gravity = list(shapes), list(directions), gravity
-        self.colours: dict[str, Colour] = {word: _rgb(value) for word, value in colours.items()}
-        self.background = _rgb(background)
+        self.colours: dict[str, Colour] = {word: rgb(value) for word, value in colours.items()}
+        self.background = rgb(background)
         self.caption_lengths = {length: weight for length, weight in caption_lengths.items() if weight > 0}
         self.lexicon = Lexicon(
             shapes=shapes,
@@ -398,10 +398,3 @@ class World(Dataset[dict[str, object]]):
         """
         length = max(self.caption_lengths, key=lambda each: (self.caption_lengths[each], each == "medium"))
         return [say(spec, length) for spec in self.lexicon.prompts(count)]
-
-
-def _rgb(value: Sequence[int]) -> Colour:
-    if len(value) != 3 or not all(0 <= part <= 255 for part in value):
-        raise ValueError(f"colour {list(value)} is not three numbers from 0 to 255")
-    red, green, blue = (int(part) for part in value)
-    return red, green, blue
