@@ -21,7 +21,7 @@ from data.worlds.scenery import Colour, Slab
 
 __all__ = ["SHAPES", "Floats", "quantise", "render"]
 
-_SECOND = 0.6  # an object's second tone, in shares of its colour
+SECOND = 0.6  # an object's second tone, in shares of its colour
 _LIFT = 32  # levels by which a background's second tone is brighter than the first, and the border than that
 _LEVELS = 15  # of the shares of a pixel of the background, so that all that rows and columns can make fits a table
 _BRIGHT = 160  # a background that is brighter than this has darker ones
@@ -55,7 +55,7 @@ class Surface:
     @property
     def tone(self) -> Colour:
         """The pattern's second tone."""
-        red, green, blue = (int(_SECOND * level + 0.5) for level in self.colour)
+        red, green, blue = (int(SECOND * level + 0.5) for level in self.colour)
         return red, green, blue
 
 

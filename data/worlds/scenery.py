@@ -10,6 +10,8 @@ from typing import NamedTuple
 Colour = tuple[int, int, int]
 
 THICK = 0.03  # of a container's sides, frame heights
+WALL: Colour = (120, 120, 124)  # what hides objects
+SIDE: Colour = (150, 120, 90)  # what holds them
 _ROOMY = 0.06  # by so many frame heights a wall is wider than what it hides, which is then hidden for a while
 
 
@@ -69,8 +71,8 @@ def _wall(room: Bounds, crossings: Sequence[Crossing], unit: Unit) -> tuple[Slab
     middle = first.start[axis] + (0.48 + 0.04 * unit()) * first.way[axis] + offset
     low, high = middle - 0.5 * width, middle + 0.5 * width
     if upright:
-        return (Slab(low, room.top, high, room.bottom, (120, 120, 124), front=True),)
-    return (Slab(room.left, low, room.right, high, (120, 120, 124), front=True),)
+        return (Slab(low, room.top, high, room.bottom, WALL, front=True),)
+    return (Slab(room.left, low, room.right, high, WALL, front=True),)
 
 
 def _container(lid: bool, width: float, height: float) -> Callable[[Bounds, Unit], tuple[tuple[Slab, ...], Bounds]]:
@@ -89,14 +91,13 @@ def _container(lid: bool, width: float, height: float) -> Callable[[Bounds, Unit
         top = room.top + THICK + (down - high) * (unit() if lid else 1.0)
         right, bottom = left + wide, top + high
         ceiling = top - THICK if lid else top
-        colour = (150, 120, 90)
         sides = [
-            Slab(left - THICK, ceiling, left, bottom + THICK, colour, front=False),
-            Slab(right, ceiling, right + THICK, bottom + THICK, colour, front=False),
-            Slab(left, bottom, right, bottom + THICK, colour, front=False),
+            Slab(left - THICK, ceiling, left, bottom + THICK, SIDE, front=False),
+            Slab(right, ceiling, right + THICK, bottom + THICK, SIDE, front=False),
+            Slab(left, bottom, right, bottom + THICK, SIDE, front=False),
         ]
         if lid:
-            sides.append(Slab(left, top - THICK, right, top, colour, front=False))
+            sides.append(Slab(left, top - THICK, right, top, SIDE, front=False))
         return tuple(sides), Bounds(left, top, right, bottom)
 
     return build

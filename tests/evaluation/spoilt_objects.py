@@ -1,0 +1,254 @@
+"""Spoilt clips of worlds, and the table of docs/objects.md: `python -m tests.evaluation.spoilt_objects [world ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.worlds.load import load
+from data.worlds.state import Clip, State
+from data.worlds.world import World
+from dit.evaluation.harness.table import markdown
+from dit.evaluation.objects.judge import CHECKS, ERRORS, Report
+from dit.evaluation.suites.promises import Promises
+
+WORLDS = ("world_physics", "world_occlusion", "world_containers", "world_camera", "world_full")
+SPLITS = ("train", "heldout", "slower", "faster", "smaller", "larger", "longer")
+COUNT, FEWER = 200, 50  # clips of each split, and of each way of spoiling
+Pixels = NDArray[np.uint8]
+Spoil = Callable[[World, Clip], "Pixels | None"]  # None: this clip cannot be spoilt so
+
+
+def joined(world: World, clip: Clip, after: State, since: int | None = None) -> Pixels:
+    """A clip up to a frame (the middle one), another state from it on."""
+    since = len(clip.pixels) // 2 if since is None else since
+    return np.concatenate([clip.pixels[:since], world.paint(after)[since:]])
+
+
+def _frozen(world: World, clip: Clip) -> Pixels | None:
+    moves = np.ptp(clip.state.positions, axis=0).max() > 0.1
+    return np.repeat(clip.pixels[:1], len(clip.pixels), axis=0) if moves else None
+
+
+def _noise(world: World, clip: Clip) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, clip.pixels.shape).astype(np.uint8)
+
+
+def _reversed(world: World, clip: Clip) -> Pixels | None:
+    straight = all(item.motion == "straight" for item in clip.state.spec.objects)
+    return clip.pixels[::-1] if straight else None
+
+
+def _slowed(world: World, clip: Clip) -> Pixels:
+    positions = clip.state.positions
+    return world.paint(replace(clip.state, positions=positions[:1] + 0.6 * (positions - positions[:1])))
+
+
+def _gone(world: World, clip: Clip) -> Pixels:
+    present = np.ones(clip.state.visibility.shape, np.bool_)
+    present[:, -1] = False
+    return world.paint(clip.state, present)
+
+
+def _vanishes(world: World, clip: Clip) -> Pixels:
+    present = np.ones(clip.state.visibility.shape, np.bool_)
+    present[len(present) // 2 :, -1] = False
+    return world.paint(clip.state, present)
+
+
+def _flickers(world: World, clip: Clip) -> Pixels | None:
+    present = np.ones(clip.state.visibility.shape, np.bool_)
+    frame = len(present) // 4
+    if clip.state.visibility[frame, -1] < 0.9:
+        return None
+    present[frame, -1] = False
+    return world.paint(clip.state, present)
+
+
+def _colour(state: State) -> State:
+    used = set(state.colours.tolist())
+    other = next(number for number in range(8) if number not in used)
+    return replace(state, colours=np.array([*state.colours[:-1], other]))
+
+
+def _shape(state: State) -> State:
+    return replace(state, shapes=np.array([*state.shapes[:-1], (state.shapes[-1] + 2) % 4]))
+
+
+def _size(state: State) -> State:
+    return replace(state, radii=np.array([*state.radii[:-1], 1.4 * state.radii[-1]]))
+
+
+def _throughout(change: Callable[[State], State]) -> Spoil:
+    return lambda world, clip: world.paint(change(clip.state))
+
+
+def _halfway(change: Callable[[State], State]) -> Spoil:
+    return lambda world, clip: joined(world, clip, change(clip.state))
+
+
+def _jumps(world: World, clip: Clip) -> Pixels | None:
+    positions = clip.state.positions.copy()
+    middle = len(positions) // 2
+    x = positions[:, -1, 0]
+    x[middle:] = (x[middle:] - x[middle] + (x[middle] + 0.5) % 1.0).clip(0.12, 0.88)
+    if clip.state.spec.scenery != "plain":
+        return None
+    return joined(world, clip, replace(clip.state, positions=positions))
+
+
+def _swapped(world: World, clip: Clip) -> Pixels | None:
+    state = clip.state
+    middle = len(state.positions) // 2
+    if len(state.radii) < 2 or np.linalg.norm(state.positions[middle, 0] - state.positions[middle, 1]) < 0.4:
+        return None
+    if state.colours[0] == state.colours[1]:
+        return None
+    order = [1, 0, *range(2, len(state.radii))]
+    return joined(world, clip, replace(state, positions=state.positions[:, order]))
+
+
+def _one_more(world: World, clip: Clip) -> Pixels | None:
+    """One like the first moves opposite to it, apart from all others."""
+    state = clip.state
+    if np.linalg.norm(1.0 - state.positions[:, :1] - state.positions, axis=-1).min() < 0.3:
+        return None
+    first = replace(
+        state,
+        positions=np.concatenate([state.positions, 1.0 - state.positions[:, :1]], axis=1),
+        radii=np.append(state.radii, state.radii[0]),
+        colours=np.append(state.colours, state.colours[0]),
+        shapes=np.append(state.shapes, state.shapes[0]),
+        textures=(*state.textures, state.textures[0]),
+    )
+    return world.paint(first)
+
+
+def _hovers(world: World, clip: Clip) -> Pixels | None:
+    """What falls stays where it was let go."""
+    if not any(item.motion in ("fall", "drop") for item in clip.state.spec.objects):
+        return None
+    positions = clip.state.positions.copy()
+    for number, item in enumerate(clip.state.spec.objects):
+        if item.motion in ("fall", "drop"):
+            positions[:, number] = positions[0, number]
+    return world.paint(replace(clip.state, positions=positions))
+
+
+def _hidden_frame(clip: Clip) -> int | None:
+    hidden = np.flatnonzero(clip.state.visibility[:, -1] < 0.02)
+    return int(hidden[0]) if len(hidden) and clip.state.visibility[-1, -1] > 0.9 else None
+
+
+def _unseen(change: Callable[[State], State]) -> Spoil:
+    """A change while a wall hides the object."""
+
+    def spoil(world: World, clip: Clip) -> Pixels | None:
+        frame = _hidden_frame(clip)
+        return None if frame is None else joined(world, clip, change(clip.state), frame)
+
+    return spoil
+
+
+def _lost(world: World, clip: Clip) -> Pixels | None:
+    """It does not come out behind the wall."""
+    frame = _hidden_frame(clip)
+    if frame is None:
+        return None
+    present = np.ones(clip.state.visibility.shape, np.bool_)
+    present[frame:, -1] = False
+    return world.paint(clip.state, present)
+
+
+def _ground(world: World, clip: Clip) -> Pixels | None:
+    if len(world.lexicon.backgrounds) < 2 or clip.state.spec.background == "checked":
+        return None
+    return world.paint(replace(clip.state, spec=replace(clip.state.spec, background="checked")))
+
+
+# How a clip is spoilt, and the checks that have to notice it.
+SPOILT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
+    "frozen at the first frame": (_frozen, ("speed",)),
+    "noise": (_noise, ("presence", "shape", "size", "permanence", "background")),
+    "backwards": (_reversed, ("direction",)),
+    "0.6 of the way": (_slowed, ("speed",)),
+    "an object is not there": (_gone, ("presence", "count", "colour", "permanence")),
+    "an object vanishes half-way": (_vanishes, ("permanence",)),
+    "an object is not there in one frame": (_flickers, ("permanence",)),
+    "one object more": (_one_more, ("count", "permanence")),
+    "another colour": (_throughout(_colour), ("presence", "colour")),
+    "another shape": (_throughout(_shape), ("shape",)),
+    "1.4 times as large": (_throughout(_size), ("size",)),
+    "colour changes half-way": (_halfway(_colour), ("colour", "identity")),
+    "shape changes half-way": (_halfway(_shape), ("shape", "identity")),
+    "grows half-way": (_halfway(_size), ("identity",)),
+    "jumps half-way": (_jumps, ("permanence",)),
+    "two objects swap half-way": (_swapped, ("identity",)),
+    "what falls hovers": (_hovers, ("speed",)),
+    "colour changes behind the wall": (_unseen(_colour), ("colour", "identity")),
+    "shape changes behind the wall": (_unseen(_shape), ("shape", "identity")),
+    "is lost behind the wall": (_lost, ("permanence",)),
+    "another background": (_ground, ("background",)),
+}
+
+
+def video(pixels: Pixels) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 0, 1, 2)))
+
+
+def real(world: World, count: int) -> Report:
+    """Of the first clips of a world."""
+    promises, clips = Promises(world), [world.clip(index) for index in range(count)]
+    said = [promises.of(clip.caption) for clip in clips]
+    return promises.reader.evaluate([video(clip.pixels) for clip in clips], said)
+
+
+def swapped(world: World, count: int) -> Report:
+    """Of clips that are held against the caption of the next one."""
+    promises, clips = Promises(world), [world.clip(index) for index in range(count + 1)]
+    said = [promises.of(clip.caption) for clip in clips[1:]]
+    return promises.reader.evaluate([video(clip.pixels) for clip in clips[:-1]], said)
+
+
+def spoilt(world: World, name: str, count: int) -> Report | None:
+    """Of up to `count` of the first clips that can be spoilt so; None where none can."""
+    promises, verdicts = Promises(world), []
+    for index in range(5 * count):
+        clip = world.clip(index)
+        pixels = SPOILT[name][0](world, clip)
+        if pixels is not None:
+            verdicts.append(promises.reader.judge(video(pixels), promises.of(clip.caption)))
+        if len(verdicts) == count:
+            break
+    return Report(tuple(verdicts)) if verdicts else None
+
+
+def row(name: str, report: Report) -> list[str]:
+    found = report.metrics()
+    cells = [f"{100 * found[check]:.3g}" if check in found else "-" for check in (*CHECKS, "all")]
+    errors = [f"{found[error]:.3f}" if error in found else "-" for error in ERRORS]
+    return [name, str(len(report.verdicts)), *cells, *errors]
+
+
+def main(names: Sequence[str]) -> None:
+    for name in names or WORLDS:
+        rows = []
+        for split in SPLITS:
+            rows.append(row(f"real, {split}", real(load(name, split=split), COUNT)))
+        world = load(name)
+        rows.append(row("caption of another clip", swapped(world, FEWER)))
+        for kind in SPOILT:
+            report = spoilt(world, kind, FEWER)
+            if report is not None:
+                rows.append(row(kind, report))
+        print(markdown([name, "clips", *CHECKS, "all", *ERRORS], rows), flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1:])
