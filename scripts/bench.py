@@ -31,6 +31,7 @@ from torch import Tensor
 from dit.engine.blocks import compile_blocks
 from dit.flops import count_flops_by_op
 from dit.net.kernels import auto
+from dit.net.text import reads_text
 from dit.onednn import accelerate
 from dit.rates import peak_rate
 from dit.signals.builtin import BUILT_IN
@@ -156,7 +157,7 @@ def shape_of(config: DictConfig, settings: Settings) -> Shape | str:
         return "the reference networks take one frame and square patches"
     if settings.height != settings.width:
         return "the reference networks take square images"
-    if classes is None or config.text is not None:
+    if classes is None or reads_text(config.text):
         return "the reference networks take class labels and no text"
     return Shape(
         size=settings.height,

@@ -17,6 +17,7 @@ from dit.engine.callbacks.reconstruction import Reconstruction
 from dit.engine.callbacks.validation import Validation
 from dit.engine.module import VideoDiffusion
 from dit.net.backbone import Backbone
+from dit.net.text import reads_text
 from dit.recipes.base import Recipe
 from dit.text.base import TextEncoder
 
@@ -160,7 +161,7 @@ def check_channels(net: Mapping[str, Any], codec: Codec, text: TextEncoder | Non
     """Raises ValueError for widths of the network that are not those of codec and text encoder, with all overrides that
     make them so. Twice the channels may come out: DiT and Latte put a variance behind them, which is not trained."""
     wanted = dict.fromkeys(("in_channels", "out_channels"), ("the codec gives", codec.channels))
-    if text is not None and net["text"] is not None:
+    if text is not None and reads_text(net["text"]):
         wanted["text_width"] = ("the text encoder", text.width)
     if net["out_channels"] == 2 * codec.channels:
         del wanted["out_channels"]

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,11 @@ class NoText(Text):
 
     def forward(self, cond: Mapping[str, Tensor], levels: NoiseLevels) -> TextTokens:
         return TextTokens()
+
+
+def reads_text(node: Mapping[str, Any] | None) -> bool:
+    """Whether `net.text` of a config is a part that reads text; null in configs of before `NoText`."""
+    return node is not None and node["_target_"] != f"{NoText.__module__}.{NoText.__qualname__}"
 
 
 class CrossText(Text):

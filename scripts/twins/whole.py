@@ -257,10 +257,10 @@ class Subject:
         return call
 
     def shares(self) -> list[str]:
-        """Of the wall-clock time: each part, and the rest."""
-        found = [[each / wall for each, wall in zip(self.took[name], self.wall, strict=True)] for name in PARTS]
-        found.append([1 - sum(each) for each in zip(*found, strict=True)])
-        return [f"{100 * float(torch.tensor(each).median()):.1f} %" for each in found]
+        """Of the wall-clock time of all turns: each part, and the rest."""
+        whole = sum(self.wall)
+        found = [sum(self.took[name]) / whole for name in PARTS]
+        return [f"{100 * each:.1f} %" for each in (*found, 1 - sum(found))]
 
 
 def subjects_of(
@@ -306,5 +306,5 @@ def report(subjects: Sequence[Subject]) -> tuple[str, str]:
         )
         ratios.append(tuple(found))
         print(f"| {each.name} / diffusers, turn by turn | {ratios[-1][0]} | {ratios[-1][1]} | | | | |")
-    print("\nmedian [quartiles]; shares of wall-clock time")
+    print("\nmedian [quartiles]; shares of the wall-clock time of all turns")
     return ratios[0]

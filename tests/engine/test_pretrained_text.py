@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import yaml
 from dit import encoders
 from dit.config.build import build
 from dit.engine import captions, run, rundir
+from dit.engine.fitting import check_channels
 from dit.sampling.pipeline import Pipeline
 from dit.text import pretrained
 from dit.text.pretrained import Pretrained
@@ -112,3 +114,13 @@ def test_long_captions_are_counted_with_what_to_do(folder: Path, caplog: pytest.
     captions.report_long(Told("short", tiny.LONG), encoder)
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith("1 of 2 captions are longer") and said.endswith("put what matters first: it reads 24 tokens")
+
+
+@pytest.mark.parametrize("part", [None, "NoText"])
+def test_a_network_without_text_has_no_width_to_agree_on(part: str | None) -> None:
+    node = None if part is None else {"_target_": f"dit.net.text.{part}", "_partial_": True}
+    net = {"in_channels": 3, "out_channels": 3, "text_width": 8, "text": node}
+    codec, text = cast(Any, SimpleNamespace(channels=3)), cast(Any, SimpleNamespace(width=16))
+    check_channels(net, codec, text)
+    with pytest.raises(ValueError, match="add net.text_width=16"):
+        check_channels({**net, "text": {"_target_": "dit.net.text.CrossText"}}, codec, text)

@@ -11,18 +11,19 @@ import yaml
 from dit.config.of_init import TARGET
 from dit.engine import published
 
+NEW, OLD, LOW = (f"dit.diffusion.levels.{name}" for name in ("LogitNormal", "Uniform", "LogNormal"))
 NOW: dict[str, Any] = {
-    "net": {"width": 2}, "text": None, "levels": {"_target_": "new"},
+    "net": {"_target_": "dit.net.backbone.Backbone", "width": 2}, "text": None, "levels": {"_target_": NEW},
     "signals": {
         "guidance": {"_target_": "dit.signals.guidance.GuidanceScale", "scale": 6.0, "in_training": 1.0},
-        "image": {"_target_": "of_image", "folder": "here"},
+        "image": {"_target_": "dit.signals.image.Image", "folder": "here"},
     },
 }  # fmt: skip
 
 
 class Folder:
     def for_expert(self, expert: str | None) -> dict[str, Any]:
-        return {**NOW, "levels": {"_target_": expert or "new"}}
+        return {**NOW, "levels": {"_target_": expert or NEW}}
 
 
 def open_config(**more: Any) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def test_a_new_run_takes_all_from_the_folder(tmp_path: Path) -> None:
     found = published.completed(open_config(), tmp_path)
     assert {key: found[key] for key in NOW} == NOW
     assert found["text_cache"] is None, "there is no text to keep"
-    assert published.completed(open_config(init_expert="low"), tmp_path)["levels"] == {"_target_": "low"}
+    assert published.completed(open_config(init_expert=LOW), tmp_path)["levels"] == {"_target_": LOW}
     own = {"_target_": "mine"}
     assert published.completed(open_config(levels=own), tmp_path)["levels"] == own
     closed = dict.fromkeys(open_config(), 1)
@@ -50,8 +51,8 @@ def test_a_run_of_before_keeps_what_no_folder_says(tmp_path: Path) -> None:
     """Levels and signals that were others when it began; not where files lie."""
     guidance = {key: value for key, value in NOW["signals"]["guidance"].items() if key != "in_training"}
     begun = {
-        "net": {"width": 1}, "levels": {"_target_": "old"},
-        "signals": {"guidance": guidance, "text": {}, "image": {"_target_": "of_image", "folder": "gone"}},
+        "net": {"_target_": "dit.net.backbone.Backbone", "width": 1}, "levels": {"_target_": OLD},
+        "signals": {"guidance": guidance, "text": {}, "image": {**NOW["signals"]["image"], "folder": "gone"}},
     }  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(begun))
     found = published.completed(open_config(), tmp_path)

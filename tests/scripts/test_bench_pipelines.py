@@ -47,7 +47,7 @@ def test_both_make_the_same_video_and_the_parts_of_its_time_are_named(capsys: py
         seconds, processor, *shares = found[name]
         assert float(seconds.split()[0]) > 0 and float(processor.split()[0]) > 0
         parts = [float(share.removesuffix(" %")) for share in shares]
-        assert len(parts) == 4 and all(share > 0 for share in parts[:3]) and sum(parts) == pytest.approx(100, abs=15)
+        assert len(parts) == 4 and all(share > 0 for share in parts[:3]) and sum(parts) == pytest.approx(100, abs=0.3)
     wall, processor, *_ = found["ours / diffusers, turn by turn"]
     assert float(wall.split()[0]) > 0 and float(processor.split()[0]) > 0
 
