@@ -239,7 +239,12 @@ def main(names: Sequence[str]) -> None:
     for name in names or WORLDS:
         rows = []
         for split in SPLITS:
-            rows.append(row(f"real, {split}", real(load(name, split=split), COUNT)))
+            try:
+                shown = load(name, split=split)
+            except ValueError as error:  # as of straight ways that leave the frame in longer clips
+                print(f"{name} has no split {split}: {error}", file=sys.stderr)
+                continue
+            rows.append(row(f"real, {split}", real(shown, COUNT)))
         world = load(name)
         rows.append(row("caption of another clip", swapped(world, FEWER)))
         for kind in SPOILT:
