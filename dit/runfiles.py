@@ -12,6 +12,7 @@ from typing import Any
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
+DETAILS = "details.csv"  # step, name, value: what would be too many columns of the table of metrics
 HISTORY = "history.jsonl"
 SAMPLES = "samples"  # previews in step-00000200/, and what sample.py and scripts/evaluate.py made in 001/, 002/, ...
 DEEPEST = 4  # folders in which runs are looked for: multirun/<day>/<time>/<job>

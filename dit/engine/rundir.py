@@ -24,7 +24,7 @@ from dit.config.flat import COPIES, leaves, lies_in
 from dit.config.renamed import current
 from dit.engine.callbacks.checkpoint import point
 from dit.foreign import Refused, check_value, read_yaml
-from dit.runfiles import CONFIG, METRICS, SAMPLES
+from dit.runfiles import CONFIG, DETAILS, METRICS, SAMPLES
 
 log = logging.getLogger(__name__)
 
@@ -204,8 +204,8 @@ def write_config(run: Path, config: Mapping[str, Any]) -> None:
 def set_aside(run: Path, step: int) -> Path | None:
     """Moves what the run holds of later steps than `step` into a dated folder inside it, and returns that; else None.
 
-    Checkpoints, EMA snapshots and previews go by the step in their names. `metrics.csv` is copied there whole, since
-    its rows up to `step` are still of use here; its writer drops the later ones.
+    Checkpoints, EMA snapshots and previews go by the step in their names. `metrics.csv` and `details.csv` are copied
+    there whole, since their rows up to `step` are still of use here; their writer drops the later ones.
     """
     found = re.compile(r"step-(\d+)")
     later = [
@@ -227,9 +227,10 @@ def set_aside(run: Path, step: int) -> Path | None:
     beside = run / FOLDER / FROZEN
     if (aside / FOLDER).is_dir() and beside.is_file():  # without it adapters cannot be used
         point(aside / FOLDER / FROZEN, beside)
-    if metrics.is_file():
-        aside.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(metrics, aside / METRICS)
+    for table in (METRICS, DETAILS):
+        if (run / table).is_file():
+            aside.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(run / table, aside / table)
     return aside
 
 

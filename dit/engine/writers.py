@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
+from dit.engine.details import Details
 from dit.media.files import atomic, unfinished_files
 from dit.runfiles import METRICS, read_rows
 
@@ -47,6 +48,12 @@ class Writers:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self._each("metrics", lambda writer: writer.metrics(step, values))
+
+    def details(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of which there are many: lines of details.csv, and metrics like others to wandb and TensorBoard."""
+        self._each(
+            "details", lambda writer: (writer.details if isinstance(writer, CSV) else writer.metrics)(step, values)
+        )
 
     def video(self, step: int, name: str, file: Path, caption: str) -> None:
         self._each("video", lambda writer: writer.video(step, name, file, caption))
@@ -92,6 +99,7 @@ class CSV:
         self.written = 0  # rows in the file
         self.size = -1  # bytes of the file as it was left; another size means that it is to be written anew
         self.failing = False
+        self._details = Details()
 
     def start(self, run: Path, config: Mapping[str, Any], step: int) -> None:
         self.path = run / METRICS
@@ -102,6 +110,7 @@ class CSV:
                 self._read(step)
         except OSError as error:
             log.warning("%s cannot be read: %s; it is written anew", self.path, error.strerror or error)
+        self._details.start(run, step)
         self.flush()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -115,6 +124,9 @@ class CSV:
 
     def video(self, step: int, name: str, file: Path, caption: str) -> None:
         pass  # it lies in samples/ already
+
+    def details(self, step: int, values: Mapping[str, float]) -> None:
+        self._details.add(step, values)
 
     def flush(self) -> None:
         """Writes new rows. Rows that cannot be written are kept, and tried again with the next one."""
@@ -146,6 +158,7 @@ class CSV:
 
     def close(self) -> None:
         self.flush()
+        self._details.flush()
 
     def _write(self) -> None:
         new = [name for row in self.rows[self.written :] for name in row if name not in self.columns]

@@ -233,7 +233,7 @@ def everyone(
     ema = average()
     guard = changes.pop("guard", GradientGuard(1.0))
     metrics = Metrics(Writers([CSV()]), guard, every=2)
-    tasks: list[Task] = [Validation(ema, metrics, every=validate_every, level_buckets=2, error_levels=2)]
+    tasks: list[Task] = [Validation(ema, metrics, every=validate_every, level_buckets=2, error_levels=2, raw=False)]
     if preview_every is not None:
         prompts = ["a clip", "another"]
         tasks.append(

@@ -74,7 +74,7 @@ def test_an_exception_in_validation_leaves_the_raw_weights(tmp_path: Path, monke
     monkeypatch.setattr(module, "validation_step", failing)
     metrics = Metrics(Writers([]), None, every=100)  # type: ignore[arg-type]
     with pytest.raises(Fails):
-        validation = Validation(ema, metrics, every=2, level_buckets=2, error_levels=2)
+        validation = Validation(ema, metrics, every=2, level_buckets=2, error_levels=2, raw=False)
         fit(module, [record, ema, tasks(validation)], tmp_path)
     assert len(seen) == 1 and len(record.weights) == 2
     for key, raw in record.weights[-1].items():

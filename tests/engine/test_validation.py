@@ -1,5 +1,6 @@
 """Validation: errors that are the same for every objective, batch size and order, beside the run's own loss."""
 
+import csv
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from dit.engine.callbacks.metrics import Metrics
 from dit.engine.callbacks.validation import Validation
 from dit.engine.module import VideoDiffusion
 from dit.engine.validated import alike
-from dit.engine.writers import Writers
+from dit.engine.writers import CSV, Writers
+from dit.runfiles import DETAILS, METRICS, read_rows
 from tests.engine.small import FRAMES, SIZE, Clips, average, fit, model, objective, tasks, video_data
 
 NAMES = ("val/x0_error", "val/eps_error", "val/velocity_error")
@@ -43,13 +45,13 @@ class Kept:
 
 
 def validated(
-    tmp_path: Path, module: VideoDiffusion | None = None, error_levels: int = 5, **data: Any
+    tmp_path: Path, module: VideoDiffusion | None = None, error_levels: int = 5, raw: bool = False, **data: Any
 ) -> dict[str, float]:
     """What is written after one step at a rate of 0, so that the weights are the first ones."""
     module = module or model(max_steps=1, lr=0.0)
     ema, kept = average(), Kept()
     metrics = Metrics(Writers([kept]), None, every=100)  # type: ignore[arg-type]
-    validation = Validation(ema, metrics, every=1, level_buckets=2, error_levels=error_levels)
+    validation = Validation(ema, metrics, every=1, level_buckets=2, error_levels=error_levels, raw=raw)
     fit(module, [ema, metrics, tasks(validation)], tmp_path, video_data(**data))
     return kept.rows[1]
 
@@ -64,11 +66,41 @@ def test_columns_and_what_they_add_up_to(tmp_path: Path) -> None:
         levels = [row[f"{name}_level_{share}"] for share in ("0.1", "0.3", "0.5", "0.7", "0.9")]
         frames = [row[f"{name}_frame_{frame:02d}"] for frame in range(FRAMES)]
         assert row[name] == pytest.approx(sum(levels) / 5) == pytest.approx(sum(frames) / FRAMES) and row[name] > 0
-        assert len([column for column in row if column.startswith(name)]) == 1 + 5 + FRAMES
+        assert (
+            len([column for column in row if column.startswith(name)])
+            == 1 + 5 + FRAMES + (name == NAMES[0]) * 5 * FRAMES
+        )
+    for frame in range(FRAMES):  # the joint table, which is of x0
+        joint = [row[f"val/x0_error_level_{share}_frame_{frame:02d}"] for share in ("0.1", "0.3", "0.5", "0.7", "0.9")]
+        assert sum(joint) / 5 == pytest.approx(row[f"val/x0_error_frame_{frame:02d}"]) and len(set(joint)) == 5
+    assert row["val/x0_error_level_0.3"] == pytest.approx(
+        sum(row[f"val/x0_error_level_0.3_frame_{frame:02d}"] for frame in range(FRAMES)) / FRAMES
+    )
     # On the linear path eps is off by (1 - t) / t times what x0 is off, the velocity by 1 / t times.
     assert row["val/eps_error_level_0.3"] == pytest.approx(row["val/x0_error_level_0.3"] * (0.7 / 0.3) ** 2, rel=1e-4)
     assert row["val/velocity_error_level_0.3"] == pytest.approx(row["val/x0_error_level_0.3"] / 0.3**2, rel=1e-4)
     assert "val/loss" in row
+
+
+def test_raw_weights_and_pieces_have_a_table_of_their_own(tmp_path: Path) -> None:
+    """The averages lag behind the weights after two steps: both are measured, each by its own name."""
+    module, ema, writer = model(max_steps=2, lr=0.1), average(), CSV()
+    metrics = Metrics(Writers([writer, kept := Kept()]), None, every=100)  # type: ignore[arg-type]
+    validation = Validation(ema, metrics, every=2, level_buckets=2, error_levels=2, raw=True)
+    fit(module, [ema, metrics, tasks(validation)], tmp_path, video_data())
+    columns = read_rows((tmp_path / METRICS).read_bytes()).rows[0]
+    means = ("loss", "x0_error", "eps_error", "velocity_error")
+    assert [name for name in columns if name.startswith("val_raw/")] == [f"val_raw/{name}" for name in means]
+    assert not any("_level_" in name and "_frame_" in name for name in columns)
+    for name in means:
+        assert float(columns[f"val_raw/{name}"]) != pytest.approx(float(columns[f"val/{name}"]), rel=1e-6)
+    with (tmp_path / DETAILS).open(newline="") as file:
+        details = {line["name"]: float(line["value"]) for line in csv.DictReader(file)}
+    joint = [f"x0_error_level_{share}_frame_{frame:02d}" for share in ("0.25", "0.75") for frame in range(FRAMES)]
+    assert {f"{group}/{name}" for group in ("val", "val_raw") for name in joint} < set(details)
+    assert not set(details) & set(columns) and "val_raw/x0_error_level_0.25" in details
+    shown = {name: value for name, value in kept.rows[2].items() if name.startswith("val")}  # wandb, TensorBoard
+    assert shown == {**{n: float(v) for n, v in columns.items() if n.startswith("val")}, **details}
 
 
 def test_none_are_taken_where_none_are_wanted(tmp_path: Path) -> None:
@@ -139,7 +171,7 @@ def test_weights_decide_the_errors_and_training_stays_as_it_was(tmp_path: Path) 
     weights = []
     for levels in (0, 3):
         module, metrics = model(max_steps=3), Metrics(Writers([]), None, every=100)  # type: ignore[arg-type]
-        validation = Validation(average(), metrics, every=1, level_buckets=2, error_levels=levels)
+        validation = Validation(average(), metrics, every=1, level_buckets=2, error_levels=levels, raw=False)
         rng.seed(0)
         fit(module, [validation.ema, tasks(validation)], tmp_path / str(levels))
         weights.append([p.detach().clone() for p in module.parameters()])
@@ -150,7 +182,7 @@ def test_weights_decide_the_errors_and_training_stays_as_it_was(tmp_path: Path) 
 def test_numbers_without_meaning_are_refused(levels: int, buckets: int) -> None:
     name = "error_levels=-1" if levels < 0 else "level_buckets=0"
     with pytest.raises(ValueError, match=f"callbacks.validation.{name} must be at least"):
-        Validation(None, None, every=1, level_buckets=buckets, error_levels=levels)  # type: ignore[arg-type]
+        Validation(None, None, every=1, level_buckets=buckets, error_levels=levels, raw=False)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 5])
@@ -163,7 +195,7 @@ def test_every_clip_counts_once_on_any_number_of_ranks(ranks: int, monkeypatch: 
         return values
 
     monkeypatch.setattr("dit.engine.callbacks.by_shape.sum_over_ranks", keep)
-    validation = Validation(average(), None, every=1, level_buckets=2, error_levels=2)  # type: ignore[arg-type]
+    validation = Validation(average(), None, every=1, level_buckets=2, error_levels=2, raw=False)  # type: ignore[arg-type]
     monkeypatch.setattr(validation.ema, "swapped", lambda _: nullcontext())
 
     def measured(world_size: int) -> torch.Tensor:

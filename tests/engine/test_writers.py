@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from dit.engine.details import Details
 from dit.engine.writers import CSV, TensorBoard, Wandb, Writers
+from dit.runfiles import DETAILS
 from tests.engine import small
 
 
@@ -227,3 +229,33 @@ def test_a_table_that_is_removed_or_cut_meanwhile_is_written_anew(tmp_path: Path
     writer.metrics(3, {"loss": 3.0})
     writer.close()
     assert [row["loss"] for row in rows(tmp_path)] == ["1.0", "2.0", "3.0"]
+
+
+def test_details_are_there_once_and_go_on_behind_the_checkpoint(tmp_path: Path) -> None:
+    lines = lambda: (tmp_path / DETAILS).read_text().splitlines()  # noqa: E731
+    first = Details()
+    first.start(tmp_path, 0)
+    assert not (tmp_path / DETAILS).exists()  # a run without details has no such file
+    first.add(2, {"a": 0.1, "b": 1e-300})
+    first.add(4, {"a": 3.0})
+    assert lines() == ["step,name,value", "2,a,0.1", "2,b,1e-300", "4,a,3.0"]
+    with (tmp_path / DETAILS).open("a") as file:
+        file.write("no line\n5,a,")  # as of a kill
+    again = Details()
+    again.start(tmp_path, 2)
+    assert lines() == ["step,name,value", "2,a,0.1", "2,b,1e-300"]
+    again.add(2, {"a": 0.5})  # measured again
+    again.add(4, {"a": 3.5})
+    assert lines() == ["step,name,value", "2,a,0.5", "2,b,1e-300", "4,a,3.5"]
+
+
+def test_details_without_room_are_written_when_there_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    details = Details()
+    details.start(tmp_path, 0)
+    (tmp_path / DETAILS).mkdir()  # nothing can be written there
+    details.add(1, {"a": 1.0})
+    details.add(2, {"a": 2.0})
+    assert caplog.text.count("cannot be written") == 1
+    (tmp_path / DETAILS).rmdir()
+    details.flush()
+    assert (tmp_path / DETAILS).read_text().splitlines() == ["step,name,value", "1,a,1.0", "2,a,2.0"]

@@ -198,6 +198,10 @@ class Metrics(Callback):
         """One more set of numbers for the row of `step`. The writers are closed on all ranks but the first."""
         self.writers.metrics(step, values)
 
+    def details(self, step: int, values: dict[str, float]) -> None:
+        """Numbers of `step` of which there are too many for columns."""
+        self.writers.details(step, values)
+
     def flush(self) -> None:
         self.writers.flush()
 

@@ -6,7 +6,7 @@ stopped between two batches, the weights are swapped in try/finally, and trainin
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +33,12 @@ class Validation(Task):
     `val/x0_error`, `val/eps_error` and `val/velocity_error` are the same question to every run on the same clips and
     latents, so they rank runs too (`dit/diffusion/errors.py`).
 
+    `val/x0_error_level_*_frame_*` is the joint table (each also by shape where clips have several). It goes to
+    details.csv, not into columns. The other two follow from it: at a share s of noise the error of eps is
+    ((1 - s) / s)^2 times that of x0, that of the velocity 1 / s^2 times.
+
+    The same of the raw weights is called `val_raw/...`: its means are columns, all else goes to details.csv.
+
     Args:
         ema: lends the averaged weights.
         metrics: takes the results.
@@ -40,11 +46,14 @@ class Validation(Task):
         level_buckets: equal intervals of the noise level that are told apart in the loss.
         error_levels: noise levels at which errors are taken, evenly spread; 0 for none. A validation costs
             1 + `error_levels` forward passes over the clips.
+        raw: whether the raw weights are measured too, which takes as long again.
     """
 
     name = "validation"
 
-    def __init__(self, ema: EMA, metrics: Metrics, *, every: int | None, level_buckets: int, error_levels: int) -> None:
+    def __init__(
+        self, ema: EMA, metrics: Metrics, *, every: int | None, level_buckets: int, error_levels: int, raw: bool
+    ) -> None:
         if every is not None and every < 1:
             raise ValueError(f"callbacks.validation.every={every} must be at least 1 step, or null for no validation")
         self.ema = ema
@@ -58,15 +67,25 @@ class Validation(Task):
             )
         self.level_buckets = level_buckets
         self.noise_shares = shares(error_levels)
+        self.raw = raw
 
     def run(self, trainer: Trainer, module: VideoDiffusion, step: int, ask: Ask) -> bool:
-        self.metrics.write(step, self.measure(trainer, module, ask))
+        columns, details = self.measure(trainer, module, ask)
+        if self.raw:
+            means, more = self.measure(trainer, module, ask, raw=True)
+            columns |= {name: value for name, value in means.items() if name in self._means("val_raw")}
+            details |= {name: value for name, value in {**means, **more}.items() if name not in columns}
+        self.metrics.write(step, columns)
+        self.metrics.details(step, details)
         self.metrics.flush()  # the checkpoint of this step is saved already
         return not self.metrics.writers.unwritten()
 
     @torch.no_grad()
-    def measure(self, trainer: Trainer, module: VideoDiffusion, ask: Ask) -> dict[str, float]:
-        """One pass over the validation clips; the same numbers on every rank. Asks before each batch."""
+    def measure(
+        self, trainer: Trainer, module: VideoDiffusion, ask: Ask, raw: bool = False
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """One pass over the validation clips: columns, and the joint table by level and frame (`val_raw/...` of the
+        raw weights). The same numbers on every rank. Asks before each batch."""
         # Training has memory for as many. Shards: all ranks call the network equally often, so one clip a time.
         sharded = isinstance(trainer.strategy, parallel.FSDP2)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -78,8 +97,8 @@ class Validation(Task):
         module.eval()
         try:
             with (
-                rng.untouched(), self.ema.swapped(module), trainer.precision_plugin.val_step_context(),
-                closing(batch for batch in loader) as batches,
+                rng.untouched(), nullcontext() if raw else self.ema.swapped(module),
+                trainer.precision_plugin.val_step_context(), closing(batch for batch in loader) as batches,
             ):  # fmt: skip
                 for index, batch in enumerate(batches):
                     ask()
@@ -92,13 +111,18 @@ class Validation(Task):
             module.train(was_training)
         totals = sums.over_ranks()
         if not totals:
-            return {}
-        whole = self._named(torch.stack([*totals.values()]).sum(0), frames)
-        named = {shape: self._named(total, frames) for shape, total in totals.items() if total[0] > 0}
-        means = ("val/loss", *(f"val/{name}_error" for name in QUANTITIES))
-        return with_shapes(
-            whole, {shape: {name: of[name] for name in means if name in of} for shape, of in named.items()}
-        )
+            return {}, {}
+        group = "val_raw" if raw else "val"
+        whole, joint = self._named(group, torch.stack([*totals.values()]).sum(0), frames)
+        named = {shape: self._named(group, total, frames) for shape, total in totals.items() if total[0] > 0}
+        means = self._means(group)
+        columns = {shape: {name: of[name] for name in means if name in of} for shape, (of, _) in named.items()}
+        return with_shapes(whole, columns), with_shapes(joint, {shape: of for shape, (_, of) in named.items()})
+
+    @staticmethod
+    def _means(group: str) -> tuple[str, ...]:
+        """The numbers that are taken over all levels and frames."""
+        return (f"{group}/loss", *(f"{group}/{name}_error" for name in QUANTITIES))
 
     def _sums(self, clip: Validated, frames: int) -> Tensor:
         """Float64 sums over one clip, flat, in the order in which `_named` takes them apart. Of a clip with fewer than
@@ -112,25 +136,31 @@ class Validation(Task):
         )  # fmt: skip
         return torch.cat([part.double().flatten() for part in parts])
 
-    def _named(self, total: Tensor, frames: int) -> dict[str, float]:
+    def _named(self, group: str, total: Tensor, frames: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Means, means by level and means by frame; and the error of x0 by level and frame together."""
         (clips, losses), rest = total[:2].tolist(), total[2:]
         buckets, levels = self.level_buckets, len(self.noise_shares)
         counts, sums, there, frame_counts, frame_sums, wrong = rest.split(
             [buckets, buckets, frames, frames, frames, len(QUANTITIES) * levels * frames]
         )
-        named = {"val/loss": losses / clips}
+        named, joint = {f"{group}/loss": losses / clips}, {}
         for i, (count, loss) in enumerate(zip(counts.tolist(), sums.tolist(), strict=True)):
             if count:
-                named[f"val/loss_level_{i / buckets:.2f}_{(i + 1) / buckets:.2f}"] = loss / count
+                named[f"{group}/loss_level_{i / buckets:.2f}_{(i + 1) / buckets:.2f}"] = loss / count
         for f, (count, loss) in enumerate(zip(frame_counts.tolist(), frame_sums.tolist(), strict=True)):
             if count:
-                named[f"val/loss_frame_{f:02d}"] = loss / count
+                named[f"{group}/loss_frame_{f:02d}"] = loss / count
         if levels:
             seen = there > 0  # where there are images alone, the first frame
             errors = wrong.view(len(QUANTITIES), levels, frames)[..., seen] / there[seen]
             for name, error in zip(QUANTITIES, errors, strict=True):
-                named |= self._named_errors(f"val/{name}_error", error)
-        return named
+                named |= self._named_errors(f"{group}/{name}_error", error)
+            joint = {
+                f"{group}/{QUANTITIES[0]}_error_level_{share:.4g}_frame_{frame:02d}": each
+                for share, of_level in zip(self.noise_shares, errors[0].tolist(), strict=True)
+                for frame, each in enumerate(of_level)
+            }
+        return named, joint
 
     def _named_errors(self, name: str, error: Tensor) -> dict[str, float]:
         """The mean over levels and frames (L, F), then by level, then by frame."""
