@@ -225,9 +225,11 @@ def test_the_real_command_killed_and_resumed(tmp_path: Path) -> None:
     assert [where for key in small.EXACT for where in small.same(a[key], b[key], key)] == []
     assert small.table(tmp_path / "runs/straight") == small.table(tmp_path / "runs/killed")
     assert not list(tmp_path.glob("outputs")) and not list(tmp_path.glob("multirun"))
+    details = [(tmp_path / "runs" / name / "details.csv").read_bytes() for name in ("straight", "killed")]
+    assert details[0] == details[1]
     left = {path.name for path in (tmp_path / "runs/straight").iterdir()}
-    card = {"data_card.json", "data_card.md"}
-    assert left == {".lock", "checkpoints", "config.yaml", "history.jsonl", "metrics.csv", "train.log", *card}
+    tables = {"details.csv", "metrics.csv", "data_card.json", "data_card.md"}
+    assert left == {".lock", "checkpoints", "config.yaml", "history.jsonl", "train.log", *tables}
     shown = unbroken.stderr
     assert "steps/s" in shown and "MFU" in shown and "left" in shown
     assert "lr=0.0001" in unbroken.stdout and "parameters" in unbroken.stdout  # effective settings, sizes
