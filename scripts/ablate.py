@@ -32,15 +32,17 @@ from tqdm import tqdm
 
 from dit.entry import ROOT, explain, one_line_errors
 from dit.entry.command import INTERRUPTED
+from dit.locks import lock
 from dit.report.words import span
 from scripts import arguments
 from scripts.ablation import launching
 from scripts.ablation.asked import LOCAL, Request, parsed
-from scripts.ablation.local import Failure, Local, Stopped, alone
+from scripts.ablation.local import Failure, Local, Stopped
 from scripts.ablation.plan import PLAN, Plan, described, shell
 
 EXAMPLE = "experiment=demo vary='net/position=rope3d,sincos' seeds=3 budget=2e13"
 INCOMPLETE = 1  # exit code
+RUNNING = "being run by another process; wait for it, or choose another name=..."
 
 
 def main(typed: Sequence[str]) -> int:
@@ -54,7 +56,7 @@ def main(typed: Sequence[str]) -> int:
         return 0
     if plan.folder.is_dir() and any(plan.folder.iterdir()) and not (plan.folder / PLAN).is_file():
         raise ValueError(f"{plan.folder} is there and no ablation, since it holds no {PLAN}; choose another name=...")
-    with alone(plan.folder):
+    with lock(plan.folder, RUNNING):
         plan.write()
         failures = run(plan, request.asked.jobs)
         return report(plan, failures)

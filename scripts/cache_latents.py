@@ -42,10 +42,10 @@ from data.latents.reading import EXCERPT, FORMAT, OLDER, TRAIN, VAL, LatentCache
 from dit.engine import caching
 from dit.engine.config import Config
 from dit.engine.ranks import is_first_rank
-from dit.engine.rundir import lock
 from dit.entry import CONFIGS, one_line_errors
 from dit.entry.command import INTERRUPTED, checked
 from dit.entry.literal import literal
+from dit.locks import lock
 from dit.machine import size_in_words
 from dit.streams import steady
 from dit.text.pretrained import Pretrained

@@ -154,7 +154,7 @@ def _train(config: dict[str, Any]) -> None:
     with ExitStack() as session:
 
         def take() -> None:
-            session.enter_context(rundir.lock(parts.run))
+            session.enter_context(rundir.held(parts.run))
             resume.take(parts.run, start, parts.config)
             if first is not None:
                 first.write(parts.run)

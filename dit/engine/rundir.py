@@ -1,20 +1,17 @@
-"""The run directory: its name, lock and config, which settings may differ when it goes on, and what is set aside."""
+"""The run directory: its name and config, which settings may differ when it goes on, and what is set aside."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
 import re
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import reduce
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
@@ -24,17 +21,14 @@ from dit.config.flat import COPIES, leaves, lies_in
 from dit.config.renamed import current
 from dit.engine.callbacks.checkpoint import point
 from dit.foreign import Refused, check_value, read_yaml
+from dit.locks import LOCK, lock
 from dit.runfiles import CONFIG, DETAILS, METRICS, SAMPLES
 
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
-LOCK = ".lock"
-TRAINED = "being trained by another process; wait for it, or choose another name=..."
 ASIDE = "set_aside"
 PART = f"{CONFIG}.part"  # rank 0 may be writing it, or was killed while it did
-
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # errors of file systems without locks
 
 # What may differ when a run goes on: how long, on what, and how it is watched. Everything else decides what is learned.
 FREE = (
@@ -241,35 +235,9 @@ def _has_rows_behind(metrics: Path, step: int) -> bool:
     return any(digits.isdigit() and int(digits) > step for digits in steps)
 
 
-@contextmanager
-def lock(run: Path, held_by: str = TRAINED) -> Iterator[None]:
-    """Holds the lock of a run, so that it is not trained twice at a time; for the first rank. The kernel frees it when
-    the process dies, however it dies. ValueError where another process holds it, which says `held_by`."""
-    run.mkdir(parents=True, exist_ok=True)
-    file = run / LOCK
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder, where the lock of the run is to be; remove it")
-    with file.open("w") as held:
-        _take(held, run, held_by)
-        yield
-
-
-def _take(held: IO[str], run: Path, held_by: str) -> None:
-    """Locks an open file. Waits a little: a killed process takes a moment to die, and its loader's workers another."""
-    for wait in (0.1, 0.4, 1.5, None):
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if wait is None:
-                raise ValueError(f"{run} is {held_by}") from None
-            time.sleep(wait)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            reason = error.strerror
-            log.warning("%s cannot be locked here (%s): never train it twice at a time", run, reason)
-            return
+def held(run: Path) -> AbstractContextManager[None]:
+    """Holds the lock of a run, so that it is not trained twice at a time; for the first rank."""
+    return lock(run, "being trained by another process; wait for it, or choose another name=...")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:

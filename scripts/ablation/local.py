@@ -7,7 +7,6 @@ finished stays, what is not goes on from its last checkpoint.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import os
 import re
@@ -23,11 +22,11 @@ from types import FrameType
 from typing import IO, Any
 
 from dit.checkpoint.files import FOLDER, step_name
+from dit.locks import is_locked
 from dit.runfiles import DUE, FINDINGS, MEASURES, METRICS, SAMPLES, read_rows
 from scripts.ablation.plan import Cell
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LOCK = ".lock"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PAUSE = 0.2  # seconds between two looks at the processes
 LOOK = 2.0  # seconds between two looks at how far they are
@@ -96,34 +95,6 @@ def todo(cell: Cell) -> list[list[str]]:
     if cell.plan.evaluate is not None and (commands or not is_evaluated(cell)):
         commands.append(cell.evaluate())
     return commands
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether another process holds the lock of a run, as one that an earlier command has started."""
-    try:
-        with (folder / LOCK).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # it is not there yet, or the file system knows no locks
-        return False
-    return False
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Holds the lock of an ablation, so that it is not run twice at a time. ValueError where another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder} is being run by another process; wait for it, or choose another name=..."
-            ) from None
-        except OSError:  # no locks here
-            pass
-        yield
 
 
 def environment(place: int, at_once: int, devices: int, gpus: int, now: Mapping[str, str]) -> dict[str, str]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import errno
-import logging
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -103,32 +100,6 @@ def test_a_name_in_a_folder_and_never_in_a_run(folder: Path) -> None:
     rundir.write_config(Path("runs/many/one"), config())
     with pytest.raises(rundir.OtherRun, match="is not a run of ours"):
         rundir.config_of(Path("runs/many"))
-
-
-def test_one_run_at_a_time(folder: Path) -> None:
-    with rundir.lock(Path("runs/mine")):
-        locked = rundir.lock(Path("runs/mine"))
-        with pytest.raises(ValueError, match="is being trained by another process"), locked:
-            pass
-    with rundir.lock(Path("runs/mine")):
-        pass
-
-
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks(
-    folder: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def unknown(*_: Any) -> None:
-        raise OSError(number, "not here")
-
-    monkeypatch.setattr("fcntl.flock", unknown)
-    with caplog.at_level(logging.WARNING), rundir.lock(Path("runs/mine")):
-        pass
-    assert "runs/mine cannot be locked here (not here): never train it twice at a time" in caplog.text
-    (folder / "runs/other/.lock").mkdir(parents=True)
-    locked = rundir.lock(Path("runs/other"))
-    with pytest.raises(ValueError, match=r"runs/other/.lock is a folder"), locked:
-        pass
 
 
 def test_previews_are_tried_before_the_first_step(folder: Path) -> None:

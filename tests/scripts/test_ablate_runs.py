@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from dit.locks import lock
 from scripts import ablate
 from scripts.ablation import launching
-from scripts.ablation.local import Local, alone, environment, is_trained, todo
+from scripts.ablation.local import Local, environment, is_trained, todo
 from scripts.ablation.plan import Plan
 from tests.scripts.fake_training import STEPS, make_root, plan
 
@@ -112,15 +113,6 @@ def test_runs_at_once_share_cores_and_gpus() -> None:
     assert environment(1, 2, 1, 2, {"CUDA_VISIBLE_DEVICES": "5,7"})["CUDA_VISIBLE_DEVICES"] == "7"
 
 
-def test_one_at_a_time(root: Path) -> None:
-    once_more = alone(Path("runs/compared"))
-    refused = pytest.raises(ValueError, match="is being run by another process")
-    with alone(Path("runs/compared")), refused, once_more:
-        pass
-    with alone(Path("runs/compared")):
-        pass
-
-
 def ablated(root: Path, monkeypatch: pytest.MonkeyPatch, made: Plan, *more: str) -> int:
     """scripts/ablate.py with the stand-ins and a plan that is made already."""
     monkeypatch.setattr(ablate, "ROOT", root)
@@ -180,6 +172,14 @@ def test_a_run_that_missed_its_budget_is_named(
     out = capsys.readouterr().out
     assert "budget: 500 FLOPs a run; by metrics.csv the runs took -20.00 % to -20.00 % beside it" in out
     assert "wide-seed.0 did not take the 500 FLOPs that were planned: -20.0 %" in out and "base-seed.0 did" not in out
+
+
+def test_one_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan()
+    with lock(made.folder, "held"), pytest.raises(ValueError, match="runs/compared is being run by another process"):
+        made.write()
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        ablated(root, monkeypatch, made)
 
 
 def test_a_folder_of_something_else_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
