@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("[!_]*.yaml"))
-BASES = sorted((CONFIGS / "net").glob("_*.yaml"))  # what presets of a family share; no networks
+# What presets of a family share. Those of experiments are settings over a whole config, which mappings add to.
+BASES = sorted(file for group in ("net", "data", "data/dataset") for file in (CONFIGS / group).glob("_*.yaml"))
 EXPERIMENTS = [name.split("/", 1)[1] for name in FILES if name.startswith("experiment/")]
 ROOTS = [name for name in FILES if "/" not in name]
 
@@ -226,17 +227,21 @@ def test_presets_inherit_from_bases_alone() -> None:
             assert not (isinstance(entry, str) and entry in siblings), f"{name} inherits from its sibling {entry}"
 
 
-@pytest.mark.parametrize("base", BASES, ids=lambda base: base.stem)
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base.relative_to(CONFIGS).as_posix())
 def test_a_base_holds_what_two_presets_share(base: Path) -> None:
-    """By itself it is no network; and no preset adds to a mapping that it holds, since it could take nothing away."""
-    body, *presets = (
-        OmegaConf.to_container(OmegaConf.load(file)) for file in (base, *(CONFIGS / "net").glob("[!_]*.yaml"))
-    )
-    heirs = [preset for preset in presets if base.stem in preset["defaults"]]
-    assert len(heirs) > 1 and all(body[size] == "???" for size in ("width", "depth", "heads"))
+    """No preset adds to a mapping that it holds, since it could take nothing away."""
+    body, *presets = (OmegaConf.to_container(OmegaConf.load(file)) for file in (base, *base.parent.glob("[!_]*.yaml")))
+    heirs = [preset for preset in presets if base.stem in preset.get("defaults", [])]
+    assert len(heirs) > 1
     for key, value in body.items():
         if isinstance(value, dict) and value:
             assert not any(key in preset for preset in heirs), key
+
+
+@pytest.mark.parametrize("base", sorted((CONFIGS / "net").glob("_*.yaml")), ids=lambda base: base.stem)
+def test_a_base_of_networks_is_none_itself(base: Path) -> None:
+    body = OmegaConf.load(base)
+    assert all(OmegaConf.is_missing(body, size) for size in ("width", "depth", "heads"))
 
 
 def test_every_suite_is_among_all_of_them() -> None:

@@ -46,3 +46,5 @@ def test_worlds_are_found_by_their_names() -> None:
     assert {f"world_{name}" for name in PRESETS} | {"world", "demo_world"} == set(names())
     with pytest.raises(ValueError, match="there is no world physics; there are demo_world, world"):
         load("physics")
+    with pytest.raises(ValueError, match="there is no world _world"):
+        load("_world")
