@@ -1,11 +1,12 @@
 """The words of a world, which of them a split shows, and how meanings are drawn from them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from itertools import product
 from math import prod
 from types import MappingProxyType
+from typing import TypeVar
 
 from data.worlds.camera import CAMERAS
 from data.worlds.caption import ANY, DIRECTIONS, EVENTS, PLAIN, ObjectSpec, Spec, check_words, parse, says_speed
@@ -17,6 +18,7 @@ from data.worlds.splits import BY_SPEED, SPLITS, is_held_out, motion_directions,
 from data.worlds.steer import KEYS
 from data.worlds.stream import Stream
 
+T = TypeVar("T")
 Weights = Mapping[str, float]
 Combination = tuple[str, str, str]  # colour, shape, direction
 ALONE: Weights = MappingProxyType({PLAIN: 1.0})  # the one word of what a world does not vary
@@ -56,11 +58,11 @@ class Lexicon:
         self.shapes, self.colours, self.directions = list(shapes), list(colours), list(directions)
         self.sizes, self.speeds = {**sizes, **outside_sizes}, {**speeds, **outside_speeds}
         self.trained_sizes, self.trained_speeds = list(sizes), list(speeds)
-        self.motions = _above_0(motions)
-        self.num_objects = {int(count): weight for count, weight in num_objects.items() if weight > 0}
+        self.motions = above_0("motions", motions)
+        self.num_objects = {int(count): weight for count, weight in above_0("num_objects", num_objects).items()}
         self.textures, self.materials, self.keys = list(textures), list(materials), list(keys)
-        self.sceneries, self.backgrounds = _above_0(sceneries), _above_0(backgrounds)
-        self.cameras, self.events = _above_0(cameras), _above_0(events)
+        self.sceneries, self.backgrounds = above_0("sceneries", sceneries), above_0("backgrounds", backgrounds)
+        self.cameras, self.events = above_0("cameras", cameras), above_0("events", events)
         self.split, self.heldout_fraction = split, heldout_fraction
         self._check_words(motions)
         self.shown_sizes = shown_words(split, "size", sizes, outside_sizes, size_jitter)
@@ -71,6 +73,11 @@ class Lexicon:
         self._check_scenes()
 
     def _check_words(self, motions: Weights) -> None:
+        for name in ("shapes", "colours", "directions", "textures", "materials"):
+            _check_some(name, getattr(self, name))
+        _check_some("sizes", self.trained_sizes)
+        _check_some("speeds", self.trained_speeds)
+        _check_some("num_objects", [count for count in self.num_objects if count > 0])
         check_words("shape", self.shapes, SHAPES)
         check_words("direction", self.directions, DIRECTIONS)
         check_words("motion", motions, MOTIONS)
@@ -352,5 +359,13 @@ def _collides(spec: Spec) -> bool:
     return first.motion == "glide" and against is not None and meets
 
 
-def _above_0(weights: Mapping[str, float]) -> dict[str, float]:
-    return {word: weight for word, weight in weights.items() if weight > 0}
+def above_0(name: str, weights: Mapping[T, float]) -> dict[T, float]:
+    """The entries that have a weight. Raises ValueError where none has."""
+    found = {word: weight for word, weight in weights.items() if weight > 0}
+    _check_some(name, found)
+    return found
+
+
+def _check_some(name: str, words: Collection[object]) -> None:
+    if not words:
+        raise ValueError(f"{name} is empty: give at least one entry, and a weight above 0 where it has weights")

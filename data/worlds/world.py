@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from data.card import share
 from data.worlds.camera import view
 from data.worlds.caption import ANY, DIRECTIONS, LENGTHS, PLAIN, ObjectSpec, Spec, check_words, read, say
-from data.worlds.lexicon import ALONE, Combination, Lexicon
+from data.worlds.lexicon import ALONE, Combination, Lexicon, above_0
+from data.worlds.numbered import check_numbers, rights
 from data.worlds.outline import SHAPES, Floats
 from data.worlds.render import ground, picture, plate, surface
 from data.worlds.scene import Stage
@@ -106,29 +106,7 @@ class World(Dataset[dict[str, object]]):
         keys: Sequence[str] = (),
         caption_lengths: Mapping[str, float] = MEDIUM,
     ) -> None:
-        for name, value in {"num_clips": num_clips, "num_frames": num_frames, "height": height, "width": width}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        weights = {"motions": motions, "sceneries": sceneries, "backgrounds": backgrounds, "cameras": cameras}
-        weights |= {"events": events, "caption_lengths": caption_lengths}
-        for name, words in {
-            "shapes": shapes,
-            "colours": colours,
-            "directions": directions,
-            "sizes": sizes,
-            "speeds": speeds,
-            "textures": textures,
-            "materials": materials,
-            **{name: [word for word, weight in each.items() if weight > 0] for name, each in weights.items()},
-            "num_objects": [count for count, weight in num_objects.items() if weight > 0 and int(count) > 0],
-        }.items():
-            if not words:
-                raise ValueError(f"{name} is empty: give at least one entry, and a weight above 0 where it has weights")
-        if seed < 0:
-            raise ValueError(f"seed={seed} must be at least 0")
-        if fps <= 0:
-            raise ValueError(f"fps={fps} must be above 0")
-        check_words("caption length", caption_lengths, LENGTHS)
+        check_numbers(seed=seed, num_clips=num_clips, num_frames=num_frames, height=height, width=width, fps=fps)
         if split == "longer":
             if longer_frames is None or longer_frames <= num_frames:
                 raise ValueError(
@@ -140,7 +118,8 @@ class World(Dataset[dict[str, object]]):
         self.shapes, self.directions, self.gravity = list(shapes), list(directions), gravity
         self.colours: dict[str, Colour] = {word: rgb(value) for word, value in colours.items()}
         self.background = rgb(background)
-        self.caption_lengths = {length: weight for length, weight in caption_lengths.items() if weight > 0}
+        check_words("caption length", caption_lengths, LENGTHS)
+        self.caption_lengths = above_0("caption_lengths", caption_lengths)
         self.lexicon = Lexicon(
             shapes=shapes,
             colours=list(self.colours),
@@ -219,10 +198,9 @@ class World(Dataset[dict[str, object]]):
             words.drop(list(misfits))
 
     def document(self) -> dict[str, Any]:
-        """For the data card: made by this code, so nobody else's."""
-        hours = self.num_clips * self.num_frames / self.fps / 3600
+        """For the data card: whose the clips are, and which."""
         return {
-            "rights": [share("generated", World.__module__, self.num_clips, hours)],
+            "rights": rights(World, self.num_clips, self.num_frames, self.fps),
             "chosen_by": {"seed": str(self.seed), "split": self.split},
             "classes": list(self.classes),
         }

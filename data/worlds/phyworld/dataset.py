@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from data.card import share
+from data.worlds.numbered import check_numbers, rights
+from data.worlds.outline import Floats
 from data.worlds.phyworld.picture import SIZE, SIZES, paint
-from data.worlds.phyworld.scenario import OUT_OF_DISTRIBUTION, SCENARIOS, SPLITS, UNSEEN, Floats, Scene
+from data.worlds.phyworld.scenario import OUT_OF_DISTRIBUTION, SCENARIOS, SPLITS, UNSEEN, Scene
 from data.worlds.stream import Stream
 
 GIVEN = 3  # first frames that a model is shown
@@ -62,11 +63,7 @@ class PhyWorld(Dataset[dict[str, object]]):
         split: str,
         small_balls: bool,
     ) -> None:
-        for name, value, least in (("seed", seed, 0), ("num_clips", num_clips, 1), ("num_frames", num_frames, 1)):
-            if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
-        if not fps > 0:
-            raise ValueError(f"fps={fps} must be above 0")
+        check_numbers(seed=seed, num_clips=num_clips, num_frames=num_frames, height=height, width=width, fps=fps)
         if scenario not in SCENARIOS:
             raise ValueError(f"scenario={scenario} is none of {', '.join(SCENARIOS)}")
         if split not in SPLITS:
@@ -80,10 +77,9 @@ class PhyWorld(Dataset[dict[str, object]]):
         self.num_frames, self.size, self.fps, self.small_balls = num_frames, height, fps, small_balls
 
     def document(self) -> dict[str, Any]:
-        """For the data card: made by this code, so nobody else's."""
-        hours = self.num_clips * self.num_frames / self.fps / 3600
+        """For the data card: whose the clips are, and which."""
         return {
-            "rights": [share("generated", PhyWorld.__module__, self.num_clips, hours)],
+            "rights": rights(PhyWorld, self.num_clips, self.num_frames, self.fps),
             "chosen_by": {"scenario": self.scenario.name, "seed": str(self.seed), "split": self.split},
         }
 

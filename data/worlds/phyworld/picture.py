@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data.worlds.phyworld.scenario import WORLD, Floats
+from data.worlds.outline import Floats
+from data.worlds.phyworld.scenario import WORLD
 
 SIZE = 256  # pixels along each side of the authors' pictures
 SOFT = 0.03  # of the squared radius, over which a ball fades
