@@ -15,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.worlds.camera import View
-from data.worlds.outline import SHAPES, Circle, Floats, Polygon, quantise
+from data.worlds.outline import SHAPES, Circle, Floats, Polygon
 from data.worlds.pattern import BACKGROUNDS, TEXTURES, Pattern
 from data.worlds.scenery import Colour, Slab
-
-__all__ = ["SHAPES", "Floats", "quantise", "render"]
 
 SECOND = 0.6  # an object's second tone, in shares of its colour
 _LIFT = 32  # levels by which a background's second tone is brighter than the first, and the border than that
@@ -173,31 +171,6 @@ def _hide(picture: NDArray[np.uint8], band: Band, colour: Colour) -> None:
     window[...] = (window + band.coverage * (ink - window) + 0.5).astype(np.uint8)
 
 
-def render(
-    positions: Floats,
-    radii: Sequence[float],
-    shapes: Sequence[str],
-    colours: Sequence[Colour],
-    background: Colour,
-    height: int,
-    width: int,
-) -> tuple[NDArray[np.uint8], Floats]:
-    """Paints objects over one another on one colour, the last in front.
-
-    Args:
-        positions: `(F, N, 2)` centroids (x, y) in frame heights, from the top left corner, in fixed point.
-        radii: N radii in frame heights.
-    Returns:
-        pixels `(3, F, H, W)`, and `(F, N)` the share of each object that is in the frame and not covered.
-    """
-    patches = [
-        cover(SHAPES[shapes[item]], positions[:, item] * height, radii[item] * height) for item in range(len(radii))
-    ]
-    inks = [np.array(colour, np.float64)[:, None, None, None] for colour in colours]
-    behind = np.array(background, np.uint8)[:, None, None, None]
-    return paint(patches, inks, behind, [], (len(positions), height, width))
-
-
 def picture(
     positions: Floats,
     radii: Sequence[float],
@@ -210,9 +183,15 @@ def picture(
     width: int,
     present: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.uint8], Floats]:
-    """Like `render`, in a room with slabs, seen by a camera.
+    """Paints objects over one another, the last in front, in a room with slabs that is seen by a camera.
 
-    positions: in the room, in fixed point. present: `(F, N)`, False where an object is not there; None: all are.
+    Args:
+        positions: `(F, N, 2)` centroids (x, y) in the room, in frame heights from its top left corner, in fixed point.
+        radii: N radii in frame heights.
+        shapes: N names out of `outline.SHAPES`.
+        present: `(F, N)`, False where an object is not there; None: all are.
+    Returns:
+        pixels `(3, F, H, W)`, and `(F, N)` the share of each object that is in the frame and not covered.
     """
     places = view.picture(positions)
     patches, inks = [], []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from data.worlds.render import SHAPES
+from data.worlds.outline import SHAPES
 from dit.evaluation.outline import Outline
 from dit.evaluation.segment import Floats
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from data.worlds.outline import Floats
+from data.worlds.stream import Stream
+
 Range = tuple[float, float]
 
 WORLD = 10.0  # units along each side
@@ -38,12 +38,6 @@ RADIUS, SPEED, BOTH = "unseen_radius", "unseen_speed", "unseen_radius_and_speed"
 UNSEEN = (RADIUS, SPEED, BOTH)
 OUT_OF_DISTRIBUTION = "out_of_distribution"  # these three in turn
 SPLITS = (TRAIN, IN_DISTRIBUTION, *UNSEEN, OUT_OF_DISTRIBUTION)
-
-
-class Uniform(Protocol):
-    """Where random numbers come from: `data.worlds.scene.Stream`."""
-
-    def unit(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +111,7 @@ class Scenario:
     high: bool  # the ball starts within a unit of the highest place, so that it has room to fall
     ranges: Ranges
 
-    def draw(self, stream: Uniform, split: str, small: bool) -> Scene:
+    def draw(self, stream: Stream, split: str, small: bool) -> Scene:
         """A scene of a split.
 
         split: one of `SPLITS` but "out_of_distribution". small: whether unseen radii are also those below training's,
@@ -139,33 +133,29 @@ class Scenario:
         velocities = np.array([[sign * speed, 0.0] for sign, speed in zip(signs, speeds, strict=True)])
         return Scene(np.array(radii), starts, velocities, self.gravity)
 
-    def _draw(self, stream: Uniform, usual: Range, unseen: Sequence[Range]) -> list[float]:
+    def _draw(self, stream: Stream, usual: Range, unseen: Sequence[Range]) -> list[float]:
         """A number for each ball, of the usual range; where there are unseen ones, of these for the first ball, for the
         second or for both."""
         which = int(3.0 * stream.unit()) if unseen and self.balls == 2 else 2
         outside = [bool(unseen) and which in (ball, 2) for ball in range(self.balls)]
-        return [_between(stream, *(_one_of(stream, unseen) if out else usual)) for out in outside]
+        return [_between(stream, *(stream.one_of(unseen) if out else usual)) for out in outside]
 
-    def _one(self, stream: Uniform, radius: float, speed: float) -> list[float]:
+    def _one(self, stream: Stream, radius: float, speed: float) -> list[float]:
         last = WORLD - VISIBLE * speed - radius
         if last < radius:  # too fast: it starts near the left edge
             last = radius + 0.5 * stream.unit()
         return [_between(stream, radius, last)]
 
-    def _height(self, stream: Uniform, radius: float) -> float:
+    def _height(self, stream: Stream, radius: float) -> float:
         highest = WORLD - EDGE - radius
         return _between(stream, highest - 1.0 if self.high else radius + EDGE, highest)
 
 
-def _between(stream: Uniform, low: float, high: float) -> float:
+def _between(stream: Stream, low: float, high: float) -> float:
     return low + (high - low) * stream.unit()
 
 
-def _one_of(stream: Uniform, ranges: Sequence[Range]) -> Range:
-    return ranges[int(len(ranges) * stream.unit())]
-
-
-def _pair(stream: Uniform, radii: list[float], speeds: list[float]) -> list[float] | None:
+def _pair(stream: Stream, radii: list[float], speeds: list[float]) -> list[float] | None:
     """Where two balls start so that they meet neither before `LEAD` seconds nor later than `LEAD` before the end; None:
     there is no such place."""
     (r, s), closing = radii, sum(speeds)

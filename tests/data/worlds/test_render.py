@@ -4,9 +4,27 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.worlds.render import SHAPES, quantise, render
+from data.worlds.camera import view
+from data.worlds.outline import SHAPES, Floats, quantise
+from data.worlds.render import ground, picture, surface
+from data.worlds.scenery import Colour
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+
+
+def render(
+    places: Floats,
+    radii: list[float],
+    shapes: list[str],
+    colours: list[Colour],
+    behind: Colour,
+    height: int,
+    width: int,
+) -> tuple[NDArray[np.uint8], Floats]:
+    """Plain objects on one colour, seen by a camera that stands still."""
+    surfaces = [surface(colour, "plain") for colour in colours]
+    still = view("plain", width / height, len(places), 1.0)
+    return picture(places, radii, shapes, surfaces, [], ground(behind, "plain"), still, height, width)
 
 
 def inside(corners: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
