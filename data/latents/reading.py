@@ -176,10 +176,9 @@ class CachedClips:
         """
 
         def about(index: int) -> tuple[ShardSet, dict[str, Any]]:
-            row = int(self.rows[index])
-            which = int(np.searchsorted(self.ends, row, side="right"))
-            (shards, views), begin = self.parts[which], int(self.ends[which - 1]) if which else 0
-            return shards, shards.about((row - begin) * views + epoch % views)
+            which, row = placed(int(self.rows[index]), self.ends)
+            shards, views = self.parts[which]
+            return shards, shards.about(row * views + epoch % views)
 
         def read(index: int) -> Item:
             shards, entry = about(index)
@@ -254,9 +253,8 @@ class Prompts:
         number = self._number(prompt)
         if number is None:
             return None
-        which = int(np.searchsorted(self.ends, number, side="right"))
-        shards, begin = self.sets[which], int(self.ends[which - 1]) if which else 0
-        return shards.read(shards.about(number - begin))
+        which, own = placed(number, self.ends)
+        return self.sets[which].read(self.sets[which].about(own))
 
     def _number(self, prompt: str) -> int | None:
         names, numbers = self._sorted
@@ -266,6 +264,15 @@ class Prompts:
             middle = (first + last) // 2
             first, last = (middle + 1, last) if names[middle].as_py() < name else (first, middle)
         return int(numbers[first]) if first < len(names) and names[first].as_py() == name else None
+
+
+def placed(number: int, ends: NDArray[np.int64]) -> tuple[int, int]:
+    """Of parts that are counted through, in which one a number lies, and which number it is there.
+
+    ends: (parts,), how many there are up to the end of each.
+    """
+    which = int(np.searchsorted(ends, number, side="right"))
+    return which, number - (int(ends[which - 1]) if which else 0)
 
 
 def prompt_name(prompt: str) -> str:
