@@ -149,47 +149,40 @@ def _exactly(status: socket.socket, count: int) -> bytes:
 
 
 def serve(requests: socket.socket) -> dict[str, Any] | None:
-    """Forks a process for each request and says how it ended. Returns in these processes, with what they are asked to
-    do; None in the warm process itself, when nobody asks any more."""
-    died, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    """Forks a process for each request. Returns in these processes, with what they are asked to do; None in the warm
+    process itself, when nobody asks any more."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that attend
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.set_wakeup_fd(wake)
-    running: dict[int, socket.socket] = {}
     while True:
-        ready, _, _ = select.select([requests, died], [], [])
-        if died in ready:
-            os.read(died, 4096)
-            _report_ended(running)
-        if requests in ready:
-            message, handed_over, *_ = socket.recv_fds(requests, LARGEST, 3)
-            if not message:
-                return None
-            out, err, status = handed_over
-            pid = os.fork()
-            if pid == 0:
-                signal.set_wakeup_fd(-1)
-                for number in (signal.SIGCHLD, signal.SIGINT):
-                    signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.default_int_handler)
-                requests.close()
-                for each in (died, wake, status, *(held.detach() for held in running.values())):
-                    os.close(each)
-                os.dup2(out, 1), os.dup2(err, 2)
-                os.close(out), os.close(err)
-                return json.loads(message)  # type: ignore[no-any-return]
-            os.close(out), os.close(err)
-            running[pid] = socket.socket(fileno=status)
-            running[pid].sendall(pid.to_bytes(8, "little"))
+        message, handed_over, *_ = socket.recv_fds(requests, LARGEST, 3)
+        if not message:
+            return None
+        if os.fork() == 0:
+            requests.close()
+            attend(*handed_over)
+            return json.loads(message)  # type: ignore[no-any-return]
+        for each in handed_over:
+            os.close(each)
 
 
-def _report_ended(running: dict[int, socket.socket]) -> None:
-    while running:
-        pid, status = os.waitpid(-1, os.WNOHANG)
+def attend(out: int, err: int, status: int) -> None:
+    """Forks once more, and returns in the new process alone, which is a command's; the one that attends to it says how
+    it ended, and leaves."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(out, 1), os.dup2(err, 2)
+    for each in (out, err):
+        os.close(each)
+    with socket.socket(fileno=status) as asker:
         if pid == 0:
             return
-        with running.pop(pid) as asker, contextlib.suppress(OSError):  # who asked may have left
-            asker.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "little", signed=True))
+        with contextlib.suppress(OSError):  # who asked may have left
+            asker.sendall(pid.to_bytes(8, "little"))
+            _, ended = os.waitpid(pid, 0)
+            asker.sendall(os.waitstatus_to_exitcode(ended).to_bytes(8, "little", signed=True))
+    os._exit(0)
 
 
 def become(asked: dict[str, Any]) -> None:
