@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dit.media.files import atomic, unfinished_files
@@ -12,14 +12,15 @@ from dit.runfiles import DETAILS
 
 log = logging.getLogger(__name__)
 HEAD = ["step", "name", "value"]
+Line = tuple[int, str, str]  # as in HEAD
 
 
 class Details:
     """Lines of step, name and value, floats written so that they read back bit for bit.
 
     A step and a name are there once: a step that is measured again, as after a resume, takes the place of what there
-    was. Resuming drops the lines behind the checkpoint. Lines that the disk has no room for are kept until it has;
-    those of a process that ends before are lost. Lines that cannot be read are left out.
+    was. Resuming drops the lines behind the checkpoint. Lines that the disk has no room for are kept until it has.
+    Lines that cannot be read are left out.
     """
 
     def __init__(self) -> None:
@@ -56,13 +57,7 @@ class Details:
     def flush(self) -> None:
         """Writes what is not in the file. A failure is a warning, once, and what is missing is tried again."""
         try:
-            if self._anew:
-                with atomic(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerows([HEAD, *([*key, value] for key, value in self.values.items())])
-            elif self._new:
-                head = [] if self.path.is_file() else [HEAD]
-                with self.path.open("a", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerows([*head, *([*key, value] for key, value in self._new.items())])
+            self._write()
         except OSError as error:
             self._anew = True  # some of it may be there
             if not self._failing:
@@ -71,8 +66,28 @@ class Details:
         else:
             self._new, self._anew, self._failing = {}, False, False
 
+    def unwritten(self) -> list[Line]:
+        """The lines that are not in the file, though they should be."""
+        return [(*key, value) for key, value in self._new.items()]
 
-def _read(line: str) -> tuple[int, str, str] | None:
+    def restore(self, lines: Iterable[Line]) -> None:
+        """Takes lines that an earlier process could not write."""
+        for step, name, value in lines:
+            self.values[step, name] = self._new[step, name] = value
+        self._anew |= bool(self._new)
+        self.flush()
+
+    def _write(self) -> None:
+        if self._anew:
+            with atomic(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([HEAD, *([*key, value] for key, value in self.values.items())])
+        elif self._new:
+            head = [] if self.path.is_file() else [HEAD]
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([*head, *([*key, value] for key, value in self._new.items())])
+
+
+def _read(line: str) -> Line | None:
     try:
         step, name, value = next(csv.reader([line.rstrip("\r")]), [])
         float(value)

@@ -10,10 +10,11 @@ import csv
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
-from dit.engine.details import Details
+from dit.engine.details import Details, Line
 from dit.media.files import atomic, unfinished_files
 from dit.runfiles import METRICS, read_rows
 
@@ -33,6 +34,17 @@ class Writer(Protocol):
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """Rows that metrics.csv has no room for, and lines of details.csv."""
+
+    rows: list[dict[str, Any]]
+    details: list[Line]
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.details)
 
 
 class Writers:
@@ -61,15 +73,18 @@ class Writers:
     def flush(self) -> None:
         self._each("flush", lambda writer: writer.flush())
 
-    def unwritten(self) -> list[dict[str, Any]]:
-        """Rows of the table that are not on the disk, though they should be."""
-        return [row for writer in self._writers if isinstance(writer, CSV) for row in writer.unwritten()]
+    def unwritten(self) -> Unwritten:
+        """What is not on the disk, though it should be."""
+        found = [writer.unwritten() for writer in self._writers if isinstance(writer, CSV)]
+        return Unwritten(
+            [row for each in found for row in each.rows], [line for each in found for line in each.details]
+        )
 
-    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Gives the table rows that an earlier process could not write."""
+    def restore(self, unwritten: Unwritten) -> None:
+        """Gives the tables what an earlier process could not write."""
         for writer in self._writers:
-            if isinstance(writer, CSV) and rows:
-                writer.restore(rows)
+            if isinstance(writer, CSV):
+                writer.restore(unwritten)
 
     def close(self) -> None:
         self._each("close", lambda writer: writer.close())
@@ -130,6 +145,7 @@ class CSV:
 
     def flush(self) -> None:
         """Writes new rows. Rows that cannot be written are kept, and tried again with the next one."""
+        self._details.flush()
         try:
             self._write()
         except OSError as error:
@@ -143,12 +159,17 @@ class CSV:
                 log.warning("%s is written again, nothing is missing", self.path)
             self.failing = False
 
-    def unwritten(self) -> list[dict[str, Any]]:
-        """All rows, while the file is incomplete."""
-        return [dict(row) for row in self.rows] if self.failing else []
+    def unwritten(self) -> Unwritten:
+        """All rows, while the file is incomplete, and the lines that details.csv lacks."""
+        return Unwritten([dict(row) for row in self.rows] if self.failing else [], self._details.unwritten())
 
-    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Takes rows that an earlier process could not write. They are those of the file, or belong among them."""
+    def restore(self, unwritten: Unwritten) -> None:
+        """Takes what an earlier process could not write. Rows are those of the file, or belong among them."""
+        self._details.restore(unwritten.details)
+        if unwritten.rows:
+            self._restore(unwritten.rows)
+
+    def _restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
         by_step = {row["step"]: row for row in self.rows}
         for row in rows:
             by_step.setdefault(row["step"], {"step": row["step"]}).update(row)
@@ -158,7 +179,6 @@ class CSV:
 
     def close(self) -> None:
         self.flush()
-        self._details.flush()
 
     def _write(self) -> None:
         new = [name for row in self.rows[self.written :] for name in row if name not in self.columns]

@@ -179,11 +179,14 @@ def test_a_branch_under_another_name(mine: Path) -> None:
 def test_a_run_without_a_checkpoint_belongs_to_nobody(mine: Path) -> None:
     rundir.write_config(mine, BASE)
     (mine / "metrics.csv").write_text("step,train/loss\n20,1.0\n")
+    (mine / "details.csv").write_text("step,name,value\n20,val/x0_error_level_0.1_frame_00,1.0\n")
     start = found(mine, base(net__depth=3))
     assert start.checkpoint is None and "this one takes it over" in start.notes[0]
     resume.take(mine, start, base(net__depth=3))
     assert rundir.config_of(mine) == base(net__depth=3)
-    assert len(list(mine.glob("set_aside/*/metrics.csv"))) == 1  # and nothing of it is lost
+    for table in ("metrics.csv", "details.csv"):  # and nothing of it is lost
+        (aside,) = mine.glob(f"set_aside/*/{table}")
+        assert aside.read_bytes() == (mine / table).read_bytes()
     leave_checkpoint(mine, base(net__depth=3))
     with pytest.raises(ValueError, match="has gone on meanwhile, in another process"):
         resume.take(mine, start, base(net__depth=3))

@@ -45,13 +45,13 @@ class Kept:
 
 
 def validated(
-    tmp_path: Path, module: VideoDiffusion | None = None, error_levels: int = 5, raw: bool = False, **data: Any
+    tmp_path: Path, module: VideoDiffusion | None = None, error_levels: int = 5, **data: Any
 ) -> dict[str, float]:
     """What is written after one step at a rate of 0, so that the weights are the first ones."""
     module = module or model(max_steps=1, lr=0.0)
     ema, kept = average(), Kept()
     metrics = Metrics(Writers([kept]), None, every=100)  # type: ignore[arg-type]
-    validation = Validation(ema, metrics, every=1, level_buckets=2, error_levels=error_levels, raw=raw)
+    validation = Validation(ema, metrics, every=1, level_buckets=2, error_levels=error_levels, raw=False)
     fit(module, [ema, metrics, tasks(validation)], tmp_path, video_data(**data))
     return kept.rows[1]
 
@@ -243,6 +243,11 @@ def test_an_image_among_videos_counts_for_the_first_frame_alone(tmp_path: Path) 
     for name in (*NAMES, "val/loss"):
         assert both[f"{name}_shape_1x{SIZE}x{SIZE}"] == pytest.approx(image[name])
         assert both[f"{name}_shape_{FRAMES}x{SIZE}x{SIZE}"] == pytest.approx(video[name])
+    for share in ("0.1", "0.9"):  # the joint table of each shape
+        for alone, frames in ((image, 1), (video, FRAMES)):
+            for frame in range(FRAMES):
+                cell = f"val/x0_error_level_{share}_frame_{frame:02d}"
+                assert both.get(f"{cell}_shape_{frames}x{SIZE}x{SIZE}") == pytest.approx(alone.get(cell))
     for name in (*NAMES, "val/loss"):
         first, later = (f"{name}_frame_{frame:02d}" for frame in range(2))
         assert both[first] == pytest.approx((image[first] + video[first]) / 2)

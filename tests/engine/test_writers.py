@@ -136,20 +136,24 @@ def test_wandb_offline_keeps_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 class FullDisk:
-    """No room for the table while `full`: half of what is new arrives."""
+    """No room for the tables while `full`: half of what is new arrives."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = False
-        write = CSV._write
+        for kind in (CSV, Details):
+            self.fill(monkeypatch, kind)
 
-        def _write(table: CSV) -> None:
-            if not self.full:
+    def fill(self, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+        write = kind._write
+
+        def _write(table: Any) -> None:
+            if not self.full or (isinstance(table, Details) and not table.unwritten()):
                 return write(table)
             with table.path.open("a") as file:
                 file.write("7,0.12")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(CSV, "_write", _write)
+        monkeypatch.setattr(kind, "_write", _write)
 
 
 def test_a_moment_of_a_full_disk_costs_no_row(
@@ -169,17 +173,22 @@ def test_a_moment_of_a_full_disk_costs_no_row(
     ]
 
 
-def test_rows_without_room_go_with_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk takes the checkpoint, not the table, and then the run is killed."""
-    small.train(small.model(max_steps=6), tmp_path / "straight", small.video_data())
+def test_what_there_is_no_room_for_goes_with_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes the checkpoint, not the tables, and then the run is killed. What was validated at step 3 is in the
+    checkpoint of step 6 alone; the validation of step 6 is made again."""
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    small.train(small.model(max_steps=9), straight, small.video_data())
     disk = FullDisk(monkeypatch)
     disk.full = True
-    small.train(small.model(max_steps=3), tmp_path / "run", small.video_data())
-    table = (tmp_path / "run" / "metrics.csv").read_text()
-    assert "train/loss" not in table and "7,0.12" in table
+    small.train(small.model(max_steps=6), run, small.video_data())
+    for table, name in (("metrics.csv", "train/loss"), (DETAILS, "val/")):
+        content = (run / table).read_text()
+        assert name not in content and "7,0.12" in content
     disk.full = False
-    small.train(small.model(max_steps=6, seed=1), tmp_path / "run", small.video_data())
-    assert small.table(tmp_path / "run") == small.table(tmp_path / "straight")
+    small.train(small.model(max_steps=9, seed=1), run, small.video_data())
+    assert small.table(run) == small.table(straight)
+    assert (run / DETAILS).read_text() == (straight / DETAILS).read_text()
+    assert {line.split(",")[0] for line in (run / DETAILS).read_text().splitlines()[1:]} == {"3", "6", "9"}
 
 
 @pytest.mark.parametrize(

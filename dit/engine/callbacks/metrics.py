@@ -19,7 +19,7 @@ from dit.engine.arithmetic import Arithmetic
 from dit.engine.callbacks.guard import GradientGuard
 from dit.engine.module import StepOutput, VideoDiffusion
 from dit.engine.ranks import gather_objects, sum_over_ranks
-from dit.engine.writers import Writers
+from dit.engine.writers import Unwritten, Writers
 from dit.recipes.base import NET
 
 
@@ -60,7 +60,7 @@ class Metrics(Callback):
     """Writes losses, speeds and the clips seen so far, every `every` steps; docs/architecture.md lists the columns.
 
     What has been summed up since the last row is part of the checkpoint, so a resumed run writes the same numbers; so
-    are rows that metrics.csv could not take.
+    are rows that metrics.csv could not take, and lines that details.csv could not.
 
     Args:
         writers: where to; opened on rank 0 only.
@@ -84,7 +84,7 @@ class Metrics(Callback):
         self.last_loss = float("nan")
         self._losses: dict[str, list[Tensor]] = {}  # by optimizer, of the micro-batches since the last row
         self._saved: dict[str, list[list[float]]] = {}  # the same of all ranks
-        self._unwritten: list[dict[str, Any]] = []
+        self._unwritten = Unwritten([], [])
         self._work = (0, 0)  # tokens and FLOPs of this rank since the last step
         self._seen = (0, 0)  # of this rank in this process
         self._seen_before = (0, 0)  # of all ranks, before it
@@ -208,7 +208,9 @@ class Metrics(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.writers.flush()  # a checkpoint never knows of steps that the table does not
         entries.SECONDS.put(checkpoint, self.seconds)
-        entries.UNWRITTEN_METRICS.put(checkpoint, self.writers.unwritten())
+        unwritten = self.writers.unwritten()
+        entries.UNWRITTEN_METRICS.put(checkpoint, unwritten.rows)
+        entries.UNWRITTEN_DETAILS.put(checkpoint, unwritten.details)
         running = gather_objects({name: [float(x) for x in each] for name, each in self._losses.items()})
         entries.RUNNING_LOSSES.put(checkpoint, [named.pop(NET, []) for named in running])
         if others := {name: [named[name] for named in running] for name in running[0]}:
@@ -225,7 +227,8 @@ class Metrics(Callback):
         tokens, flops = entries.SEEN.of(checkpoint)
         self._seen_before = tokens, flops
         self._seconds = float(entries.SECONDS.of(checkpoint))
-        self._unwritten = entries.UNWRITTEN_METRICS.of(checkpoint)
+        rows, details = entries.UNWRITTEN_METRICS.of(checkpoint), entries.UNWRITTEN_DETAILS.of(checkpoint)
+        self._unwritten = Unwritten(rows, details)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.writers.close()
