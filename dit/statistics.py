@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
+NORMAL = 1.96  # standard errors that a normal quantity stays within, on both sides, with probability `LEVEL`
 Floats = NDArray[np.float64]
 
 
@@ -33,6 +34,14 @@ def estimate(values: Sequence[float]) -> Estimate | None:
         return Estimate(mean)
     half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Estimate(mean, mean - half, mean + half, len(values))
+
+
+def estimate_share(share: float, count: int) -> Estimate:
+    """A share of `count` independent trials with Wilson's score interval (1927), which is right near 0 and 1, too."""
+    square = NORMAL * NORMAL
+    centre = (share + square / (2 * count)) / (1 + square / count)
+    half = NORMAL / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), count)
 
 
 def columnwise(values: Floats) -> tuple[Floats, Floats, Floats]:

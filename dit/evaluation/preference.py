@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dit.evaluation.intervals import of_mean, wilson
+from dit.statistics import Estimate, estimate, estimate_share
 
 Floats = NDArray[np.float64]
 
@@ -21,15 +21,14 @@ Floats = NDArray[np.float64]
 class Preference:
     """What scores of n fours add up to.
 
-    pairs: share of pairs told apart, and its interval. fours: share of fours in which both impossible clips together
-    have the higher score, and its interval. surprise: mean of how much higher the scores of the impossible clips of a
-    four are, as a share of those of the possible ones, and its interval (None of a single four).
+    pairs: share of pairs told apart. fours: share of fours in which both impossible clips together have the higher
+    score. surprise: mean of how much higher the scores of the impossible clips of a four are, as a share of those of
+    the possible ones.
     """
 
-    count: int
-    pairs: tuple[float, tuple[float, float]]
-    fours: tuple[float, tuple[float, float]]
-    surprise: tuple[float, tuple[float, float] | None]
+    pairs: Estimate
+    fours: Estimate
+    surprise: Estimate
 
 
 def preference(possible: Floats, impossible: Floats) -> Preference:
@@ -37,14 +36,10 @@ def preference(possible: Floats, impossible: Floats) -> Preference:
     if possible.shape != impossible.shape or possible.ndim != 2 or possible.shape[1] != 2 or not len(possible):
         raise ValueError(f"scores {possible.shape} and {impossible.shape} are not those of fours: give (n, 2) both")
     of_pairs, of_fours = told_apart(possible, impossible), told_apart(possible.sum(1), impossible.sum(1))
-    relative = impossible.sum(1) / possible.sum(1) - 1
-    count = len(possible)
-    return Preference(
-        count,
-        (float(of_pairs.mean()), wilson(float(of_pairs.mean()), count)),
-        (float(of_fours.mean()), wilson(float(of_fours.mean()), count)),
-        of_mean(relative.tolist()),
-    )
+    surprise = estimate((impossible.sum(1) / possible.sum(1) - 1).tolist())
+    assert surprise is not None
+    pairs, fours = (estimate_share(float(of.mean()), len(possible)) for of in (of_pairs, of_fours))
+    return Preference(pairs, fours, surprise)
 
 
 def told_apart(possible: Floats, impossible: Floats) -> Floats:

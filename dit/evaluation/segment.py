@@ -1,6 +1,7 @@
 """Finds the object in every frame of a video from its pixels alone: contrast, colour, place, area, pieces."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Value = TypeVar("Value", np.bool_, np.int64)
 
 # All distances between colours are Euclidean in 8-bit RGB, so the largest one is 441.
 MIN_CONTRAST = 60.0  # an object stands out from the background at least this much; noise of 8 levels stays below 45
@@ -70,20 +72,20 @@ def label(solid: Bools) -> NDArray[np.int64]:
     """Numbers the 8-connected pieces of every frame of `(F, H, W)`; 0 is no piece. Numbers are arbitrary."""
     labels = np.where(solid, np.arange(1, solid.size + 1).reshape(solid.shape), 0)
     while True:
-        spread = np.where(solid, _grow(labels), 0)
+        spread = np.where(solid, grown(labels), 0)
         if np.array_equal(spread, labels):
             return labels
         labels = spread
 
 
-def _grow(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The largest of each pixel's 3x3 neighbourhood."""
+def grown(values: NDArray[Value]) -> NDArray[Value]:
+    """The largest of each pixel's 3x3 neighbourhood (..., H, W); of a mask, whether there is one in it."""
     rows = values.copy()
-    np.maximum(rows[:, 1:], values[:, :-1], out=rows[:, 1:])
-    np.maximum(rows[:, :-1], values[:, 1:], out=rows[:, :-1])
+    np.maximum(rows[..., 1:, :], values[..., :-1, :], out=rows[..., 1:, :])
+    np.maximum(rows[..., :-1, :], values[..., 1:, :], out=rows[..., :-1, :])
     both = rows.copy()
-    np.maximum(both[:, :, 1:], rows[:, :, :-1], out=both[:, :, 1:])
-    np.maximum(both[:, :, :-1], rows[:, :, 1:], out=both[:, :, :-1])
+    np.maximum(both[..., 1:], rows[..., :-1], out=both[..., 1:])
+    np.maximum(both[..., :-1], rows[..., 1:], out=both[..., :-1])
     return both
 
 
@@ -100,8 +102,8 @@ def track(levels: Floats, soft: Floats) -> Track:
     for frame in range(frames):
         numbers, counts = np.unique(labels[frame][solid[frame]], return_counts=True)
         if len(numbers) and counts.max() <= MAX_FILL * height * width:
-            body = (labels[frame] == numbers[np.argmax(counts)]).astype(np.int64)[None]
-            masks[frame] = soft[frame] * _grow(_grow(body))[0]
+            body = labels[frame] == numbers[np.argmax(counts)]
+            masks[frame] = soft[frame] * grown(grown(body))
         stray[frame] = soft[frame][(soft[frame] > FAINT) & (masks[frame] == 0.0)].sum()
     areas = masks.sum((1, 2))
     present = areas > 0.0

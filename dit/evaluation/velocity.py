@@ -23,30 +23,28 @@ have neither: pixels are weighed by how much of them the ball covers, and places
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from dit.evaluation.intervals import of_mean
-from dit.evaluation.segment import Bools, Floats, to_levels
+from dit.evaluation.segment import Bools, Floats, grown, to_levels
+from dit.scores import SHARE, Measure
 
 HALF = 127.0  # levels
 SOLID = 0.5  # coverage above which a pixel is certainly the ball's; its neighbours belong to the rim
 BOUNCE = 0.1  # units/s by which velocities change in the interval of a collision
-# What each measure is, for whoever shows it without knowing it: `share` is of 1.
-MEASURES: dict[str, dict[str, Any]] = {
-    "velocity_error": {"title": "velocity error, public reading", "unit": "units/s", "larger_is_better": False},
-    "sharp_velocity_error": {"title": "velocity error, sharp reading", "unit": "units/s", "larger_is_better": False},
-    "error_before": {"title": "velocity error before the collision", "unit": "units/s", "larger_is_better": False},
-    "error_after": {"title": "velocity error behind the collision", "unit": "units/s", "larger_is_better": False},
-    "frame_error": {"title": "velocity error frame by frame", "unit": "units/s", "larger_is_better": False},
-    "position_error": {"title": "position error", "unit": "units", "larger_is_better": False},
-    "momentum_error": {"title": "momentum error", "unit": "units^3/s", "larger_is_better": False},
-    "energy_error": {"title": "energy error", "unit": "units^4/s^2", "larger_is_better": False},
-    "size_change": {"title": "change of radius", "unit": "units", "larger_is_better": False},
-    "found": {"title": "balls found", "unit": "share", "larger_is_better": True},
+MEASURES = {
+    "velocity_error": Measure("velocity error, public reading", "units/s", False),
+    "sharp_velocity_error": Measure("velocity error, sharp reading", "units/s", False),
+    "error_before": Measure("velocity error before the collision", "units/s", False),
+    "error_after": Measure("velocity error behind the collision", "units/s", False),
+    "frame_error": Measure("velocity error frame by frame", "units/s", False),
+    "position_error": Measure("position error", "units", False),
+    "momentum_error": Measure("momentum error", "units^3/s", False),
+    "energy_error": Measure("energy error", "units^4/s^2", False),
+    "size_change": Measure("change of radius", "units", False),
+    "found": Measure("balls found", SHARE, True),
 }
 
 
@@ -116,7 +114,7 @@ class Reader:
         missing = 1.0 - levels / 255.0
         red, green, blue = (missing[..., channel] for channel in range(3))
         shares = [np.clip(0.5 * (green + blue - red), 0.0, 1.0), np.clip(0.5 * (green + red - blue), 0.0, 1.0)][:balls]
-        weights = [share * _grown(share > SOLID) for share in shares]
+        weights = [share * grown(share > SOLID) for share in shares]
         return self._filled(self._placed(weights, self.origin, self.pitch))
 
     def _placed(self, weights: Sequence[Floats], origin: float, pitch: float) -> Places:
@@ -184,12 +182,6 @@ class Reader:
             reasons=tuple(reasons),
         )
 
-    def evaluate(self, videos: Sequence[torch.Tensor], truths: Sequence[Balls]) -> Report:
-        """Judges every video against its truth."""
-        if len(videos) != len(truths) or not len(videos):
-            raise ValueError(f"{len(videos)} videos for {len(truths)} truths; give one each, at least one")
-        return Report(tuple(self.judge(video, truth) for video, truth in zip(videos, truths, strict=True)))
-
 
 def _levels(video: torch.Tensor) -> Floats:
     """(3, F, S, S) -> (F, S, S, 3) from 0 to 255; what is no number shows no ball."""
@@ -252,41 +244,3 @@ class _Motion:
         momentum = (self.masses * (seen - true)).sum(1)
         energy = (0.5 * self.masses * (seen**2 - true**2)).sum(1)
         return float(np.abs(momentum).mean()), float(np.abs(energy).mean())
-
-
-def _grown(solid: Bools) -> Bools:
-    """The pixels of (F, H, W) in whose 3x3 neighbourhood there is one."""
-    grown = solid.copy()
-    for axis in (1, 2):
-        ahead = [slice(None)] * 3
-        behind = [slice(None)] * 3
-        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
-        before = grown.copy()
-        grown[tuple(ahead)] |= before[tuple(behind)]
-        grown[tuple(behind)] |= before[tuple(ahead)]
-    return grown
-
-
-@dataclass(frozen=True)
-class Report:
-    """The verdicts of a set of clips and what they add up to."""
-
-    verdicts: tuple[Verdict, ...]
-
-    def values(self, name: str) -> Floats:
-        """Of the clips that have this measure."""
-        values = [getattr(verdict, name) for verdict in self.verdicts]
-        return np.array([value for value in values if value is not None], np.float64)
-
-    def names(self) -> list[str]:
-        """The measures that these clips have."""
-        return [each.name for each in fields(Verdict) if each.name in MEASURES and len(self.values(each.name))]
-
-    def metrics(self) -> dict[str, float]:
-        """The mean over the clips of each measure that they have."""
-        return {name: of_mean(self.values(name).tolist())[0] for name in self.names()}
-
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95 % interval of each of `metrics` that has one."""
-        found = {name: of_mean(self.values(name).tolist())[1] for name in self.names()}
-        return {name: interval for name, interval in found.items() if interval is not None}

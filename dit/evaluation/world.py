@@ -9,15 +9,15 @@ ones; no model's output had a part in it. A reading that fails counts as wrong i
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot
-from typing import Any
 
 import numpy as np
 import torch
 
-from dit.evaluation.intervals import of_mean, wilson
+from dit.evaluation.fit import fitted, off_line
 from dit.evaluation.outline import Outline
-from dit.evaluation.segment import MIN_CONTRAST, Bools, Floats, Track, coverage, to_levels, track
+from dit.evaluation.segment import MIN_CONTRAST, Floats, Track, coverage, to_levels, track
 from dit.evaluation.shape import Templates
+from dit.scores import SHARE, Measure
 
 MIN_SCORE = 0.6  # soft IoU below which a blob is no shape at all; real clips, blurred and noisy too, stay above 0.8
 MAX_COLOUR = 100.0  # levels between an object and the colour that it is taken for; neighbours are 108 apart or more
@@ -30,12 +30,11 @@ MAX_JUMP = 0.35  # distance of a centroid from the fitted line, over the radius:
 SIZE_RANGE = (0.88, 1.14)  # measured over prompted radius: half-way between neighbouring size words
 COLUMNS = ("colour", "shape", "size", "direction", "permanence")
 ERRORS = ("speed_error", "outline_error", "outline_worst")  # what still ranks clips that are right; means over clips
-# What each measure is, for whoever shows it without knowing it: `share` is of 1.
-MEASURES: dict[str, dict[str, Any]] = {
-    **{name: {"title": name, "unit": "share", "larger_is_better": True} for name in (*COLUMNS, "all")},
-    "speed_error": {"title": "speed error", "unit": "px/frame", "larger_is_better": False},
-    "outline_error": {"title": "outline error", "unit": "px", "larger_is_better": False},
-    "outline_worst": {"title": "outline error in the worst frame", "unit": "px", "larger_is_better": False},
+MEASURES = {
+    **{name: Measure(name, SHARE, True) for name in (*COLUMNS, "all")},
+    "speed_error": Measure("speed error", "px/frame", False),
+    "outline_error": Measure("outline error", "px", False),
+    "outline_worst": Measure("outline error in the worst frame", "px", False),
 }
 
 
@@ -117,7 +116,8 @@ class Reader:
         if 2 * found.present.sum() < len(levels):
             return Reading((None,), (None,), 0.0, None, ("no object in more than half of the frames",), found)
         radius = float(np.sqrt(np.median(found.areas[found.present]) / np.pi))
-        line = _fit(found.centroids, found.present)
+        frames = np.flatnonzero(found.present)
+        line = fitted(frames, found.centroids[frames])
         return Reading(
             colours=tuple(self._colour(found, frame) for frame in np.flatnonzero(found.present).tolist()),
             shapes=self._shapes(found),
@@ -192,23 +192,9 @@ class Reader:
             errors[frame] = outline.error(found.masks[frame], found.centroids[frame], expected.radius)
         return errors
 
-    def evaluate(self, videos: Sequence[torch.Tensor], expectations: Sequence[Expectation]) -> "Report":
-        """Judges every video against its expectation."""
-        if len(videos) != len(expectations) or not len(videos):
-            raise ValueError(f"{len(videos)} videos for {len(expectations)} expectations; give one each, at least one")
-        return Report(tuple(self.judge(video, wanted) for video, wanted in zip(videos, expectations, strict=True)))
-
 
 def _words(found: Sequence[str | None]) -> str:
     return "/".join(dict.fromkeys(word or "unreadable" for word in found))
-
-
-def _fit(centroids: Floats, present: Bools) -> Floats:
-    """Least-squares line `[[x0, y0], [vx, vy]]` through the centroids of the frames with an object in them."""
-    frames = np.flatnonzero(present)
-    design = np.stack([np.ones(len(frames)), frames], axis=1)
-    line, *_ = np.linalg.lstsq(design, centroids[frames], rcond=None)
-    return np.asarray(line, np.float64)
 
 
 def _flaws(found: Track, line: Floats, radius: float) -> list[str]:
@@ -221,37 +207,7 @@ def _flaws(found: Track, line: Floats, radius: float) -> list[str]:
             flaws.append(f"frame {frame}: area {area / typical:.2f} of the usual")
         if stray > MAX_STRAY * typical and stray >= 1.0:
             flaws.append(f"frame {frame}: a second piece of {stray:.1f} px")
-    away = np.linalg.norm(found.centroids - (line[0] + np.arange(len(found.present))[:, None] * line[1]), axis=1)
+    away = off_line(np.arange(len(found.present)), found.centroids, line)
     limit = MAX_JUMP * radius + 0.25
     flaws += [f"frame {frame}: {away[frame]:.1f} px off its line" for frame in np.flatnonzero(away > limit)]
     return flaws
-
-
-@dataclass(frozen=True)
-class Report:
-    """The verdicts of a set of clips and what they add up to."""
-
-    verdicts: tuple[Verdict, ...]
-
-    def share(self, column: str) -> float:
-        """Share of clips that are right in a column of `COLUMNS`, or in `all` of them."""
-        return sum(getattr(verdict, column) for verdict in self.verdicts) / len(self.verdicts)
-
-    def interval(self, column: str) -> tuple[float, float]:
-        """The share's 95 % interval."""
-        return wilson(self.share(column), len(self.verdicts))
-
-    def error(self, name: str) -> tuple[float, tuple[float, float] | None]:
-        """Mean over the clips of one of `ERRORS`, and its 95 % interval (None of a single clip)."""
-        return of_mean([getattr(verdict, name) for verdict in self.verdicts])
-
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95 % interval over the clips of each of `metrics` that has one."""
-        shares = {column: self.interval(column) for column in (*COLUMNS, "all")}
-        errors = {name: self.error(name)[1] for name in ERRORS}
-        return {**shares, **{name: interval for name, interval in errors.items() if interval is not None}}
-
-    def metrics(self) -> dict[str, float]:
-        """Plain numbers for a logger."""
-        shares = {column: self.share(column) for column in (*COLUMNS, "all")}
-        return {**shares, **{name: self.error(name)[0] for name in ERRORS}}

@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dit.report.measures import Kind
 from dit.report.significance import holm, paired, told_apart
 from dit.report.words import interval, number, quantity, span
+from dit.scores import Measure
 from dit.statistics import Estimate, estimate
 
 CLOSE = 0.01  # share by which a run may take more or less than was planned, without a note
 COST = {
-    "steps": Kind("steps", "step"),
-    "tokens": Kind("tokens", "tokens"),
-    "flops": Kind("FLOP", "FLOP"),
-    "seconds": Kind("time", "s"),
+    "steps": Measure("steps", "step"),
+    "tokens": Measure("tokens", "tokens"),
+    "flops": Measure("FLOP", "FLOP"),
+    "seconds": Measure("time", "s"),
 }
 Values = Mapping[str, Mapping[int, float]]  # variant -> seed -> a metric's value
 
@@ -58,7 +58,7 @@ class Comparison:
 
     baseline: str
     first: str
-    kinds: dict[str, Kind]
+    kinds: dict[str, Measure]
     rows: dict[str, dict[str, Compared]]
     costs: dict[str, dict[str, Estimate]]
     runs: dict[str, int]
@@ -70,7 +70,7 @@ class Comparison:
 
 def compare(
     values: Mapping[str, Values],
-    kinds: Mapping[str, Kind],
+    kinds: Mapping[str, Measure],
     baseline: str,
     costs: Mapping[str, Mapping[int, Mapping[str, float]]],
 ) -> Comparison:
@@ -120,7 +120,7 @@ def compare(
     )
 
 
-def _verdict(each: Compared, corrected: float, kind: Kind) -> str:
+def _verdict(each: Compared, corrected: float, kind: Measure) -> str:
     assert each.difference is not None
     if not told_apart(corrected):
         return "not told apart"
@@ -216,7 +216,7 @@ def plain(comparison: Comparison) -> dict[str, Any]:
     return asdict(comparison)
 
 
-def _with_interval(each: Estimate | None, kind: Kind, signed: bool = False) -> str:
+def _with_interval(each: Estimate | None, kind: Measure, signed: bool = False) -> str:
     if each is None:
         return "–"
     sign = "+" if signed and each.mean > 0 else ""

@@ -13,8 +13,9 @@ from dit.report.ablation import Comparison
 from dit.report.clips import Wall
 from dit.report.curves import Curve
 from dit.report.groups import Difference, Group
-from dit.report.measures import Kind, MeasureTable
+from dit.report.measures import MeasureTable
 from dit.report.runs import Run, Say, find, read
+from dit.scores import Measure
 from dit.statistics import Estimate, estimate
 
 NUMBERS = 400_000  # on a page, in all lines of all curves: some megabytes
@@ -22,9 +23,9 @@ OPENED = 4  # curves that are shown at first, unless others are asked for
 FEWEST = 60  # points of a line, however many there are
 # What a run has come to, beside the metrics that are looked at first.
 COST = {
-    "seen/tokens": Kind("tokens seen", "tokens"),
-    "seen/flops": Kind("arithmetic", "FLOP"),
-    "speed/seconds": Kind("time", "s"),
+    "seen/tokens": Measure("tokens seen", "tokens"),
+    "seen/flops": Measure("arithmetic", "FLOP"),
+    "speed/seconds": Measure("time", "s"),
 }
 
 
@@ -101,8 +102,8 @@ def assemble(folders: Sequence[Path], *, metrics: Sequence[str] = (), videos: in
 
 def _outcomes(runs: Sequence[Run], made: Sequence[Group], there: Sequence[str]) -> MeasureTable:
     """The last values of the metrics that are looked at first, and what they cost; one row a group."""
-    shown = {metric: Kind(metric, "", curves.RANKS.get(metric)) for metric in curves.FIRST if metric in there}
-    kinds = {"step": Kind("step", "step"), **shown, **COST}
+    shown = {metric: Measure(metric, "", curves.RANKS.get(metric)) for metric in curves.FIRST if metric in there}
+    kinds = {"step": Measure("step", "step"), **shown, **COST}
     rows: list[tuple[str, int | None, dict[str, Estimate]]] = []
     for place, group in enumerate(made):
         row = {}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dit.report.groups import Group
-from dit.report.measures import Kind
 from dit.report.runs import Run
+from dit.scores import Measure
 from dit.statistics import Floats, columnwise
 
 AXES = ("seen/tokens", "seen/flops", "speed/seconds")  # what a curve can be drawn along, beside the step
@@ -52,10 +52,10 @@ def names(runs: Sequence[Run]) -> list[str]:
     return [*(name for name in FIRST if name in there), *(name for name in there if name not in FIRST)]
 
 
-def kind_of(metric: str) -> Kind:
+def kind_of(metric: str) -> Measure:
     """What is known of a metric by its name: whether larger is better. Also of one noise level, frame or shape."""
     whole = re.sub(r"_(level|frame|shape)_.*", "", metric)
-    return Kind(metric, "dB" if whole == "val/psnr" else "", False if whole in LOSSES else RANKS.get(whole))
+    return Measure(metric, "dB" if whole == "val/psnr" else "", False if whole in LOSSES else RANKS.get(whole))
 
 
 def curve(metric: str, runs: Sequence[Run], groups: Sequence[Group], most: int = POINTS) -> Curve:

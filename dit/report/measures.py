@@ -16,20 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from dit.runfiles import FINDINGS, MEASURES, SAMPLES
-from dit.statistics import Estimate, estimate
+from dit.scores import Measure, own_protocol, protocol_of
+from dit.statistics import NORMAL, Estimate, estimate
 
 LARGEST = 64 * 2**20  # bytes of a file that is read
 OLDEST = "world"  # the suite of files that name none
-OF_MACHINE = ("versions", "device", "files", "batch_size")  # settings that are no part of a protocol
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a measure is. unit: `share` (of 1), or a unit, "" where nothing is known. larger: whether that is better."""
-
-    title: str
-    unit: str = ""
-    larger: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class Measured:
     step: int
     weights: str
     rows: dict[str, dict[str, Estimate]]
-    kinds: dict[str, Kind]
+    kinds: dict[str, Measure]
     protocol: dict[str, Any]
     wrong: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -94,7 +85,6 @@ def _measured(file: Path, content: Any) -> Measured:
         for each in of_samples
         if "file" in each and isinstance(each.get("reasons"), list)
     }
-    protocol = {key: value for key, value in settings.items() if key not in OF_MACHINE}
     asked = [(each.get("prompt"), each.get("seed")) for each in of_samples]
     step = checkpoint.get("step")
     return Measured(
@@ -105,7 +95,7 @@ def _measured(file: Path, content: Any) -> Measured:
         weights=str(checkpoint.get("weights", "")),
         rows=rows,
         kinds={measure: _kind(measure, about.get(measure)) for row in rows.values() for measure in row},
-        protocol=protocol | {"prompts and seeds": asked},
+        protocol=protocol_of(settings) | {"prompts and seeds": asked},
         wrong=wrong,
     )
 
@@ -130,15 +120,15 @@ def _estimate(mean: float, interval: Any, error: Any, count: int) -> Estimate:
     if isinstance(interval, list) and len(interval) == 2 and all(map(_number, interval)):
         return Estimate(float(mean), float(interval[0]), float(interval[1]), count)
     if _number(error):
-        return Estimate(float(mean), mean - 1.96 * error, mean + 1.96 * error, count)
+        return Estimate(float(mean), mean - NORMAL * error, mean + NORMAL * error, count)
     return Estimate(float(mean), None, None, count)
 
 
-def _kind(measure: str, about: Any) -> Kind:
+def _kind(measure: str, about: Any) -> Measure:
     about = about if isinstance(about, dict) else {}
     larger = about.get("larger_is_better")
     title = str(about.get("title", measure.replace("_", " ")))
-    return Kind(title, str(about.get("unit", "")), larger if isinstance(larger, bool) else None)
+    return Measure(title, str(about.get("unit", "")), larger if isinstance(larger, bool) else None)
 
 
 @dataclass(frozen=True)
@@ -150,7 +140,7 @@ class MeasureTable:
     title: what the suite measures.
     """
 
-    kinds: dict[str, Kind]
+    kinds: dict[str, Measure]
     rows: list[tuple[str, int | None, dict[str, Estimate]]]
     runs: dict[int, int]
     notes: list[str]
@@ -170,7 +160,7 @@ def tabled(groups: Sequence[tuple[str, Sequence[tuple[str, Measured | None]]]]) 
     there = [(name, each) for _, runs in groups for name, each in runs if each is not None]
     if not there:
         return None
-    kinds: dict[str, Kind] = {}
+    kinds: dict[str, Measure] = {}
     for _, each in there:
         for measure, kind in each.kinds.items():
             kinds.setdefault(measure, kind)
@@ -216,12 +206,10 @@ def _apart(
     def told(each: Measured) -> Measured:
         numbers = {}
         for measure in each.kinds:
-            own = each.protocol.get(measure)
-            key = json.dumps(own, sort_keys=True) if isinstance(own, dict) else ""
-            protocols = met.setdefault(measure, [])
-            if key not in protocols:
-                protocols.append(key)
-            numbers[measure] = protocols.index(key) + 1
+            own, protocols = own_protocol(each.protocol, measure), met.setdefault(measure, [])
+            if own not in protocols:
+                protocols.append(own)
+            numbers[measure] = protocols.index(own) + 1
         ends = {measure: f" ({number})" if number > 1 else "" for measure, number in numbers.items()}
         kinds = {name + ends[name]: replace(kind, title=kind.title + ends[name]) for name, kind in each.kinds.items()}
         rows = {row: {name + ends[name]: value for name, value in own.items()} for row, own in each.rows.items()}

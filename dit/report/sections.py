@@ -9,9 +9,10 @@ from html import escape
 from dit.report.ablation import COST_HEAD, HEAD, Comparison, explained, rows_of, titled
 from dit.report.assemble import Report
 from dit.report.clips import Cell, Wall
-from dit.report.measures import Kind, MeasureTable
+from dit.report.measures import MeasureTable
 from dit.report.runs import Run
 from dit.report.words import SCALED, interval, quantity, span
+from dit.scores import Measure
 from dit.statistics import Estimate
 
 COLOURS = 8  # of the page's style, by the place of a group
@@ -150,7 +151,7 @@ def _seeds(measured: int, there: int) -> str:
     return f' <span class="faint">{count} seeds</span>'
 
 
-def _head(kind: Kind) -> str:
+def _head(kind: Measure) -> str:
     unit = f" ({kind.unit})" if kind.unit and kind.unit not in SCALED else ""
     arrow = {True: " ↑", False: " ↓", None: ""}[kind.larger]
     return f"{kind.title}{unit}{arrow}"
@@ -167,7 +168,7 @@ def _best(table: MeasureTable, measure: str) -> Estimate | None:
     return own[means.index(best)] if means.count(best) == 1 else None
 
 
-def _cell(each: Estimate | None, kind: Kind, best: bool) -> str:
+def _cell(each: Estimate | None, kind: Measure, best: bool) -> str:
     if each is None:
         return '<span class="faint">–</span>'
     value = escape(quantity(each.mean, kind.unit))

@@ -11,8 +11,8 @@ from typing import Any
 
 from dit.media.files import atomic
 from dit.report.ablation import off_budget
-from dit.report.measures import Kind
 from dit.report.words import quantity
+from dit.scores import Measure
 
 RUNS = Path("runs")
 PLAN = "plan.json"
@@ -60,7 +60,7 @@ class Plan:
     baseline: str
     budget_in: str
     each: float
-    metrics: dict[str, Kind]
+    metrics: dict[str, Measure]
     evaluate: tuple[str, ...] | None
     all_measures: bool
     devices: int

@@ -28,8 +28,8 @@ from dit.foreign import read_yaml
 from dit.report.ablation import many
 from dit.report.curves import kind_of
 from dit.report.groups import compared
-from dit.report.measures import Kind
 from dit.runfiles import CONFIG
+from dit.scores import Measure
 from scripts.ablation.asked import Request, Variant, evaluation
 from scripts.ablation.plan import Plan, PlannedVariant
 
@@ -222,7 +222,9 @@ def following(overrides: Sequence[str], steps: int, config: Mapping[str, Any]) -
     return given
 
 
-def metrics_of(asked: str | None, built: Sequence[Built], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Kind]:
+def metrics_of(
+    asked: str | None, built: Sequence[Built], configs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Measure]:
     """What is compared, with what is known of it: `val/psnr,my/score:higher`. ValueError for what will not be there."""
     if asked is None:
         first = {"val/x0_error" if one.denoises else "val/psnr" for one in built}
@@ -236,7 +238,7 @@ def metrics_of(asked: str | None, built: Sequence[Built], configs: Mapping[str, 
             if direction and direction not in DIRECTIONS:
                 raise ValueError(f"metrics={each}: behind the colon stands higher or lower, which is better")
             known = kind_of(name)
-            metrics[name] = Kind(known.title, known.unit, DIRECTIONS[direction]) if direction else known
+            metrics[name] = Measure(known.title, known.unit, DIRECTIONS[direction]) if direction else known
         if not metrics:
             raise ValueError(f"metrics={asked} names none; for example metrics=val/x0_error")
     for label, config in configs.items():
@@ -268,7 +270,9 @@ def check_runs(request: Request, configs: Mapping[str, Mapping[str, Any]]) -> No
                 )
 
 
-def notes(configs: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Kind], steps: Mapping[str, int]) -> list[str]:
+def notes(
+    configs: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Measure], steps: Mapping[str, int]
+) -> list[str]:
     """What to know of a plan, a line each."""
     said: list[str] = []
     labels = list(configs)

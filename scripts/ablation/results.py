@@ -23,8 +23,8 @@ from dit.report.ablation import (
     plain,
 )
 from dit.report.assemble import assemble
-from dit.report.measures import Kind
 from dit.report.runs import Run, read
+from dit.scores import Measure
 from scripts.ablation.local import Failure, is_trained
 from scripts.ablation.plan import Cell, Plan, described, shell
 
@@ -113,7 +113,7 @@ def _costs(cell: Cell, run: Run) -> dict[str, float]:
     return costs
 
 
-def _measures(run: Run, step: int) -> dict[str, tuple[Kind, float]]:
+def _measures(run: Run, step: int) -> dict[str, tuple[Measure, float]]:
     """`suite/measure` -> what it is, and what the samples of a step have; of each suite what was written last."""
     last = {each.suite: each for each in run.measured if each.step == step}
     return {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from data.worlds.load import load
 from data.worlds.state import Clip, State
 from data.worlds.world import World
 from dit.evaluation.harness.table import markdown
-from dit.evaluation.objects.judge import CHECKS, ERRORS, Report
+from dit.evaluation.objects.judge import CHECKS, ERRORS, MEASURES, Verdict
 from dit.evaluation.suites.promises import Promises
+from dit.evaluation.verdicts import Report
 
 WORLDS = ("world_physics", "world_occlusion", "world_containers", "world_camera", "world_full")
 SPLITS = ("train", "heldout", "slower", "faster", "smaller", "larger", "longer")
@@ -201,34 +203,29 @@ def video(pixels: Pixels) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 0, 1, 2)))
 
 
-def real(world: World, count: int) -> Report:
-    """Of the first clips of a world."""
-    promises, clips = Promises(world), [world.clip(index) for index in range(count)]
+def real(promises: Promises, clips: Sequence[Clip]) -> Report[Verdict]:
+    """Of clips as they are."""
     said = [promises.of(clip.caption) for clip in clips]
-    return promises.reader.evaluate([video(clip.pixels) for clip in clips], said)
+    return Report.of(promises.reader.judge, [video(clip.pixels) for clip in clips], said, MEASURES)
 
 
-def swapped(world: World, count: int) -> Report:
-    """Of clips that are held against the caption of the next one."""
-    promises, clips = Promises(world), [world.clip(index) for index in range(count + 1)]
+def swapped(promises: Promises, clips: Sequence[Clip]) -> Report[Verdict]:
+    """Of clips that are held against the caption of the next one; the last one is left out."""
     said = [promises.of(clip.caption) for clip in clips[1:]]
-    return promises.reader.evaluate([video(clip.pixels) for clip in clips[:-1]], said)
+    return Report.of(promises.reader.judge, [video(clip.pixels) for clip in clips[:-1]], said, MEASURES)
 
 
-def spoilt(world: World, name: str, count: int) -> Report | None:
-    """Of up to `count` of the first clips that can be spoilt so; None where none can."""
-    promises, verdicts = Promises(world), []
-    for index in range(5 * count):
-        clip = world.clip(index)
-        pixels = SPOILT[name][0](world, clip)
-        if pixels is not None:
-            verdicts.append(promises.reader.judge(video(pixels), promises.of(clip.caption)))
-        if len(verdicts) == count:
-            break
-    return Report(tuple(verdicts)) if verdicts else None
+def spoilt(promises: Promises, clips: Iterable[Clip], name: str, count: int) -> Report[Verdict] | None:
+    """Of the first `count` of the clips that can be spoilt so; None where none can."""
+    found = ((clip, SPOILT[name][0](promises.world, clip)) for clip in clips)
+    taken = list(islice(((clip, pixels) for clip, pixels in found if pixels is not None), count))
+    if not taken:
+        return None
+    said = [promises.of(clip.caption) for clip, _ in taken]
+    return Report.of(promises.reader.judge, [video(pixels) for _, pixels in taken], said, MEASURES)
 
 
-def row(name: str, report: Report) -> list[str]:
+def row(name: str, report: Report[Verdict]) -> list[str]:
     found = report.metrics()
     cells = [f"{100 * found[check]:.3g}" if check in found else "-" for check in (*CHECKS, "all")]
     errors = [f"{found[error]:.3f}" if error in found else "-" for error in ERRORS]
@@ -244,11 +241,12 @@ def main(names: Sequence[str]) -> None:
             except ValueError as error:  # as of straight ways that leave the frame in longer clips
                 print(f"{name} has no split {split}: {error}", file=sys.stderr)
                 continue
-            rows.append(row(f"real, {split}", real(shown, COUNT)))
+            rows.append(row(f"real, {split}", real(Promises(shown), [shown.clip(index) for index in range(COUNT)])))
         world = load(name)
-        rows.append(row("caption of another clip", swapped(world, FEWER)))
+        promises, clips = Promises(world), [world.clip(index) for index in range(5 * FEWER)]
+        rows.append(row("caption of another clip", swapped(promises, clips[: FEWER + 1])))
         for kind in SPOILT:
-            report = spoilt(world, kind, FEWER)
+            report = spoilt(promises, clips, kind, FEWER)
             if report is not None:
                 rows.append(row(kind, report))
         print(markdown([name, "clips", *CHECKS, "all", *ERRORS], rows), flush=True)

@@ -12,7 +12,7 @@ import torch
 
 from dit.entry import explain
 from dit.evaluation.harness import work as of_work
-from dit.evaluation.harness.result import Measure, Result, Score, as_report
+from dit.evaluation.harness.result import Result, Score, as_report
 from dit.evaluation.harness.run import Outcome, evaluate
 from dit.evaluation.harness.subject import Subject, subjects
 from dit.evaluation.harness.table import brief, protocol, table
@@ -22,6 +22,7 @@ from dit.evaluation.suites.world import WorldSuite
 from dit.media.samples import SampleSet
 from dit.sampling.ranks import Ranks
 from dit.sampling.request import Request
+from dit.scores import Measure
 from tests.evaluation.checkpoints import make_run, sampler, subject
 
 ALONE = Ranks(0, 1)

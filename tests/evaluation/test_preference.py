@@ -12,6 +12,7 @@ from data.worlds.impossible import Film, Four
 from data.worlds.plots import CONTROL, KINDS
 from data.worlds.world import World
 from dit.evaluation.preference import Preference, preference, stacked, told_apart
+from dit.statistics import Estimate
 from tests.data.worlds.plotted import fours, world_of
 
 Score = Callable[[Film, Four, World], float]
@@ -55,31 +56,38 @@ def compared(score: Score, kind: str, count: int) -> Preference:
     return preference(possible + 1.0, impossible + 1.0)
 
 
+def ends(each: Estimate) -> tuple[float, float]:
+    assert each.low is not None and each.high is not None
+    return each.low, each.high
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != CONTROL])
 def test_an_oracle_is_right_about_every_pair(kind: str) -> None:
     found = compared(violations, kind, 10)
-    assert found.pairs[0] == found.fours[0] == 1.0 and found.pairs[1][0] > 0.7
-    assert found.surprise[0] >= 1.0
+    assert found.pairs.mean == found.fours.mean == 1.0 and ends(found.pairs)[0] > 0.7
+    assert found.surprise.mean >= 1.0
 
 
 @pytest.mark.parametrize("kind", ["vanish", "colour", "shape", "jump", "reverse", "vanish_hidden"])
 def test_what_the_frames_show_is_no_advantage(kind: str) -> None:
     """A scorer that looks at each frame alone: bright frames, and frames without an object, are easy for it."""
     found = compared(lambda film, four, world: float(film.pixels.astype(float).mean()), kind, 8)
-    assert found.pairs[0] == pytest.approx(0.5) and found.pairs[1][0] < 0.5 < found.pairs[1][1]
-    assert found.surprise[0] == pytest.approx(0.0, abs=1e-12)
+    low, high = ends(found.pairs)
+    assert found.pairs.mean == pytest.approx(0.5) and low < 0.5 < high
+    assert found.surprise.mean == pytest.approx(0.0, abs=1e-12)
 
 
 def test_a_control_of_two_possible_clips_is_told_apart_by_chance() -> None:
     """By the oracle, which sees no difference; by chance; and by somebody who likes one direction."""
-    assert compared(violations, CONTROL, 10).pairs[0] == 0.5
+    assert compared(violations, CONTROL, 10).pairs.mean == 0.5
     random = np.random.default_rng(0)
     for score in (
         lambda film, four, world: float(random.random()),
         lambda film, four, world: float(film.positions.sum()),
     ):
         found = compared(score, CONTROL, 60)
-        assert found.pairs[1][0] < 0.5 < found.pairs[1][1] and 0.3 < found.pairs[0] < 0.7
+        low, high = ends(found.pairs)
+        assert low < 0.5 < high and 0.3 < found.pairs.mean < 0.7
 
 
 def test_the_interval_holds_what_it_promises() -> None:
@@ -91,7 +99,7 @@ def test_the_interval_holds_what_it_promises() -> None:
         for _ in range(400):
             own = random.normal(0.3, 1.0, size=(40, 2))
             common = random.normal(0.0, 2.0, size=(40, 1)) * np.array([1.0, together])
-            (_, (low, high)) = preference(np.full((40, 2), 100.0), 100.0 + own + common).pairs
+            low, high = ends(preference(np.full((40, 2), 100.0), 100.0 + own + common).pairs)
             truth = 0.5 * (1 + erf(0.3 / np.sqrt(1 + 4.0) / np.sqrt(2))), 0.5 * (1 + erf(0.3 / np.sqrt(2)))
             share = truth[0] if together else (truth[0] + truth[1]) / 2
             missed += not low <= share <= high
@@ -101,8 +109,8 @@ def test_the_interval_holds_what_it_promises() -> None:
 def test_pairs_and_fours_are_counted() -> None:
     possible, impossible = np.array([[1.0, 1.0], [2.0, 1.0]]), np.array([[2.0, 1.0], [1.0, 3.0]])
     found = preference(possible, impossible)
-    assert found.count == 2 and found.pairs[0] == (1 + 0.5 + 0 + 1) / 4 and found.fours[0] == 1.0
-    assert found.surprise[0] == pytest.approx((1.5 - 1 + 4 / 3 - 1) / 2)
+    assert found.pairs.count == 2 and found.pairs.mean == (1 + 0.5 + 0 + 1) / 4 and found.fours.mean == 1.0
+    assert found.surprise.mean == pytest.approx((1.5 - 1 + 4 / 3 - 1) / 2)
     assert told_apart(np.array([1.0, 2.0]), np.array([2.0, 2.0])).tolist() == [1.0, 0.5]
     assert stacked([[[1, 2], [3, 4]]]).shape == (1, 2, 2)
     with pytest.raises(ValueError, match=r"scores \(2,\) and \(2,\) are not those of fours"):

@@ -9,7 +9,8 @@ import torch
 from data.worlds.phyworld.dataset import PhyWorld
 from data.worlds.phyworld.picture import lattice, paint
 from data.worlds.phyworld.scenario import IN_DISTRIBUTION, SCENARIOS, UNSEEN, WORLD
-from dit.evaluation.velocity import MEASURES, Balls, Reader, Report, Verdict, counted
+from dit.evaluation.velocity import MEASURES, Balls, Reader, Verdict, counted
+from dit.evaluation.verdicts import Report
 
 
 def made(scenario: str, split: str, size: int, count: int) -> tuple[Reader, list[torch.Tensor], list[Balls]]:
@@ -27,16 +28,16 @@ def test_real_clips_are_read_right_in_and_out_of_distribution(scenario: str, siz
     """The floor of the sharp reading: a hundredth of the slowest speed of training, at 32 pixels, too."""
     for split in (IN_DISTRIBUTION, *UNSEEN):
         reader, videos, truths = made(scenario, split, size, 8)
-        report = reader.evaluate(videos, truths)
-        assert report.values("sharp_velocity_error").max() < 0.01, (split, report.metrics())
-        assert report.values("position_error").max() < 0.01 and report.metrics()["found"] == 1.0
+        report = Report.of(reader.judge, videos, truths, MEASURES)
+        assert max(report.values("sharp_velocity_error")) < 0.01, (split, report.metrics())
+        assert max(report.values("position_error")) < 0.01 and report.metrics()["found"] == 1.0
         assert not any(verdict.reasons for verdict in report.verdicts)
 
 
 def test_the_public_reading_has_the_published_floor() -> None:
     """Kang et al., table 3: 0.0099 of ground truth in uniform motion, which is 1/256 of the mean speed of 2.5."""
     reader, videos, truths = made("uniform", IN_DISTRIBUTION, 256, 6)
-    report = reader.evaluate(videos, truths)
+    report = Report.of(reader.judge, videos, truths, MEASURES)
     expected = np.mean([np.diff(truth.positions[:2, 0, 0]).item() * 10.0 / 256 for truth in truths])
     assert report.metrics()["velocity_error"] == pytest.approx(expected, abs=2e-3)
     assert report.metrics()["sharp_velocity_error"] < 1e-3
@@ -58,7 +59,7 @@ def test_noise_moves_the_reading_little(noise: float) -> None:
     reader, videos, truths = made("collision", IN_DISTRIBUTION, 32, 8)
     generator = torch.Generator().manual_seed(0)
     noisy = [(each / 127.5 - 1.0) + torch.randn(each.shape, generator=generator) * noise / 127.5 for each in videos]
-    report = reader.evaluate(noisy, truths)
+    report = Report.of(reader.judge, noisy, truths, MEASURES)
     assert report.metrics()["sharp_velocity_error"] < 0.03 and report.metrics()["found"] == 1.0
 
 
@@ -141,14 +142,18 @@ def test_what_cannot_be_held_against_a_truth_is_said_in_a_line() -> None:
         reader.judge(videos[0][:, :30], truths[0])
     with pytest.raises(ValueError, match="a picture of 32x30 is none of a square world"):
         reader.judge(videos[0][..., :30], truths[0])
-    with pytest.raises(ValueError, match="2 videos for 1 truths"):
-        reader.evaluate(videos, truths[:1])
+    with pytest.raises(ValueError, match="2 videos for 1 expectations"):
+        Report.of(reader.judge, videos, truths[:1], MEASURES)
 
 
 def test_a_report_has_means_and_intervals_of_what_its_clips_have() -> None:
     one = Verdict(0.1, 0.2, None, None, 0.3, 0.4, None, None, 0.5, 1.0, ())
     two = Verdict(0.3, 0.4, None, None, 0.3, 0.4, None, None, 0.5, 0.5, ("frame 3: no red ball",))
-    report = Report((one, two))
+    report = Report((one, two), MEASURES)
     assert report.metrics()["velocity_error"] == pytest.approx(0.2) and "error_after" not in report.metrics()
-    assert report.intervals()["velocity_error"] == pytest.approx((0.2 - 1.96 * 0.1, 0.2 + 1.96 * 0.1))
-    assert set(report.metrics()) < set(MEASURES) and Report((one,)).intervals() == {}
+    found, half = report.estimates()["velocity_error"], 12.706 * 0.1  # Student's t of two values
+    assert (found.low, found.high) == pytest.approx((0.2 - half, 0.2 + half), abs=1e-3)
+    assert report.estimates()["found"].high is not None  # a number of each clip, not one that is right or wrong
+    assert report.estimates()["found"].high > 1.0
+    assert set(report.metrics()) < set(MEASURES)
+    assert all(each.low is None for each in Report((one,), MEASURES).estimates().values())

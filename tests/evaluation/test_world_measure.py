@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as functional
 
 from data.worlds.world import World
-from dit.evaluation.world import COLUMNS, ERRORS, Expectation, Reader, Report, Verdict
+from dit.evaluation.verdicts import Report
+from dit.evaluation.world import COLUMNS, ERRORS, MEASURES, Expectation, Reader, Verdict
+from dit.statistics import Estimate
 
 COLOURS = {
     "red": (230, 25, 25),
@@ -91,11 +93,11 @@ def test_real_clips_are_read_right_also_soft_and_noisy(name: str, sigma: float, 
         video = blurred(video, sigma) if sigma else video
         videos.append(video + torch.randn(video.shape, generator=generator) * noise / 127.5)
         expectations.append(expected)
-    report = reader.evaluate(videos, expectations)
+    report = Report.of(reader.judge, videos, expectations, MEASURES)
     assert [verdict.reasons for verdict in report.verdicts if not verdict.all] == []
     assert max(verdict.speed_error for verdict in report.verdicts) < 0.05
     if sigma == 0.0:
-        assert report.error("outline_error")[0] < (0.05 if noise else 0.02)
+        assert report.metrics()["outline_error"] < (0.05 if noise else 0.02)
 
 
 def test_centroids_agree_with_the_exact_state_to_a_fraction_of_a_pixel() -> None:
@@ -277,12 +279,13 @@ def test_a_report_adds_up() -> None:
     reader = Reader(**world.legend())
     videos, expectations = zip(*(as_video(world, index) for index in range(10)), strict=True)
     spoiled = [video.flip(1) if index < 3 else video for index, video in enumerate(videos)]
-    report = reader.evaluate(spoiled, expectations)
-    assert report.share("direction") == 0.7 and report.share("colour") == 1.0 and report.share("all") == 0.7
-    assert report.metrics()["direction"] == 0.7 and set(report.metrics()) == {*COLUMNS, "all", *ERRORS}
-    low, high = report.interval("direction")
+    report = Report.of(reader.judge, spoiled, expectations, MEASURES)
+    found = report.metrics()
+    assert found["direction"] == 0.7 and found["colour"] == 1.0 and found["all"] == 0.7
+    assert set(found) == {*COLUMNS, "all", *ERRORS}
+    direction = report.estimates()["direction"]
     # Wilson's interval for 7 of 10, from the published formula's tables.
-    assert (low, high) == (pytest.approx(0.397, abs=1e-3), pytest.approx(0.892, abs=1e-3))
+    assert (direction.low, direction.high) == (pytest.approx(0.397, abs=1e-3), pytest.approx(0.892, abs=1e-3))
 
 
 def test_mistakes_are_refused_in_one_line() -> None:
@@ -290,7 +293,7 @@ def test_mistakes_are_refused_in_one_line() -> None:
     legend = world.legend()
     reader = Reader(**legend)
     with pytest.raises(ValueError, match="0 videos for 0 expectations"):
-        reader.evaluate([], [])
+        Report.of(reader.judge, [], [], MEASURES)
     with pytest.raises(ValueError, match=r"\(3, F, H, W\), not \(8, 3, 32, 32\)"):
         reader.read(torch.zeros(8, 3, 32, 32))
     with pytest.raises(ValueError, match="at least 60"):
@@ -315,12 +318,15 @@ def test_verdicts_say_why() -> None:
 
 
 def test_errors_are_means_with_their_intervals() -> None:
-    def report(*errors: float) -> Report:
-        return Report(tuple(Verdict(True, True, True, True, True, error, 2 * error, 0.5, ()) for error in errors))
+    def estimates(*errors: float) -> dict[str, Estimate]:
+        verdicts = tuple(Verdict(True, True, True, True, True, error, 2 * error, 0.5, ()) for error in errors)
+        return Report(verdicts, MEASURES).estimates()
 
-    half = 1.96 * 0.07**0.5 / 3**0.5  # of the sample's deviation
-    mean, ends = report(0.1, 0.2, 0.6).error("speed_error")
-    assert mean == pytest.approx(0.3) and ends == pytest.approx((0.3 - half, 0.3 + half))
-    assert report(0.1, 0.2, 0.6).error("outline_error")[0] == pytest.approx(0.6)
-    assert report(0.1, 0.2, 0.6).error("outline_worst") == (0.5, (0.5, 0.5))
-    assert report(0.25).error("speed_error")[0] == 0.25 and report(0.25).error("speed_error")[1] is None
+    three = estimates(0.1, 0.2, 0.6)
+    half = 4.303 * 0.07**0.5 / 3**0.5  # of the sample's deviation, with Student's t of three values
+    found = three["speed_error"]
+    assert found.mean == pytest.approx(0.3)
+    assert (found.low, found.high) == pytest.approx((0.3 - half, 0.3 + half), abs=1e-3)
+    assert three["outline_error"].mean == pytest.approx(0.6)
+    assert three["outline_worst"] == Estimate(0.5, 0.5, 0.5, 3)
+    assert estimates(0.25)["speed_error"] == Estimate(0.25)

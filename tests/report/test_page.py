@@ -17,9 +17,9 @@ from dit.entry import one_line_errors
 from dit.report import page
 from dit.report.assemble import Report, assemble
 from dit.report.figures import write_figures
-from dit.report.measures import Kind
 from dit.report.sections import sections
 from dit.report.words import interval, number, quantity, span
+from dit.scores import Measure
 from dit.statistics import Estimate
 from scripts.report import default_out, main
 from tests.report.fake import make_measures, make_previews, make_run
@@ -254,7 +254,7 @@ def test_numbers_as_one_reads_them() -> None:
 def test_the_best_mean_is_bold_and_no_other(report: Report) -> None:
     html = sections(report)["measures"]
     assert re.findall(r"<b>([^<]+)</b>", html) == ["60.0 %"], "speed errors are equal, so none is the best"
-    assert report.measures[0].kinds["shape"] == Kind("shape", "share", True)
+    assert report.measures[0].kinds["shape"] == Measure("shape", "share", True)
 
 
 def test_a_row_says_of_how_many_seeds_it_is(folders: list[Path], tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dit.report.measures import Kind, Measured, tabled
+from dit.report.measures import Measured, tabled
+from dit.scores import Measure
 from dit.statistics import Estimate
 
 
 def measured(value: float, clips: int) -> Measured:
     rows = {"samples": {"fvd[i3d]": Estimate(value), "flicker": Estimate(1.0)}}
-    kinds = {"fvd[i3d]": Kind("fvd[i3d]", "", False), "flicker": Kind("flicker")}
+    kinds = {"fvd[i3d]": Measure("fvd[i3d]", "", False), "flicker": Measure("flicker")}
     return Measured(
         Path("report.json"), "fvd", "sets", 10, "ema", rows, kinds, {"fvd[i3d]": {"clips": clips}, "seed": 1}
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dit.report.measures import Kind
+from dit.scores import Measure
 from scripts.ablation.local import Local, Stopped
 from scripts.ablation.plan import Plan, PlannedVariant
 
@@ -89,7 +89,7 @@ def plan(seeds: int = 2, evaluate: bool = False, launcher: str = "local") -> Pla
         baseline="base",
         budget_in="flops",
         each=400.0,
-        metrics={"val/x0_error": Kind("val/x0_error", "", False)},
+        metrics={"val/x0_error": Measure("val/x0_error", "", False)},
         evaluate=() if evaluate else None,
         all_measures=evaluate,
         devices=0,

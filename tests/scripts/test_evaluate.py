@@ -11,10 +11,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dit.codec.base import Codec
-from dit.evaluation.harness.result import Measure, Result, as_report
+from dit.evaluation.harness.result import Result, as_report, scores_of
 from dit.evaluation.suites.of_world import heldout_world
-from dit.evaluation.suites.world import clips_of, rows_of, through
-from dit.evaluation.world import COLUMNS, ERRORS, MEASURES, Report, Verdict
+from dit.evaluation.suites.world import clips_of, through
+from dit.evaluation.verdicts import Report
+from dit.evaluation.world import COLUMNS, ERRORS, MEASURES, Verdict
 from dit.sampling.checkpoint import Checkpoint
 from tests import commands
 
@@ -52,10 +53,10 @@ def test_a_world_that_shows_what_training_showed_is_refused() -> None:
         heldout_world(checkpoint(config_of("experiment=demo", "data.val.split=train")))
 
 
-def report(reports: dict[str, Report], asked: list[dict[str, Any]], files: list[str]) -> dict[str, Any]:
-    rows = {name: rows_of(each) for name, each in reports.items()}
-    kinds = {name: Measure(**about) for name, about in MEASURES.items()}
-    result = Result(Path("any"), rows, kinds, {"clips": len(asked)}, clips_of(reports, asked, files))
+def report(found: dict[str, tuple[Verdict, ...]], asked: list[dict[str, Any]], files: list[str]) -> dict[str, Any]:
+    reports = {name: Report(verdicts, MEASURES) for name, verdicts in found.items()}
+    rows = {name: scores_of(each.estimates()) for name, each in reports.items()}
+    result = Result(Path("any"), rows, MEASURES, {"clips": len(asked)}, clips_of(reports, asked, files))
     return as_report("world", "a title", {"step": 7}, result)
 
 
@@ -63,19 +64,20 @@ def test_the_report_holds_each_clip() -> None:
     right = Verdict(True, True, True, True, True, 0.1, 0.2, 0.3, ())
     wrong = Verdict(True, False, True, True, True, 0.3, 0.6, 0.9, ("shape bar",))
     asked = [{"prompt": "a", "seed": 1}, {"prompt": "b", "seed": 2}]
-    made = report({"samples (raw)": Report((right, wrong)), "real": Report((right, right))}, asked, ["a.mp4", "b.mp4"])
+    made = report({"samples (raw)": (right, wrong), "real": (right, right)}, asked, ["a.mp4", "b.mp4"])
     assert json.loads(json.dumps(made, allow_nan=False)) == made | {"clips": json.loads(json.dumps(made["clips"]))}
     second = made["clips"]["samples (raw)"][1]
     assert second["file"] == "b.mp4" and second["prompt"] == "b" and second["seed"] == 2
     assert second["shape"] is False and second["outline_worst"] == 0.9 and list(second["reasons"]) == ["shape bar"]
     assert {*COLUMNS, *ERRORS} < set(second) and "file" not in made["clips"]["real"][0]
     assert made["metrics"]["samples (raw)"]["outline_error"] == pytest.approx(0.4)
-    assert made["intervals"]["samples (raw)"]["outline_error"] == pytest.approx([0.4 - 1.96 * 0.2, 0.4 + 1.96 * 0.2])
+    half = 12.706 * 0.2  # Student's t of two values
+    assert made["intervals"]["samples (raw)"]["outline_error"] == pytest.approx([0.4 - half, 0.4 + half], abs=1e-3)
     low, high = made["intervals"]["samples (raw)"]["shape"]
     assert 0 < low < made["metrics"]["samples (raw)"]["shape"] < high < 1
     assert set(made["measures"]) == set(made["metrics"]["real"]) == set(made["intervals"]["real"])
     assert made["suite"] == "world" and made["checkpoint"] == {"step": 7} and made["settings"] == {"clips": 2}
-    alone = report({"samples (raw)": Report((right,))}, asked[:1], ["a.mp4"])
+    alone = report({"samples (raw)": (right,)}, asked[:1], ["a.mp4"])
     assert "outline_error" not in alone["intervals"]["samples (raw)"]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SHARE = "share"  # the unit of shares, of 1
+from dit.scores import Measure
+from dit.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,10 @@ class Score:
     low: float | None = None
     high: float | None = None
 
-    @classmethod
-    def of(cls, value: float, interval: tuple[float, float] | None) -> Score:
-        return cls(value) if interval is None else cls(value, *interval)
 
-
-@dataclass(frozen=True)
-class Measure:
-    """What a score says. unit: `share` (of 1), any other, or "". larger_is_better: None where neither is."""
-
-    title: str
-    unit: str = ""
-    larger_is_better: bool | None = None
+def scores_of(estimates: Mapping[str, Estimate | None]) -> dict[str, Score]:
+    """A row of scores; a measure that there is no estimate of is left out."""
+    return {name: Score(each.mean, each.low, each.high) for name, each in estimates.items() if each is not None}
 
 
 @dataclass(frozen=True)
@@ -74,6 +67,9 @@ def as_report(suite: str, title: str, checkpoint: Mapping[str, Any], result: Res
             name: {key: [score.low, score.high] for key, score in row.items() if score.low is not None}
             for name, row in rows.items()
         },
-        "measures": {name: asdict(measure) for name, measure in result.measures.items()},
+        "measures": {
+            name: {"title": each.title, "unit": each.unit, "larger_is_better": each.larger}
+            for name, each in result.measures.items()
+        },
         "clips": dict(result.clips),
     }

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import floor, log10
 from typing import Any
 
-from dit.evaluation.harness.result import SHARE
-
-OF_MACHINE = ("versions", "device", "files", "batch_size")  # settings that are no part of a protocol
+from dit.scores import SHARE, own_protocol, protocol_of
 
 
 def table(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
@@ -26,17 +23,14 @@ def table(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
                 measures.setdefault(measure, about)
     columns = {}  # (measure, its own protocol) -> its head
     for measure, about in measures.items():
-        there = [_own(report, measure) for _, report in reports if measure in report["measures"]]
+        there = [own_protocol(report["settings"], measure) for _, report in reports if measure in report["measures"]]
         for number, own in enumerate(dict.fromkeys(there), 1):
             columns[measure, own] = _head(about) + (f" ({number})" if number > 1 else "")
     rows = []
     beside: dict[str, dict[tuple[str, ...], str]] = {}  # row -> cells -> the first checkpoint with them
     for name, report in reports:
         for place, row in enumerate(report["metrics"]):
-            cells = tuple(
-                _cell(report, row, measure, measures[measure]) if own == _own(report, measure) else "-"
-                for measure, own in columns
-            )
+            cells = tuple(_cell(report, row, measure, own, measures[measure]) for measure, own in columns)
             if place == 0:
                 rows.append((row if len(reports) == 1 else f"{name}: {row}", *cells))
             else:
@@ -58,21 +52,16 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))
 
 
-def _own(report: Mapping[str, Any], measure: str) -> str:
-    """The protocol of one measure, as a text; that of those which have none of their own is empty."""
-    settings = report["settings"].get(measure)
-    return json.dumps(settings, sort_keys=True) if isinstance(settings, Mapping) else ""
-
-
 def _head(about: Mapping[str, Any]) -> str:
     unit = "%" if about["unit"] == SHARE else about["unit"]
     return f"{about['title']} ({unit})" if unit else str(about["title"])
 
 
-def _cell(report: Mapping[str, Any], row: str, measure: str, about: Mapping[str, Any]) -> str:
-    """`98.4 [91.7, 99.7]`, of a share in per cent; `-` where there is no score."""
+def _cell(report: Mapping[str, Any], row: str, measure: str, own: str, about: Mapping[str, Any]) -> str:
+    """`98.4 [91.7, 99.7]`, of a share in per cent; `-` where there is no score, or one under another protocol than
+    `own`."""
     value = report["metrics"][row].get(measure)
-    if value is None:
+    if value is None or own != own_protocol(report["settings"], measure):
         return "-"
     interval = report["intervals"].get(row, {}).get(measure)
     if about["unit"] == SHARE:
@@ -88,19 +77,15 @@ def _cell(report: Mapping[str, Any], row: str, measure: str, about: Mapping[str,
 def protocol(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Under which settings the scores hold, a line; and one for each checkpoint that was measured otherwise."""
     (first, report), *others = reports
-    own = _protocol(report)
+    own = protocol_of(report["settings"])
     lines = ["; ".join(f"{key} {brief(value)}" for key, value in own.items())]
     for name, other in others:
-        their = _protocol(other)
+        their = protocol_of(other["settings"])
         differing = [key for key in dict.fromkeys([*own, *their]) if own.get(key) != their.get(key)]
         if differing:
             said = "; ".join(f"{key} {brief(their.get(key))}" for key in differing)
             lines.append(f"{name} was not measured as {first}, so the two cannot be compared: {said}")
     return lines
-
-
-def _protocol(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in report["settings"].items() if key not in OF_MACHINE}
 
 
 def brief(value: Any) -> str:

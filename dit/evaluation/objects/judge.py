@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from dit.evaluation.intervals import of_mean, wilson
+from dit.evaluation.fit import accelerated, fitted, off_line
 from dit.evaluation.objects.layers import Layers, Palette, Piece, Setting, nearest_setting, take_apart
 from dit.evaluation.objects.tracks import Thing, Track, follow
 from dit.evaluation.segment import Floats, to_levels
 from dit.evaluation.shape import Templates
+from dit.scores import SHARE, Measure
 
 LEAST_AREA = 0.3  # of the smallest object that a world shows: a piece below it is none
 LEAST_SCORE = 0.6  # soft IoU below which a piece is no shape at all
@@ -37,12 +38,11 @@ CHECKS = (
     "presence", "count", "colour", "shape", "size", "direction", "speed", "permanence", "identity", "background",
 )  # fmt: skip
 ERRORS = ("size_error", "speed_error", "gravity_error")
-# What each measure is, for whoever shows it without knowing it: `share` is of 1.
-MEASURES: dict[str, dict[str, Any]] = {
-    **{name: {"title": name, "unit": "share", "larger_is_better": True} for name in (*CHECKS, "all")},
-    "size_error": {"title": "error of the radius", "unit": "share", "larger_is_better": False},
-    "speed_error": {"title": "velocity error", "unit": "px/frame", "larger_is_better": False},
-    "gravity_error": {"title": "error of gravity", "unit": "share", "larger_is_better": False},
+MEASURES = {
+    **{name: Measure(name, SHARE, True) for name in (*CHECKS, "all")},
+    "size_error": Measure("error of the radius", SHARE, False),
+    "speed_error": Measure("velocity error", "px/frame", False),
+    "gravity_error": Measure("error of gravity", SHARE, False),
 }
 
 
@@ -208,7 +208,7 @@ class Reader:
                 turned += [f"{name} is not there"] if pace > 0.0 else []
                 slow += [f"{name} is not there"] if thing.paced else []
                 continue
-            velocity = fitted(track.places, free, thing.gravity)
+            velocity = fitted(free, track.places[free], thing.gravity)[1]
             found = hypot(*velocity)
             if pace > 0.0:
                 along = float(velocity @ wanted) / max(found * pace, 1e-12)
@@ -219,7 +219,7 @@ class Reader:
             if thing.paced and abs(found - pace) > (SPEED_RANGE + promise.slack) * pace + SPEED_LEAST:
                 slow.append(f"{name} moves {found:.2f} px/frame, not {pace:.2f}")
             if thing.gravity and len(free) >= FEWEST_FALL:
-                falls.append(abs(accelerated(track.places, free)[1] / thing.gravity - 1.0))
+                falls.append(abs(accelerated(free, track.places[free])[1] / thing.gravity - 1.0))
         return {
             "direction": check(not turned, "; ".join(turned)) if directions else None,
             "speed": check(not slow, "; ".join(slow)) if speeds else None,
@@ -256,27 +256,6 @@ class Reader:
         steps = np.linalg.norm(np.diff(track.predicted, axis=0, append=track.predicted[-1:]), axis=1)
         return np.maximum(steps, hypot(*thing.velocity) if thing.velocity is not None else 0.0)
 
-    def evaluate(self, videos: Sequence[torch.Tensor], promises: Sequence[Promise]) -> Report:
-        """Judges every video against its promise."""
-        if len(videos) != len(promises) or not len(videos):
-            raise ValueError(f"{len(videos)} videos for {len(promises)} promises; give one each, at least one")
-        return Report(tuple(self.judge(video, said) for video, said in zip(videos, promises, strict=True)))
-
-
-def fitted(places: Floats, frames: np.ndarray, gravity: float) -> Floats:
-    """Least-squares velocity (x, y) at frame 0, pixels a frame, of what falls with `gravity`."""
-    design = np.stack([np.ones(len(frames)), frames], axis=1)
-    fallen = places[frames] - np.stack([np.zeros(len(frames)), 0.5 * gravity * frames**2], axis=1)
-    line, *_ = np.linalg.lstsq(design, fallen, rcond=None)
-    return np.asarray(line[1])
-
-
-def accelerated(places: Floats, frames: np.ndarray) -> Floats:
-    """Least-squares acceleration (x, y), pixels a frame squared."""
-    design = np.stack([np.ones(len(frames)), frames, 0.5 * frames**2], axis=1)
-    solved, *_ = np.linalg.lstsq(design, places[frames], rcond=None)
-    return np.asarray(solved[2])
-
 
 def _there(track: Track) -> bool:
     """Whether an object is seen, and in more than half of the frames that do not hide it."""
@@ -308,9 +287,7 @@ def _flaws(scene: Scene, promise: Promise, names: Sequence[str]) -> list[str]:
         flaws += [f"frame {frame}: the {name} jumps by {far:.1f} px" for frame, far, _ in _jumps(track, promise)]
         frames = np.flatnonzero(track.seen & track.whole)
         if thing.straight and len(frames) > 2:
-            design = np.stack([np.ones(len(frames)), frames], axis=1)
-            line, *_ = np.linalg.lstsq(design, track.places[frames], rcond=None)
-            away = np.linalg.norm(track.places[frames] - design @ line, axis=1)
+            away = off_line(frames, track.places[frames], fitted(frames, track.places[frames]))
             limit = MAX_STRAY * track.radius + 0.25
             flaws += [
                 f"frame {frame}: the {name} is {far:.1f} px off its line"
@@ -357,27 +334,3 @@ def _changes(
                     if far <= reach:
                         changes.append(f"frame {frame}: the {name} takes the place of the {names[other]}")
     return changes
-
-
-@dataclass(frozen=True)
-class Report:
-    """The verdicts of a set of clips and what they add up to."""
-
-    verdicts: tuple[Verdict, ...]
-
-    def values(self, name: str) -> list[float]:
-        """Of the clips in which it is asked."""
-        values = [getattr(verdict, name) for verdict in self.verdicts]
-        return [float(value) for value in values if value is not None]
-
-    def metrics(self) -> dict[str, float]:
-        """Plain numbers for a logger: shares of the clips in which a check is asked, and means of errors."""
-        names = (*CHECKS, "all", *ERRORS)
-        return {name: float(np.mean(self.values(name))) for name in names if self.values(name)}
-
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95 % interval over the clips of each of `metrics` that has one."""
-        shares = [name for name in (*CHECKS, "all") if self.values(name)]
-        found = {name: wilson(float(np.mean(self.values(name))), len(self.values(name))) for name in shares}
-        errors = {name: of_mean(self.values(name))[1] for name in ERRORS if self.values(name)}
-        return {**found, **{name: interval for name, interval in errors.items() if interval is not None}}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dit.evaluation.segment import MIN_CONTRAST, Bools, Floats, label
+from dit.evaluation.segment import MIN_CONTRAST, Bools, Floats, grown, label
 
 MAX_OFF = 60.0  # levels between a pixel and the colour that it is taken for
 MAX_BESIDE = 45.0  # levels between a pixel and the background, beyond which something is there
@@ -160,17 +160,6 @@ def nearest_setting(levels: Floats, settings: Sequence[Setting]) -> int:
     if len(settings) == 1:
         return 0
     return int(np.argmin([np.minimum(np.abs(levels - each.plate).sum(-1), MAX_BESIDE).mean() for each in settings]))
-
-
-def grown(mask: Bools) -> Bools:
-    """The 3x3 neighbourhoods of a mask (..., H, W)."""
-    rows = mask.copy()
-    rows[..., 1:, :] |= mask[..., :-1, :]
-    rows[..., :-1, :] |= mask[..., 1:, :]
-    both = rows.copy()
-    both[..., 1:] |= rows[..., :-1]
-    both[..., :-1] |= rows[..., 1:]
-    return both
 
 
 def _standing(levels: Floats, setting: Setting, palette: Palette) -> tuple[Bools, Bools, Floats]:

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from dit.evaluation.intervals import of_mean
+from dit.evaluation.fit import fitted
 from dit.evaluation.objects.judge import Promise, Scene
 from dit.evaluation.segment import Bools, Floats
 from dit.evaluation.shape import Templates
+from dit.scores import SHARE, Measure
 
 WINDOW = 3  # frames on either side of a contact that a velocity is read from
 LEAST_VISIBLE = 0.9  # share of an object that has to be seen in truth, for its place to be asked
 LOST = 4.0  # radii that an object which is not seen counts as off
 LEAST_SPEED = 0.5  # pixels a frame below which a bounce has no angle
-MEASURES: dict[str, dict[str, Any]] = {
-    "trajectory_error": {"title": "distance from the true place", "unit": "px", "larger_is_better": False},
-    "momentum_error": {"title": "momentum lost or gained by a collision", "unit": "share", "larger_is_better": False},
-    "energy_error": {"title": "energy lost or gained by a collision", "unit": "share", "larger_is_better": False},
-    "bounce_error": {"title": "angle of a bounce", "unit": "degrees", "larger_is_better": False},
-    "penetration": {"title": "overlap of what cannot overlap", "unit": "share", "larger_is_better": False},
+MEASURES = {
+    "trajectory_error": Measure("distance from the true place", "px", False),
+    "momentum_error": Measure("momentum lost or gained by a collision", SHARE, False),
+    "energy_error": Measure("energy lost or gained by a collision", SHARE, False),
+    "bounce_error": Measure("angle of a bounce", "degrees", False),
+    "penetration": Measure("overlap of what cannot overlap", SHARE, False),
 }
 
 
@@ -106,10 +106,7 @@ def velocity(scene: Scene, promise: Promise, course: Course, item: int, frame: i
     if course.contacts[frames[1:], item].any() or not (track.seen & track.whole)[frames].all():
         return None
     times = frames - (frame - 0.5)
-    design = np.stack([np.ones(len(times)), times], axis=1)
-    fallen = np.stack([np.zeros(len(times)), 0.5 * promise.things[item].gravity * times**2], axis=1)
-    line, *_ = np.linalg.lstsq(design, track.places[frames] - fallen, rcond=None)
-    return np.asarray(line[1])
+    return fitted(times, track.places[frames], promise.things[item].gravity)[1]
 
 
 def _collisions(scene: Scene, promise: Promise, course: Course) -> tuple[list[float], list[float]]:
@@ -186,23 +183,3 @@ def _penetration(scene: Scene, promise: Promise, course: Course, templates: Temp
                     drawn.append(templates.draw(centre, track.radius * float(scene.setting.scale[frame]), *size)[name])
                 worst.append(float(np.minimum(*drawn).sum() / max(min(each.sum() for each in drawn), 1e-9)))
     return max(worst) if worst else None
-
-
-@dataclass(frozen=True)
-class PhysicsReport:
-    """What a set of clips adds up to."""
-
-    found: tuple[Physics, ...]
-
-    def values(self, name: str) -> list[float]:
-        """Of the clips that have this measure."""
-        return [value for each in self.found if (value := getattr(each, name)) is not None]
-
-    def metrics(self) -> dict[str, float]:
-        """The mean over the clips of each measure that they have."""
-        return {name: float(np.mean(self.values(name))) for name in MEASURES if self.values(name)}
-
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95 % interval of each of `metrics` that has one."""
-        found = {name: of_mean(self.values(name))[1] for name in MEASURES if self.values(name)}
-        return {name: interval for name, interval in found.items() if interval is not None}

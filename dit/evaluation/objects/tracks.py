@@ -8,8 +8,8 @@ from itertools import permutations
 
 import numpy as np
 
-from dit.evaluation.objects.layers import Layers, Piece, Setting, grown
-from dit.evaluation.segment import Bools, Floats
+from dit.evaluation.objects.layers import Layers, Piece, Setting
+from dit.evaluation.segment import Bools, Floats, grown
 from dit.evaluation.shape import Templates
 
 HIDDEN = 0.4  # share of an object's disc that has to be covered, or outside, where it is allowed not to be seen

@@ -19,14 +19,14 @@ from data.batch import to_float
 from data.worlds.phyworld.dataset import GIVEN, PhyClip, PhyWorld
 from data.worlds.phyworld.picture import lattice
 from data.worlds.phyworld.scenario import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNSEEN, WORLD
-from dit.codec.pixel import PixelCodec
 from dit.config.limits import Count, Seed
-from dit.evaluation.harness.result import Measure, Result, Score
+from dit.evaluation.harness.result import Result, scores_of
 from dit.evaluation.harness.subject import Subject
 from dit.evaluation.harness.work import Work
 from dit.evaluation.suites.base import Suite
 from dit.evaluation.suites.world import through
-from dit.evaluation.velocity import MEASURES, Balls, Places, Reader, Report, Verdict
+from dit.evaluation.velocity import MEASURES, Balls, Places, Reader, Verdict
+from dit.evaluation.verdicts import Report
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.request import Request
 from dit.sampling.tasks import Extend
@@ -111,9 +111,7 @@ class PhyWorldSuite(Suite):
 
         verdicts = {f"samples ({subject.pipeline.origin.weights})": samples}
         verdicts["real clips (floor)"] = [shot.judged(shot.pixels) for shot in every]
-        codec: Any = subject.pipeline.codec
-        if not isinstance(codec, PixelCodec):
-            coded = through(codec, [shot.pixels for shot in every], subject.sampler.batch_size)
+        if coded := through(subject.pipeline.codec, [shot.pixels for shot in every], subject.sampler.batch_size):
             verdicts["real clips, coded and decoded"] = [
                 shot.judged(clip) for shot, clip in zip(every, coded, strict=True)
             ]
@@ -122,8 +120,8 @@ class PhyWorldSuite(Suite):
         sheet = work.ranks.first(lambda: made.samples.sheet(self.sheet_clips))
         return Result(
             folder=made.folder,
-            rows={name: scores(report) for name, report in self.reports(verdicts).items()},
-            measures={name: Measure(**about) for name, about in MEASURES.items()},
+            rows={name: scores_of(report.estimates()) for name, report in self.reports(verdicts).items()},
+            measures=MEASURES,
             protocol={
                 "scenario": data.scenario.name,
                 "clips of each split": self.num_clips,
@@ -159,14 +157,14 @@ class PhyWorldSuite(Suite):
             made.append(Shot(clip, Balls(clip.positions, clip.scene.radii, data.fps, GIVEN), reader))
         return made
 
-    def reports(self, verdicts: dict[str, list[Verdict]]) -> dict[str, Report]:
+    def reports(self, verdicts: dict[str, list[Verdict]]) -> dict[str, Report[Verdict]]:
         """Rows of the table: the splits of the samples, then what they are held against, in and out of distribution."""
         count, rows = self.num_clips, {}
         for row, (name, each) in enumerate(verdicts.items()):
             parts = {split: each[at * count : (at + 1) * count] for at, split in enumerate(SPLITS)}
             parts = {IN_DISTRIBUTION: parts.pop(IN_DISTRIBUTION), OUT_OF_DISTRIBUTION: each[count:], **parts}
             for split in parts if not row else (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION):
-                rows[f"{name}, {TITLES[split]}"] = Report(tuple(parts[split]))
+                rows[f"{name}, {TITLES[split]}"] = Report(tuple(parts[split]), MEASURES)
         return rows
 
     def about(self, index: int, shot: Shot, data: PhyWorld, seeds: Sequence[int]) -> dict[str, Any]:
@@ -190,9 +188,3 @@ def phyworld(checkpoint: Checkpoint, trusted: Sequence[str] = ()) -> PhyWorld:
         if isinstance(data, PhyWorld):
             return data
     raise ValueError(f"{checkpoint.file} was trained on {target}; suite=phyworld is for data=phyworld")
-
-
-def scores(report: Report) -> dict[str, Score]:
-    """What a set of verdicts adds up to."""
-    intervals = report.intervals()
-    return {name: Score.of(value, intervals.get(name)) for name, value in report.metrics().items()}

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit.codec.pixel import PixelCodec
 from dit.config.limits import Count, Seed
 from dit.evaluation.harness.result import Result
 from dit.evaluation.harness.subject import Subject
@@ -92,9 +91,7 @@ class PredictionSuite(Suite):
         rows = {f"samples ({pipeline.origin.weights})": of_samples(measures, given, self.samples, made.found, true)}
         still = [held(clip, given) for clip in true]
         rows["last given frame, held"] = of_clips(measures, given, still, true)
-        codec: Any = pipeline.codec
-        if not isinstance(codec, PixelCodec):
-            coded = through(codec, true, subject.sampler.batch_size)
+        if coded := through(pipeline.codec, true, subject.sampler.batch_size):
             rows["real clips, coded and decoded"] = of_clips(measures, given, coded, true)
         scores = {row: each.scores(real.split, real.fps) for row, each in rows.items()}
         sheet = work.ranks.first(lambda: made.samples.sheet(self.sheet_clips))

@@ -30,7 +30,7 @@ from dit.diffusion.conditioning import Conditioning
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.errors import levels_of, shares
 from dit.diffusion.given import HELD, Held, nothing, with_given
-from dit.evaluation.harness.result import SHARE, Measure, Result, Score
+from dit.evaluation.harness.result import Result, Score, scores_of
 from dit.evaluation.harness.subject import Subject
 from dit.evaluation.harness.work import Work
 from dit.evaluation.preference import preference, stacked
@@ -41,6 +41,8 @@ from dit.sampling.given import Given, hold
 from dit.sampling.pipeline import Pipeline
 from dit.sampling.request import Request
 from dit.sampling.runtime import evaluating, own_precision
+from dit.scores import SHARE, Measure
+from dit.statistics import Estimate
 
 FIRST = 2  # the earliest event: two frames show how fast something moves
 LAST = 2  # frames from the latest event to the end
@@ -144,9 +146,12 @@ def prefixes(subject: Subject) -> list[int]:
         return [0]
     conditioning = checkpoint.part("conditioning", trusted=subject.sampler.trusted)
     canvas = subject.pipeline.canvas()
-    in_pixels = not canvas.given.in_place and canvas.given.unknown != "left_out"
-    frames = canvas.num_frames if in_pixels else canvas.latent_shape[0]
-    return first_frames(conditioning, frames)
+    return first_frames(conditioning, canvas.num_frames if in_pixels(canvas) else canvas.latent_shape[0])
+
+
+def in_pixels(canvas: Canvas) -> bool:
+    """Whether given frames are counted in frames of pixels, not of latents."""
+    return not canvas.given.in_place and canvas.given.unknown != "left_out"
 
 
 def first_frames(conditioning: Conditioning, frames: int) -> list[int]:
@@ -181,9 +186,9 @@ class Scorer:
         """How many frames of pixels are given of clips that differ from frame `event` on; None where some must be, and
         more than there are."""
         canvas = self.pipeline.canvas()
-        in_pixels = not canvas.given.in_place and canvas.given.unknown != "left_out"
         begins = canvas.compression.first_frames(torch.tensor(self.prefixes)).tolist()
-        return max((count for count in (self.prefixes if in_pixels else begins) if count <= event), default=None)
+        counts = self.prefixes if in_pixels(canvas) else begins
+        return max((count for count in counts if count <= event), default=None)
 
     def __call__(self, fours: Sequence[Four], seeds: Sequence[int]) -> Tensor:
         """Losses (fours, 4, levels), float64: of the two possible clips, then of the two impossible ones.
@@ -262,24 +267,23 @@ def _rows(
     """Scores over all kinds, of each kind, of the control, and over all kinds at each level."""
     possible, impossible = (stacked([each[name] for each in found]) for name in ("possible", "impossible"))
     kinds = np.array([each["kind"] for each in found])
-    told: dict[str, Score] = {}
+    told: dict[str, Estimate] = {}
     measures: dict[str, Measure] = {}
 
     def add(name: str, title: str, rows: Any, at: Any = slice(None)) -> None:
-        score = preference(possible[rows][..., at].mean(2), impossible[rows][..., at].mean(2)).pairs
-        told[name], measures[name] = Score.of(*score), Measure(title, SHARE, None if name == CONTROL else True)
+        told[name] = preference(possible[rows][..., at].mean(2), impossible[rows][..., at].mean(2)).pairs
+        measures[name] = Measure(title, SHARE, None if name == CONTROL else True)
 
     real = kinds != CONTROL
     if real.any():
         add("pairs", "pairs told apart", real)
         every = preference(possible[real].mean(2), impossible[real].mean(2))
-        told["fours"], measures["fours"] = Score.of(*every.fours), Measure("fours", SHARE, True)
+        told["fours"], measures["fours"] = every.fours, Measure("fours", SHARE, True)
     for kind in dict.fromkeys(kinds.tolist()):
         add(kind, kind, kinds == kind)
     if real.any():
         for place, level in enumerate(levels):
             add(f"noise_{level:g}", f"noise {level:g}", real, [place])
-        told["surprise"] = Score.of(*every.surprise)
-        measures["surprise"] = Measure("loss of the impossible, more by", SHARE, True)
+        told["surprise"], measures["surprise"] = every.surprise, Measure("loss of the impossible, more by", SHARE, True)
     chance = {name: Score(OF_CHANCE) for name in told if name != "surprise"}
-    return {f"denoising loss ({weights})": told, "chance": chance}, measures
+    return {f"denoising loss ({weights})": scores_of(told), "chance": chance}, measures

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dit.evaluation.harness.result import Measure, Score
+from dit.evaluation.harness.result import Score
 from dit.evaluation.video.protocol import Score as VideoScore
+from dit.scores import Measure
 
 Scores = Mapping[str, Sequence[VideoScore]]  # of each row
 

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from data.batch import to_float
-from dit.codec.base import Codec
 from dit.codec.pixel import PixelCodec
 from dit.config.limits import Count, Seed
-from dit.evaluation.harness.result import Measure, Result, Score
+from dit.evaluation.harness.result import Result, scores_of
 from dit.evaluation.harness.subject import Subject
 from dit.evaluation.harness.work import Work
 from dit.evaluation.suites.base import Suite
 from dit.evaluation.suites.of_world import heldout_world
-from dit.evaluation.world import MEASURES, Expectation, Reader, Report, Verdict
+from dit.evaluation.verdicts import Report
+from dit.evaluation.world import MEASURES, Expectation, Reader, Verdict
 from dit.sampling.request import Request
 
 
@@ -58,13 +58,11 @@ class WorldSuite(Suite):
         films = [world.film(prompt, seed).pixels for prompt, seed in zip(prompts, seeds, strict=True)]
         real = [torch.from_numpy(film).permute(3, 0, 1, 2) for film in films]
         reports = {
-            f"samples ({subject.pipeline.origin.weights})": Report(tuple(verdicts)),
-            "real clips (ceiling)": reader.evaluate(real, expected),
+            f"samples ({subject.pipeline.origin.weights})": Report(tuple(verdicts), MEASURES),
+            "real clips (ceiling)": Report.of(reader.judge, real, expected, MEASURES),
         }
-        codec: Any = subject.pipeline.codec
-        if not isinstance(codec, PixelCodec):
-            coded = through(codec, real, subject.sampler.batch_size)
-            reports["real clips, coded and decoded"] = reader.evaluate(coded, expected)
+        if coded := through(subject.pipeline.codec, real, subject.sampler.batch_size):
+            reports["real clips, coded and decoded"] = Report.of(reader.judge, coded, expected, MEASURES)
         sheet = work.ranks.first(lambda: made.samples.sheet(self.sheet_clips))
         asked = [{"prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)]
         files = [path.name for path in made.samples.videos]
@@ -74,8 +72,8 @@ class WorldSuite(Suite):
         ]
         return Result(
             folder=made.folder,
-            rows={name: rows_of(each) for name, each in reports.items()},
-            measures={name: Measure(**about) for name, about in MEASURES.items()},
+            rows={name: scores_of(each.estimates()) for name, each in reports.items()},
+            measures=MEASURES,
             protocol={
                 "split": world.split,
                 "clips": len(prompts),
@@ -89,21 +87,17 @@ class WorldSuite(Suite):
 
 
 @torch.no_grad()
-def through(codec: Codec, clips: Sequence[Tensor], batch_size: int) -> list[Tensor]:
-    """Clips, uint8 (3, F, H, W) each, coded and decoded by a codec with weights, in [-1, 1]."""
+def through(codec: Any, clips: Sequence[Tensor], batch_size: int) -> list[Tensor]:
+    """Clips, uint8 (3, F, H, W) each, coded and decoded by a `Codec`, in [-1, 1]; none of one that changes nothing."""
+    if isinstance(codec, PixelCodec):
+        return []
     device = next(codec.parameters()).device
     batches = torch.stack(list(clips)).split(batch_size)
     return [clip.cpu() for batch in batches for clip in codec.decode(codec.encode(to_float(batch).to(device)))]
 
 
-def rows_of(report: Report) -> dict[str, Score]:
-    """What a set of verdicts adds up to."""
-    intervals = report.intervals()
-    return {name: Score.of(value, intervals.get(name)) for name, value in report.metrics().items()}
-
-
 def clips_of(
-    reports: dict[str, Report], asked: Sequence[dict[str, Any]], files: Sequence[str]
+    reports: dict[str, Report[Verdict]], asked: Sequence[dict[str, Any]], files: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """Each clip's values. The first report is of `files`, the others of real clips of the same prompts and seeds."""
     clips: dict[str, list[dict[str, Any]]] = {}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dit.encoders import to_bytes
+
+Shape = tuple[int, int, int]  # frames, height, width
 
 
 def checked(clip: Tensor, name: str) -> Tensor:
@@ -34,10 +37,25 @@ def check_alike(first: Tensor, second: Tensor, names: tuple[str, str]) -> None:
         raise ValueError(f"{names[0]} is {shape_of(first)}, and {names[1]} {shape_of(second)}: sizes must be equal")
 
 
+def one_shape(before: Shape | None, shape: Sequence[int], name: str) -> Shape:
+    """The (frames, height, width) that all clips of a set have. name: of the clip with this shape, for messages.
+
+    Raises ValueError, in one line, where the clips before had another one.
+    """
+    frames, height, width = shape
+    if before is not None and before != (frames, height, width):
+        raise ValueError(f"{name} has {in_words(shape)}, and those before {in_words(before)}: sizes must be equal")
+    return frames, height, width
+
+
 def shape_of(clip: Tensor) -> str:
     """Frames and size in words: "16 frames of 64x64"."""
-    frames, height, width = clip.shape[-3:]
-    return f"{frames} frames of {height}x{width}"
+    return in_words(clip.shape[-3:])
+
+
+def in_words(shape: Sequence[int]) -> str:
+    """(frames, height, width) as in `shape_of`."""
+    return "{} frames of {}x{}".format(*shape)
 
 
 def levels(clip: Tensor) -> Tensor:

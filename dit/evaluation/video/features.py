@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dit.evaluation.video import kernel as kvd
-from dit.evaluation.video.clips import checked, key_of, levels
+from dit.evaluation.video.clips import Shape, checked, in_words, key_of, levels, one_shape
 from dit.evaluation.video.frechet import Moments, few_clips, frechet
 from dit.evaluation.video.jackknife import GROUPS, Distance, groups_for
 from dit.evaluation.video.networks import Network
@@ -87,7 +87,7 @@ class FeatureSet:
     def __init__(self, extractor: Extractor, name: str) -> None:
         """name: of the set, for messages: "samples", "real clips"."""
         self.extractor, self.name = extractor, name
-        self.shape: tuple[int, int, int] | None = None
+        self.shape: Shape | None = None
         self.rows: dict[int, Tensor] = {}  # of clips, by index
         self.groups: dict[int, Moments] = {}  # of frames: by the group of their clip
         self._seen: set[int] = set()
@@ -114,12 +114,7 @@ class FeatureSet:
             self._take(index, features)
 
     def _is_new(self, index: int, shape: Sequence[int]) -> bool:
-        frames, height, width = shape
-        self.shape = self.shape or (frames, height, width)
-        if self.shape != (frames, height, width):
-            said = ["{} frames of {}x{}".format(*each) for each in ((frames, height, width), self.shape)]
-            name = f"clip {index} of the {self.name}"
-            raise ValueError(f"{name} has {said[0]}, and those before {said[1]}: sizes must be equal")
+        self.shape = one_shape(self.shape, shape, f"clip {index} of the {self.name}")
         is_new = index not in self._seen
         self._seen.add(index)
         return is_new
@@ -183,10 +178,10 @@ def distances(made: FeatureSet, real: FeatureSet, split: str, fps: float | None)
             raise ValueError(
                 f"{each.count} clip(s) of the {each.name}: a distance between sets needs at least 2 of each"
             )
+    assert made.shape is not None and real.shape is not None
     if made.shape != real.shape:
-        shapes = [("{} frames of {}x{}".format(*each.shape) if each.shape else "nothing") for each in (made, real)]
+        shapes = [in_words(each) for each in (made.shape, real.shape)]
         raise ValueError(f"{made.name} have {shapes[0]}, and {real.name} {shapes[1]}: sizes must be equal")
-    assert made.shape is not None
     frames, height, width = made.shape
 
     def protocol(**settings: str | float) -> Protocol:

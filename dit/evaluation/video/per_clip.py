@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dit.evaluation.intervals import wilson
+from dit.evaluation.video.clips import Shape, one_shape
 from dit.evaluation.video.protocol import Protocol, Score
 from dit.evaluation.video.ranks import Ranks
-from dit.statistics import estimate
+from dit.scores import SHARE
+from dit.statistics import estimate, estimate_share
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,12 @@ class PerClip:
     def __init__(self, measures: Sequence[Measure], settings: Mapping[str, str | float | int]) -> None:
         self.measures, self.settings = list(measures), dict(settings)
         self.values: dict[int, dict[str, float]] = {}
-        self.shape: tuple[int, int, int] | None = None
+        self.shape: Shape | None = None
 
     def keep(self, index: int, values: dict[str, float], shape: Sequence[int]) -> dict[str, float]:
         """Keeps what clip `index` gave, of `shape` (frames, height, width). ValueError, in one line, where those of the
         clips before differ."""
-        frames, height, width = shape
-        self.shape = self.shape or (frames, height, width)
-        if self.shape != (frames, height, width):
-            said = ["{} frames of {}x{}".format(*each) for each in ((frames, height, width), self.shape)]
-            raise ValueError(f"clip {index} has {said[0]}, and those before {said[1]}: sizes must be equal")
+        self.shape = one_shape(self.shape, shape, f"clip {index}")
         self.values[index] = values
         return values
 
@@ -74,9 +71,8 @@ class PerClip:
             mean = estimate(said)
             if mean is None:
                 continue
-            low, high = mean.low, mean.high
-            if measure.unit == "share":
-                low, high = wilson(mean.mean, len(said))
+            if measure.unit == SHARE:
+                mean = estimate_share(mean.mean, len(said))
             note = (
                 "" if len(said) == len(values) else f"of {len(said)} of {len(values)} clips: it says nothing of others"
             )
@@ -85,5 +81,5 @@ class PerClip:
                 tuple(sorted(self.settings.items())),
             )  # fmt: skip
             better = measure.larger_is_better
-            found.append(Score(measure.name, mean.mean, low, high, protocol, better, measure.unit, note))
+            found.append(Score(measure.name, mean.mean, mean.low, mean.high, protocol, better, measure.unit, note))
         return found
