@@ -1,33 +1,15 @@
-"""Scores that were measured differently are never under one another."""
+"""All that decides a score is in its protocol, as the plain values that reports hold."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 
-from dit.evaluation.video.protocol import Protocol, Score, as_report, check_alike, table
+from dit.evaluation.video.protocol import Protocol, Score
+from dit.scores import own_protocol
 
 PLAIN = Protocol("val", 64, 64, 16, 32, 32, 8.0, "bilinear to 64x64, with antialias", "random", "ab" * 32)
-
-
-def score(value: float, protocol: Protocol = PLAIN, name: str = "fvd[random]", note: str = "") -> Score:
-    return Score(name, value, value - 1, value + 1, protocol, False, "", note)
-
-
-def columns(text: str) -> list[str]:
-    return [cell.strip() for cell in text.splitlines()[0].strip("|").split("|")]
-
-
-def test_alike_scores_share_a_column_with_its_protocol_below() -> None:
-    rows = {"runs/a": [score(10), score(2, name="kvd[random]")], "runs/b": [score(12)]}
-    check_alike(rows)
-    said = table(rows)
-    assert columns(said) == ["", "fvd[random]", "kvd[random]"]
-    assert "| runs/b | 12 [11, 13] |  |" in said
-    assert "- fvd[random]: split val, clips 64, reference 64, frames 16, height 32, width 32, fps 8.0" in said
-    assert "resize bilinear to 64x64, with antialias, network random, sha256 abababababab" in said
 
 
 @pytest.mark.parametrize(
@@ -37,28 +19,13 @@ def test_alike_scores_share_a_column_with_its_protocol_below() -> None:
         {"resize": ""}, {"sha256": "cd" * 32}, {"network": "i3d"}, {"settings": (("samples", 3),)},
     ],
 )  # fmt: skip
-def test_unlike_scores_are_refused_or_stand_apart(changed: dict[str, object]) -> None:
-    other = replace(PLAIN, **changed)  # type: ignore[arg-type]
-    rows = {"runs/a": [score(10)], "runs/b": [score(12, other)], "runs/c": [score(13)]}
-    with pytest.raises(ValueError) as error:
-        check_alike(rows)
-    assert "fvd[random] of runs/a and runs/b cannot be compared: they differ in" in str(error.value)
-    assert next(iter(changed)) in str(error.value) or "samples" in str(error.value)
-    said = table(rows)
-    assert columns(said) == ["", "fvd[random]", "fvd[random] (2)"]
-    assert "| runs/a | 10 [9, 11] |  |" in said and "| runs/b |  | 12 [11, 13] |" in said
-    assert sum(line.startswith("- fvd[random]") for line in said.splitlines()) == 2
+def test_whatever_changes_makes_another_protocol(changed: dict[str, object]) -> None:
+    one, other = ({"fvd": each.as_dict()} for each in (PLAIN, replace(PLAIN, **changed)))  # type: ignore[arg-type]
+    assert own_protocol(one, "fvd") != own_protocol(other, "fvd") and own_protocol(one, "kvd") == ""
 
 
-def test_notes_stand_below() -> None:
-    said = table({"runs/a": [score(10, note="about 3 of it is due to the number of clips")]})
-    assert "- fvd[random] of runs/a: about 3 of it" in said
-
-
-def test_a_report_is_plain_values_with_protocols() -> None:
-    content = json.loads(json.dumps(as_report({"samples": [score(10, note="few")], "floor": [score(3)]})))
-    assert content["metrics"] == {"samples": {"fvd[random]": 10}, "floor": {"fvd[random]": 3}}
-    assert content["intervals"]["samples"]["fvd[random]"] == [9, 11]
-    assert content["protocols"]["samples"]["fvd[random]"]["sha256"] == "ab" * 32
-    assert content["notes"] == {"samples": {"fvd[random]": "few"}, "floor": {}}
-    assert content["measures"]["fvd[random]"] == {"title": "fvd[random]", "unit": "", "larger_is_better": False}
+def test_what_there_is_none_of_is_left_out() -> None:
+    bare = Protocol("val", 8, 0, 16, 32, 32, None, settings=(("samples", 3),))
+    assert bare.as_dict() == {"split": "val", "clips": 8, "frames": 16, "height": 32, "width": 32, "samples": 3}
+    assert str(Score("psnr", 21.0, 20.0, 22.0, bare, True, "dB")) == "21 [20, 22]"
+    assert str(Score("psnr", 21.0, None, None, bare, True, "dB")) == "21"
