@@ -151,7 +151,7 @@ def about_longer(start: Start, config: Mapping[str, Any], schedule: LRSchedule, 
     if start.lr_factor is None or abs(now - start.lr_factor) <= JUMP:
         return f"To go on: trainer.max_steps={longer}"
     rates = _rates(config, start.lr_factor, now, f"with trainer.max_steps={longer}")
-    return f"To go on: {_after_decay(run)}. In this run {rates}; that takes {_other_ways(start)}"
+    return f"To go on: {_after_decay(run)}. To go on in this run, where {rates}: {_other_ways(start)}"
 
 
 def about_divergence(run: Path, config: Mapping[str, Any]) -> str:
@@ -358,7 +358,7 @@ def _after_decay(run: Path) -> str:
 
 def _other_ways(start: Start) -> str:
     keep = f"resume_lr=keep (holds {100 * start.lr_factor:.3g} % of the peak) or " if start.lr_factor else ""
-    return f"{keep}resume_lr=schedule (takes the jump)"
+    return f"{keep}resume_lr=schedule (takes the new rate at once)"
 
 
 def _copied_in(folder: Path, start: Start) -> Path:

@@ -77,22 +77,27 @@ def _choices_with(key: str, config_name: str | None) -> list[str]:
     *path, _ = names = key.split(".")
     for depth in range(len(path), 0, -1):
         group = "/".join(path[:depth])
-        if found := [name for name in options(group) if _has(CONFIGS / group / f"{name}.yaml", names[depth:], False)]:
+        if found := [name for name in options(group) if _has(group, name, names)]:
             owners = [f"{group}={name}" for name in found]
             return [] if len(owners) > FEW or set(owners) & set(chosen) else owners
     if config_name == "sample" and not path:
-        owners = [f"task={name}" for name in options("task") if _has(CONFIGS / "task" / f"{name}.yaml", names, True)]
+        owners = [f"task={name}" for name in options("task") if _has("task", name, names)]
         return [] if set(owners) & set(chosen) else owners
     return []
 
 
-def _has(file: Path, names: Sequence[str], at_top: bool) -> bool:
-    """Whether a config of a group holds a key, at its own place or `at_top` of the whole config."""
-    text = file.read_text(encoding="utf-8")
-    if text.startswith("# @package _global_") != at_top or (text.startswith("# @package") and not at_top):
+def _has(group: str, option: str, names: Sequence[str]) -> bool:
+    """Whether a config of a group holds a key of the whole config, at the place that the file's head says, or the
+    group."""
+    text = (CONFIGS / group / f"{option}.yaml").read_text(encoding="utf-8")
+    head = re.match(r"# @package (\S+)", text)
+    place = re.split(r"[./]", head.group(1) if head else group)
+    if place == ["_global_"]:
+        place = []
+    if list(names[: len(place)]) != place:
         return False
     node = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    for name in names:
+    for name in names[len(place) :]:
         if not isinstance(node, dict) or name not in node:
             return False
         node = node[name]
@@ -136,6 +141,9 @@ def _unreadable(error: OverrideParseException) -> str:
 
 
 def _nearest_keys(key: str, config_name: str | None) -> list[str]:
+    if "/" in key:
+        groups = [folder.relative_to(CONFIGS).as_posix() for folder in CONFIGS.rglob("*") if folder.is_dir()]
+        return difflib.get_close_matches(key, groups, n=3, cutoff=0.6)
     if config_name is None:
         return []
     overrides = [arg for arg in sys.argv[1:] if re.match(r"^[\w/]+=[\w.-]+$", arg) and _is_group(arg.split("=")[0])]

@@ -63,21 +63,19 @@ def assemble(folders: Sequence[Path], *, metrics: Sequence[str] = (), videos: in
     Raises:
         ValueError: there is nothing to report on.
     """
-    lines: list[str] = []
-
-    def note(line: str) -> None:
-        lines.append(line)
-        say(line)
-
-    found = find(folders, note)
-    runs = read(found, note)
+    lines: list[str] = []  # an error says them too, so they are said once it is known that there is none
+    found = find(folders, lines.append)
+    runs = read(found, lines.append)
     if not runs:
         raise ValueError("; ".join(lines) or "no run is named: scripts/report.py runs/mine")
     there = curves.names(runs)
     for metric in metrics:
         if metric not in there:
             near = difflib.get_close_matches(metric, there, n=3, cutoff=0.3) or there[:3]
-            note(f"no run has a metric {metric}" + (f"; did you mean {' or '.join(near)}?" if near else ", or any yet"))
+            hint = f"; did you mean {' or '.join(near)}?" if near else ", or any yet"
+            lines.append(f"no run has a metric {metric}{hint}")
+    for line in lines:
+        say(line)
     made = groups.grouped(runs)
     asked = [metric for metric in metrics if metric in there]
     wanted = list(dict.fromkeys([*asked, *there]))

@@ -122,6 +122,7 @@ def test_a_rank_at_work_speaks_for_itself(monkeypatch: pytest.MonkeyPatch, capsy
             "optim.betas is a value of optim=adamw, which is not chosen: give that, too; or did you mean optim.adamw",
         ),
         (["experiment=demo", "optim=adamw", "optim.bets=1"], "unknown config key 'optim.bets'; did you mean optim.be"),
+        (["net/positoin=sincos"], "unknown config key 'net/positoin'; did you mean net/position"),
         (["experiment=demoo"], "there is no config 'experiment/demoo'; did you mean demo"),
         (
             ["experiment=demo", "net.depth"],
