@@ -146,3 +146,11 @@ def test_mistakes_on_the_command_line(
     assert stop.value.code == 2 and not ran
     assert printed.startswith("error: ") and printed.count("\n") == 1 and said in printed, printed
     assert not list(tmp_path.iterdir()), "nothing may be written"
+
+
+def test_a_key_of_a_suite_that_is_not_asked_for_names_that_suite(monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "ckpt=runs/demo", "suite.surprise.num_fours=4"])
+    with pytest.raises(SystemExit):
+        main("evaluate")(lambda config: None)()
+    said = "error: suite.surprise.num_fours is a value of suite=surprise, which is not chosen: give that, too\n"
+    assert capsys.readouterr().err == said
