@@ -1,4 +1,4 @@
-"""Processes that do not outlive the one that started them."""
+"""Processes: how many a machine has cores for, and how they end with the one that started them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time, and of how many
+
+
+def cores() -> float:
+    """Cores that this process may use, a part of one too where its container has no more."""
+    found = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with suppress(OSError, ValueError):
+        quota, period = QUOTA.read_text().split()
+        found = min(found, int(quota) / int(period))  # ValueError where it is "max"
+    return found
 
 
 def give_memory_back() -> None:

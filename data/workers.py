@@ -15,7 +15,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
-from data.processes import end_with_parent
+from data.processes import cores, end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ TRAINERS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}  # sig
 SHARED = Path("/dev/shm")
 RESTARTS, WITHIN = 3, 100  # more deaths than that within so many batches are no accident
 MOST = 8  # loading processes for each training process, where nobody says how many
-QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time, and of how many
 DYING = 1.0  # seconds between a broken connection and the end of the process behind it
 HANDING_OVER = 5.0  # seconds beyond the loader's timeout for a batch that is announced and not yet here
 
@@ -212,13 +211,9 @@ def leave_signals_to_trainer(worker: int) -> None:
 def fitting(trainers: int) -> int:
     """How many loading processes suit each of so many training processes on this machine: a core is left to each of
     these, shared out are the others, from 1 to `MOST`. Where SLURM has given each cores of its own, none are shared."""
-    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with suppress(OSError, ValueError):
-        quota, period = QUOTA.read_text().split()
-        cores = min(cores, int(quota) / int(period))  # ValueError where it is "max"
     own = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    cores = min(cores, int(own)) if own.isdecimal() and "SLURM_PROCID" in os.environ else cores / trainers
-    return max(1, min(MOST, int(cores) - 1))
+    each = min(cores(), int(own)) if own.isdecimal() and "SLURM_PROCID" in os.environ else cores() / trainers
+    return max(1, min(MOST, int(each) - 1))
 
 
 def says_shared_memory(error: str) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from data.processes import cores
 from dit.checkpoint.files import FOLDER, step_name
 from dit.locks import is_locked
 from dit.runfiles import DUE, FINDINGS, MEASURES, METRICS, SAMPLES, read_rows
@@ -108,17 +109,12 @@ def environment(place: int, at_once: int, devices: int, gpus: int, now: Mapping[
     if at_once == 1:
         return told
     if not set(THREADS) & set(now):
-        own = max(1, cores() // at_once)
+        own = max(1, int(cores() / at_once))
         told |= dict.fromkeys(THREADS, str(own))
     if devices and gpus:
         named = now[SEEN_GPUS].split(",") if now.get(SEEN_GPUS) else [str(number) for number in range(gpus)]
         told[SEEN_GPUS] = ",".join(named[(place * devices + each) % len(named)] for each in range(devices))
     return told
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def failed_why(log: Path, code: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from data import workers
+from data import processes, workers
 from data.module import VideoData
 from tests.engine import small
 
@@ -183,16 +183,16 @@ def test_shared_memory_is_looked_at_before_the_first_step(
 def test_as_many_loading_processes_as_the_machine_has_cores_to_spare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(processes, "QUOTA", tmp_path / "cpu.max")
     for name in ("SLURM_PROCID", "SLURM_CPUS_PER_TASK"):
         monkeypatch.delenv(name, raising=False)
-    for cores, processes in ((1, 1), (2, 1), (4, 3), (64, 8)):
+    for cores, wanted in ((1, 1), (2, 1), (4, 3), (64, 8)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
-        assert workers.fitting(1) == processes
+        assert workers.fitting(1) == wanted
     assert workers.fitting(16) == 3
-    for quota, processes in (("max 100000", 8), ("300000 100000", 2), ("50000 100000", 1)):
+    for quota, wanted in (("max 100000", 8), ("300000 100000", 2), ("50000 100000", 1)):
         (tmp_path / "cpu.max").write_text(quota + "\n")
-        assert workers.fitting(1) == processes
+        assert workers.fitting(1) == wanted
     (tmp_path / "cpu.max").unlink()
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
     assert workers.fitting(16) == 3, "a job of SLURM's without srun shares the machine"

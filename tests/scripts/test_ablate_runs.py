@@ -16,7 +16,7 @@ import pytest
 
 from dit.locks import lock
 from scripts import ablate
-from scripts.ablation import launching
+from scripts.ablation import launching, local
 from scripts.ablation.local import Local, environment, is_trained, todo
 from scripts.ablation.plan import Plan
 from tests.scripts.fake_training import STEPS, make_root, plan
@@ -101,10 +101,11 @@ def test_a_failing_run_is_listed_and_ends_no_other(root: Path) -> None:
     assert not [each for cell in plan().cells for each in todo(cell)]
 
 
-def test_runs_at_once_share_cores_and_gpus() -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = environment(1, 2, 0, 0, {})
-    assert told["OMP_NUM_THREADS"] == told["MKL_NUM_THREADS"] == str(max(1, cores // 2))
+def test_runs_at_once_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, threads in ((6.0, "3"), (3.0, "1"), (0.5, "1")):
+        monkeypatch.setattr(local, "cores", lambda cores=cores: cores)
+        told = environment(1, 2, 0, 0, {})
+        assert told["OMP_NUM_THREADS"] == told["MKL_NUM_THREADS"] == threads
     assert "OMP_NUM_THREADS" not in environment(0, 1, 0, 0, {})  # alone: torch's own choice
     kept = environment(0, 2, 0, 0, {"OMP_NUM_THREADS": "3"})
     assert kept["OMP_NUM_THREADS"] == "3" and "MKL_NUM_THREADS" not in kept
