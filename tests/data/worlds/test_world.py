@@ -50,7 +50,7 @@ def test_order_threads_and_processes_do_not_matter() -> None:
     assert [digest(world, index) for index in reversed(order)] == expected[::-1]
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda index: digest(world, index), order)) == expected
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
         assert list(processes.map(rich_digest, order)) == expected
 
 
