@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from data.worlds.camera import CAMERAS
-from data.worlds.motion import DIRECTIONS, MATERIALS, MOTIONS, PHRASES, says_speed
+from data.worlds.motion import DIRECTIONS, MATERIALS, MOTIONS
 from data.worlds.pattern import BACKGROUNDS, TEXTURES
 from data.worlds.scenery import SCENERIES
 
@@ -63,7 +63,7 @@ def stated(spec: Spec, length: str) -> Spec:
         return spec
     open_ = {"size": ANY, "texture": ANY, "material": ANY}
     objects = (
-        replace(item, **open_, speed=ANY if says_speed(item.motion) else PLAIN) for item in spec.objects
+        replace(item, **open_, speed=ANY if MOTIONS[item.motion].says_speed else PLAIN) for item in spec.objects
     )  # fmt: skip
     return Spec(tuple(objects), ANY, ANY, ANY, ANY)
 
@@ -117,7 +117,7 @@ def _article(word: str) -> str:
 
 def _phrase(spec: ObjectSpec, unsaid: str) -> str:
     speed = unsaid if spec.speed == PLAIN else f" {spec.speed}"
-    return PHRASES[spec.motion].format(direction=spec.direction, speed=speed)
+    return MOTIONS[spec.motion].phrase.format(direction=spec.direction, speed=speed)
 
 
 def _phrase_pattern(phrase: str, speed: str) -> str:
@@ -152,7 +152,7 @@ def _say_medium(spec: Spec) -> str:
 _NOUN = rf"an? (?:(?P<size>(?!(?:{_OWN})\b)\w+) )?(?:(?P<material>{_listed(MATERIALS)}) )?"
 _NOUN += rf"(?:(?P<texture>{_listed(TEXTURES)}) )?{_OBJECT_WORDS} "
 _CLAUSES = [
-    (motion, re.compile(_NOUN + _phrase_pattern(phrase, rf"(?: {_SPEED})?"))) for motion, phrase in PHRASES.items()
+    (name, re.compile(_NOUN + _phrase_pattern(motion.phrase, rf"(?: {_SPEED})?"))) for name, motion in MOTIONS.items()
 ]
 _BETWEEN = re.compile(r"(?:,| and) (?=an? )")
 
@@ -203,7 +203,7 @@ def _short_object(text: str) -> ObjectSpec | None:
     for motion, pattern in _SHORT:
         match = pattern.fullmatch(text)
         if match:
-            speed = ANY if says_speed(motion) else PLAIN
+            speed = ANY if MOTIONS[motion].says_speed else PLAIN
             return _found(match, motion, size=ANY, speed=speed, texture=ANY, material=ANY)
     return None
 
@@ -233,14 +233,14 @@ def _say_long(spec: Spec) -> str:
 _LONG_EVENTS = {"collide": "They collide."}
 _LONG_CLAUSES = [
     (
-        motion,
+        name,
         re.compile(
             rf"one is an? {_OBJECT_WORDS} of (?P<size>\w+) size, (?P<material>\w+) weight and (?P<texture>\w+) surface"
             + "; it "
-            + _phrase_pattern(phrase, rf"(?:{_AT_PLAIN}| {_SPEED})"),
+            + _phrase_pattern(motion.phrase, rf"(?:{_AT_PLAIN}| {_SPEED})"),
         ),
     )
-    for motion, phrase in PHRASES.items()
+    for name, motion in MOTIONS.items()
 ]
 _LONG_AROUND: dict[str, dict[str, str]] = {
     "event": {says.lower().rstrip("."): name for name, says in _LONG_EVENTS.items()},

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from data.worlds.camera import CAMERAS
-from data.worlds.caption import ANY, DIRECTIONS, EVENTS, PLAIN, ObjectSpec, Spec, check_words, parse, says_speed
-from data.worlds.motion import MATERIALS, MOTIONS
+from data.worlds.caption import ANY, EVENTS, PLAIN, ObjectSpec, Spec, check_words, parse
+from data.worlds.motion import DIRECTIONS, MATERIALS, MOTIONS
 from data.worlds.outline import SHAPES
 from data.worlds.pattern import BACKGROUNDS, TEXTURES
 from data.worlds.scenery import SCENERIES
@@ -68,7 +68,7 @@ class Lexicon:
         self.shown_sizes = shown_words(split, "size", sizes, outside_sizes, size_jitter)
         self.shown_speeds = shown_words(split, "speed", speeds, outside_speeds, speed_jitter)
         if split in BY_SPEED:  # where nothing has a speed, nothing is outside
-            self._leave_sceneries([motion for motion in self.motions if says_speed(motion)])
+            self._leave_sceneries([motion for motion in self.motions if MOTIONS[motion].says_speed])
         self._combinations = {motion: self._split_combinations(motion) for motion in self.motions}
         self._check_scenes()
 
@@ -143,11 +143,11 @@ class Lexicon:
 
     def speed_words(self, motion: str) -> list[str]:
         """What this split says of how fast it is."""
-        return self.shown_speeds if says_speed(motion) else [PLAIN]
+        return self.shown_speeds if MOTIONS[motion].says_speed else [PLAIN]
 
     def known_speeds(self, motion: str) -> list[str]:
         """All that a caption may say of it."""
-        return list(self.speeds) if says_speed(motion) else [PLAIN]
+        return list(self.speeds) if MOTIONS[motion].says_speed else [PLAIN]
 
     def possible_directions(self, motion: str) -> list[str]:
         """Those that it takes in either split."""
@@ -211,7 +211,7 @@ class Lexicon:
             for motion, weight in self.motions.items()
             if MOTIONS[motion].steered == steered
             and _goes(motion, scenery)
-            and (place or self.split not in BY_SPEED or says_speed(motion))
+            and (place or self.split not in BY_SPEED or MOTIONS[motion].says_speed)
             and (event != "collide" or motion in _COLLIDING[: place + 1])
         }
         if not found:

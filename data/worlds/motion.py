@@ -81,13 +81,5 @@ MOTIONS: dict[str, Motion] = {
     ),
 }
 
-# How each is said in a caption of usual length.
-PHRASES: dict[str, str] = {name: motion.phrase for name, motion in MOTIONS.items()}
-
 # What an object is made of -> mass for its area, in that of a plain one.
 MATERIALS: dict[str, float] = {"plain": 1.0, "light": 0.25, "heavy": 4.0}
-
-
-def says_speed(motion: str) -> bool:
-    """Whether a caption of this motion has a place for a speed word."""
-    return MOTIONS[motion].says_speed

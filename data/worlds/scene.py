@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.worlds.caption import DIRECTIONS, ObjectSpec, Spec, says_speed
-from data.worlds.motion import MATERIALS, MOTIONS
+from data.worlds.caption import ObjectSpec, Spec
+from data.worlds.motion import DIRECTIONS, MATERIALS, MOTIONS
 from data.worlds.outline import SHAPES, quantise
 from data.worlds.scenery import SCENERIES, Bounds, Crossing, Slab
 from data.worlds.simulate import Start
@@ -47,7 +47,7 @@ class Stage:
 
     def speed(self, spec: ObjectSpec) -> float:
         """Frame heights a second that the words mean; what says no speed is let go from rest."""
-        return self.speeds[spec.speed] if says_speed(spec.motion) else 0.0
+        return self.speeds[spec.speed] if MOTIONS[spec.motion].says_speed else 0.0
 
     def room(self, spec: ObjectSpec, speed: float, radius: float, bounds: Bounds) -> Bounds:
         """Lowest and highest x and y of a start; the whole straight path stays inside."""

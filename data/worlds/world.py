@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from data.worlds.camera import view
-from data.worlds.caption import ANY, DIRECTIONS, LENGTHS, PLAIN, ObjectSpec, Spec, check_words, read, say
+from data.worlds.caption import ANY, LENGTHS, PLAIN, ObjectSpec, Spec, check_words, read, say
 from data.worlds.lexicon import ALONE, Combination, Lexicon, above_0
+from data.worlds.motion import DIRECTIONS
 from data.worlds.numbered import check_numbers, rights
 from data.worlds.outline import SHAPES, Floats
 from data.worlds.render import ground, picture, plate, surface

@@ -4,18 +4,20 @@ import random
 
 import pytest
 
-from data.worlds.caption import DIRECTIONS, PHRASES, PLAIN, ObjectSpec, Spec, parse, say
+from data.worlds.caption import PLAIN, ObjectSpec, Spec, parse, say
+from data.worlds.motion import DIRECTIONS, MOTIONS
 
 
 def random_object(rng: random.Random) -> ObjectSpec:
-    motion = rng.choice(list(PHRASES))
+    motion = rng.choice(list(MOTIONS))
+    phrase = MOTIONS[motion].phrase
     return ObjectSpec(
         colour=rng.choice(["red", "orange", "blue", "white"]),
         shape=rng.choice(["circle", "square", "star"]),
         size=rng.choice(["small", PLAIN, "large", "enormous"]),
         motion=motion,
-        direction=rng.choice(list(DIRECTIONS)) if "{direction}" in PHRASES[motion] else "down",
-        speed=rng.choice(["slowly", PLAIN, "quickly"]) if "{speed}" in PHRASES[motion] else PLAIN,
+        direction=rng.choice(list(DIRECTIONS)) if "{direction}" in phrase else "down",
+        speed=rng.choice(["slowly", PLAIN, "quickly"]) if "{speed}" in phrase else PLAIN,
     )
 
 

@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 from world_settings import RICH, SIMPLE, rich, simple
 
-from data.worlds.caption import DIRECTIONS, parse
+from data.worlds.caption import parse
+from data.worlds.motion import DIRECTIONS
 from data.worlds.splits import is_held_out
 from data.worlds.world import World
 
