@@ -219,15 +219,14 @@ def _soft(levels: Floats, plate: Floats, body: Bools, others: Bools) -> Floats:
     mask = np.where(inside, 1.0, 0.0)
     ring = grown(body) & ~inside & ~others
     own = np.median(levels[inside if inside.any() else body], axis=0)
-    for row, column in np.argwhere(ring).tolist():
-        near = (slice(max(row - 2, 0), row + 3), slice(max(column - 2, 0), column + 3))
-        within = inside[near]
-        ink = levels[near][within].mean(0) if within.any() else own
-        axis = ink - plate[row, column]
-        away = levels[row, column] - plate[row, column]
-        share = float(np.clip(away @ axis / max(float(axis @ axis), 1e-9), 0.0, 1.0))
-        if share >= FAINT and (body[row, column] or np.linalg.norm(away - share * axis) <= MAX_OFF):
-            mask[row, column] = share
+    near = np.lib.stride_tricks.sliding_window_view(np.pad(inside, 2), (5, 5))[ring]  # (R, 5, 5)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(levels, ((2, 2), (2, 2), (0, 0))), (5, 5), (0, 1))[ring]
+    counts = near.sum((1, 2))[:, None]
+    inks = np.where(counts > 0, (around * near[:, None]).sum((2, 3)) / np.maximum(counts, 1), own)  # (R, 3)
+    axis, away = inks - plate[ring], levels[ring] - plate[ring]
+    shares = np.clip((away * axis).sum(1) / np.maximum((axis * axis).sum(1), 1e-9), 0.0, 1.0)
+    near_axis = np.linalg.norm(away - shares[:, None] * axis, axis=1) <= MAX_OFF
+    mask[ring] = np.where((shares >= FAINT) & (body[ring] | near_axis), shares, 0.0)
     return mask
 
 
