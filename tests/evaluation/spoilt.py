@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import hydra
 import torch
-import yaml
 from hydra.utils import instantiate
 from torch import Tensor
 
-from dit.config.build import build
 from dit.evaluation.harness.table import markdown
 from dit.evaluation.video.features import Extractor, FeatureSet, distances
 from dit.evaluation.video.motion import Motion
@@ -20,13 +16,9 @@ from dit.evaluation.video.pairs import PSNR, SSIM
 from dit.evaluation.video.prediction import Prediction
 from dit.evaluation.video.protocol import Score
 from tests.evaluation.films import blurred, frozen, noisy, shuffled
+from tests.evaluation.parts import CONFIGS, part
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 COUNT, GIVEN = 200, 1
-
-
-def configured(group: str, option: str) -> Any:
-    return build(yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text()))("cpu")
 
 
 def clips(data: str) -> Tensor:
@@ -57,7 +49,7 @@ def scores(made: Tensor, true: Tensor, real: Mapping[str, FeatureSet]) -> list[S
         for index, clip in enumerate(made):
             own.add(index, clip)
         found += distances(own, against, "held out", 8.0)
-    predicted, motion = Prediction([PSNR(), SSIM()], GIVEN, 1), Motion(configured("flow", "pyramid"), 8.0)
+    predicted, motion = Prediction([PSNR(), SSIM()], GIVEN, 1), Motion(part("flow", "pyramid")("cpu"), 8.0)
     for index, clip in enumerate(made):
         predicted.add(index, true[index], [clip])
         motion.add(index, clip)
@@ -68,7 +60,7 @@ def main(data: str) -> None:
     both = clips(data)
     real = {}
     for group in ("features", "frame_features"):
-        real[group] = FeatureSet(Extractor(configured(group, "random"), None), "real clips")
+        real[group] = FeatureSet(Extractor(part(group, "random")("cpu"), None), "real clips")
         for index, clip in enumerate(both[:COUNT]):
             real[group].add(index, clip)
     true = both[COUNT:]

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
-from dit.config.build import build
 from dit.entry import explain
 from dit.evaluation.harness.result import Result
 from dit.evaluation.harness.run import evaluate
@@ -24,21 +22,15 @@ from dit.media.video import write_video
 from dit.sampling.ranks import Ranks
 from tests.evaluation.checkpoints import make_run, sampler, subject
 from tests.evaluation.films import discs
+from tests.evaluation.parts import part
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PREDICTS = ("conditioning=predict", "conditioning.tasks.predict.count=4")
-
-
-def group(name: str, option: str, **changes: Any) -> Any:
-    node = yaml.safe_load((CONFIGS / name / f"{option}.yaml").read_text())
-    node.update(changes)
-    return build(node)
 
 
 def fvd(**changes: Any) -> FVDSuite:
     own: dict[str, Any] = {
-        "features": group("features", "random"), "frame_features": group("frame_features", "random"),
-        "flow": group("flow", "pyramid"), "num_clips": 4, "seed": 1000, "manifest": None, "root": None,
+        "features": part("features", "random"), "frame_features": part("frame_features", "random"),
+        "flow": part("flow", "pyramid"), "num_clips": 4, "seed": 1000, "manifest": None, "root": None,
         "features_cache": None, "sheet_clips": 4,
     }  # fmt: skip
     return FVDSuite(**(own | changes))
@@ -112,7 +104,7 @@ def test_what_was_looked_at_is_not_looked_at_again(
 
 
 def test_another_network_is_another_measurement(run: Path, compared: Result) -> None:
-    other = measured(run, fvd(features=group("features", "random", size=32), frame_features=None, flow=None))
+    other = measured(run, fvd(features=part("features", "random", size=32), frame_features=None, flow=None))
     assert list(other.rows["samples (raw)"]) == ["fvd[random]", "kvd[random]"] and other.folder != compared.folder
     assert other.protocol["fvd[random]"]["resize"] != compared.protocol["fvd[random]"]["resize"]
 
@@ -153,10 +145,10 @@ def test_predictions_are_of_what_was_given(run: Path, predicted: Result) -> None
 def test_what_cannot_be_measured_is_a_line(tmp_path: Path, run: Path) -> None:
     plain = make_run(tmp_path / "plain")
     autoencoder = make_run(tmp_path / "nothing", config={"data": None})
-    i3d = group("features", "i3d")
+    i3d = part("features", "i3d")
     for own, suite, said in (
         (run, fvd(features=i3d), "features.module.file is missing: the TorchScript file of a feature network"),
-        (run, fvd(flow=group("flow", "raft")), "flow.file is missing: weights of torchvision's RAFT"),
+        (run, fvd(flow=part("flow", "raft")), "flow.file is missing: weights of torchvision's RAFT"),
         (run, fvd(num_clips=1), "has None clip"),
         (
             plain,
@@ -164,7 +156,7 @@ def test_what_cannot_be_measured_is_a_line(tmp_path: Path, run: Path) -> None:
             "was trained without first frames that are given: say how many, suite.prediction.given=N",
         ),
         (run, prediction(given=8), "suite.prediction.given=8 leaves nothing of 8 frames to predict"),
-        (run, prediction(lpips=group("lpips", "alex")), "lpips.file is missing"),
+        (run, prediction(lpips=part("lpips", "alex")), "lpips.file is missing"),
         (autoencoder, fvd(), "was validated on no clips"),
     ):
         with pytest.raises((ValueError, FileNotFoundError)) as error:
@@ -173,7 +165,7 @@ def test_what_cannot_be_measured_is_a_line(tmp_path: Path, run: Path) -> None:
 
 
 def test_one_network_that_is_missing_leaves_the_rest(run: Path, compared: Result, predicted: Result) -> None:
-    suites = {"fvd": fvd(features=group("features", "i3d")), "prediction": prediction()}
+    suites = {"fvd": fvd(features=part("features", "i3d")), "prediction": prediction()}
     warned: list[str] = []
     ask = {"ckpt": str(run), "suite": suites, "out": None, **vars(sampler())}
     outcome = evaluate(ask, Ranks(0, 1), explain, lambda _: None, warned.append)

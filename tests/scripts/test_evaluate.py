@@ -7,7 +7,6 @@ from typing import Any
 import hydra
 import pytest
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dit.codec.base import Codec
@@ -18,6 +17,7 @@ from dit.evaluation.verdicts import Report
 from dit.evaluation.world import COLUMNS, ERRORS, MEASURES, Verdict
 from dit.sampling.checkpoint import Checkpoint
 from tests import commands
+from tests.evaluation.checkpoints import make_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,18 +104,7 @@ def test_real_clips_go_through_the_autoencoder() -> None:
 
 @pytest.mark.slow
 def test_a_sweep_leaves_a_report_for_each_job_and_nothing_beside(tmp_path: Path) -> None:
-    config = config_of(
-        "experiment=demo", "net.depth=1", "net.width=24", "net.heads=2", "text.heads=2", "data.num_frames=4",
-        "data.fps=4", "sampling.num_steps=1",
-    )  # fmt: skip
-    torch.manual_seed(0)
-    weights = {}
-    for name in ("net", "text"):
-        part = instantiate(config[name], _convert_="all")
-        weights |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
-    folder = tmp_path / "runs" / "mine" / "checkpoints"
-    folder.mkdir(parents=True)
-    torch.save({"state_dict": weights, "ema": {}, "config": config, "global_step": 7}, folder / "last.ckpt")
+    make_run(tmp_path / "runs" / "mine")
     asked = ("ckpt=runs/mine", "weights=raw", "num_prompts=2", "num_steps=1,2", "device=cpu", "trusted=[]")
     done = commands.run("scripts/evaluate.py", "-m", *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -10,20 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 
 from dit.config.build import build
 from dit.evaluation.video.networks import Network, TorchScript, VideoMAE, sha256_of
 from dit.evaluation.video.random_network import RandomConvolutions, weights
 from tests.evaluation.films import discs
+from tests.evaluation.parts import node, part
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 KINETICS = {"rescale": False, "resize": False, "return_features": True}
-
-
-def configured(group: str, option: str) -> dict[str, Any]:
-    return yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
 
 
 def network(module: Any, **changes: Any) -> Network:
@@ -73,17 +68,17 @@ def test_random_weights_are_the_same_bytes_everywhere() -> None:
 
 
 def test_random_features_are_of_each_clip_alone_and_of_any_length() -> None:
-    own = build(configured("features", "random"))("cpu")
+    own = part("features", "random")("cpu")
     clips = discs(5, seed=0)
     together = own(clips)
     assert together.shape == (5, 51) and own.name == "random"
     torch.testing.assert_close(together[3:4], own(clips[3:4]), rtol=1e-5, atol=1e-6)
     assert own(clips[:1, :, :1]).shape == (1, 51)
-    assert own.sha256 == build(configured("features", "random"))("cpu").sha256
-    other = configured("features", "random")
+    assert own.sha256 == part("features", "random")("cpu").sha256
+    other = node("features", "random")
     other["module"]["seed"] = 1
     assert build(other)("cpu").sha256 != own.sha256
-    frames = build(configured("frame_features", "random"))("cpu")
+    frames = part("frame_features", "random")("cpu")
     assert frames(clips).shape == (5, 8, 51)
     torch.testing.assert_close(frames(clips)[:, 2:3], frames(clips[:, :, 2:3]), rtol=1e-5, atol=1e-6)
 
@@ -144,7 +139,7 @@ def test_features_that_are_none_are_refused() -> None:
 def test_a_torchscript_file_is_called_as_the_config_says(tmp_path: Path) -> None:
     file = tmp_path / "i3d.pt"
     torch.jit.script(I3D()).save(str(file))
-    config = configured("features", "i3d")
+    config = node("features", "i3d")
     config["module"]["file"] = str(file)
     assert config["module"]["call"] == KINETICS
     own = build(config)("cpu")
@@ -183,13 +178,13 @@ def test_videomae_is_transformers_mean_of_tokens(tmp_path: Path) -> None:
     )  # fmt: skip
     model = transformers.VideoMAEModel(config).eval()
     model.save_pretrained(tmp_path / "videomae")
-    node = configured("features", "videomae")
-    node["module"]["folder"] = str(tmp_path / "videomae")
-    node |= {"size": 32, "frames": 4, "least_frames": 4}
-    own = build(node)("cpu")
+    said = node("features", "videomae")
+    said["module"]["folder"] = str(tmp_path / "videomae")
+    said |= {"size": 32, "frames": 4, "least_frames": 4}
+    own = build(said)("cpu")
     clips = discs(2, seed=3, frames=6)
-    pixels = (clips[:, :, :4].float() / 255 - torch.tensor(node["mean"]).view(3, 1, 1, 1)) / torch.tensor(
-        node["std"]
+    pixels = (clips[:, :, :4].float() / 255 - torch.tensor(said["mean"]).view(3, 1, 1, 1)) / torch.tensor(
+        said["std"]
     ).view(3, 1, 1, 1)
     with torch.no_grad():
         wanted = model(pixel_values=pixels.transpose(1, 2)).last_hidden_state.mean(1)
@@ -198,10 +193,10 @@ def test_videomae_is_transformers_mean_of_tokens(tmp_path: Path) -> None:
 
 
 def test_any_module_of_ones_own_is_a_feature_network() -> None:
-    node = configured("features", "random")
-    node["module"] = {"_target_": f"{__name__}.Told", "_partial_": True}
-    node["name"] = "told"
-    assert build(node)("cpu")(discs(2, seed=1)).shape == (2, 3)
+    said = node("features", "random")
+    said["module"] = {"_target_": f"{__name__}.Told", "_partial_": True}
+    said["name"] = "told"
+    assert build(said)("cpu")(discs(2, seed=1)).shape == (2, 3)
 
 
 def test_random_convolutions_see_time_only_where_they_should() -> None:

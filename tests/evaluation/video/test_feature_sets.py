@@ -8,21 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
-from dit.config.build import build
 from dit.evaluation.video.clips import key_of
 from dit.evaluation.video.features import Extractor, FeatureSet, distances
 from dit.evaluation.video.protocol import Score
 from tests.evaluation.films import blurred, discs, frozen, noisy, shuffled
+from tests.evaluation.parts import part
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 COUNT = 80
 
 
 def extractor(group: str = "features", folder: Path | None = None) -> Extractor:
-    return Extractor(build(yaml.safe_load((CONFIGS / group / "random.yaml").read_text()))("cpu"), folder)
+    return Extractor(part(group, "random")("cpu"), folder)
 
 
 def as_set(clips: Tensor, of: Extractor, name: str = "samples") -> FeatureSet:
@@ -118,8 +116,7 @@ def test_features_are_computed_once_and_kept(tmp_path: Path, caplog: pytest.LogC
     assert torch.equal(floats.table(), before[:3]) and again.computed == 0
     as_set(noisy(real()[:6], 1), again).table()
     assert again.computed == 6
-    other = yaml.safe_load((CONFIGS / "features" / "random.yaml").read_text()) | {"antialias": False}
-    strange = Extractor(build(other)("cpu"), tmp_path)
+    strange = Extractor(part("features", "random", antialias=False)("cpu"), tmp_path)
     as_set(real()[:6], strange).table()
     assert strange.computed == 6  # another protocol has features of its own
     assert first.store is not None
@@ -147,16 +144,16 @@ def test_ranks_share_the_clips() -> None:
         parts = [FeatureSet(of, "samples") for _ in range(3)]
         for index, clip in enumerate(real()):
             parts[index % 3].add(index, clip)
-        for part in parts:
-            part.flush()
-        everyone = [(part.shape, part._seen, part.rows, part.groups) for part in parts]
-        for part in parts:
-            part.gather(Rank(everyone))
-        assert all(part.count == COUNT for part in parts)
+        for mine in parts:
+            mine.flush()
+        everyone = [(mine.shape, mine._seen, mine.rows, mine.groups) for mine in parts]
+        for mine in parts:
+            mine.gather(Rank(everyone))
+        assert all(mine.count == COUNT for mine in parts)
         other = as_set(real(1)[:40], of)
         wanted = distances(whole, other, "test", 8.0)
-        for part in parts:
-            for one, two in zip(distances(part, other, "test", 8.0), wanted, strict=True):
+        for mine in parts:
+            for one, two in zip(distances(mine, other, "test", 8.0), wanted, strict=True):
                 assert one.value == pytest.approx(two.value, rel=1e-6) and one.low == pytest.approx(two.low, rel=1e-4)
 
 

@@ -7,19 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
-from dit.config.build import build
 from dit.evaluation.video.flow import Pyramid, Raft, inside, seen_in_both, warped
 from dit.evaluation.video.motion import Motion, fastest, unchanged
 from tests.evaluation.films import blurred, discs, even, frozen, noisy, shuffled, sliding
-
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+from tests.evaluation.parts import part
 
 
 def pyramid() -> Pyramid:
-    return build(yaml.safe_load((CONFIGS / "flow" / "pyramid.yaml").read_text()))("cpu")
+    return part("flow", "pyramid")("cpu")
 
 
 def levels(clip: Tensor) -> Tensor:
