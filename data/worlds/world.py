@@ -362,6 +362,12 @@ class World(Dataset[dict[str, object]]):
         }
 
     @property
+    def is_plain(self) -> bool:
+        """Whether prompts are of one object each, in straight motion on an empty ground: then `expect` says all of
+        them."""
+        return not self.lexicon.rich and list(self.lexicon.motions) == ["straight"]
+
+    @property
     def combinations(self) -> set[Combination]:
         """Colour, shape and direction of everything that this split shows."""
         return self.lexicon.combinations

@@ -40,7 +40,7 @@ class Asked:
     budget_in: str = "flops"  # flops, tokens or steps
     baseline: str | None = None  # the variant that others are held against; null: the first one
     metrics: str | None = None  # columns of metrics.csv, or measures; the first decides; null: val/x0_error (val/psnr)
-    evaluate: str = "auto"  # arguments of scripts/evaluate.py for each run; auto: where the data is a world; none
+    evaluate: str = "auto"  # arguments of scripts/evaluate.py for each run; auto: where suite=world can; none
     jobs: int = 1  # runs at once on this machine, which share its cores and GPUs
     launcher: str = "local"  # or a launcher of Hydra's, such as submitit_slurm (requirements-slurm.txt)
     show: bool = False  # true: say what would be done, and do nothing

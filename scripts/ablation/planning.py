@@ -188,10 +188,10 @@ def batches_of(data: Any) -> list[dict[tuple[int, int, int], int]]:
 
 
 def is_world(data: Any) -> bool:
-    """Whether scripts/evaluate.py can measure samples by the clips that are validated on: a world that knows what a
-    prompt means, of which training shows another part."""
-    knows = all(hasattr(data.val, name) for name in ("prompts", "expect", "legend"))
-    return knows and getattr(data.val, "split", None) != getattr(data.train, "split", None)
+    """Whether `suite=world` of scripts/evaluate.py can measure samples by the clips that are validated on: a world of
+    one object in straight motion, of which training shows another part."""
+    plain = getattr(data.val, "is_plain", False)
+    return plain and getattr(data.val, "split", None) != getattr(data.train, "split", None)
 
 
 def steps_of(variant: Variant, built: Built, each: float, request: Request) -> int:

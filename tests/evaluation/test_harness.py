@@ -246,7 +246,7 @@ def test_a_table_says_what_cannot_be_compared() -> None:
     assert table(alike).splitlines()[2] == "| a: samples | 25.0 [10, 90] |"
     assert len(table(alike).splitlines()) == 5
     other = protocol([("a", report(0.25, 5)), ("b", report(0.5, 6))])
-    assert other[1] == "b was not measured as a, so the two cannot be compared: steps 6"
+    assert other[1] == "b was not measured as a, so the two cannot be compared: steps 6 in place of 5"
     assert table([("a", report(float("nan"), 5))]).splitlines()[2] == "| samples |     - |"
     assert brief({"a": [1, None]}) == "{a=[1, none]}"
 
@@ -259,7 +259,7 @@ def test_a_number_has_as_many_digits_as_its_interval_tells() -> None:
 
     assert cell(0.0548312, 0.0204112, 0.0892512) == "0.055 [0.020, 0.089]"
     assert cell(123.456, 100.2, 146.7) == "123 [100, 147]" and cell(0.5, 0.5, 0.5) == "0.500 [0.500, 0.500]"
-    assert cell(0.1234567, None, None) == "0.1235"
+    assert cell(0.1234567, None, None) == "0.1235" and cell(-1e-6, -4e-4, 4e-4) == "0.00000 [-0.00040, 0.00040]"
 
 
 def test_the_world_suite_measures_the_demo(tmp_path: Path) -> None:

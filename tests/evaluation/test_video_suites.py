@@ -153,7 +153,7 @@ def test_what_cannot_be_measured_is_a_line(tmp_path: Path, run: Path) -> None:
         (
             plain,
             prediction(),
-            "was trained without first frames that are given: say how many, suite.prediction.given=N",
+            "was trained with no fixed number of first frames given: say how many, suite.prediction.given=N",
         ),
         (run, prediction(given=8), "suite.prediction.given=8 leaves nothing of 8 frames to predict"),
         (run, prediction(lpips=part("lpips", "alex")), "lpips.file is missing"),
@@ -237,7 +237,9 @@ def test_unlike_protocols_stand_apart_in_the_table(compared: Result) -> None:
     first, second = rows["a: samples (raw)"], rows["b: samples (raw)"]
     place = head.index("fvd[random]")
     assert first[place] != "-" and first[place + 1] == "-" and second[place] == "-" and second[place + 1] != "-"
-    assert any("b was not measured as a" in line for line in protocol([("a", one), ("b", two)]))
+    two["settings"]["kvd[random]"]["clips"] = 8
+    said = "b was not measured as a, so the two cannot be compared: clips 8 in place of 4 (fvd[random], kvd[random])"
+    assert protocol([("a", one), ("b", two)])[1] == said
 
 
 def test_helpers() -> None:

@@ -53,6 +53,13 @@ def test_a_world_that_shows_what_training_showed_is_refused() -> None:
         heldout_world(checkpoint(config_of("experiment=demo", "data.val.split=train")))
 
 
+@pytest.mark.parametrize("data", ["world", "world_occlusion", "world_full"])
+def test_a_world_of_more_than_straight_motion_is_refused(data: str) -> None:
+    """Its reader knows one object on an empty ground: of real clips behind a wall it says that no colour is right."""
+    with pytest.raises(ValueError, match="on an empty ground, and suite=world reads no more; suite=surprise"):
+        heldout_world(checkpoint(config_of("experiment=demo", f"data={data}")))
+
+
 def report(found: dict[str, tuple[Verdict, ...]], asked: list[dict[str, Any]], files: list[str]) -> dict[str, Any]:
     reports = {name: Report(verdicts, MEASURES) for name, verdicts in found.items()}
     rows = {name: scores_of(each.estimates()) for name, each in reports.items()}

@@ -65,13 +65,13 @@ def _cell(report: Mapping[str, Any], row: str, measure: str, own: str, about: Ma
         return "-"
     interval = report["intervals"].get(row, {}).get(measure)
     if about["unit"] == SHARE:
-        ends = "" if interval is None else f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]"
-        return f"{100 * value:.1f}{ends}"
+        ends = "" if interval is None else f" [{100 * interval[0]:z.0f}, {100 * interval[1]:z.0f}]"
+        return f"{100 * value:z.1f}{ends}"
     if interval is None:
         return f"{value:.4g}"
     half = (interval[1] - interval[0]) / 2
     decimals = min(9, max(0, 1 - floor(log10(half)))) if half > 0 else 3  # two digits of the interval tell something
-    return f"{value:.{decimals}f} [{interval[0]:.{decimals}f}, {interval[1]:.{decimals}f}]"
+    return f"{value:z.{decimals}f} [{interval[0]:z.{decimals}f}, {interval[1]:z.{decimals}f}]"
 
 
 def protocol(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
@@ -81,11 +81,24 @@ def protocol(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     lines = ["; ".join(f"{key} {brief(value)}" for key, value in own.items())]
     for name, other in others:
         their = protocol_of(other["settings"])
-        differing = [key for key in dict.fromkeys([*own, *their]) if own.get(key) != their.get(key)]
-        if differing:
-            said = "; ".join(f"{key} {brief(their.get(key))}" for key in differing)
-            lines.append(f"{name} was not measured as {first}, so the two cannot be compared: {said}")
+        if said := _differences(own, their):
+            lines.append(f"{name} was not measured as {first}, so the two cannot be compared: {'; '.join(said)}")
     return lines
+
+
+def _differences(own: Mapping[str, Any], their: Mapping[str, Any]) -> list[str]:
+    """What two protocols do not have in common, as `steps 6 in place of 5`. What differs in those of single measures
+    stands once, with their names."""
+    found: dict[str, list[str]] = {}
+    for key in dict.fromkeys([*own, *their]):
+        one, other = own.get(key), their.get(key)
+        pairs, of = {key: (one, other)}, []
+        if isinstance(one, Mapping) and isinstance(other, Mapping) and "_target_" not in one:
+            pairs, of = {each: (one.get(each), other.get(each)) for each in {**one, **other}}, [key]
+        for name, (was, now) in pairs.items():
+            if was != now:
+                found.setdefault(f"{name} {brief(now)} in place of {brief(was)}", []).extend(of)
+    return [f"{said} ({', '.join(measures)})" if measures else said for said, measures in found.items()]
 
 
 def brief(value: Any) -> str:

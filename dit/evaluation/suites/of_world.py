@@ -26,8 +26,14 @@ def worlds(checkpoint: Checkpoint, trusted: Sequence[str] = ()) -> tuple[World, 
 
 
 def heldout_world(checkpoint: Checkpoint, trusted: Sequence[str] = ()) -> World:
-    """The world that the run was validated on. ValueError when it is none, or when it shows what training showed."""
+    """The world that the run was validated on, of one object in straight motion (`World.is_plain`). ValueError when it
+    is none or another one, or when it shows what training showed."""
     train, world = worlds(checkpoint, trusted)
+    if not world.is_plain:
+        raise ValueError(
+            f"{checkpoint.file} was validated on a world of more than objects in straight motion on an empty ground,"
+            " and suite=world reads no more; suite=surprise and suite=fvd measure every world"
+        )
     seen = {tuple(spec.objects) for spec in train.specs()} & {tuple(spec.objects) for spec in world.specs()}
     if seen:
         raise ValueError(f"{len(seen)} of the prompts were trained on; validate with data.val.split=heldout")

@@ -114,10 +114,8 @@ class PredictionSuite(Suite):
             return self.given
         file, trained = subject.checkpoint, sorted(first_frames(subject.checkpoint.config.get("conditioning")))
         if len(trained) != 1:
-            said = (
-                f"with {' and '.join(map(str, trained))} first frames" if trained else "without first frames that are"
-            )
-            raise ValueError(f"{file.file} was trained {said} given: say how many, suite.prediction.given=N")
+            said = f"{' and '.join(map(str, trained))} first frames" if trained else "no fixed number of first frames"
+            raise ValueError(f"{file.file} was trained with {said} given: say how many, suite.prediction.given=N")
         return trained[0]
 
 
