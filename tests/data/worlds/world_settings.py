@@ -49,6 +49,12 @@ def rich(**changes: Any) -> World:
     return World(**(RICH | changes))
 
 
+_PRESETS: dict[str, World] = {}
+
+
 def preset(name: str, **changes: Any) -> World:
-    """`world_<name>` at 16 frames of 64x64, 16 a second, unless changed."""
-    return load(f"world_{name}", **changes)
+    """`world_<name>` at 16 frames of 64x64, 16 a second, unless changed; built once for all that ask for the same."""
+    key = f"{name} {changes}"
+    if key not in _PRESETS:
+        _PRESETS[key] = load(f"world_{name}", **changes)
+    return _PRESETS[key]
