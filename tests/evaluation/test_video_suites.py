@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from dit.codec.compression import Compression
 from dit.entry import explain
 from dit.evaluation.harness.result import Result
 from dit.evaluation.harness.run import evaluate
@@ -240,6 +242,16 @@ def test_unlike_protocols_stand_apart_in_the_table(compared: Result) -> None:
     two["settings"]["kvd[random]"]["clips"] = 8
     said = "b was not measured as a, so the two cannot be compared: clips 8 in place of 4 (fvd[random], kvd[random])"
     assert protocol([("a", one), ("b", two)])[1] == said
+
+
+def test_latent_frames_that_training_gives_are_frames_of_pixels_here() -> None:
+    """Two latents of an autoencoder that codes the first frame alone and halves the others are three frames."""
+    node = {"_target_": "dit.diffusion.conditioning.FirstFrames", "count": 2}
+    run: Any = SimpleNamespace(
+        checkpoint=SimpleNamespace(config={"conditioning": {"tasks": {"predict": node}}}),
+        pipeline=SimpleNamespace(codec=SimpleNamespace(compression=Compression((2, 8, 8), causal=True))),
+    )
+    assert prediction()._given(run) == 3 and prediction(given=2)._given(run) == 2
 
 
 def test_helpers() -> None:

@@ -109,14 +109,19 @@ class PredictionSuite(Suite):
         return real_clips(subject.checkpoint, subject.sampler.trusted, self.manifest, self.root, self.num_clips)
 
     def _given(self, subject: Subject) -> int:
-        """How many frames are given. ValueError, in one line, where nobody says."""
+        """How many frames of pixels are given. ValueError, in one line, where nobody says."""
         if self.given is not None:
             return self.given
         file, trained = subject.checkpoint, sorted(first_frames(subject.checkpoint.config.get("conditioning")))
         if len(trained) != 1:
-            said = f"{' and '.join(map(str, trained))} first frames" if trained else "no fixed number of first frames"
+            said = (
+                f"{' and '.join(map(str, trained))} first latent frames"
+                if trained
+                else "no fixed number of first frames"
+            )
             raise ValueError(f"{file.file} was trained with {said} given: say how many, suite.prediction.given=N")
-        return trained[0]
+        codec: Any = subject.pipeline.codec
+        return int(codec.compression.first_frame(trained[0]))  # those that the given latent frames stand for
 
 
 def of_samples(
@@ -140,7 +145,7 @@ def of_clips(
 
 
 def first_frames(conditioning: Any) -> set[int]:
-    """The numbers of first frames that a config of training gives."""
+    """The numbers of first latent frames that a config of training gives."""
     found: set[int] = set()
     if isinstance(conditioning, Mapping):
         if conditioning.get("_target_") == FIRST_FRAMES and isinstance(conditioning.get("count"), int):
