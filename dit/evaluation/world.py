@@ -29,9 +29,9 @@ MAX_STRAY = 0.05  # solid area beside the object, over the object's
 MAX_JUMP = 0.35  # distance of a centroid from the fitted line, over the radius: beyond it the object has teleported
 SIZE_RANGE = (0.88, 1.14)  # measured over prompted radius: half-way between neighbouring size words
 COLUMNS = ("colour", "shape", "size", "direction", "permanence")
-ERRORS = ("speed_error", "outline_error", "outline_worst")  # what still ranks clips that are right; means over clips
 MEASURES = {
     **{name: Measure(name, SHARE, True) for name in (*COLUMNS, "all")},
+    # What still ranks clips that are right.
     "speed_error": Measure("speed error", "px/frame", False),
     "outline_error": Measure("outline error", "px", False),
     "outline_worst": Measure("outline error in the worst frame", "px", False),

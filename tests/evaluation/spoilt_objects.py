@@ -15,12 +15,13 @@ from data.worlds.load import load
 from data.worlds.state import Clip, State
 from data.worlds.world import World
 from dit.evaluation.harness.table import markdown
-from dit.evaluation.objects.judge import CHECKS, ERRORS, MEASURES, Verdict
+from dit.evaluation.objects.judge import CHECKS, MEASURES, Verdict
 from dit.evaluation.suites.promises import Promises
 from dit.evaluation.verdicts import Report
 
 WORLDS = ("world_physics", "world_occlusion", "world_containers", "world_camera", "world_full")
 SPLITS = ("train", "heldout", "slower", "faster", "smaller", "larger", "longer")
+ERRORS = [name for name in MEASURES if name not in (*CHECKS, "all")]
 COUNT, FEWER = 200, 50  # clips of each split, and of each way of spoiling
 Pixels = NDArray[np.uint8]
 Spoil = Callable[[World, Clip], "Pixels | None"]  # None: this clip cannot be spoilt so

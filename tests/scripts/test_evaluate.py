@@ -14,7 +14,7 @@ from dit.evaluation.harness.result import Result, as_report, scores_of
 from dit.evaluation.suites.of_world import heldout_world
 from dit.evaluation.suites.world import clips_of, through
 from dit.evaluation.verdicts import Report
-from dit.evaluation.world import COLUMNS, ERRORS, MEASURES, Verdict
+from dit.evaluation.world import MEASURES, Verdict
 from dit.sampling.checkpoint import Checkpoint
 from tests import commands
 from tests.evaluation.checkpoints import make_run
@@ -76,7 +76,7 @@ def test_the_report_holds_each_clip() -> None:
     second = made["clips"]["samples (raw)"][1]
     assert second["file"] == "b.mp4" and second["prompt"] == "b" and second["seed"] == 2
     assert second["shape"] is False and second["outline_worst"] == 0.9 and list(second["reasons"]) == ["shape bar"]
-    assert {*COLUMNS, *ERRORS} < set(second) and "file" not in made["clips"]["real"][0]
+    assert set(MEASURES) - {"all"} < set(second) and "file" not in made["clips"]["real"][0]
     assert made["metrics"]["samples (raw)"]["outline_error"] == pytest.approx(0.4)
     half = 12.706 * 0.2  # Student's t of two values
     assert made["intervals"]["samples (raw)"]["outline_error"] == pytest.approx([0.4 - half, 0.4 + half], abs=1e-3)

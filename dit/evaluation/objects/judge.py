@@ -37,7 +37,6 @@ FEWEST_FALL = 6  # and an acceleration
 CHECKS = (
     "presence", "count", "colour", "shape", "size", "direction", "speed", "permanence", "identity", "background",
 )  # fmt: skip
-ERRORS = ("size_error", "speed_error", "gravity_error")
 MEASURES = {
     **{name: Measure(name, SHARE, True) for name in (*CHECKS, "all")},
     "size_error": Measure("error of the radius", SHARE, False),
