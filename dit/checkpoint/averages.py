@@ -43,7 +43,8 @@ def power_exponent(sigma_rel: float) -> float:
     """
     widest = 12**-0.5  # gamma = 0, all steps alike
     if not 0 < sigma_rel <= widest:
-        raise ValueError(f"sigma_rel={sigma_rel} must be above 0 and at most {widest:.3f}; usual: 0.05, 0.1")
+        said = f"sigma_rel={sigma_rel} (ema@{sigma_rel:g}, the width of an average)"
+        raise ValueError(f"{said} must be above 0 and at most {widest:.3f}; usual: 0.05, 0.1")
     inverse = sigma_rel**-2
     roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
     return max(0.0, float(roots.real.max()))

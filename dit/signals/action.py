@@ -103,7 +103,7 @@ class Action(Signal):
             there = ", ".join(data.columns) or "none"
             raise ValueError(
                 f"signals.{name} is made from the column {self.column}, a number for each frame, and the data carries"
-                f" {there}: data.frame_columns=[{self.column}] reads it from a manifest"
+                f" {there}: data.frame_columns=[{self.column}] reads it from a manifest, data=world_steered makes it"
             )
         span = data.span(self.column) if isinstance(data, WithSpans) else None
         if span is not None and not NOTHING <= span[0] <= span[1] < self.num_actions:

@@ -17,7 +17,10 @@ def worlds(checkpoint: Checkpoint, trusted: Sequence[str] = ()) -> tuple[World, 
         target = str(node.get("_target_")) if isinstance(node, dict) else "nothing"
         if target != WORLD and not target.startswith(tuple(f"{package}." for package in trusted)):
             did = "validated" if split == "val" else "trained"
-            raise ValueError(f"{checkpoint.file} was {did} on {target}; only worlds can be measured exactly")
+            raise ValueError(
+                f"{checkpoint.file} was {did} on {target}; only worlds can be measured exactly, and suite=all does"
+                " what else can be done"
+            )
     world, train = (checkpoint.part("data", split, trusted=trusted) for split in ("val", "train"))
     if not (isinstance(world, World) and isinstance(train, World)):
         kinds = f"{type(train).__name__} and {type(world).__name__}"
