@@ -76,7 +76,7 @@ SECONDS: Entry[float] = Entry("seconds", 0.0)
 UNWRITTEN_METRICS: Entry[list[dict[str, Any]]] = Entry("unwritten_metrics", [])
 """Rows that metrics.csv had no room for."""
 UNWRITTEN_DETAILS: Entry[list[tuple[int, str, str]]] = Entry("unwritten_details", [])
-"""Lines that details.csv had no room for: step, name, value."""
+"""Lines that details.csv had no room for: step, name, value; absent where it had room for all."""
 RUNNING_LOSSES: Entry[list[list[float]]] = Entry("running_losses", always=True)
 """Losses of `net` since the last row of metrics.csv, a list for each rank."""
 RUNNING_WEIGHTS: Entry[dict[str, list[list[float]]]] = Entry("running_weights", {})

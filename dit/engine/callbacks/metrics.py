@@ -210,7 +210,8 @@ class Metrics(Callback):
         entries.SECONDS.put(checkpoint, self.seconds)
         unwritten = self.writers.unwritten()
         entries.UNWRITTEN_METRICS.put(checkpoint, unwritten.rows)
-        entries.UNWRITTEN_DETAILS.put(checkpoint, unwritten.details)
+        if unwritten.details:
+            entries.UNWRITTEN_DETAILS.put(checkpoint, unwritten.details)
         running = gather_objects({name: [float(x) for x in each] for name, each in self._losses.items()})
         entries.RUNNING_LOSSES.put(checkpoint, [named.pop(NET, []) for named in running])
         if others := {name: [named[name] for named in running] for name in running[0]}:
