@@ -26,8 +26,9 @@ from dit.diffusion.conditioning import (
 )
 from dit.diffusion.errors import shares
 from dit.evaluation.harness.work import Work
+from dit.evaluation.suites.given_frames import first_frames, prefixes
 from dit.evaluation.suites.of_world import worlds
-from dit.evaluation.suites.surprise import Scorer, SurpriseSuite, first_frames, prefixes
+from dit.evaluation.suites.surprise import Scorer, SurpriseSuite
 from dit.sampling.ranks import Ranks
 from tests.evaluation.checkpoints import make_run, subject
 

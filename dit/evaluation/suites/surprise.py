@@ -26,7 +26,6 @@ from data.batch import to_float
 from data.worlds.impossible import Four
 from data.worlds.plots import CONTROL, KINDS, Impossible
 from dit.config.limits import Count, Seed
-from dit.diffusion.conditioning import Conditioning
 from dit.diffusion.denoiser import Denoiser
 from dit.diffusion.errors import levels_of, shares
 from dit.diffusion.given import HELD, Held, nothing, with_given
@@ -35,6 +34,7 @@ from dit.evaluation.harness.subject import Subject
 from dit.evaluation.harness.work import Work
 from dit.evaluation.preference import preference, stacked
 from dit.evaluation.suites.base import Suite
+from dit.evaluation.suites.given_frames import in_frames, prefixes
 from dit.evaluation.suites.of_world import worlds
 from dit.sampling.canvas import Canvas
 from dit.sampling.given import Given, hold
@@ -46,7 +46,6 @@ from dit.statistics import Estimate
 
 FIRST = 2  # the earliest event: two frames show how fast something moves
 LAST = 2  # frames from the latest event to the end
-DRAWS = 4096  # of the run's conditioning, to see how many first frames it was trained with
 OF_CHANCE = 0.5
 
 
@@ -138,30 +137,6 @@ class SurpriseSuite(Suite):
         return Result(made.folder, rows, measures, settings, {next(iter(rows)): made.found}, said)
 
 
-def prefixes(subject: Subject) -> list[int]:
-    """How many of the first frames the run was given in training, 0 for none: latent frames, or frames of pixels where
-    given ones are only shown beside the clip and not encoded alone."""
-    checkpoint = subject.checkpoint
-    if checkpoint.config.get("conditioning") is None:
-        return [0]
-    conditioning = checkpoint.part("conditioning", trusted=subject.sampler.trusted)
-    canvas = subject.pipeline.canvas()
-    return first_frames(conditioning, canvas.num_frames if in_pixels(canvas) else canvas.latent_shape[0])
-
-
-def in_pixels(canvas: Canvas) -> bool:
-    """Whether given frames are counted in frames of pixels, not of latents."""
-    return not canvas.given.in_place and canvas.given.unknown != "left_out"
-
-
-def first_frames(conditioning: Conditioning, frames: int) -> list[int]:
-    """How many of the first frames of clips a conditioning gives, and no other; 0 where it ever gives none."""
-    drawn = conditioning(DRAWS, frames, torch.Generator().manual_seed(0), "cpu")
-    counts = drawn.sum(1)
-    whole = (drawn == (torch.arange(frames)[None] < counts[:, None])).all(1)
-    return sorted(set(counts[whole].tolist()))
-
-
 @dataclass(frozen=True)
 class Scorer:
     """The denoising loss of clips at fixed levels, of the frames that are not given.
@@ -185,9 +160,7 @@ class Scorer:
     def given(self, event: int) -> int | None:
         """How many frames of pixels are given of clips that differ from frame `event` on; None where some must be, and
         more than there are."""
-        canvas = self.pipeline.canvas()
-        begins = canvas.compression.first_frames(torch.tensor(self.prefixes)).tolist()
-        counts = self.prefixes if in_pixels(canvas) else begins
+        counts = in_frames(self.pipeline.canvas(), self.prefixes)
         return max((count for count in counts if count <= event), default=None)
 
     def __call__(self, fours: Sequence[Four], seeds: Sequence[int]) -> Tensor:
