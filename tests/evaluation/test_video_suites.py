@@ -17,7 +17,7 @@ from dit.evaluation.harness.run import evaluate
 from dit.evaluation.harness.table import protocol, table
 from dit.evaluation.harness.work import Work
 from dit.evaluation.suites.base import Suite
-from dit.evaluation.suites.fvd import FVDSuite
+from dit.evaluation.suites.fvd import FVDSuite, by_exact_flow
 from dit.evaluation.suites.prediction import PredictionSuite, first_frames, held, is_grey
 from dit.evaluation.suites.real import real_clips
 from dit.media.video import write_video
@@ -78,6 +78,9 @@ def test_samples_are_held_against_real_clips_with_the_protocol_beside(compared: 
         ("real clips", single),
     ):
         assert names <= set(compared.rows[row]) and (sets & set(compared.rows[row]) == sets & names)
+    for row in ("real clips", "other real clips (floor)"):  # of the world, whose true flow is known
+        assert {"warping error[exact]", "motion[exact]"} <= set(compared.rows[row])
+    assert not any("[exact]" in name for name in compared.rows["samples (raw)"])
     made, floor = (compared.rows[row]["fvd[random]"].value for row in ("samples (raw)", "other real clips (floor)"))
     assert made > 5 * floor  # random weights make noise
     own = compared.protocol["fvd[random]"]
@@ -88,6 +91,20 @@ def test_samples_are_held_against_real_clips_with_the_protocol_beside(compared: 
     assert any("4 clips for 51 features" in line for line in compared.said)
     assert any(line.startswith("fid") and "32 frames for 51 features" in line for line in compared.said)
     assert len(list(compared.folder.glob("*.mp4"))) == 4
+
+
+def test_real_clips_of_worlds_are_warped_by_their_exact_flow(tmp_path: Path) -> None:
+    """It moves the textured picture of a camera to the next frame; flow of another frame, or of nothing, does not."""
+    real = real_clips(subject(make_run(tmp_path / "camera", "data=world_camera")).checkpoint, (), None, None, 1)
+    assert real.flow is not None
+    clip, (flow, visible) = real.pixels(0), real.flow(0)
+
+    def error(flow: torch.Tensor, visible: torch.Tensor) -> float:
+        return by_exact_flow(clip, flow, visible, 8.0)["warping error[exact]"]
+
+    own = error(flow, visible)
+    assert own < 0.5 * error(torch.zeros_like(flow), visible) and own < 0.5 * error(-flow, visible)
+    assert own < 0.5 * error(flow, torch.ones_like(visible))  # what is hidden in the next frame would be an error
 
 
 def test_what_was_looked_at_is_not_looked_at_again(

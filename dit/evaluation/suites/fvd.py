@@ -2,7 +2,7 @@
 
 Beside them stand measures of single clips, of samples and of real ones alike: flicker, warping error, dynamic degree.
 Of a world, which has clips without end, the last row is other real clips: what remains there is the number of clips,
-not the model.
+not the model; and the exact flow of real clips is known, so that they have warping error and motion by it, too.
 """
 
 from __future__ import annotations
@@ -90,11 +90,13 @@ class FVDSuite(Suite):
         )
         sets = {f"samples ({pipeline.origin.weights})": made.found}
         others = 2 * count if real.count is None else count
-        about = {"clips": real.split, "networks": looker.marks}
+        exact = real.flow if self.flow is not None else None
+        about = {"clips": real.split, "networks": looker.marks, **({"flow": "exact, too"} if exact else {})}
 
         def find(numbers: Sequence[int]) -> list[dict[str, Any]]:
             clips = [real.pixels(number) for number in numbers]
-            return looker.look(clips, [f"real clip {number}" for number in numbers])
+            known = [exact(number) for number in numbers] if exact else None
+            return looker.look(clips, [f"real clip {number}" for number in numbers], known)
 
         found = work.each(about, others, subject.sampler.batch_size, find, part="real").found
         sets["real clips"] = found[:count]
@@ -106,7 +108,8 @@ class FVDSuite(Suite):
             folder=made.folder,
             rows=rows_of(scores),
             measures=measures_of(scores),
-            protocol=protocol_of(next(iter(scores.values()))) | {"first seed": self.seed, **made.settings},
+            protocol=protocol_of([each for own in reversed(scores.values()) for each in own])  # that of samples counts
+            | {"first seed": self.seed, **made.settings},
             said=[*notes_of(scores), f"contact sheet: {sheet}"],
         )
 
@@ -137,14 +140,19 @@ class Looker:
         own = {name: extractor.network.mark for name, extractor in self.extractors.items()}
         return own | ({"flow": f"{self.flow.name} {self.flow.sha256}"} if self.flow else {})
 
-    def look(self, clips: Sequence[Tensor], names: Sequence[str]) -> list[dict[str, Any]]:
-        """What is found of clips of one shape. names: of each, for messages."""
+    def look(
+        self, clips: Sequence[Tensor], names: Sequence[str], exact: Sequence[tuple[Tensor, Tensor]] | None = None
+    ) -> list[dict[str, Any]]:
+        """What is found of clips of one shape. names: of each, for messages. exact: the true flow of each and what is
+        visible in both frames, where it is known."""
         kept = {name: extractor.keep(clips, names) for name, extractor in self.extractors.items()}
         found = []
         for place, clip in enumerate(clips):
             own: dict[str, Any] = {"shape": list(clip.shape[1:]), **{name: keys[place] for name, keys in kept.items()}}
             if self.flow is not None and clip.shape[1] > 1:
                 values = Motion(self.flow, self.fps).add(0, clip)
+                if exact is not None:
+                    values = by_exact_flow(clip, *exact[place], self.fps) | values
                 own["motion"] = {name: None if math.isnan(value) else value for name, value in values.items()}
             found.append(own)
         return found
@@ -162,11 +170,18 @@ class Looker:
                 scores[row] += distances(each, real, split, self.fps)
         if self.flow is not None:
             for row, found in sets.items():
-                motion = Motion(self.flow, self.fps)
-                for index, own in enumerate(found):
-                    if "motion" in own:
-                        values = {key: math.nan if value is None else value for key, value in own["motion"].items()}
-                        motion.keep(index, values, own["shape"])
-                if motion.values:
-                    scores[row] += motion.scores(split, self.fps)
+                for motion in (Motion(self.flow, self.fps), Motion(None, self.fps)):
+                    before = {each.name for each in scores[row]}
+                    for index, own in enumerate(found):
+                        there = own.get("motion", {})
+                        if all(measure.name in there for measure in motion.measures):
+                            values = {key: math.nan if value is None else value for key, value in there.items()}
+                            motion.keep(index, values, own["shape"])
+                    if motion.values:
+                        scores[row] += [each for each in motion.scores(split, self.fps) if each.name not in before]
         return scores
+
+
+def by_exact_flow(clip: Tensor, flow: Tensor, visible: Tensor, fps: float) -> dict[str, float]:
+    """What `Motion` finds of a clip whose flow is known."""
+    return Motion(None, fps).add(0, clip, exact=flow, visible=visible)

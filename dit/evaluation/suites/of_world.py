@@ -1,12 +1,18 @@
-"""The worlds that a checkpoint was trained and validated on, for suites that know their truth."""
+"""The worlds that a checkpoint was trained and validated on, and their truth, for suites that know it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.worlds.state import Clip, State
 from data.worlds.world import World
 from dit.sampling.checkpoint import Checkpoint
 
+ENDLESS = 2**31  # clips of a world: none depends on how many there are
 WORLD = f"{World.__module__}.{World.__qualname__}"
 
 
@@ -35,9 +41,42 @@ def heldout_world(checkpoint: Checkpoint, trusted: Sequence[str] = ()) -> World:
     if not world.is_plain:
         raise ValueError(
             f"{checkpoint.file} was validated on a world of more than objects in straight motion on an empty ground,"
-            " and suite=world reads no more; suite=surprise and suite=fvd measure every world"
+            " and suite=world reads no more; suite=objects reads several in rich worlds"
         )
     seen = {tuple(spec.objects) for spec in train.specs()} & {tuple(spec.objects) for spec in world.specs()}
     if seen:
         raise ValueError(f"{len(seen)} of the prompts were trained on; validate with data.val.split=heldout")
     return world
+
+
+def unseen_world(checkpoint: Checkpoint, trusted: Sequence[str] = ()) -> World:
+    """The world that the run was validated on. ValueError where it may show what training showed."""
+    train, world = worlds(checkpoint, trusted)
+    seen = train.combinations & world.combinations
+    for words in ("shown_sizes", "shown_speeds"):
+        seen = seen if set(getattr(train.lexicon, words)) & set(getattr(world.lexicon, words)) else set()
+    if seen and world.split != "longer":  # whose scenes are others
+        raise ValueError(
+            f"{checkpoint.file} was validated on split {world.split} of a world that it was trained on; validate on"
+            " another one, as data.val.split=heldout"
+        )
+    return world
+
+
+def exact_flow(world: World, state: State) -> tuple[Tensor, Tensor]:
+    """The true flow (F - 1, 2, H, W) of a state, pixels (x, y) from each frame to the next, and which pixels the next
+    one shows, too, bool (F - 1, H, W)."""
+    truth = world.truth(state)
+    return torch.from_numpy(truth.flow), torch.from_numpy(~truth.occluded)
+
+
+def of_objects(world: World, state: State) -> Tensor:
+    """Which pixels of all frames but the last show an object in their middle, bool (F - 1, H, W)."""
+    truth = world.truth(state)
+    layers = [number for number, name in enumerate(truth.layers) if name.startswith("object")]
+    return torch.from_numpy(np.isin(truth.depth[:-1], layers))
+
+
+def pixels(clip: Clip) -> Tensor:
+    """uint8 (3, F, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(clip.pixels.transpose(3, 0, 1, 2)))

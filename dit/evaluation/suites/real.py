@@ -15,13 +15,13 @@ from data.clips import ClipDataset, clip_data
 from data.decode import Ladder
 from data.worlds.world import World
 from dit.config.kinds import fitted
+from dit.evaluation.suites.of_world import ENDLESS, exact_flow
 from dit.foreign import Kind, build
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.request import Request
 
 FILES = f"{clip_data.__module__}.{clip_data.__qualname__}"
 DECODER = Kind(Ladder, "data.decode")
-ENDLESS = 2**31
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,15 @@ class RealClips:
         fps: frames a second.
         count: how many there are; None: as many as are asked for.
         item: the clip of a number.
+        flow: its exact flow, and what is visible in both frames, as `of_world.exact_flow` has them; None where nobody
+            knows.
     """
 
     split: str
     fps: float
     count: int | None
     item: Callable[[int], Item]
+    flow: Callable[[int], tuple[Tensor, Tensor]] | None = None
 
     def at_most(self, wanted: int) -> int:
         """How many there are of those that are wanted."""
@@ -74,11 +77,13 @@ def real_clips(
     if not isinstance(data, Mapping) or not isinstance(data.get("val"), Mapping):
         raise ValueError(f"{checkpoint.file} was validated on no clips that can be held beside samples")
     clips = checkpoint.part("data", "val", trusted=trusted)
-    if isinstance(clips, World):
-        clips.num_clips = ENDLESS  # clip n does not depend on it
-    count = None if isinstance(clips, World) else len(clips)
     split = f"{getattr(clips, 'split', 'val')} clips of {type(clips).__name__} {_hash(data['val'])}"
-    return RealClips(split, float(checkpoint.clip()["fps"]), count, clips.__getitem__)
+    fps = float(checkpoint.clip()["fps"])
+    if not isinstance(clips, World):
+        return RealClips(split, fps, len(clips), clips.__getitem__)
+    clips.num_clips = ENDLESS  # clip n does not depend on it
+    item: Callable[[int], Any] = clips.__getitem__
+    return RealClips(split, fps, None, item, lambda index: exact_flow(clips, clips.clip(index).state))
 
 
 def _of_files(
