@@ -126,7 +126,11 @@ class Reader:
 
     def judge(self, video: torch.Tensor, promise: Promise) -> Verdict:
         """Holds what a clip shows against what its prompt says."""
-        scene, things = self.read(video, promise), promise.things
+        return self.hold(self.read(video, promise), promise)
+
+    def hold(self, scene: Scene, promise: Promise) -> Verdict:
+        """Holds what was read of a clip against what its prompt says."""
+        things = promise.things
         names = [f"{thing.colour} {thing.shape or 'object'}" for thing in things]
         reasons: list[str] = []
 

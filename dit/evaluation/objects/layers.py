@@ -144,7 +144,9 @@ def take_apart(levels: Floats, setting: Setting, palette: Palette, min_area: flo
                 body = labels[frame] == piece
                 if not _thick(body):
                     continue
-                mask = _soft(levels[frame], plate[frame], body, core[frame] & ~body)
+                box = _box(body)
+                mask = np.zeros(body.shape)
+                mask[box] = _soft(levels[frame][box], plate[frame][box], body[box], (core[frame] & ~body)[box])
                 taken[frame] |= mask > 0.0
                 area = float(mask.sum())
                 if area >= min_area:
@@ -208,6 +210,12 @@ def _onto(levels: Floats, start: Floats, end: Floats) -> tuple[Floats, Floats]:
 def _thick(body: Bools) -> bool:
     """Whether a mask (H, W) is two pixels wide somewhere, in both directions."""
     return bool((body[1:, 1:] & body[:-1, 1:] & body[1:, :-1] & body[:-1, :-1]).any())
+
+
+def _box(body: Bools) -> tuple[slice, slice]:
+    """The rows and columns of a mask (H, W), and three more on each side: all that `_soft` looks at."""
+    rows, columns = np.flatnonzero(body.any(1)), np.flatnonzero(body.any(0))
+    return tuple(slice(max(0, int(each[0]) - 3), int(each[-1]) + 4) for each in (rows, columns))  # type: ignore[return-value]
 
 
 def _soft(levels: Floats, plate: Floats, body: Bools, others: Bools) -> Floats:

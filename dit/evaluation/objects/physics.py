@@ -20,7 +20,8 @@ from dit.scores import SHARE, Measure
 
 WINDOW = 3  # frames on either side of a contact that a velocity is read from
 LEAST_VISIBLE = 0.9  # share of an object that has to be seen in truth, for its place to be asked
-LOST = 4.0  # radii that an object which is not seen counts as off
+LOST = 4.0  # radii that an object counts as off which is not seen, or farther off
+REACH = 2.0  # radii around the place of an object that hold all of it, whatever its shape
 LEAST_SPEED = 0.5  # pixels a frame below which a bounce has no angle
 MEASURES = {
     "trajectory_error": Measure("distance from the true place", "px", False),
@@ -36,13 +37,15 @@ class Course:
     """The true course of N objects over F frames; lengths in pixels of the room, times in frames, y down.
 
     positions: (F, N, 2). visibility: (F, N) share that is seen. contacts: (F, N, N + 4 + S), whether an object touched
-    object j, the left, right, top or bottom wall, or another slab since the frame before. masses, restitution: (N,).
+    object j, the left, right, top or bottom wall, or another slab since the frame before. radii, masses, restitution:
+    (N,).
     given: first frames that the video was given, which do not count.
     """
 
     positions: Floats
     visibility: Floats
     contacts: Bools
+    radii: Floats
     masses: Floats
     restitution: Floats
     given: int
@@ -84,13 +87,13 @@ def _mean(values: Sequence[float]) -> float | None:
 def _trajectory(scene: Scene, course: Course) -> float | None:
     errors = []
     for item, track in enumerate(scene.tracks):
-        radius = max(track.radius, 1.0)
+        lost = LOST * float(course.radii[item])
         for frame in range(course.given, len(course.positions)):
             if course.visibility[frame, item] < LEAST_VISIBLE:
                 continue
             seen = bool(track.seen[frame])
-            away = np.linalg.norm(track.places[frame] - course.positions[frame, item]) if seen else LOST * radius
-            errors.append(float(min(away, LOST * radius)))
+            away = float(np.linalg.norm(track.places[frame] - course.positions[frame, item])) if seen else lost
+            errors.append(min(away, lost))
     return _mean(errors)
 
 
@@ -163,7 +166,7 @@ def _penetration(scene: Scene, promise: Promise, course: Course, templates: Temp
         for item, (thing, track) in enumerate(zip(promise.things, scene.tracks, strict=True))
         if not thing.straight and thing.shape in templates.names and track.usual
     ]
-    worst, size = [], scene.layers.walls.shape[1:]
+    worst, size = [], scene.layers.walls.shape[:0:-1]  # width, height
     for place, one in enumerate(solid):
         for other in solid[place + 1 :]:
             if promise.things[one].colour == promise.things[other].colour:
@@ -176,10 +179,14 @@ def _penetration(scene: Scene, promise: Promise, course: Course, templates: Temp
                 if apart > 2.0 * (pair[0].radius + pair[1].radius):
                     worst.append(0.0)
                     continue
+                centres = [scene.setting.picture(track.places[frame], frame) for track in pair]
+                radii = [track.radius * float(scene.setting.scale[frame]) for track in pair]
+                reach = REACH * max(radii)  # beyond it nothing of the two is drawn
+                first = np.maximum(np.floor(np.min(centres, axis=0) - reach), 0).astype(np.int64)
+                width, height = np.minimum(np.ceil(np.max(centres, axis=0) + reach).astype(np.int64), size) - first
                 drawn = []
-                for item, track in zip((one, other), pair, strict=True):
-                    centre = scene.setting.picture(track.places[frame], frame)
+                for item, centre, radius in zip((one, other), centres, radii, strict=True):
                     name = templates.names.index(promise.things[item].shape or "")
-                    drawn.append(templates.draw(centre, track.radius * float(scene.setting.scale[frame]), *size)[name])
+                    drawn.append(templates.draw(centre - first, radius, int(height), int(width))[name])
                 worst.append(float(np.minimum(*drawn).sum() / max(min(each.sum() for each in drawn), 1e-9)))
     return max(worst) if worst else None

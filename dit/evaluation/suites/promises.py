@@ -60,6 +60,7 @@ class Promises:
             positions=state.positions * self.world.height,
             visibility=state.visibility,
             contacts=state.contacts,
+            radii=state.radii * self.world.height,
             masses=state.masses,
             restitution=np.array([MOTIONS[item.motion].restitution for item in state.spec.objects]),
             given=given,

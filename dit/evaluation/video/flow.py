@@ -70,20 +70,19 @@ class Pyramid:
         there = warped(second, flow)
         slopes = (_gradient(first) + _gradient(there)) / 2  # (2, B, 3, H, W): along x, along y
         change = there - first
-        xx, yy, xy, xt, yt = (
-            self._windowed((a * b).sum(1, keepdim=True))
-            for a, b in (
-                (slopes[0], slopes[0]),
-                (slopes[1], slopes[1]),
-                (slopes[0], slopes[1]),
-                (slopes[0], change),
-                (slopes[1], change),
-            )
+        pairs = (
+            (slopes[0], slopes[0]),
+            (slopes[1], slopes[1]),
+            (slopes[0], slopes[1]),
+            (slopes[0], change),
+            (slopes[1], change),
         )
+        products = torch.stack([(a * b).sum(1) for a, b in pairs])  # (5, B, H, W)
+        xx, yy, xy, xt, yt = self._windowed(products.flatten(0, 1)[:, None]).unflatten(0, (5, -1))
         xx, yy = xx + self.ridge, yy + self.ridge
         determinant = xx * yy - xy * xy
         step = torch.cat([xy * yt - yy * xt, xy * xt - xx * yt], dim=1) / determinant
-        return step / step.norm(dim=1, keepdim=True).clamp(min=1)
+        return step / torch.hypot(step[:, :1], step[:, 1:]).clamp(min=1)  # `norm` over so short an axis is far slower
 
     def _windowed(self, values: Tensor) -> Tensor:
         """(B, 1, H, W) averaged with a Gaussian; beyond the border is the border."""
