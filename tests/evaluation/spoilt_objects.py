@@ -1,11 +1,19 @@
-"""Spoilt clips of worlds, and the table of docs/objects.md: `python -m tests.evaluation.spoilt_objects [world ...]`."""
+"""Spoilt clips of worlds, and the tables of docs/objects.md: `python -m tests.evaluation.spoilt_objects [world ...]`.
+
+A row is kept in runs/spoilt_objects as soon as it is done, so that the command goes on where it was stopped; a world's
+tables are printed, and written there, when all of its rows are there. Rows that other code found are not taken.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +24,29 @@ from data.worlds.state import Clip, State
 from data.worlds.world import World
 from dit.evaluation.harness.table import markdown
 from dit.evaluation.objects.judge import CHECKS, MEASURES, Verdict
+from dit.evaluation.suites.object_clips import FOLLOWED, FROZEN, OTHER_KEYS, Pressed, followed, followed_estimates
 from dit.evaluation.suites.promises import Promises
 from dit.evaluation.verdicts import Report
+from dit.evaluation.video.flow import FlowEstimator
+from tests.evaluation.parts import part
 
-WORLDS = ("world_physics", "world_occlusion", "world_containers", "world_camera", "world_full")
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "runs" / "spoilt_objects"
+CODE = ("dit/evaluation", "dit/evaluation/objects", "dit/evaluation/video", "data/worlds", "configs/data/dataset")
+WORLDS = (
+    "world_physics",
+    "world_occlusion",
+    "world_containers",
+    "world_camera",
+    "world_steered",
+    "world_full",
+    "world",
+)
 SPLITS = ("train", "heldout", "slower", "faster", "smaller", "larger", "longer")
-ERRORS = [name for name in MEASURES if name not in (*CHECKS, "all")]
-COUNT, FEWER = 200, 50  # clips of each split, and of each way of spoiling
+OF_CAPTION = [name for name in MEASURES if name not in (*CHECKS, "all")]
+OF_COURSE = list(FOLLOWED)
+COUNT, FEWER, SCENES = 200, 50, 40  # clips of each split, and of each way of spoiling; steered scenes
+GIVEN = 2  # frames behind which a clip is held against its course
 Pixels = NDArray[np.uint8]
 Spoil = Callable[[World, Clip], "Pixels | None"]  # None: this clip cannot be spoilt so
 
@@ -216,41 +240,118 @@ def swapped(promises: Promises, clips: Sequence[Clip]) -> Report[Verdict]:
     return Report.of(promises.reader.judge, [video(clip.pixels) for clip in clips[:-1]], said, MEASURES)
 
 
+def chosen(world: World, clips: Iterable[Clip], name: str, count: int) -> list[tuple[Clip, Pixels]]:
+    """The first `count` of the clips that can be spoilt so, and what they are spoilt to."""
+    found = ((clip, SPOILT[name][0](world, clip)) for clip in clips)
+    return list(islice(((clip, pixels) for clip, pixels in found if pixels is not None), count))
+
+
 def spoilt(promises: Promises, clips: Iterable[Clip], name: str, count: int) -> Report[Verdict] | None:
     """Of the first `count` of the clips that can be spoilt so; None where none can."""
-    found = ((clip, SPOILT[name][0](promises.world, clip)) for clip in clips)
-    taken = list(islice(((clip, pixels) for clip, pixels in found if pixels is not None), count))
+    taken = chosen(promises.world, clips, name, count)
     if not taken:
         return None
     said = [promises.of(clip.caption) for clip, _ in taken]
     return Report.of(promises.reader.judge, [video(pixels) for _, pixels in taken], said, MEASURES)
 
 
-def row(name: str, report: Report[Verdict]) -> list[str]:
-    found = report.metrics()
-    cells = [f"{100 * found[check]:.3g}" if check in found else "-" for check in (*CHECKS, "all")]
-    errors = [f"{found[error]:.3f}" if error in found else "-" for error in ERRORS]
-    return [name, str(len(report.verdicts)), *cells, *errors]
+def row(promises: Promises, clips: Iterable[tuple[Clip, Clip, Pixels]], estimate: FlowEstimator) -> dict[str, Any]:
+    """Measure -> mean, of videos, each held against the caption of the first clip and the course of the second."""
+    verdicts, courses = [], []
+    for said, true, shown in clips:
+        promise, seen = promises.of(said.caption), video(shown)
+        scene = promises.reader.read(seen, promise)
+        verdicts.append(promises.reader.hold(scene, promise))
+        courses.append(followed(promises, true, scene, seen, GIVEN, estimate))
+    found = {name: each.mean for name, each in followed_estimates(courses).items()}
+    return {"clips": len(verdicts), **Report(tuple(verdicts), MEASURES).metrics(), **found}
+
+
+def keys(promises: Promises) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of a steered world, what keys do in real clips, and in two that are spoilt."""
+    asked = Pressed(promises, SCENES, GIVEN, 0, "action")
+    for name in ("real", OTHER_KEYS, FROZEN):
+        found = [
+            asked.look(index, asked.real(index) if name == "real" else asked.spoilt(index)[name])
+            for index in range(len(asked))
+        ]
+        yield name, {"clips": len(asked), **{key: each.value for key, each in asked.scores(found).items()}}
+
+
+def rows(name: str, estimate: FlowEstimator, done: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a world that are not done."""
+    for split in SPLITS:
+        if f"real, {split}" in done:
+            continue
+        try:
+            shown = load(name, split=split)
+        except ValueError as error:  # as of straight ways that leave the frame in longer clips
+            print(f"{name} has no split {split}: {error}", file=sys.stderr)
+            continue
+        every = (shown.clip(index) for index in range(COUNT))
+        yield f"real, {split}", row(Promises(shown), ((each, each, each.pixels) for each in every), estimate)
+    world = load(name)
+    promises, clips = Promises(world), [world.clip(index) for index in range(5 * FEWER)]
+    if "caption of another clip" not in done:
+        pairs = zip(clips[1 : FEWER + 1], clips[:FEWER], strict=True)
+        yield "caption of another clip", row(promises, ((said, said, own.pixels) for said, own in pairs), estimate)
+    for kind in SPOILT:
+        taken = [] if kind in done else chosen(world, clips, kind, FEWER)
+        if taken:
+            yield kind, row(promises, ((clip, clip, pixels) for clip, pixels in taken), estimate)
+    if world.keys and f"keys: {FROZEN}" not in done:
+        for kind, each in keys(promises):
+            yield f"keys: {kind}", each
+
+
+def tables(name: str, found: dict[str, dict[str, Any]]) -> str:
+    """Shares that are right, and errors; of a steered world what keys do."""
+    shown = {kind: each for kind, each in found.items() if not kind.startswith("keys")}
+    names = (*CHECKS, "all")
+    checks = [
+        [kind, f"{each['clips']}", *(f"{100 * each[check]:.3g}" if check in each else "-" for check in names)]
+        for kind, each in shown.items()
+    ]
+    heads = {error: error.removesuffix("_error").replace("_", " ") for error in (*OF_CAPTION, *OF_COURSE)}
+    errors = [
+        [kind, *(f"{each[error]:.3f}" if error in each else "-" for error in heads)] for kind, each in shown.items()
+    ]
+    made = [markdown([f"{name}, % right", "clips", *names], checks)]
+    made.append(markdown([f"{name}, errors", *heads.values()], errors))
+    pressed = {kind.removeprefix("keys: "): each for kind, each in found.items() if kind.startswith("keys")}
+    if pressed:
+        asked = [key for key in next(iter(pressed.values())) if key != "clips"]
+        cells = [
+            [kind, *(f"{each[key]:.3f}" if key in each else "-" for key in asked)] for kind, each in pressed.items()
+        ]
+        made.append(markdown([f"{name}, keys", *(key.removeprefix("response_") for key in asked)], cells))
+    return "\n\n".join(made) + "\n"
+
+
+def code() -> str:
+    """A mark of what decides the rows."""
+    files = sorted(file for folder in CODE for end in ("py", "yaml") for file in (ROOT / folder).glob(f"*.{end}"))
+    found = hashlib.sha256()
+    for file in (*files, ROOT / "dit/evaluation/suites/promises.py", Path(__file__)):
+        found.update(file.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def main(names: Sequence[str]) -> None:
+    KEPT.mkdir(parents=True, exist_ok=True)
+    estimate = part("flow", "pyramid")("cpu")
     for name in names or WORLDS:
-        rows = []
-        for split in SPLITS:
-            try:
-                shown = load(name, split=split)
-            except ValueError as error:  # as of straight ways that leave the frame in longer clips
-                print(f"{name} has no split {split}: {error}", file=sys.stderr)
-                continue
-            rows.append(row(f"real, {split}", real(Promises(shown), [shown.clip(index) for index in range(COUNT)])))
-        world = load(name)
-        promises, clips = Promises(world), [world.clip(index) for index in range(5 * FEWER)]
-        rows.append(row("caption of another clip", swapped(promises, clips[: FEWER + 1])))
-        for kind in SPOILT:
-            report = spoilt(promises, clips, kind, FEWER)
-            if report is not None:
-                rows.append(row(kind, report))
-        print(markdown([name, "clips", *CHECKS, "all", *ERRORS], rows), flush=True)
+        file = KEPT / f"{name}-{code()}.jsonl"
+        lines = file.read_text().splitlines() if file.is_file() else []
+        done: dict[str, Any] = dict(json.loads(line) for line in lines)
+        with file.open("a", encoding="utf-8") as opened:
+            for kind, found in rows(name, estimate, done):
+                done[kind] = found
+                print(json.dumps([kind, found]), file=opened, flush=True)
+        order = [f"real, {split}" for split in SPLITS] + ["caption of another clip", *SPOILT]
+        found = {kind: done[kind] for kind in (*order, *(kind for kind in done if kind not in order)) if kind in done}
+        (KEPT / f"{name}.md").write_text(tables(name, found), encoding="utf-8")
+        print(tables(name, found), flush=True)
 
 
 if __name__ == "__main__":
