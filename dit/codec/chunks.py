@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Code = Callable[[Tensor], Tensor]
-SMALL = 2**19  # pixels of all frames; decoders of published models take about 2 kB of memory for each
+SMALL = 2**20  # pixels of all frames; decoders of published models take about 2 kB of memory for each
 
 
 def small(pixels: int) -> int:
