@@ -24,8 +24,9 @@ from dit.evaluation.suites.object_clips import (
     Continued,
     Pressed,
     Prompted,
+    frozen,
 )
-from dit.evaluation.suites.objects import CEILING, ObjectsSuite
+from dit.evaluation.suites.objects import CEILING, CODED, ObjectsSuite
 from dit.evaluation.suites.of_world import exact_flow, of_objects, pixels
 from dit.evaluation.suites.promises import Promises
 from dit.sampling.ranks import Ranks
@@ -99,8 +100,14 @@ def _canvas(run: Path) -> Any:
     return subject(run).pipeline.canvas()
 
 
-def test_what_a_run_cannot_be_asked_is_a_line_and_the_rest_is_done(tmp_path: Path) -> None:
-    deaf = measured(make_run(tmp_path / "deaf", *STEERED), suite())
+def test_what_a_run_cannot_be_asked_is_a_line_and_the_rest_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:  # a codec that loses all motion
+        patched.setattr("dit.evaluation.suites.objects.through", lambda _, clips, size: [frozen(c, 0) for c in clips])
+        deaf = measured(make_run(tmp_path / "deaf", *STEERED), suite(num_prompts=1))
+    assert list(deaf.rows) == ["samples (raw)", CEILING, CODED, FROZEN, NOISE]  # of one prompt there is no other
+    assert deaf.rows[CODED] == deaf.rows[FROZEN] != deaf.rows[NOISE]
     assert any(line.startswith("left out: how given frames go on, and what keys do") for line in deaf.said)
     assert "presence" in deaf.rows[CEILING] and not {"trajectory_error", "response"} & set(deaf.rows[CEILING])
     plain = ("data=world_physics", "data.height=32", "data.width=32", "data.num_frames=8", "conditioning=none")

@@ -6,7 +6,7 @@ Of prompts (`Prompted`), of given first frames (`Continued`), and of given first
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -104,7 +104,7 @@ class Prompted:
         return pixels(self._clip(index))
 
     def spoilt(self, index: int) -> dict[str, Tensor]:
-        return floors(self.real(index), self.real((index + 1) % len(self)), 0, index)
+        return floors(self.real, index, len(self), 0)
 
     def look(self, index: int, video: Tensor) -> dict[str, Any]:
         return asdict(self.promises.reader.judge(video, self.promises.of(self.prompts[index])))
@@ -151,7 +151,7 @@ class Continued:
         return pixels(self._clip(index))
 
     def spoilt(self, index: int) -> dict[str, Tensor]:
-        return floors(self.real(index), self.real((index + 1) % self.count), self.given, index)
+        return floors(self.real, index, self.count, self.given)
 
     def look(self, index: int, video: Tensor) -> dict[str, Any]:
         clip = self._clip(index)
@@ -291,9 +291,12 @@ def followed_estimates(found: Sequence[Mapping[str, Any]]) -> dict[str, Estimate
     return Report(tuple(made), FOLLOWED).estimates()
 
 
-def floors(clip: Tensor, other: Tensor, given: int, seed: int) -> dict[str, Tensor]:
-    """What no measure should take for a clip: another one, a still one, and noise, behind `given` frames."""
-    return {OTHERS: other, FROZEN: frozen(clip, given), NOISE: noise(clip, given, seed)}
+def floors(real: Callable[[int], Tensor], index: int, count: int, given: int) -> dict[str, Tensor]:
+    """What no measure should take for clip `index` of some: the next one, if there is another, a still one, and noise
+    behind `given` frames."""
+    clip = real(index)
+    other = {OTHERS: real((index + 1) % count)} if count > 1 else {}
+    return {**other, FROZEN: frozen(clip, given), NOISE: noise(clip, given, index)}
 
 
 def frozen(clip: Tensor, given: int) -> Tensor:
