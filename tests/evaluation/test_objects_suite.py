@@ -25,6 +25,7 @@ from dit.evaluation.suites.object_clips import (
     Pressed,
     Prompted,
     frozen,
+    noise,
 )
 from dit.evaluation.suites.objects import CEILING, CODED, ObjectsSuite
 from dit.evaluation.suites.of_world import exact_flow, of_objects, pixels
@@ -151,6 +152,8 @@ def test_flow_counts_where_objects_are_seen() -> None:
     mean = {name: float(np.mean(each)) for name, each in found.items()}
     assert mean["real"] < 0.35 and min(mean["frozen"], mean["other"], mean["slow"]) > 2 * mean["real"], mean
     assert flow_error(video, exact, torch.zeros_like(counted), 1, estimate) is None
+    asked = Continued(Promises(world), 3, 2, 0, estimate)
+    assert asked.look(2, video)["flow_error"] == flow_error(video, exact, counted, 2, estimate)
     exactly = flow_error(video, exact, counted, 3, lambda first, second: exact[2:])
     assert exactly == 0.0  # what is given does not count
     with pytest.raises(ValueError, match="is none of a clip of 15 frames"):
@@ -176,7 +179,7 @@ def test_what_is_never_found_is_farther_off_than_what_stands_still() -> None:
     """Or an empty clip would have a smaller error than a frozen one."""
     world = load("world_physics")
     asked = Continued(Promises(world), 1, 2, 0, None)
-    spoilt = asked.spoilt(0)
-    noise, frozen, real = (asked.look(0, each) for each in (spoilt[NOISE], spoilt[FROZEN], asked.real(0)))
-    assert noise["trajectory_error"] == pytest.approx(4 * 64 * world.clip(0).state.radii.mean(), rel=0.05)
-    assert noise["trajectory_error"] > frozen["trajectory_error"] > 10 * real["trajectory_error"]
+    shown = asked.real(0)
+    nothing, still, real = (asked.look(0, each) for each in (noise(shown, 0, 0), asked.spoilt(0)[FROZEN], shown))
+    assert nothing["trajectory_error"] == pytest.approx(4 * 64 * world.clip(0).state.radii.mean(), rel=0.05)
+    assert nothing["trajectory_error"] > still["trajectory_error"] > 10 * real["trajectory_error"]
