@@ -92,15 +92,24 @@ def check_value(value: Any, key: str) -> None:
 def read_yaml(file: Path) -> dict[str, Any]:
     """A mapping from a YAML file: plain data, read and no more. Raises ValueError, naming the file, when it is none."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: dates and numbers that cannot be, bytes
-        raise ValueError(f"{file} is not YAML ({' '.join(str(error).split())[:150]})") from None
+        text = file.read_text(encoding="utf-8")
+    except ValueError as error:  # bytes that are no text
+        raise ValueError(f"{file} is not YAML ({error})") from None
+    return plain_yaml(text, str(file))
+
+
+def plain_yaml(text: str, named: str) -> dict[str, Any]:
+    """The same from a text. named: where it is from, for messages."""
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: dates and numbers that cannot be
+        raise ValueError(f"{named} is not YAML ({' '.join(str(error).split())[:150]})") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no mapping")
+        raise ValueError(f"{named} holds no mapping")
     try:
         check_plain(content, "", free_text=True)
     except Refused as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise ValueError(f"{named}: {error}") from None
     return content
 
 

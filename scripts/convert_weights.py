@@ -6,6 +6,7 @@
     python scripts/convert_weights.py DiT-XL-2-256x256.safetensors dit               # a checkpoint of DiT's own code
     python scripts/convert_weights.py SiT-XL-2-256x256.safetensors sit --preset sit_s_2      # or of SiT's -> ours
     python scripts/convert_weights.py runs/my_lora out --to lora                     # its adapters alone, for diffusers
+    python scripts/convert_weights.py runs/mine out --to run --dtype float16         # to pass on: sample.py ckpt=out
     python scripts/convert_weights.py runs/tuned out --to pipeline                   # in the pipeline that it is from
     python scripts/convert_weights.py runs/high out --to pipeline --low-noise runs/low       # both networks of Wan 2.2
 
@@ -15,9 +16,10 @@ read off it; --preset says which of the two). OUT is a new folder: for diffusers
 it, or `pipe.load_lora_weights(OUT)` if it holds adapters; one of ours holds net.yaml and net.safetensors. `train.py
 init_from=` takes either. Of a run the averaged weights are written (EMA, of the profile that its previews show), with
 `--weights raw` those of its last step. The adapters of a LoRA run are merged into its weights unless `--to lora` is
-said. Only the network is written, not the text encoder or the codec; with `--to pipeline` the other parts are copied
-from the folder that the run was begun from (`experiment=finetune`), or from --pipeline. Nothing is overwritten, and no
-file can run code.
+said. With `--to run` OUT holds all that was trained in one safetensors file with its config, and a card; commands take
+it in the place of a run. Else only the network is written, not the text encoder or the codec; with `--to pipeline` the
+other parts are copied from the folder that the run was begun from (`experiment=finetune`), or from --pipeline. Nothing
+is overwritten, and no file can run code.
 """
 
 from __future__ import annotations
@@ -26,13 +28,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from torch import Tensor
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dit import adapters
-from dit.checkpoint.opened import LAST
+from dit import adapters, runfiles
+from dit.checkpoint.exported import is_exported
+from dit.checkpoint.opened import in_run
 from dit.entry import one_line_errors
 from dit.folders import PIPELINE
-from dit.interop import diffusers, files, lora, native, original
+from dit.interop import diffusers, files, lora, native, original, run_folder
 from dit.interop.published import write_pipeline
 from dit.net.backbone import Backbone
 from dit.sampling.checkpoint import Checkpoint
@@ -43,7 +48,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="folder of diffusers or ours, run directory, or checkpoint")
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument(
-        "--to", choices=("diffusers", "ours", "lora", "pipeline"), help="default: what the source is not"
+        "--to", choices=("diffusers", "ours", "lora", "pipeline", "run"), help="default: what the source is not"
     )
     parser.add_argument("--weights", help="of a run: ema, raw, or the name of an EMA profile (ema)")
     parser.add_argument(
@@ -53,16 +58,21 @@ def main() -> None:
     parser.add_argument("--class-name", help="of diffusers, where several compute the same")
     parser.add_argument("--pipeline", type=Path, help="folder that the run was begun from, where it lies elsewhere now")
     parser.add_argument("--low-noise", type=Path, help="run of the second network of a pipeline with two")
+    parser.add_argument("--dtype", choices=tuple(run_folder.DTYPES), help="of the weights, with --to run (float32)")
     asked = parser.parse_args()
     files.check_free(asked.out)
     # A run of ours may hold an export of itself.
-    own = native.is_folder(asked.source) or (asked.source / LAST).is_file()
+    own = native.is_folder(asked.source) or in_run(asked.source) is not None
     foreign = not own and diffusers.is_folder(asked.source)
-    published = asked.source.suffix in (".safetensors", *original.FOREIGN)
+    published = asked.source.suffix in (".safetensors", *original.FOREIGN) and not is_exported(asked.source)
     to = asked.to or ("ours" if foreign or published else "diffusers")
-    if to == "pipeline" and (foreign or published or native.is_folder(asked.source)):
-        raise ValueError(f"{asked.source} is no run; --to pipeline wants one that was begun from a whole pipeline")
+    if to in ("pipeline", "run") and (foreign or published or native.is_folder(asked.source)):
+        wanted = "one that was begun from a whole pipeline" if to == "pipeline" else "one, or its checkpoint"
+        raise ValueError(f"{asked.source} is no run; --to {to} wants {wanted}")
     check_used(asked, run=not foreign and not published, published=published, to=to)
+    if to == "run":
+        print(wrote(asked.out, *write_run(asked)))
+        return
     if published:
         preset = asked.preset or original.DIT
         net = original.from_original(asked.source, preset)
@@ -104,6 +114,8 @@ def check_used(asked: argparse.Namespace, run: bool, published: bool, to: str) -
         raise ValueError(f"--preset {asked.preset} is of a safetensors file of DiT or SiT; {asked.source} is none")
     if asked.class_name is not None and to not in ("diffusers", "pipeline"):
         raise ValueError(f"--class-name {asked.class_name} is of diffusers, and {asked.out} would be written --to {to}")
+    if asked.dtype is not None and to != "run":
+        raise ValueError(f"--dtype {asked.dtype} is for --to run, and {asked.out} would be written --to {to}")
     for option, value in (("--pipeline", asked.pipeline), ("--low-noise", asked.low_noise)):
         if value is not None and to != "pipeline":
             raise ValueError(f"{option} {value} is for --to pipeline, and {asked.out} would be written --to {to}")
@@ -121,10 +133,36 @@ def opened(source: Path) -> Checkpoint:
 
 def network(checkpoint: Checkpoint, weights: str, trusted: list[str]) -> tuple[Backbone, str]:
     """The network of a checkpoint, with its adapters if it has any, and which weights it holds."""
-    label, averaged = checkpoint.choose(weights if checkpoint.ema or weights != "ema" else "raw")
+    label, averaged = chosen(checkpoint, weights)
     net = checkpoint.network(trusted)
     checkpoint.fill({"net": net}, averaged)
     return net, label
+
+
+def chosen(checkpoint: Checkpoint, weights: str) -> tuple[str, dict[str, Tensor]]:
+    """Which weights, and the averaged ones among them; of a run without averages those of its last step."""
+    averages = checkpoint.ema or checkpoint.only
+    return checkpoint.choose(weights if averages or weights != "ema" else checkpoint.only or "raw")
+
+
+def write_run(asked: argparse.Namespace) -> tuple[str, str, int]:
+    """Writes a run as a folder to pass on; says what it is, of what, and how large."""
+    checkpoint = Checkpoint.load(asked.source)
+    label, averaged = chosen(checkpoint, asked.weights or "ema")
+    weights = {**checkpoint.weights, **averaged}
+    lies_in = [checkpoint.file.parent, checkpoint.file.parent.parent]
+    run_folder.write(
+        asked.out,
+        weights,
+        checkpoint.config,
+        label,
+        next((folder for folder in lies_in if (folder / runfiles.CONFIG).is_file()), None),
+        step=checkpoint.step,
+        classes=list(checkpoint.classes) or None,
+        data_cards=list(checkpoint.data_cards),
+        dtype=asked.dtype or "float32",
+    )
+    return "a run to pass on", f"{checkpoint.file} ({label})", sum(value.numel() for value in weights.values())
 
 
 def expert_of(checkpoint: Checkpoint) -> str:

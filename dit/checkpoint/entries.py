@@ -57,6 +57,9 @@ FROZEN: Entry[str | None] = Entry("frozen")
 """Fingerprint of the weights that stand still and lie beside the file (`FINGERPRINT`); None: the file holds all."""
 DATA_CARDS: Entry[list[str]] = Entry("data_cards", [])
 """SHA-256 of the data cards (`data_card.json`) of all that the weights were trained on, in the order of training."""
+ONLY: Entry[str | None] = Entry("only_weights")
+"""Of a file to pass on (`exported.py`) the label of its one set of weights, `ema:narrow` or `raw`, which stand as
+`WEIGHTS`; None: these are raw."""
 STEP: Entry[int] = Entry("global_step", always=True)
 """Optimizer steps that are done. Written by Lightning, as the other two of its own below."""
 

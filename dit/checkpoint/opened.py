@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dit.checkpoint import archive, files
+from dit.checkpoint import archive, exported, files
 from dit.checkpoint.averages import of_width
 from dit.checkpoint.entries import Entry
 
@@ -24,11 +24,16 @@ def find(run_or_file: str | Path) -> Path:
         return path
     if not path.exists():
         raise missing(path, "checkpoint or run")
-    if (path / LAST).is_file():
-        return path / LAST
+    if (last := in_run(path)) is not None:
+        return last
     there = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.ckpt"))
     listed = f"checkpoints there: {', '.join(there[-3:])}" if there else "it holds no checkpoint at all"
     raise FileNotFoundError(f"{path} has no {LAST.as_posix()}; {listed}")
+
+
+def in_run(folder: Path) -> Path | None:
+    """The checkpoint that a directory stands for: the last one of a run, or that of a folder to pass on."""
+    return next((file for file in (folder / LAST, folder / exported.FILE) if file.is_file()), None)
 
 
 def missing(path: Path, what: str) -> FileNotFoundError:
@@ -47,7 +52,7 @@ def read(file: Path, wanted: Sequence[Entry[Any]], instead: str) -> dict[str, An
     """The entries of a file; ValueError, which ends with what to do `instead`, when it is damaged, or has none of those
     names."""
     try:
-        content = archive.load(file)
+        content = exported.read(file) if file.suffix == Path(exported.FILE).suffix else archive.load(file)
     except archive.Damaged as error:
         raise ValueError(
             f"{file} cannot be read as a checkpoint ({error}); it may be cut short, damaged, or none at all: {instead}"
@@ -68,14 +73,24 @@ def check_weights(file: Path, name: str, weights: Any) -> None:
 
 
 def choose(
-    weights: str, averages: Mapping[str, dict[str, Tensor]], config: Mapping[str, Any], file: Path, step: int | None
+    weights: str,
+    averages: Mapping[str, dict[str, Tensor]],
+    config: Mapping[str, Any],
+    file: Path,
+    step: int | None,
+    only: str | None = None,
 ) -> tuple[str, dict[str, Tensor]]:
     """(label, averaged weights) for `raw`, for `ema` (the profile that previews used), for a profile's name, or for
     `ema@0.1`, the average of another width (`averages.py`).
 
     The label says which weights they are: `raw`, `ema:<profile>` or `ema@<width>`. For `raw` nothing is averaged.
+    only: of a file with one set of weights its label; nothing stands beside them.
     Raises ValueError for weights that are not there, and cannot be rebuilt.
     """
+    if only is not None:
+        if weights in (only, only.removeprefix("ema:")) or (weights == "ema" and only.startswith("ema")):
+            return only, {}
+        raise ValueError(f"weights={weights} is not in {file}, which holds {only} alone")
     if weights == "raw":
         return "raw", {}
     if weights.startswith(WIDTH):

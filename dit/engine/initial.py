@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from dit.adapters import bare_key, has_adapters, is_adapter_key
+from dit.checkpoint.exported import is_exported
 from dit.checkpoint.files import FOLDER, LAST
+from dit.checkpoint.opened import in_run
 from dit.config.build import build
 from dit.engine.module import VideoDiffusion
 from dit.folders import PIPELINE
@@ -140,13 +142,13 @@ def open_source(path: str, weights: str, expert: str | None = None) -> Source:
         mine = native.open_folder(folder)
         return Source(str(folder), *_net(mine.shapes, mine.weights.items))
     # A run of ours may hold an export of itself.
-    if not (folder / FOLDER / LAST).is_file() and diffusers.is_folder(folder):
+    if in_run(folder) is None and diffusers.is_folder(folder):
         check_raw(path, weights)
         theirs = diffusers.open_folder(folder)
         about = f"{theirs.family.class_name} in {folder}"
         return Source(about, *_net(theirs.shapes, theirs.tensors), network=theirs.config)
     file = find(path)
-    if file.suffix == ".safetensors":
+    if file.suffix == ".safetensors" and not is_exported(file):
         raise ValueError(
             f"init_from={path} is a single file: give the folder of diffusers that it is from; a checkpoint of DiT's or"
             f" SiT's own code becomes a folder by python scripts/convert_weights.py {path} OUT"
@@ -158,7 +160,8 @@ def open_source(path: str, weights: str, expert: str | None = None) -> Source:
     except ValueError as error:
         raise ValueError(f"init_from={error}") from None  # it begins with the file
     try:
-        label, averaged = checkpoint.choose(weights)
+        # One set of weights is taken as it is, as that of other folders.
+        label, averaged = checkpoint.choose(checkpoint.only if checkpoint.only and weights == "raw" else weights)
     except ValueError as error:
         raise ValueError(f"init_{error}") from None
     found = {bare_key(key): tensor for key, tensor in {**checkpoint.weights, **averaged}.items()}
@@ -175,7 +178,7 @@ def check_raw(path: str, weights: str) -> None:
 def find(source: str) -> Path:
     """The checkpoint file of a run directory, or the file itself."""
     path = Path(source)
-    candidate = path / FOLDER / LAST if path.is_dir() else path
+    candidate = (in_run(path) or path / FOLDER / LAST) if path.is_dir() else path
     if not candidate.is_file():
         raise FileNotFoundError(
             f"init_from={source}: no checkpoint at {candidate}; give a run directory, a .ckpt file, or a folder with"

@@ -73,6 +73,7 @@ class Checkpoint:
         classes: names of the classes that a network with labels was trained on.
         step: optimizer steps behind the weights; None where the file does not say.
         data_cards: hashes of the cards of all data that they were trained on.
+        only: what `weights` are where the file holds one set of them (`dit.checkpoint.exported`); None: raw ones.
     """
 
     file: Path
@@ -83,6 +84,7 @@ class Checkpoint:
     classes: tuple[str, ...] = ()
     step: int | None = None
     data_cards: tuple[str, ...] = ()
+    only: str | None = None
 
     @classmethod
     def load(cls, run_or_file: str | Path) -> Checkpoint:
@@ -111,7 +113,8 @@ class Checkpoint:
         cards = entries.DATA_CARDS.of(content)
         if not isinstance(cards, list) or not all(isinstance(card, str) for card in cards):
             raise ValueError(f"{file} is not a checkpoint of this project: its {entries.DATA_CARDS.name} are no hashes")
-        return cls(file, {**beside, **raw}, ema, config, frozen, tuple(names), step, tuple(cards))
+        only = entries.ONLY.of(content)
+        return cls(file, {**beside, **raw}, ema, config, frozen, tuple(names), step, tuple(cards), only)
 
     def moved(self, folders: Mapping[str, str]) -> Checkpoint:
         """This checkpoint with published parts in other folders: `text`, `codec`, `image` (the signal) -> folder.
@@ -275,7 +278,7 @@ class Checkpoint:
 
         The label says which weights they are: `raw`, `ema:<profile>` or `ema@<width>`. For `raw` nothing is averaged.
         """
-        return choose(weights, self.ema, self.config, self.file, self.step)
+        return choose(weights, self.ema, self.config, self.file, self.step, self.only)
 
     def fill(self, parts: Mapping[str, nn.Module | None], averaged: Mapping[str, Tensor]) -> None:
         """Loads raw and then averaged weights into `parts` (`net`, `text`, `codec`), strictly.

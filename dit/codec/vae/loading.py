@@ -47,7 +47,7 @@ def _load(file: Path, weights: str) -> tuple[Autoencoder, str]:
         raise ValueError(f"{file} is of {shown(target)}, and no autoencoder: train one with experiment=vae_world")
     check_weights(file, entries.WEIGHTS.name, raw)
     step = entries.STEP.of(content) if entries.STEP.is_in(content) else None
-    averaged = choose(weights, averages, config, file, step)[1]
+    averaged = choose(weights, averages, config, file, step, entries.ONLY.of(content))[1]
     check_weights(file, weights, averaged)
     state = {**under("net", raw), **under("net", averaged)}
     is_empty = torch.empty(0).is_meta

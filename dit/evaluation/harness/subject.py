@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dit.checkpoint import files
-from dit.checkpoint.opened import LAST
+from dit.checkpoint.opened import in_run
 from dit.runfiles import natural, runs_in, short_names
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.guidance import Guidance
@@ -81,7 +81,7 @@ def subjects(ckpt: str, sampler: Sampler) -> list[Subject]:
 
 def _named(text: str) -> list[Path]:
     path = Path(text)
-    if path.is_dir() and not (path / LAST).is_file() and (inside := runs_in(path)):
+    if path.is_dir() and in_run(path) is None and (inside := runs_in(path)):
         return inside
     if path.exists():
         return [path]
