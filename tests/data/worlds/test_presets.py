@@ -43,7 +43,7 @@ def test_presets_are_the_same_bytes_on_every_machine(name: str) -> None:
 
 
 def test_worlds_are_found_by_their_names() -> None:
-    assert {f"world_{name}" for name in PRESETS} | {"world", "demo_world"} == set(names())
+    assert {f"world_{name}" for name in PRESETS} | {"world", "demo_world", "world_tiny"} == set(names())
     with pytest.raises(ValueError, match="there is no world physics; there are demo_world, world"):
         load("physics")
     with pytest.raises(ValueError, match="there is no world _world"):
