@@ -26,7 +26,7 @@ from dit.sampling.runtime import dtype_of, evaluating, own_precision
 from dit.sampling.settings import Settings
 from dit.sampling.solvers import State
 
-DECODED_AT_ONCE = 2**20  # pixels of all frames of small samples, as `codec.batch=auto`; larger ones are decoded one at a time
+DECODED_AT_ONCE = 2**20  # pixels of all frames of small samples, as `codec.batch=auto`; larger ones come one at a time
 
 
 @dataclass(frozen=True)
