@@ -15,6 +15,7 @@ from dit.diffusion.given import KEYS
 from dit.diffusion.loss import Objective
 from dit.engine.callbacks.reconstruction import Reconstruction
 from dit.engine.callbacks.validation import Validation
+from dit.engine.callbacks.world import WorldMeasures
 from dit.engine.module import VideoDiffusion
 from dit.net.backbone import Backbone
 from dit.net.text import reads_text
@@ -39,9 +40,9 @@ def check_recipe(config: Mapping[str, Any], codec: Codec, net: nn.Module) -> Non
     recipe, given = recipe_class(config), {key: config.get(key) for key in (*OF_NOISE, "given", "preview")}
     name, trains = recipe.__name__, "an autoencoder: experiment=vae_world has all that it needs"
     kinds = {each: resolve(str(node[TARGET])) for each, node in config["callbacks"].items() if node is not None}
-    wrong = Validation if not recipe.denoises else Reconstruction
+    wrong = (Reconstruction,) if recipe.denoises else (Validation, WorldMeasures)
     for callback, kind in kinds.items():
-        if kind is wrong:
+        if kind in wrong:
             right = "callbacks=default" if recipe.denoises else "callbacks=autoencoder"
             raise ValueError(f"callbacks.{callback} measures another kind of network than {name} trains; {right}")
     if recipe.denoises:

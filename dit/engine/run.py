@@ -6,11 +6,11 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, LightningDataModule, Trainer
@@ -20,6 +20,7 @@ from dit.checkpoint.files import FOLDER, LAST
 from dit.codec.base import Codec
 from dit.codec.vae.network import Autoencoder
 from dit.config.build import build as _make
+from dit.config.kinds import TARGET, resolve
 from dit.config.sweep import is_sweep
 from dit.diffusion.given import HELD_NODE, KEYS
 from dit.diffusion.loss import Objective
@@ -31,19 +32,20 @@ from dit.engine import (
     initial,
     latents,
     memory,
-    pictures,
     published,
     ranks,
     report,
     resume,
     rng,
     rundir,
+    sampler,
 )
 from dit.engine.arithmetic import Arithmetic
 from dit.engine.callbacks.after_step import AfterStep, owed
 from dit.engine.callbacks.assemble import assemble
 from dit.engine.callbacks.begin import Begin
 from dit.engine.callbacks.metrics import Metrics
+from dit.engine.callbacks.sampled import Sampled
 from dit.engine.finite import NonFinite
 from dit.engine.fitting import (
     OF_NOISE,
@@ -63,10 +65,7 @@ from dit.net.backbone import Backbone
 from dit.rates import STATED, reference_rate
 from dit.recipes.aligned import Aligned
 from dit.recipes.base import Recipe
-from dit.sampling.origin import Origin
-from dit.sampling.pipeline import Pipeline
 from dit.sampling.runtime import pick_device
-from dit.sampling.settings import Settings, Shape
 from dit.signals.base import Around, Signal
 from dit.signals.builtin import check_reads, completed, implied
 from dit.streams import steady
@@ -150,7 +149,7 @@ def _train(config: dict[str, Any]) -> None:
         module.data_cards = [card.hash]
     if first is not None:
         module.trained_before(first.data_cards)
-    encode_captions(parts)  # may take long: it can be stopped at once, and no run is begun yet
+    encode_captions(parts, everyone)  # may take long: it can be stopped at once, and no run is begun yet
     with ExitStack() as session:
 
         def take() -> None:
@@ -268,21 +267,21 @@ def build_signals(
 
 def callbacks(parts: Parts) -> list[Callback]:
     """The callbacks of the config (`callbacks`, `ema`, `preview`), checked, in the order of `callbacks/place.py`."""
-    config = parts.config
+    config, module, data = parts.config, parts.module, parts.data
     nodes, shown = {"ema": config["ema"], **config["callbacks"]}, None
-    if (asked := config["preview"]) is not None and asked["every"] is not None:
-        shown, prompts = preview_of(parts, asked["prompts"])
+    if (asked := config["preview"]) is not None and not is_off(asked):
+        shown, prompts = sampler.preview_of(module, data, asked["prompts"])
         nodes["preview"] = {**asked, "prompts": prompts}
     made = assemble(
-        nodes,
+        {name: node for name, node in nodes.items() if node is not None and not is_off(node)},
         {
-            "module": lambda: parts.module,
-            "data": lambda: parts.data,
+            "module": lambda: module,
+            "data": lambda: data,
             "training": lambda: parts.training,
             "folder": lambda: parts.run,
             "interrupts": Interrupts,
             "writers": lambda: Writers([CSV(), *_make(config["logger"]).values()]),
-            "pipeline": lambda: pipeline(parts),
+            "pipeline": lambda: sampler.pipeline(module, data, config["sampling"], parts.training.autocast),
             "pictures": lambda: shown,
         },
     )
@@ -291,50 +290,21 @@ def callbacks(parts: Parts) -> list[Callback]:
     return [each for each in made.values() if isinstance(each, Callback)]  # the others are parts of these
 
 
-def encode_captions(parts: Parts) -> None:
-    """Has all captions encoded, where what is said of them is kept, before the network comes to the device."""
+def is_off(node: Mapping[str, Any]) -> bool:
+    """Whether a callback samples, and never: then nothing that it needs is made either."""
+    kind = resolve(str(node[TARGET]))
+    return isinstance(kind, type) and issubclass(kind, Sampled) and node.get("every") is None
+
+
+def encode_captions(parts: Parts, everyone: Sequence[Callback]) -> None:
+    """Has all captions encoded, and the prompts of `everyone`, where what is said of them is kept, before the network
+    comes to the device."""
     rank = int(os.environ.get("RANK", "0"))
     device = torch.device("cpu") if parts.training.device_type == "cpu" else pick_device("auto")
     clips = [parts.data.train, parts.data.val]  # type: ignore[attr-defined]
-    prompts = (parts.config["preview"] or {}).get("prompts") or ()  # else they are captions
+    tasks = [task for each in everyone if isinstance(each, AfterStep) for task in each.tasks]
+    prompts = [str(each.prompt) for task in tasks if isinstance(task, Sampled) for each in task.requests]
     captions.encode_ahead(parts.module.text, clips, prompts, device, rank, max(parts.training.world_size, rank + 1))
-
-
-def preview_of(parts: Parts, prompts: list[str] | None) -> tuple[pictures.Pictures | None, list[str]]:
-    """What previews are given, and their prompts: those of the config, or else captions of the same clips."""
-    count = captions.SOME if prompts is None else max(len(prompts), 1)
-    conditioning = cast(Objective, parts.module.objective).conditioning
-    shown = pictures.of_clips(parts.data, count, conditioning)
-    if prompts is None:
-        return shown, some_prompts(parts) if shown is None else shown.captions
-    return shown, prompts
-
-
-def some_prompts(parts: Parts) -> list[str]:
-    """Prompts for a preview that is given none: some classes or captions of the data."""
-    if parts.module.classes and parts.module.text is None:
-        return captions.spread(parts.module.classes)
-    return captions.some(parts.data.train)  # type: ignore[attr-defined]
-
-
-def pipeline(parts: Parts) -> Pipeline:
-    """The sampler of previews, over the modules that are being trained."""
-    module, data, sampling = parts.module, parts.data, parts.config["sampling"]
-    objective = cast(Objective, module.objective)
-    precision = parts.training.autocast
-    made = {name: _make(sampling[name]) for name in ("schedule", "solver", "guidance")}
-    return Pipeline(
-        net=module.net,
-        codec=module.codec,
-        text=module.text,
-        path=objective.path,
-        prediction=objective.prediction,
-        signals=module.signals,
-        settings=Settings(**made, num_steps=sampling["num_steps"], precision=precision),
-        shape=Shape(data.num_frames, data.height, data.width, data.fps),  # type: ignore[attr-defined]
-        origin=Origin(per_frame=objective.levels.per_frame),
-        given=objective.given,
-    )
 
 
 def count_arithmetic(parts: Parts) -> Arithmetic:

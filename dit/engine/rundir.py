@@ -47,7 +47,7 @@ FREE = (
     "schedule",
     "solver",
     "guidance",
-    *(f"callbacks.{name}" for name in ("checkpoints", "metrics", "progress", "validation", "after_step")),
+    *(f"callbacks.{name}" for name in ("checkpoints", "metrics", "progress", "validation", "world", "after_step")),
     *("text.folder", "signals.image.folder"),  # the files are compared by their fingerprints
     *("codec.folder", "codec.encoder", "codec.decoder", "codec.ckpt"),
     *("codec.batch", "codec.frames"),

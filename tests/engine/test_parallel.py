@@ -15,7 +15,7 @@ from data.batch import collate
 from dit.adapters import is_adapter_key
 from dit.engine import blocks, parallel, precision
 from dit.engine.callbacks.after_step import owed
-from dit.engine.callbacks.preview import share
+from dit.engine.callbacks.sampled import share
 from dit.engine.ranks import launched_devices
 from dit.sampling.checkpoint import Checkpoint
 from tests import commands

@@ -52,28 +52,28 @@ class Gradients(Callback):
 class Breaks(Preview):
     """Fails on the second rank, in the middle of its solver steps."""
 
-    def _sample(self, trainer: Any, module: Any, step: int, folder: Path, ask: Any) -> None:
+    def _sample(self, trainer: Any, module: Any, step: int, ask: Any) -> Any:
         if dist.get_rank() == 1:
             ask()  # the other rank's first question
             raise RuntimeError("out of memory")
-        super()._sample(trainer, module, step, folder, ask)
+        super()._sample(trainer, module, step, ask)
         raise AssertionError("went on without the other rank")
 
 
 class Unprepared(Preview):
     """Fails on the second rank before it needs the network."""
 
-    def _sample(self, trainer: Any, module: Any, step: int, folder: Path, ask: Any) -> None:
+    def _sample(self, trainer: Any, module: Any, step: int, ask: Any) -> Any:
         if dist.get_rank() == 1:
             raise ValueError("a prompt of this rank's own")
-        super()._sample(trainer, module, step, folder, ask)
+        super()._sample(trainer, module, step, ask)
         raise AssertionError("went on without the other rank")
 
 
 class Undecoded(Preview):
     """Fails on the second rank behind its last solver step."""
 
-    def _sample(self, trainer: Any, module: Any, step: int, folder: Path, ask: Any) -> None:
+    def _sample(self, trainer: Any, module: Any, step: int, ask: Any) -> Any:
         def decode(latents: Any) -> Any:
             raise RuntimeError("out of memory while decoding")
 
@@ -81,7 +81,7 @@ class Undecoded(Preview):
         if dist.get_rank() == 1:
             module.codec.decode = decode
         try:
-            super()._sample(trainer, module, step, folder, ask)
+            return super()._sample(trainer, module, step, ask)
         finally:
             module.codec.decode = real
 
@@ -180,7 +180,7 @@ def uneven(out: Path) -> None:
 
 def main(out: Path) -> None:
     noise, warnings = dit.diffusion.loss.noise_like, Warnings()
-    logging.getLogger("dit.engine.callbacks.preview").addHandler(warnings)
+    logging.getLogger("dit.engine.callbacks.sampled").addHandler(warnings)
     for name in ("ddp", "fsdp2"):
         run = out / name
 

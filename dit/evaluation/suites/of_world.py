@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.worlds.state import Clip, State
 from data.worlds.world import World
+from dit.evaluation.suites.heldout import check_unseen, may_be_seen
 from dit.sampling.checkpoint import Checkpoint
 
 ENDLESS = 2**31  # clips of a world: none depends on how many there are
@@ -43,19 +44,14 @@ def heldout_world(checkpoint: Checkpoint, trusted: Sequence[str] = ()) -> World:
             f"{checkpoint.file} was validated on a world of more than objects in straight motion on an empty ground,"
             " and suite=world reads no more; suite=objects reads several in rich worlds"
         )
-    seen = {tuple(spec.objects) for spec in train.specs()} & {tuple(spec.objects) for spec in world.specs()}
-    if seen:
-        raise ValueError(f"{len(seen)} of the prompts were trained on; validate with data.val.split=heldout")
+    check_unseen(train, world)
     return world
 
 
 def unseen_world(checkpoint: Checkpoint, trusted: Sequence[str] = ()) -> World:
     """The world that the run was validated on. ValueError where it may show what training showed."""
     train, world = worlds(checkpoint, trusted)
-    seen = train.combinations & world.combinations
-    for words in ("shown_sizes", "shown_speeds"):
-        seen = seen if set(getattr(train.lexicon, words)) & set(getattr(world.lexicon, words)) else set()
-    if seen and world.split != "longer":  # whose scenes are others
+    if may_be_seen(train, world):
         raise ValueError(
             f"{checkpoint.file} was validated on split {world.split} of a world that it was trained on; validate on"
             " another one, as data.val.split=heldout"

@@ -21,10 +21,10 @@ from dit.evaluation.harness.result import Result, scores_of
 from dit.evaluation.harness.subject import Subject
 from dit.evaluation.harness.work import Work
 from dit.evaluation.suites.base import Suite
+from dit.evaluation.suites.heldout import plain_prompts
 from dit.evaluation.suites.of_world import heldout_world
 from dit.evaluation.verdicts import Report
-from dit.evaluation.world import MEASURES, Expectation, Reader, Verdict
-from dit.sampling.request import Request
+from dit.evaluation.world import MEASURES, Verdict
 
 
 class WorldSuite(Suite):
@@ -46,25 +46,21 @@ class WorldSuite(Suite):
 
     def measure(self, subject: Subject, work: Work) -> Result:
         world = heldout_world(subject.checkpoint, subject.sampler.trusted)
-        prompts = world.prompts(self.num_prompts)
-        seeds = [self.seed + index for index in range(len(prompts))]
-        expected = [Expectation(**world.expect(prompt)) for prompt in prompts]  # type: ignore[arg-type]
-        reader = Reader(**world.legend())  # type: ignore[arg-type]
-
-        wanted = [Request(prompt, "", seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        made = work.samples(wanted, lambda index, clip: asdict(reader.judge(clip, expected[index])))
+        heldout = plain_prompts(world, self.num_prompts, self.seed)
+        made = work.samples(heldout.requests, lambda index, clip: asdict(heldout.judge(index, clip)))
         verdicts = [Verdict(**{**found, "reasons": tuple(found["reasons"])}) for found in made.found]
 
-        films = [world.film(prompt, seed).pixels for prompt, seed in zip(prompts, seeds, strict=True)]
+        asked = list(zip(heldout.prompts, heldout.seeds, strict=True))
+        films = [world.film(*each).pixels for each in asked]
         real = [torch.from_numpy(film).permute(3, 0, 1, 2) for film in films]
-        reports = {
-            f"samples ({subject.pipeline.origin.weights})": Report(tuple(verdicts), MEASURES),
-            "real clips (ceiling)": Report.of(reader.judge, real, expected, MEASURES),
+        reports: dict[str, Report[Verdict]] = {
+            f"samples ({subject.pipeline.origin.weights})": heldout.report(verdicts),
+            "real clips (ceiling)": heldout.report([heldout.judge(*each) for each in enumerate(real)]),
         }
         if coded := through(subject.pipeline.codec, real, subject.sampler.batch_size):
-            reports["real clips, coded and decoded"] = Report.of(reader.judge, coded, expected, MEASURES)
+            verdicts_of_coded = [heldout.judge(*each) for each in enumerate(coded)]
+            reports["real clips, coded and decoded"] = heldout.report(verdicts_of_coded)
         sheet = work.ranks.first(lambda: made.samples.sheet(self.sheet_clips))
-        asked = [{"prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)]
         files = [path.name for path in made.samples.videos]
         lines = [
             f"{path}" + ("" if verdict.all else f"   wrong: {'; '.join(verdict.reasons)}")
@@ -76,12 +72,12 @@ class WorldSuite(Suite):
             measures=MEASURES,
             protocol={
                 "split": world.split,
-                "clips": len(prompts),
+                "clips": len(asked),
                 "first seed": self.seed,
                 "batch_size": subject.sampler.batch_size,
                 **made.settings,
             },
-            clips=clips_of(reports, asked, files),
+            clips=clips_of(reports, [{"prompt": prompt, "seed": seed} for prompt, seed in asked], files),
             said=[*lines, "", f"contact sheet: {sheet}"],
         )
 
