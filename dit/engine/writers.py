@@ -16,10 +16,12 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 from dit.engine.details import Details, Line
 from dit.media.files import atomic, unfinished_files
+from dit.media.gif import as_gif
 from dit.runfiles import METRICS, read_rows
 
 log = logging.getLogger(__name__)
 
+GIF_SIDE = 320  # pixels of the longer side in TensorBoard: an event file holds every preview
 Mode = Literal["offline", "online", "disabled"]
 
 
@@ -254,7 +256,7 @@ class Wandb:
 
 class TensorBoard:
     """TensorBoard event files in `<run>/tensorboard`. Its `add_video` writes nothing with moviepy 2, so videos are
-    named as text with their path."""
+    pictures that move (GIF), and under the same name a text with prompt and file."""
 
     def __init__(self) -> None:
         self.writer: Any = None
@@ -270,7 +272,13 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
 
     def video(self, step: int, name: str, file: Path, caption: str) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
         self.writer.add_text(name, f"{caption}: {file}", step)
+        gif, width, height = as_gif(file, GIF_SIDE)
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self.writer.file_writer.add_summary(summary, step)
 
     def flush(self) -> None:
         self.writer.flush()

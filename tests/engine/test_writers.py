@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import logging
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from dit.engine.details import Details
 from dit.engine.writers import CSV, TensorBoard, Wandb, Writers
+from dit.media.video import write_video
 from dit.runfiles import DETAILS
 from tests.engine import small
 
@@ -112,11 +116,26 @@ def test_tensorboard(tmp_path: Path) -> None:
         writer.start(tmp_path, {}, step)
         for s in range(first + 1, first + 4):
             writer.metrics(s, {"loss": s + 0.5 * first})
-        writer.video(first + 1, "samples/0", Path("x.mp4"), "a red circle")
+        clip = torch.zeros(3, 5, 16, 24, dtype=torch.uint8)
+        clip[0] = 50 * torch.arange(5, dtype=torch.uint8)[:, None, None] + first
+        write_video(tmp_path / "x.mp4", clip, 8, {}, 20)
+        writer.video(first + 1, "samples/0", tmp_path / "x.mp4", "a red circle")
         writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 1), (2, 2), (3, 4), (4, 5), (5, 6)]
+    films = events.Images("samples/0")  # under the name that wandb has, and they play
+    assert [(each.step, each.width, each.height) for each in films] == [(1, 320, 213), (3, 320, 213)]
+    with Image.open(io.BytesIO(films[0].encoded_image_string)) as film:
+        assert film.format == "GIF" and film.n_frames == 5 and film.info["loop"] == 0
+        reds, times = [], []
+        for place in range(5):
+            film.seek(place)
+            reds.append(film.convert("RGB").getpixel((160, 100))[0])
+            times.append(film.info["duration"])
+    assert reds == pytest.approx([0, 50, 100, 150, 200], abs=8)
+    assert sum(times) == pytest.approx(5 / 8 * 1000, abs=10)
+    assert "samples/0/text_summary" in events.Tags()["tensors"]
 
 
 @pytest.mark.slow
@@ -127,6 +146,10 @@ def test_wandb_offline_keeps_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         writer = Wandb(project="test", mode="offline", entity=None, tags=["t"])
         writer.start(tmp_path, {"net": {"depth": 2}}, step)
         writer.metrics(step + 1, {"loss": 1.0})
+        write_video(tmp_path / "x.mp4", torch.full((3, 4, 16, 16), 99, dtype=torch.uint8), 8, {})
+        writer.video(step + 1, "samples/0", tmp_path / "x.mp4", "a red circle")
+        kept = writer.run.summary["samples/0"]
+        assert kept["_type"] == "video-file" and kept["caption"] == "a red circle"
         ids.append(writer.run.id)
         writer.close()
     assert ids[0] == ids[1] == (tmp_path / "wandb_id").read_text().strip()
