@@ -145,16 +145,16 @@ def test_blocks_of_one_kind_share_their_graph(preset: str, overrides: tuple[str,
 
 
 def test_no_block_is_left_uncompiled() -> None:
-    """Latte's three kinds of blocks, in training and in previews, of any size: 12 graphs of one class."""
+    """Latte's three kinds of blocks, in previews of one size and in training of any: 9 graphs of one class, and torch's
+    own limit is 8."""
     family = next(family for family in FAMILIES if family.preset == "latte_tiny")
     net = by_blocks(network(family, "net.depth=4"), "eager")
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        with torch.no_grad():
+            net(*call(family, net))
         for batch, size in ((2, (2, 4, 6)), (3, (4, 6, 8)), (4, (3, 8, 4))):
-            given = call(family, net, batch, size)
-            with torch.no_grad():
-                net(*given)
-            results(net, net, given)
-    assert graphs() == 12
+            results(net, net, call(family, net, batch, size))
+    assert graphs() == 9
 
 
 @pytest.mark.parametrize("way", ["whole", "blocks", "blocks, checkpointed"])
@@ -223,13 +223,15 @@ def test_generated_code_computes_the_same() -> None:
     attention refuses ("expected scalar type Double but found Float", the log-sum-exp). In a cache of its own: torch's
     keeps code for the processor that made it under a key that does not name the processor, and another may crash in it.
     For AVX2 where the processor has that, without trying first which of six sets of instructions the compiler knows.
+    Not optimised by the compiler, which saves a quarter of the time.
     """
     family = WAN
     net = network(family, "net.depth=1").float()
     x, t, cond = call(family, net)
     given = (x.float(), t, {key: value.float() for key, value in cond.items()})
     wanted = results(net, net, given)
-    with fresh_cache(), inductor.patch({"cpp.vec_isa_ok": True, "cpp.simdlen": 256}):
+    quick = {"cpp.vec_isa_ok": True, "cpp.simdlen": 256, "aot_inductor.debug_compile": True}
+    with fresh_cache(), inductor.patch(quick):
         compile_blocks(net, "default")
         assert_same(results(net, net, given), wanted, 1e-4)
     assert graphs() == 1
