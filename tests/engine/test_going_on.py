@@ -271,7 +271,8 @@ def test_a_budget_of_tokens_counts_in_the_place_of_clips(mine: Path) -> None:
 
 
 def decayed(max_steps: int, **changes: Any) -> dict[str, Any]:
-    return {**config(f"trainer.max_steps={max_steps}", "lr_schedule=wsd_half", "optim.lr=0.02"), **changes}
+    plain = config("lr_schedule=wsd_half", "optim.lr=0.02")
+    return {**plain, "trainer": {**plain["trainer"], "max_steps": max_steps}, **changes}
 
 
 def test_longer_runs_whose_rate_would_jump(mine: Path) -> None:
