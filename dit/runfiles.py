@@ -74,6 +74,20 @@ def _row(columns: Sequence[str], line: str) -> dict[str, Any] | None:
         return None
 
 
+def read_details(text: str) -> list[tuple[int, str, str]]:
+    """The lines of a details.csv as (step, name, the text of a number). Those that are damaged are left out, and what
+    is behind the last line break, which a kill cut off."""
+    found = []
+    for line in text.split("\n")[1:-1]:
+        try:
+            step, name, value = next(csv.reader([line.rstrip("\r")]), [])
+            float(value)
+            found.append((int(step), name, value))
+        except (csv.Error, ValueError):
+            continue
+    return found
+
+
 def runs_in(folder: Path, depth: int = DEEPEST) -> list[Path]:
     """The run directories in a folder, as that of a sweep, in natural order; a run is not looked into."""
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dit.media.files import atomic, unfinished_files
-from dit.runfiles import DETAILS
+from dit.runfiles import DETAILS, read_details
 
 log = logging.getLogger(__name__)
 HEAD = ["step", "name", "value"]
@@ -36,15 +36,12 @@ class Details:
         try:
             for unfinished in unfinished_files(self.path):
                 unfinished.unlink(missing_ok=True)
-            lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n") if self.path.is_file() else []
+            text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.is_file() else None
         except OSError as error:
             log.warning("%s cannot be read: %s; it is written anew", self.path, error.strerror or error)
-            lines = []
-        for line in lines[1:-1]:  # behind the last line break is nothing, or a line that a kill cut off
-            read = _read(line)
-            if read is not None and read[0] <= step:
-                self.values[read[0], read[1]] = read[2]
-        self._anew = bool(lines)
+            text = None
+        self.values = {(at, name): value for at, name, value in read_details(text or "") if at <= step}
+        self._anew = text is not None
         self.flush()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -85,12 +82,3 @@ class Details:
             head = [] if self.path.is_file() else [HEAD]
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([*head, *([*key, value] for key, value in self._new.items())])
-
-
-def _read(line: str) -> Line | None:
-    try:
-        step, name, value = next(csv.reader([line.rstrip("\r")]), [])
-        float(value)
-        return int(step), name, value
-    except (csv.Error, ValueError):
-        return None

@@ -100,7 +100,8 @@ def assemble(folders: Sequence[Path], *, metrics: Sequence[str] = (), videos: in
 
 def _outcomes(runs: Sequence[Run], made: Sequence[Group], there: Sequence[str]) -> MeasureTable:
     """The last values of the metrics that are looked at first, and what they cost; one row a group."""
-    shown = {metric: Measure(metric, "", curves.RANKS.get(metric)) for metric in curves.FIRST if metric in there}
+    ranks = {**curves.RANKS, f"{curves.WORLD}all": True}
+    shown = {metric: Measure(metric, "", ranks.get(metric)) for metric in curves.FIRST if metric in there}
     kinds = {"step": Measure("step", "step"), **shown, **COST}
     rows: list[tuple[str, int | None, dict[str, Estimate]]] = []
     for place, group in enumerate(made):

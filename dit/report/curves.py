@@ -14,9 +14,16 @@ from dit.scores import Measure
 from dit.statistics import Floats, columnwise
 
 AXES = ("seen/tokens", "seen/flops", "speed/seconds")  # what a curve can be drawn along, beside the step
-FIRST = ("val/x0_error", "val/loss", "train/loss", "val/psnr")  # what is looked at first, where a run has it
+FIRST = (
+    "val/x0_error",
+    "val/loss",
+    "train/loss",
+    "val/psnr",
+    "world/all",
+)  # what is looked at first, where a run has it
 # Metrics that rank runs, and whether larger is better. Losses rank the steps of one run alone.
 RANKS = {"val/x0_error": False, "val/eps_error": False, "val/velocity_error": False, "val/psnr": True}
+WORLD = "world/"  # what samples show of their prompts: shares of right ones, and errors
 LOSSES = ("val/loss", "train/loss")
 POINTS = 600  # of a line at most
 
@@ -54,6 +61,8 @@ def names(runs: Sequence[Run]) -> list[str]:
 
 def kind_of(metric: str) -> Measure:
     """What is known of a metric by its name: whether larger is better. Also of one noise level, frame or shape."""
+    if metric.startswith(WORLD):
+        return Measure(metric, "", not metric.endswith(("_error", "_worst")))
     whole = re.sub(r"_(level|frame|shape)_.*", "", metric)
     return Measure(metric, "dB" if whole == "val/psnr" else "", False if whole in LOSSES else RANKS.get(whole))
 

@@ -14,8 +14,9 @@ import numpy as np
 from dit.config.renamed import current
 from dit.foreign import read_yaml
 from dit.report.clips import ClipFile, clips_in
+from dit.report.levels import LevelTable, tables_in
 from dit.report.measures import Measured, measured_in
-from dit.runfiles import CONFIG, HISTORY, METRICS, SAMPLES, read_rows, runs_in, short_names
+from dit.runfiles import CONFIG, DETAILS, HISTORY, METRICS, SAMPLES, read_rows, runs_in, short_names
 from dit.statistics import Floats
 
 Columns = dict[str, tuple[Floats, Floats]]
@@ -37,6 +38,7 @@ class Run:
     metrics: Columns = field(default_factory=dict)
     clips: tuple[ClipFile, ...] = ()
     measured: tuple[Measured, ...] = ()
+    levels: tuple[LevelTable, ...] = ()
     began: dict[str, Any] | None = None
     ended: dict[str, Any] | None = None
     written: float = 0.0  # when its metrics were last written, seconds since 1970
@@ -103,8 +105,17 @@ def read(folders: Sequence[Path], say: Say) -> list[Run]:
         samples = folder / SAMPLES
         measured = measured_in(folder, say)
         clips = clips_in(samples, measured, say)
-        runs.append(Run(folder, name, config, metrics, clips, measured, began, ended, written))
+        levels = _levels(folder, say)
+        runs.append(Run(folder, name, config, metrics, clips, measured, levels, began, ended, written))
     return runs
+
+
+def _levels(folder: Path, say: Say) -> tuple[LevelTable, ...]:
+    try:
+        return tables_in(folder)
+    except OSError as error:
+        say(f"{folder / DETAILS} cannot be read: {error.strerror}; the run has no errors by noise level and frame")
+        return ()
 
 
 def _metrics(file: Path, say: Say) -> tuple[Columns, float]:

@@ -9,9 +9,11 @@ from html import escape
 from dit.report.ablation import COST_HEAD, HEAD, Comparison, explained, rows_of, titled
 from dit.report.assemble import Report
 from dit.report.clips import Cell, Wall
+from dit.report.levels import shade
+from dit.report.levels import span as span_of
 from dit.report.measures import MeasureTable
 from dit.report.runs import Run
-from dit.report.words import SCALED, interval, quantity, span
+from dit.report.words import SCALED, interval, number, quantity, span
 from dit.scores import Measure
 from dit.statistics import Estimate
 
@@ -28,6 +30,7 @@ def sections(report: Report) -> dict[str, str]:
         "differences": _differences(report),
         "outcomes": _measures(report.outcomes, report),
         "measures": "".join(_suite(table, report) for table in report.measures),
+        "levels": _levels(report),
         "walls": "".join(_wall(wall, report) for wall in report.walls),
     }
 
@@ -142,6 +145,41 @@ def _comparison(comparison: Comparison) -> str:
         parts.append(f"<h3>{escape(titled(comparison, metric))}</h3>{_table(head, rows, 'measures')}")
     parts += [f'<p class="faint">{escape(line)}</p>' for line in explained(comparison)]
     return "".join([*parts, "</section>"])
+
+
+def _levels(report: Report) -> str:
+    """A heat map a run, weights and shape, all in the same shades; nothing where no run has one."""
+    every = [table for run in report.runs for table in run.levels]
+    if not every:
+        return ""
+    least, most = span_of(every)
+    parts = ['<section id="levels"><h2>Error of x0 by noise level and frame</h2><div class="heats">']
+    for place, run in enumerate(report.runs):
+        for table in run.levels:
+            about = ", ".join(filter(None, [f"step {table.step:,}", table.weights, table.shape]))
+            head = ["noise", *(f"{frame}" for frame in table.frames)]
+            rows = "".join(
+                f'<tr><th scope="row">{level:g}</th>{"".join(_heat(error, least, most) for error in row)}</tr>'
+                for level, row in zip(table.levels, table.errors, strict=True)
+            )
+            heads = "".join(f'<th scope="col">{each}</th>' for each in head)
+            title = f"{mark(report.group_of(place))}{escape(run.name)} <span class='faint'>{escape(about)}</span>"
+            parts.append(
+                f'<div><h3>{title}</h3><div class="scroll"><table class="heat"><thead><tr>{heads}</tr></thead>'
+                f"<tbody>{rows}</tbody></table></div></div>"
+            )
+    parts.append(
+        '</div><p class="faint">Mean squared error of x0 on the validation clips. Rows: the share of noise in all'
+        " frames. Columns: latent frames. Shades are logarithmic and the same for all runs, from"
+        f" {number(least, 3)} to {number(most, 3)}.</p></section>"
+    )
+    return "".join(parts)
+
+
+def _heat(error: float | None, least: float, most: float) -> str:
+    if error is None:
+        return '<td class="faint">–</td>'
+    return f'<td class="h{shade(error, least, most)}" title="{error:.6g}">{number(error, 3)}</td>'
 
 
 def _seeds(measured: int, there: int) -> str:

@@ -47,6 +47,36 @@ def report(folders: list[Path]) -> Report:
     return assemble(folders, videos=24, say=lambda line: pytest.fail(line))
 
 
+def test_errors_by_level_and_frame_are_a_heat_map(tmp_path: Path) -> None:
+    """Each run's last step, of all clips and of each shape, raw weights too; shades grow with the error."""
+    lines = ["step,name,value"]
+    for step, factor in ((10, 9.0), (20, 1.0)):
+        for group, more in (("val", 1.0), ("val_raw", 2.0)):
+            for shape in ("", "_shape_1x32x32"):
+                for level, error in ((0.9, 0.4), (0.1, 0.01)):
+                    for frame in (1, 0):
+                        name = f"{group}/x0_error_level_{level}_frame_{frame:02d}{shape}"
+                        lines.append(f"{step},{name},{factor * more * error * (1 + frame)}")
+    lines += ["20,val/x0_error_level_0.5_frame_00,nan", "20,val_raw/eps_error_level_0.1,3.0", "damaged", "30,cut"]
+    run = make_run(tmp_path / "a", {"val/loss": [4, 3, 2, 1], "world/all": [0, 0, 0.5, 1]})
+    (run / "details.csv").write_text("\n".join(lines))
+    other = make_run(tmp_path / "b", {"val/loss": [4, 3, 2, 1]})
+    made = assemble([run, other], videos=0, say=pytest.fail)
+    averaged, of_shape, raw, _ = made.runs[0].levels
+    assert (averaged.step, averaged.weights, averaged.shape) == (20, "averaged weights", "")
+    assert (averaged.levels, averaged.frames) == ([0.1, 0.9], [0, 1])
+    assert averaged.errors == [[0.01, 0.02], [0.4, 0.8]] and raw.errors == [[0.02, 0.04], [0.8, 1.6]]
+    assert of_shape.shape == "1x32x32" and made.runs[1].levels == ()
+    assert "world/all" in made.opened
+    html = sections(made)["levels"]
+    cells = re.findall(r'<td class="h(\d)" title="([\d.]+)">', html)
+    assert len(cells) == 16
+    in_order = sorted((float(error), int(shade)) for shade, error in cells)
+    assert [shade for _, shade in in_order] == sorted(shade for _, shade in in_order)
+    assert in_order[0] == (0.01, 0) and in_order[-1] == (1.6, 9)
+    assert sections(assemble([other], videos=0, say=pytest.fail))["levels"] == ""
+
+
 class Parts(HTMLParser):
     """Every tag of a page with its attributes, and the text of its scripts by their id."""
 
