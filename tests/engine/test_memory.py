@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import hydra
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from dit.config.build import build
 from dit.engine import memory
-from dit.entry import CONFIGS
 from tests.engine import small
+from tests.engine.runs import composed
 
 
 def config(*overrides: str) -> dict[str, Any]:
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed: Any = OmegaConf.to_container(hydra.compose("train", ["experiment=demo", *overrides]), resolve=True)
-    return composed
+    return composed("experiment=demo", *overrides)
 
 
 def test_the_estimate_is_the_network() -> None:

@@ -6,14 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
-from omegaconf import OmegaConf
 
 from dit.engine import run
-from dit.interop.presets import CONFIGS
 from scripts import convert_weights
 from tests.engine import small
+from tests.engine.runs import composed
 
 # As configs/net/wan21_tiny.yaml with the changes of NET: pixels in and out, texts as wide as the byte encoder's.
 WAN = {
@@ -48,9 +46,7 @@ def train(name: str, steps: int, *overrides: str) -> dict[str, Any]:
 
 
 def run_config(name: str, *overrides: str) -> dict[str, Any]:
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = hydra.compose("train", [*NET, *TINY, f"name={name}", *overrides])
-    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+    return composed(*NET, *TINY, f"name={name}", *overrides)
 
 
 def convert(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
