@@ -2,6 +2,11 @@
 
 Weight decay pulls matrices (and convolution kernels) only: biases, norms, embeddings and tables of positions or
 modulation keep their scale.
+
+Under `net/init=mup` (`dit.net.init.MuP`) the rates of matrices depend on how many times the base's inputs they have: r
+times as many have 1 / r of AdamW's rate, and r times the weight decay, so that rate times decay stays. Muon's rate
+already depends on the shape: with adjust_lr=original nothing is to be done, and match_rms_adamw is brought to
+grow as that does.
 """
 
 from __future__ import annotations
@@ -15,9 +20,11 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from dit.engine.blocks import repeated_blocks
-from dit.engine.muon import Muon, minimax
+from dit.engine.muon import Muon, adjustment, minimax
+from dit.net.init import base_shape, growth
 
 ADJUSTMENTS = ("original", "match_rms_adamw")  # of Muon's rate
+Scaled = list[tuple[Tensor, float]]  # parameters, and the factors on their rates
 
 
 def adamw(
@@ -35,14 +42,14 @@ def adamw(
         ValueError: a number that cannot be one of AdamW's, or no parameter to train.
     """
     _check_adamw("", lr, betas, eps, weight_decay)
-    matrices: list[Tensor] = []
-    rest: list[Tensor] = []
-    for parameter, decays in _trainable(model):
-        (matrices if decays else rest).append(parameter)
+    matrices: Scaled = []
+    rest: Scaled = []
+    for parameter, decays, module in _trainable(model):
+        (matrices if decays else rest).append((parameter, _adamw_factor(module) if decays else 1.0))
     if not matrices + rest:
         raise ValueError("optim=adamw found nothing to train: every parameter is frozen")
     return AdamW(
-        _groups((matrices, weight_decay), (rest, 0.0)), lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused
+        _groups(lr, (matrices, weight_decay), (rest, 0.0)), lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused
     )
 
 
@@ -95,16 +102,18 @@ def muon(
         raise ValueError(f"optim.adjust_lr={adjust_lr} must be {' or '.join(ADJUSTMENTS)}")
     _check_adamw("adamw_", adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay)
     repeated = {id(p) for block in repeated_blocks(model) for p in block.parameters()}
-    hidden: list[Tensor] = []
-    matrices: list[Tensor] = []
-    rest: list[Tensor] = []
-    for parameter, decays in _trainable(model):
-        is_hidden = decays and parameter.ndim == 2 and id(parameter) in repeated
-        (hidden if is_hidden else matrices if decays else rest).append(parameter)
+    hidden: Scaled = []
+    matrices: Scaled = []
+    rest: Scaled = []
+    for parameter, decays, module in _trainable(model):
+        if decays and parameter.ndim == 2 and id(parameter) in repeated:
+            hidden.append((parameter, _muon_factor(module, adjust_lr)))
+        else:
+            (matrices if decays else rest).append((parameter, _adamw_factor(module) if decays else 1.0))
     if not hidden:
         raise ValueError("optim=muon found no matrix inside a repeated block of this model; use optim=adamw")
     by_muon = Muon(
-        _groups((hidden, weight_decay)),
+        _groups(lr, (hidden, weight_decay)),
         lr=lr, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr,
     )  # fmt: skip
     if ns_smallest is not None:
@@ -113,7 +122,7 @@ def muon(
     if not matrices + rest:
         return by_muon
     by_adamw = AdamW(
-        _groups((matrices, adamw_weight_decay), (rest, 0.0)),
+        _groups(adamw_lr, (matrices, adamw_weight_decay), (rest, 0.0)),
         lr=adamw_lr, betas=(adamw_betas[0], adamw_betas[1]), eps=adamw_eps, fused=True,
     )  # fmt: skip
     return Together(by_muon, by_adamw)
@@ -185,16 +194,41 @@ def _check_share(name: str, value: float, usual: float) -> None:
         raise ValueError(f"optim.{name}={value} must be at least 0 and below 1; {usual} is usual")
 
 
-def _trainable(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
-    """(parameter, whether weight decay applies) of every trainable parameter, each once."""
+def _trainable(model: nn.Module) -> Iterator[tuple[Tensor, bool, nn.Module]]:
+    """(parameter, whether weight decay applies, its module) of every trainable parameter, each once."""
     seen: set[int] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
                 decays = parameter.ndim >= 2 and name.endswith("weight") and not isinstance(module, nn.Embedding)
-                yield parameter, decays
+                yield parameter, decays, module
 
 
-def _groups(*groups: tuple[list[Tensor], float]) -> list[dict[str, Any]]:
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+def _adamw_factor(module: nn.Module) -> float:
+    """On the rate of a matrix: the base's inputs over its own."""
+    return 1 / growth(module)[1] if isinstance(module, nn.Linear) else 1.0
+
+
+def _muon_factor(module: nn.Module, rule: str) -> float:
+    """On the rate of a matrix, so that it grows with the shape as `original` does: the norm of its update is then
+    sqrt(outputs / inputs), or the same at all widths (the spectral condition; Yang et al. 2023, arXiv 2310.17813)."""
+    if not isinstance(module, nn.Linear):
+        return 1.0
+    (rows, columns), base = module.weight.shape, base_shape(module)
+    here, there = (adjustment("original", *shape) / adjustment(rule, *shape) for shape in ((rows, columns), base))
+    return here / there
+
+
+def _groups(lr: float, *groups: tuple[Scaled, float]) -> list[dict[str, Any]]:
+    """Parameter groups of (parameters with the factors on their rates, weight decay), one for each factor. What decay
+    takes off in a step is rate times decay, which the factor leaves as it is."""
+    made: list[dict[str, Any]] = []
+    for parameters, decay in groups:
+        by_factor: dict[float, list[Tensor]] = {}
+        for parameter, factor in parameters:
+            by_factor.setdefault(factor, []).append(parameter)
+        for factor, params in by_factor.items():
+            own = {} if factor == 1 else {"lr": lr * factor}
+            made.append({"params": params, "weight_decay": decay / factor, **own})
+    return made

@@ -19,6 +19,7 @@ from dit.net.blocks import Block
 from dit.net.context import make_context
 from dit.net.coordinates import Coordinates
 from dit.net.embed import ClassEmbedding, LevelVector
+from dit.net.init import MuP
 from dit.net.kernels.base import Kernel
 from dit.net.layout import Layout
 from dit.net.modulation import Modulation
@@ -92,6 +93,7 @@ class Backbone(nn.Module):
         checkpointing: Runner,
         family: str | None = None,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         if width % heads:
             raise ValueError(f"width={width} is not a multiple of heads={heads}; nearest: {nearest(width, heads)}")
@@ -129,6 +131,13 @@ class Backbone(nn.Module):
             self.blocks.append(templates[letter](parts, occurrences[letter]))
             occurrences[letter] += 1
         self.final = final(width, out_channels * volume, self.modulation)
+        if isinstance(init, MuP):
+
+            def make(width: int, heads: int, level_width: int) -> Backbone:
+                sizes = {"width": width, "heads": heads, "level_width": level_width}
+                return Backbone(**{**given, **sizes, "init": lambda net: None})
+
+            init.compare(self, width, heads, level_width, make)
         self.init_weights()
 
     def on_latents(self, compression: Compression) -> Self:
