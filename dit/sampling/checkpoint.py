@@ -197,14 +197,17 @@ class Checkpoint:
         except (ValueError, AttributeError):  # a class of somebody else's need not say
             return 0.0, 1.0
 
-    def part(self, *path: str, trusted: Sequence[str] = TRUSTED) -> Any:
+    def part(self, *path: str, trusted: Sequence[str] = TRUSTED, changes: Mapping[str, Any] | None = None) -> Any:
         """The object that the config holds at `path`, built; None where it holds null. `KINDS` says which may be.
 
         trusted: packages of the user, whose classes may be built too. Raises ValueError for anything else.
+        changes: arguments in place of those of the config.
         """
         node = self.value(*path)
         if node is None:
             return None
+        if changes:
+            node = {**node, **changes}
         key = ".".join(path)
         return self._build(node, KINDS["signals" if path[0] == "signals" else key], key, trusted)
 

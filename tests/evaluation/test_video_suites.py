@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from dit.evaluation.harness.table import protocol, table
 from dit.evaluation.harness.work import Work
 from dit.evaluation.suites.base import Suite
 from dit.evaluation.suites.fvd import FVDSuite, by_exact_flow
-from dit.evaluation.suites.prediction import PredictionSuite, first_frames, held, is_grey
+from dit.evaluation.suites.prediction import DriftSuite, LongerSuite, PredictionSuite, first_frames, held, is_grey
 from dit.evaluation.suites.real import real_clips
 from dit.media.video import write_video
 from dit.sampling.ranks import Ranks
@@ -38,12 +39,13 @@ def fvd(**changes: Any) -> FVDSuite:
     return FVDSuite(**(own | changes))
 
 
-def prediction(**changes: Any) -> PredictionSuite:
+def prediction(suite: type[PredictionSuite] = PredictionSuite, **changes: Any) -> PredictionSuite:
     own: dict[str, Any] = {
-        "given": None, "samples": 2, "lpips": None, "num_clips": 3, "seed": 1000, "manifest": None, "root": None,
+        "given": None, "windows": 1, "context_level": None, "samples": 2,
+        "lpips": None, "num_clips": 3, "seed": 1000, "manifest": None, "root": None,
         "sheet_clips": 4,
     }  # fmt: skip
-    return PredictionSuite(**(own | changes))
+    return suite(**(own | changes))
 
 
 def measured(run: Path, suite: Suite, name: str = "fvd") -> Result:
@@ -161,6 +163,33 @@ def test_predictions_are_of_what_was_given(run: Path, predicted: Result) -> None
     assert len({json.dumps(value) for _, value in lines}) == 6  # two samples of a clip differ
 
 
+BOUNCES = tuple(
+    f"{sign}data.{split}.motions.{motion}={weight}"
+    for split in ("train", "val")
+    for sign, motion, weight in (("", "straight", 0.0), ("+", "bounce", 1.0))
+)
+
+
+def test_longer_futures_are_predicted_at_once_or_in_windows(tmp_path: Path) -> None:
+    """Trained on 8 frames with 4 given: three windows are 4 + 3 * 4 frames."""
+    bounces = make_run(tmp_path / "bounces", *PREDICTS, *BOUNCES)
+    at_once = measured(bounces, prediction(LongerSuite, windows=3, samples=1), "longer")
+    chained = measured(bounces, prediction(DriftSuite, windows=3, samples=1), "drift")
+    for each in (at_once, chained):
+        assert each.protocol["psnr"]["frames"] == 16 and each.protocol["psnr"]["split"].startswith("longer clips of")
+        still = each.rows["last given frame, held"]
+        parts = [f"psnr of frames {part}" for part in ("5-8", "9-12", "13-16")]
+        assert [name for name in still if name.startswith("psnr of")] == parts
+        assert still["psnr"].value == pytest.approx(sum(still[part].value for part in parts) / 3)
+        assert still[parts[0]].value > still[parts[1]].value  # what is held is left behind
+        with av.open(str(min(each.folder.glob("*.mp4")))) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 16
+    assert chained.protocol["chained"] and "chained" not in at_once.protocol
+    assert chained.protocol["num_frames"] == 8 and at_once.protocol["num_frames"] == 16  # that the network sees
+    noisy = measured(bounces, prediction(context_level=0.5, samples=1), "prediction")
+    assert noisy.protocol["context level"] == 0.5
+
+
 def test_what_cannot_be_measured_is_a_line(tmp_path: Path, run: Path) -> None:
     plain = make_run(tmp_path / "plain")
     autoencoder = make_run(tmp_path / "nothing", config={"data": None})
@@ -175,6 +204,7 @@ def test_what_cannot_be_measured_is_a_line(tmp_path: Path, run: Path) -> None:
             "was trained with no fixed number of first frames given: say how many, suite.prediction.given=N",
         ),
         (run, prediction(given=8), "suite.prediction.given=8 leaves nothing of 8 frames to predict"),
+        (run, prediction(LongerSuite, windows=4), "leaves the frame within 2.5 s"),
         (run, prediction(lpips=part("lpips", "alex")), "lpips.file is missing"),
         (autoencoder, fvd(), "was validated on no clips"),
     ):

@@ -58,7 +58,11 @@ class Subject:
     @cached_property
     def pipeline(self) -> Pipeline:
         """What samples it, on its device; built when first asked for. Errors are `Pipeline.from_checkpoint`'s."""
-        return Pipeline.from_checkpoint(self.path, **vars(self.sampler))
+        return self.sampled_with()
+
+    def sampled_with(self, **changes: Any) -> Pipeline:
+        """Another pipeline of the same weights. changes: `Pipeline.from_checkpoint`'s, as `num_frames=16`."""
+        return Pipeline.from_checkpoint(self.path, **vars(self.sampler), **changes)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from data.clips import ClipDataset, clip_data
 from data.decode import Ladder
 from data.worlds.world import World
 from dit.config.kinds import fitted
-from dit.evaluation.suites.of_world import ENDLESS, exact_flow
+from dit.evaluation.suites.of_world import ENDLESS, exact_flow, worlds
 from dit.foreign import Kind, build
 from dit.sampling.checkpoint import Checkpoint
 from dit.sampling.request import Request
@@ -59,7 +59,12 @@ class RealClips:
 
 
 def real_clips(
-    checkpoint: Checkpoint, trusted: Sequence[str], manifest: str | None, root: str | None, wanted: int
+    checkpoint: Checkpoint,
+    trusted: Sequence[str],
+    manifest: str | None,
+    root: str | None,
+    wanted: int,
+    frames: int | None = None,
 ) -> RealClips:
     """The clips that a run was validated on.
 
@@ -67,11 +72,14 @@ def real_clips(
         manifest, root: where files lie, if not where the run's config says.
         wanted: how many are asked for. Of files that a filter holds out (`data.val_filter`) there may be more than the
             run validated on; without a filter all others were trained on.
+        frames: of clips that are longer than those of training, which worlds alone have (their split "longer").
 
     Raises ValueError or FileNotFoundError, in one line: data that a checkpoint's config cannot bring back, files that
-    are not there, or that have several shapes.
+    are not there, or that have several shapes, longer clips of what has none.
     """
     data = checkpoint.value("data")
+    if frames is not None:
+        return _longer(checkpoint, trusted, frames)
     if isinstance(data, Mapping) and data.get("_target_") == FILES:
         return _of_files(checkpoint, data, manifest, root, wanted)
     if not isinstance(data, Mapping) or not isinstance(data.get("val"), Mapping):
@@ -84,6 +92,14 @@ def real_clips(
     clips.num_clips = ENDLESS  # clip n does not depend on it
     item: Callable[[int], Any] = clips.__getitem__
     return RealClips(split, fps, None, item, lambda index: exact_flow(clips, clips.clip(index).state))
+
+
+def _longer(checkpoint: Checkpoint, trusted: Sequence[str], frames: int) -> RealClips:
+    worlds(checkpoint, trusted)  # or it is an error in one line
+    clips = checkpoint.part("data", "val", trusted=trusted, changes={"split": "longer", "longer_frames": frames})
+    clips.num_clips = ENDLESS
+    split = f"longer clips of {type(clips).__name__} {_hash(checkpoint.value('data')['val'])}"
+    return RealClips(split, float(checkpoint.clip()["fps"]), None, clips.__getitem__)
 
 
 def _of_files(

@@ -26,20 +26,26 @@ class Prediction(PerClip):
         curves: measure -> index of a clip -> the mean over its samples, of each predicted frame.
     """
 
-    def __init__(self, measures: Sequence[FrameMeasure], given: int, samples: int) -> None:
-        """measures: of frames. given: frames at the start of each clip, which are not compared. samples: of each clip.
+    def __init__(self, measures: Sequence[FrameMeasure], given: int, samples: int, parts: Sequence[range] = ()) -> None:
+        """
+        Args:
+            measures: of frames.
+            given: frames at the start of each clip, which are not compared.
+            samples: of each clip.
+            parts: frames of a clip, numbered from 0, that have a mean of their own beside that of all.
 
         Raises ValueError, in one line, for numbers below 0 and 1.
         """
         if given < 0 or samples < 1:
             raise ValueError(f"given={given} must be at least 0, and samples={samples} at least 1")
-        self.of_frames, self.given, self.samples = list(measures), given, samples
+        self.of_frames, self.given, self.samples, self.parts = list(measures), given, samples, list(parts)
         self.curves: dict[str, dict[int, list[float]]] = {each.measure.name: {} for each in measures}
         names = []
         for each in measures:
             names.append(each.measure)
             if samples > 1:
                 names.append(replace(each.measure, name=self._best(each.measure.name)))
+            names += [replace(each.measure, name=part_of(each.measure.name, part)) for part in self.parts]
         super().__init__(names, {"given": given, "samples": samples})
 
     def _best(self, name: str) -> str:
@@ -83,6 +89,8 @@ class Prediction(PerClip):
             if self.samples > 1:
                 of_samples = of_each.mean(1)
                 values[self._best(name)] = float(of_samples.max() if larger else of_samples.min())
+            for part in self.parts:
+                values[part_of(name, part)] = float(of_each[:, part.start - self.given : part.stop - self.given].mean())
         return self.keep(index, values, shape)
 
     def gather(self, ranks: Ranks) -> None:
@@ -99,3 +107,8 @@ class Prediction(PerClip):
             for name, curves in self.curves.items()
             if curves
         }
+
+
+def part_of(measure: str, frames: range) -> str:
+    """The name of a measure of some frames of a clip, which are counted from 1."""
+    return f"{measure} of frames {frames.start + 1}-{frames.stop}"
