@@ -1,0 +1,162 @@
+"""Measures how the change of activations in the first steps depends on the width, with and without net/init=mup.
+
+    python scripts/coordinate_check.py experiment=demo widths=48,96,192
+    python scripts/coordinate_check.py experiment=demo optim=adamw optim.lr=1e-3 steps=5 seeds=3 out=check.svg
+
+At each width the network of the config is trained for some steps on one batch of noise with a square loss, with heads
+of one size. The table has the slope of log change against log width with its 95 % interval, for each block and the
+output: about 0 where settings carry over from one width to another. The base of mup is the smallest width. A line says
+what each width came to as it is done. All other arguments are overrides of train.py; those of net.init are of the
+first column alone.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from dit.config.build import build
+from dit.engine.coordinate_check import OUTPUT, changes, slopes
+from dit.entry import CONFIGS, one_line_errors
+from dit.media.files import atomic
+from dit.statistics import Estimate
+from scripts.arguments import parse, usage
+from scripts.bench import make_inputs
+from scripts.settings import Settings
+
+Found = dict[int, list[dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    widths: str = "48,96,192"  # at least three
+    steps: int = 5  # of training
+    seeds: int = 2  # first weights at each width
+    batch: int = 2  # clips
+    frames: int = 2  # latent frames of each
+    size: int = 16  # latents, height and width
+    out: str | None = None  # an SVG of the changes
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments or {"-h", "--help"} & {*arguments}:
+        print(usage(__file__, __doc__))
+        return
+    given, overrides = parse(Asked, arguments, "widths=48,96,192")
+    asked = Asked(**given)
+    widths = read_widths(asked.widths)
+    for name, value in (
+        ("steps", asked.steps),
+        ("seeds", asked.seeds),
+        ("batch", asked.batch),
+        ("frames", asked.frames),
+    ):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    if asked.out is not None and not asked.out.endswith(".svg"):
+        raise ValueError(f"out={asked.out} must end in .svg")
+    plain = composed(overrides)
+    head = math.gcd(plain.net.width // plain.net.heads, *widths)
+    without_init = [each for each in overrides if not each.startswith(("net/init=", "net.init."))]
+    base = ["net/init=mup", f"net.init.base_width={widths[0]}", f"net.init.base_heads={widths[0] // head}"]
+    found: dict[str, Found] = {}
+    for name, config in (("as configured", plain), ("mup", composed([*without_init, *base]))):
+        found[name] = {}
+        for width in widths:
+            sized = at_width(config, width, width // head)
+            found[name][width] = [one(sized, asked, seed) for seed in range(asked.seeds)]
+            mean = sum(each[OUTPUT] for each in found[name][width]) / asked.seeds
+            print(f"{name}, width {width}: the output has changed by {mean:.3g}", flush=True)
+    fitted = {name: slopes(each) for name, each in found.items()}
+    print()
+    print(table(fitted, widths, head, asked.steps))
+    if asked.out is not None:
+        draw(Path(asked.out), found)
+        print(asked.out)
+
+
+def read_widths(said: str) -> list[int]:
+    """ValueError for what is no list of at least three widths."""
+    try:
+        widths = sorted({int(each) for each in said.strip("[]").split(",")})
+    except ValueError:
+        raise ValueError(f"widths={said} must be whole numbers, as in widths=48,96,192") from None
+    if len(widths) < 3 or widths[0] < 1:
+        raise ValueError(f"widths={said} must be at least three different widths above 0")
+    return widths
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """train.py's config."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def at_width(config: DictConfig, width: int, heads: int) -> dict[str, Any]:
+    """`net` and `optim` with another width, as plain containers."""
+    copy = deepcopy(config)
+    OmegaConf.update(copy, "net.width", width)
+    OmegaConf.update(copy, "net.heads", heads)
+    return {name: OmegaConf.to_container(copy[name], resolve=True) for name in ("net", "optim")}
+
+
+def one(config: Mapping[str, Any], asked: Asked, seed: int) -> dict[str, float]:
+    """The changes of one network. The batch is the same at every width and seed."""
+    settings = Settings(batch=asked.batch, frames=asked.frames, height=asked.size, width=asked.size, device="cpu")
+    torch.manual_seed(0)
+    inputs = make_inputs(OmegaConf.create(config["net"]), settings, torch.device("cpu"))
+    target = torch.randn(asked.batch, config["net"]["out_channels"], *inputs[0].shape[2:])
+    torch.manual_seed(seed)
+    return changes(build(config["net"]), build(config["optim"]), inputs, target, asked.steps)
+
+
+def table(fitted: Mapping[str, Mapping[str, Estimate]], widths: Sequence[int], head: int, steps: int) -> str:
+    lines = [
+        f"slope of log change against log width after {steps} steps; widths {', '.join(map(str, widths))}, {head}"
+        " channels a head; 95 % intervals",
+        "",
+        "| activation | " + " | ".join(fitted) + " |",
+        "| --- |" + " --- |" * len(fitted),
+    ]
+    for name in next(iter(fitted.values())):
+        cells = (each[name] for each in fitted.values())
+        lines.append(
+            f"| {name} | " + " | ".join(f"{e.mean:+.2f} ({e.low:+.2f} to {e.high:+.2f})" for e in cells) + " |"
+        )
+    return "\n".join(lines)
+
+
+def draw(path: Path, found: Mapping[str, Found]) -> None:
+    """Mean change against width, both on logarithmic axes, a panel for each parametrisation."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from dit.report.figures import COLOURS, HEIGHT, STYLE, WIDTH
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2 * WIDTH, HEIGHT))
+        for panel, (title, by_width) in zip(figure.subplots(1, 2, sharey=True), found.items(), strict=True):
+            for place, name in enumerate(next(iter(by_width.values()))[0]):
+                means = [sum(each[name] for each in seeds) / len(seeds) for seeds in by_width.values()]
+                panel.plot([*by_width], means, "o-", color=COLOURS[place % len(COLOURS)], label=name, markersize=2.5)
+            panel.set(xscale="log", yscale="log", xlabel="width", title=title)
+        panel.legend()
+        figure.axes[0].set_ylabel("RMS of the change")
+        with atomic(path) as part:
+            figure.savefig(part, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])
