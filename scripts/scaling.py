@@ -59,6 +59,8 @@ def main(arguments: Sequence[str]) -> None:
             if not 0 < value < math.inf:
                 raise ValueError(f"--{name} {value:g} must be a finite number above 0")
     runs = read(find(asked.runs, _note), _note)
+    if not runs:
+        raise ValueError(f"there are no runs in {', '.join(map(str, asked.runs))}")
     points = [point(run, asked.metric) for run in runs]
     law = fit([c for c, _ in points], [loss for _, loss in points], resamples=asked.resamples, seed=asked.seed)
     largest = max(c for c, _ in points)

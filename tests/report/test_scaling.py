@@ -93,3 +93,8 @@ def test_the_command_reads_a_family(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_runs_without_a_column_are_named(tmp_path: Path, head: str, said: str) -> None:
     with pytest.raises(ValueError, match=f"size0-seed0 has {said}"):
         main([str(family(tmp_path / "runs", head))])
+
+
+def test_no_runs_are_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there are no runs in"):
+        main([str(tmp_path)])
