@@ -56,7 +56,7 @@ def test_a_world_that_shows_what_training_showed_is_refused() -> None:
 @pytest.mark.parametrize("data", ["world", "world_occlusion", "world_full"])
 def test_a_world_of_more_than_straight_motion_is_refused(data: str) -> None:
     """Its reader knows one object on an empty ground: of real clips behind a wall it says that no colour is right."""
-    with pytest.raises(ValueError, match="on an empty ground, and suite=world reads no more; suite=surprise"):
+    with pytest.raises(ValueError, match="on an empty ground, and suite=world reads no more; suite=objects"):
         heldout_world(checkpoint(config_of("experiment=demo", f"data={data}")))
 
 
