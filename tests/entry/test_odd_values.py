@@ -48,6 +48,10 @@ def refused(command: Callable[..., None], tmp_path: Path, capsys: pytest.Capture
         ("trainer.accelerator=tpu", "trainer.accelerator=tpu is not one of auto, cpu, gpu, cuda"),
         ("text.heads=0", "text.heads=0"),
         (f"name={'n' * 300}", "300 bytes"),
+        ("optim.adjust_lr=x", "optim.adjust_lr=x must be original or match_rms_adamw"),
+        ("optim.weight_decay=nan", "optim.weight_decay=nan must be a finite number"),
+        ("optim.adamw_betas=[1,1]", "optim.adamw_betas[0]=1 must be at least 0 and below 1"),
+        ("logger=[null]", "logger=[null] is no config of that group"),
     ],
 )
 def test_of_training(argument: str, said: str, refused: Callable[..., str]) -> None:
