@@ -1,11 +1,19 @@
-"""Settings of a script as `name=value` on the command line, beside overrides of train.py."""
+"""What scripts are told: settings as `name=value` beside overrides of train.py, or options."""
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ValueError, in one line, for options that it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; --help lists what there is")
 
 
 def parse(asked: type, arguments: Sequence[str], example: str) -> tuple[dict[str, Any], list[str]]:

@@ -24,8 +24,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
@@ -42,9 +40,8 @@ from data.latents.reading import EXCERPT, FORMAT, OLDER, TRAIN, VAL, LatentCache
 from dit.engine import caching
 from dit.engine.config import Config
 from dit.engine.ranks import is_first_rank
-from dit.entry import CONFIGS, one_line_errors
-from dit.entry.command import INTERRUPTED, checked
-from dit.entry.literal import literal
+from dit.entry import one_line_errors
+from dit.entry.command import INTERRUPTED, composed
 from dit.locks import lock
 from dit.machine import size_in_words
 from dit.streams import steady
@@ -74,8 +71,7 @@ def main(typed: Sequence[str]) -> None:
         print(arguments.usage(__file__, str(__doc__)))
         return
     asked, overrides = parse(typed)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        make(asked, checked(compose("train", literal(overrides)), Config))
+    make(asked, composed("train", overrides, Config))
 
 
 def make(asked: Asked, config: dict[str, Any]) -> None:

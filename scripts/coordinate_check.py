@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from dit.config.build import build
+from dit.engine.config import Config
 from dit.engine.coordinate_check import OUTPUT, changes, slopes
-from dit.entry import CONFIGS, one_line_errors
-from dit.media.files import atomic
+from dit.entry import one_line_errors
+from dit.entry.command import composed
+from dit.report.figures import COLOURS, HEIGHT, WIDTH, save, styled
 from dit.statistics import Estimate
 from scripts.arguments import parse, usage
 from scripts.bench import make_inputs
@@ -56,25 +56,20 @@ def main(arguments: list[str]) -> None:
     given, overrides = parse(Asked, arguments, "widths=48,96,192")
     asked = Asked(**given)
     widths = read_widths(asked.widths)
-    for name, value in (
-        ("steps", asked.steps),
-        ("seeds", asked.seeds),
-        ("batch", asked.batch),
-        ("frames", asked.frames),
-    ):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    for name in ("steps", "seeds", "batch", "frames", "size"):
+        if getattr(asked, name) < 1:
+            raise ValueError(f"{name}={getattr(asked, name)} must be at least 1")
     if asked.out is not None and not asked.out.endswith(".svg"):
         raise ValueError(f"out={asked.out} must end in .svg")
-    plain = composed(overrides)
-    head = math.gcd(plain.net.width // plain.net.heads, *widths)
+    net = composed("train", overrides, Config)["net"]
+    head = math.gcd(net["width"] // net["heads"], *widths)
     without_init = [each for each in overrides if not each.startswith(("net/init=", "net.init."))]
     base = ["net/init=mup", f"net.init.base_width={widths[0]}", f"net.init.base_heads={widths[0] // head}"]
     found: dict[str, Found] = {}
-    for name, config in (("as configured", plain), ("mup", composed([*without_init, *base]))):
+    for name, own in (("as configured", overrides), ("mup", [*without_init, *base])):
         found[name] = {}
         for width in widths:
-            sized = at_width(config, width, width // head)
+            sized = composed("train", [*own, f"net.width={width}", f"net.heads={width // head}"], Config)
             found[name][width] = [one(sized, asked, seed) for seed in range(asked.seeds)]
             mean = sum(each[OUTPUT] for each in found[name][width]) / asked.seeds
             print(f"{name}, width {width}: the output has changed by {mean:.3g}", flush=True)
@@ -97,22 +92,8 @@ def read_widths(said: str) -> list[int]:
     return widths
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """train.py's config."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", list(overrides))
-
-
-def at_width(config: DictConfig, width: int, heads: int) -> dict[str, Any]:
-    """`net` and `optim` with another width, as plain containers."""
-    copy = deepcopy(config)
-    OmegaConf.update(copy, "net.width", width)
-    OmegaConf.update(copy, "net.heads", heads)
-    return {name: OmegaConf.to_container(copy[name], resolve=True) for name in ("net", "optim")}
-
-
 def one(config: Mapping[str, Any], asked: Asked, seed: int) -> dict[str, float]:
-    """The changes of one network. The batch is the same at every width and seed."""
+    """The changes of one network. config: of train.py. The batch is the same at every width and seed."""
     settings = Settings(batch=asked.batch, frames=asked.frames, height=asked.size, width=asked.size, device="cpu")
     torch.manual_seed(0)
     inputs = make_inputs(OmegaConf.create(config["net"]), settings, torch.device("cpu"))
@@ -139,13 +120,7 @@ def table(fitted: Mapping[str, Mapping[str, Estimate]], widths: Sequence[int], h
 
 def draw(path: Path, found: Mapping[str, Found]) -> None:
     """Mean change against width, both on logarithmic axes, a panel for each parametrisation."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    from dit.report.figures import COLOURS, HEIGHT, STYLE, WIDTH
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2 * WIDTH, HEIGHT))
+    with styled(2 * WIDTH, HEIGHT) as figure:
         for panel, (title, by_width) in zip(figure.subplots(1, 2, sharey=True), found.items(), strict=True):
             for place, name in enumerate(next(iter(by_width.values()))[0]):
                 means = [sum(each[name] for each in seeds) / len(seeds) for seeds in by_width.values()]
@@ -153,8 +128,7 @@ def draw(path: Path, found: Mapping[str, Found]) -> None:
             panel.set(xscale="log", yscale="log", xlabel="width", title=title)
         panel.legend()
         figure.axes[0].set_ylabel("RMS of the change")
-        with atomic(path) as part:
-            figure.savefig(part, format="svg", metadata={"Date": None})
+        save(figure, path)
 
 
 if __name__ == "__main__":

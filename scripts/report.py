@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -30,13 +29,9 @@ from dit.entry.command import INTERRUPTED
 from dit.report import live, page
 from dit.report.assemble import Report, assemble
 from dit.report.figures import AXES, write_figures
+from scripts.arguments import Parser
 
 PAGE = "report.html"
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; --help lists what there is")
 
 
 def parser() -> Parser:

@@ -16,24 +16,19 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
 from dit.entry import one_line_errors
-from dit.media.files import atomic
+from dit.report.figures import COLOURS, HEIGHT, WIDTH, save, styled
 from dit.report.runs import Run, find, read
 from dit.report.scaling import Law, fit
 from dit.statistics import Estimate
+from scripts.arguments import Parser
 
 COMPUTE = "seen/flops"
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; --help lists what there is")
 
 
 def parser() -> Parser:
@@ -109,23 +104,16 @@ def needed(compute: Estimate) -> str:
 
 def draw(path: Path, law: Law, points: Sequence[tuple[float, float]], metric: str, most: float) -> None:
     """The runs, the law and its interval, on logarithmic axes."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    from dit.report.figures import COLOURS, HEIGHT, STYLE, WIDTH
-
     along = np.geomspace(min(c for c, _ in points), most, 100)
     found = [law.loss(float(compute)) for compute in along]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, HEIGHT))
+    with styled(WIDTH, HEIGHT) as figure:
         axes = figure.add_subplot()
         axes.plot(along, [each.mean for each in found], color=COLOURS[0])
         low, high = ([each.low for each in found], [each.high for each in found])
         axes.fill_between(along, np.array(low, float), np.array(high, float), color=COLOURS[0], alpha=0.18, linewidth=0)
         axes.plot(*zip(*points, strict=True), "o", color=COLOURS[1], markersize=2.5)
         axes.set(xscale="log", yscale="log", xlabel="FLOP", ylabel=metric)
-        with atomic(path) as part:
-            figure.savefig(part, format="svg", metadata={"Date": None})
+        save(figure, path)
 
 
 if __name__ == "__main__":

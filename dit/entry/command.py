@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hydra
@@ -106,6 +106,12 @@ class _Command:
                 print("\n".join(pages.differences(self.config_name, config)), end="\n\n")
             drop_unheard_lines()
             return self.task(plain)
+
+
+def composed(config_name: str, overrides: Sequence[str], wanted: Any) -> dict[str, Any]:
+    """`configs/<config_name>.yaml` with overrides, as a command's task would get it. wanted: as in `checked`."""
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return checked(hydra.compose(config_name, literal(list(overrides))), wanted)
 
 
 def checked(config: DictConfig, wanted: Any) -> dict[str, Any]:

@@ -57,20 +57,20 @@ def write_figures(folder: Path, report: Report, axis: str = "step") -> list[Path
     written = []
     for curve in report.curves:
         if curve.metric in report.opened and curve.lines:
-            with _figure(WIDTH, HEIGHT) as figure:
+            with styled(WIDTH, HEIGHT) as figure:
                 if _draw(figure, curve, report, axis):
                     written += _save(figure, folder, curve.metric)
     for place, table in enumerate(report.measures):
         rows = -(-len(table.kinds) // PANELS)
         height = 0.5 + 0.22 * len(table.rows)
-        with _figure(2 * WIDTH, rows * height) as figure:
+        with styled(2 * WIDTH, rows * height) as figure:
             _draw_measures(figure, table, rows)
             written += _save(figure, folder, f"measures-{place + 1}" if place else "measures")
     return [*written, _numbers(folder / "curves.csv", report)]
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Any]:
+def styled(width: float, height: float) -> Iterator[Any]:
     """A figure with the style of papers, which is no part of anybody's settings: no window, no global state."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -157,14 +157,16 @@ def _draw_measures(figure: Any, table: MeasureTable, rows: int) -> None:
 
 
 def _save(figure: Any, folder: Path, name: str) -> list[Path]:
-    written = []
-    for kind in FORMATS:
-        path = folder / f"{file_name(name)}.{kind}"
-        dates: dict[str, Any] = {"Date": None} if kind == "svg" else {"CreationDate": None}
-        with atomic(path) as part:
-            figure.savefig(part, format=kind, metadata=dates)
-        written.append(path)
-    return written
+    return [save(figure, folder / f"{file_name(name)}.{kind}") for kind in FORMATS]
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Writes a figure in one of `FORMATS`, which its suffix names; the same figure is the same bytes."""
+    kind = path.suffix.removeprefix(".")
+    dates: dict[str, Any] = {"Date": None} if kind == "svg" else {"CreationDate": None}
+    with atomic(path) as part:
+        figure.savefig(part, format=kind, metadata=dates)
+    return path
 
 
 def file_name(metric: str) -> str:

@@ -14,16 +14,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 
 from data.sampler import Place
 from dit.config.renamed import current
 from dit.engine import history, rundir
 from dit.engine import run as training
 from dit.engine.config import Config
-from dit.entry import CONFIGS, explain
-from dit.entry.command import checked
-from dit.entry.literal import literal
+from dit.entry import command, explain
 from dit.foreign import read_yaml
 from dit.report.ablation import many
 from dit.report.curves import kind_of
@@ -110,8 +107,8 @@ def plan(request: Request, command: str) -> Plan:
 
 def composed(variant: Variant, overrides: Sequence[str]) -> dict[str, Any]:
     """The config of a run of a variant, as plain containers. ValueError, with the variant, where it cannot be."""
-    with named(variant), initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = checked(compose("train", literal(overrides)), Config)
+    with named(variant):
+        config = command.composed("train", overrides, Config)
     del config["show"]  # no setting of a run
     return config
 
