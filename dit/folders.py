@@ -69,6 +69,12 @@ def located(folder: str, key: str) -> Path:
     return Path(found).parent
 
 
+def sha256(file: Path) -> str:
+    """What `sha256sum` prints of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def fingerprint_of(files: Mapping[str, Path]) -> str:
     """A hash of files: of their names and content, not of where they lie. Of a file beyond `WHOLE` bytes its size and
     `SAMPLES` pieces are read, spread evenly from its head to its end: other weights differ there too."""

@@ -6,7 +6,6 @@ Commands take such a folder in the place of a run.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from dit import runfiles
 from dit.checkpoint import entries, exported
+from dit.folders import sha256
 from dit.interop import files
 
 CARD = "README.md"
@@ -92,7 +92,7 @@ def _card(
         "",
         "| | |",
         "| --- | --- |",
-        f"| `{exported.FILE}` | {file.stat().st_size:,} bytes, SHA-256 `{_sha256(file)}` |",
+        f"| `{exported.FILE}` | {file.stat().st_size:,} bytes, SHA-256 `{sha256(file)}` |",
         f"| values | {sum(counts.values()):,}: {of_parts} |",
         *_of_data(part, config),
         *_of_training(part / runfiles.METRICS, step),
@@ -108,7 +108,7 @@ def _of_data(part: Path, config: Mapping[str, Any]) -> list[str]:
         return []
     frames, height, width, fps = (data.get(name) for name in ("num_frames", "height", "width", "fps"))
     card = part / "data_card.json"
-    mark = f"; `{card.name}`, SHA-256 `{_sha256(card)}`" if card.is_file() else ""
+    mark = f"; `{card.name}`, SHA-256 `{sha256(card)}`" if card.is_file() else ""
     return [f"| clips | {frames} frames of {height}x{width} at {fps} a second{mark} |"]
 
 
@@ -136,8 +136,3 @@ def _elsewhere(config: Mapping[str, Any]) -> list[str]:
         places = node.items() if isinstance(node, Mapping) else ()
         found += [f"`{name}.{key}={value}`" for key, value in places if key in ("ckpt", "folder") and value is not None]
     return found
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

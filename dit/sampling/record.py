@@ -22,7 +22,7 @@ from torch import Tensor
 from dit.checkpoint.files import FOLDER, step_name
 from dit.checkpoint.opened import missing
 from dit.encoders import fingerprint as of_files
-from dit.folders import PIPELINE
+from dit.folders import PIPELINE, sha256
 from dit.foreign import Kind, build
 from dit.sampling.checkpoint import KINDS
 from dit.sampling.request import Request
@@ -61,8 +61,7 @@ def fingerprint(file: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content; of a published model's folder that of its files, of large ones in samples."""
     if Path(file).is_dir():
         return of_files(sorted(each for each in Path(file).rglob("*") if each.is_file()))
-    with Path(file).open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return sha256(Path(file))
 
 
 def files_of(task: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from dit.config.limits import Count, Positive
 from dit.encoders import WEIGHTS, load_encoder
 from dit.evaluation.video.clips import levels, shape_of
-from dit.folders import located
+from dit.folders import located, sha256
 
 
 class Network(nn.Module):
@@ -213,10 +213,7 @@ def existing(file: str | None, key: str, wanted: str) -> Path:
 
 def sha256_of(*files: Path) -> str:
     """Of one file what `sha256sum` prints; of several the hash of what it prints of them, names left out."""
-    found = []
-    for file in files:
-        with file.open("rb") as opened:
-            found.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    found = [sha256(file) for file in files]
     return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
