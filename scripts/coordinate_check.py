@@ -35,6 +35,7 @@ from scripts.arguments import parse, usage
 from scripts.bench import make_inputs
 from scripts.settings import Settings
 
+SMALLEST_HEAD = 8  # channels
 Found = dict[int, list[dict[str, float]]]
 
 
@@ -63,6 +64,11 @@ def main(arguments: list[str]) -> None:
         raise ValueError(f"out={asked.out} must end in .svg")
     net = composed("train", overrides, Config)["net"]
     head = math.gcd(net["width"] // net["heads"], *widths)
+    if head < SMALLEST_HEAD:
+        raise ValueError(
+            f"widths={asked.widths} divide into heads of {head} channels each, and {SMALLEST_HEAD} are needed: take"
+            " multiples of one number, as 48,96,192"
+        )
     without_init = [each for each in overrides if not each.startswith(("net/init=", "net.init."))]
     base = ["net/init=mup", f"net.init.base_width={widths[0]}", f"net.init.base_heads={widths[0] // head}"]
     found: dict[str, Found] = {}

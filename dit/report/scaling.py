@@ -71,8 +71,7 @@ def fit(computes: Sequence[float], losses: Sequence[float], *, resamples: int, s
     kinds = 1 + int((np.diff(np.sort(np.log(c))) > np.log(APART)).sum())
     if kinds < 3:
         raise ValueError(
-            f"{len(c)} runs of {kinds} different compute{'s' * (kinds > 1)} cannot bear a law of"
-            f" {PARAMETERS} parameters; give runs of at least 3 computes"
+            f"{PARAMETERS} parameters want runs of at least 3 computes, and there are {kinds} (runs: {len(c)})"
         )
     if len(c) <= PARAMETERS:
         raise ValueError(

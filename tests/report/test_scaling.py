@@ -55,8 +55,8 @@ def test_one_run_that_went_wrong_hardly_moves_it() -> None:
 @pytest.mark.parametrize(
     "computes, values, said",
     [
-        ([1e12, 1e13, 1e13, 1.01e13], [4, 3, 3, 3], "4 runs of 2 different computes"),
-        ([1e12] * 5, [4, 3, 3, 3, 2], "5 runs of 1 different compute "),
+        ([1e12, 1e13, 1e13, 1.01e13], [4, 3, 3, 3], "at least 3 computes, and there are 2 .runs: 4."),
+        ([1e12] * 5, [4, 3, 3, 3, 2], "at least 3 computes, and there are 1 .runs: 5."),
         ([1e12, 1e13, 1e14], [4, 3, 2.5], "leave nothing to tell its uncertainty"),
         ([1e12, 1e13, 1e14, 1e15], [1, 2, 3, 4], "does not fall"),
         ([1e12, 1e13, 1e14, 1e15], [4, 3, float("nan"), 2], "a loss of nan"),

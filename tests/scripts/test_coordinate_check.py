@@ -29,6 +29,7 @@ def test_slopes_with_and_without_mup(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ("widths=16,32", "at least three"),
         ("widths=16,b,64", "whole numbers"),
+        ("widths=48,96,100", "heads of 4 channels each, and 8 are needed"),
         ("steps=0", "steps=0 must be at least 1"),
         ("out=check.png", r"must end in \.svg"),
     ],
