@@ -68,7 +68,7 @@ def _cell(report: Mapping[str, Any], row: str, measure: str, own: str, about: Ma
         ends = "" if interval is None else f" [{100 * interval[0]:z.0f}, {100 * interval[1]:z.0f}]"
         return f"{100 * value:z.1f}{ends}"
     if interval is None:
-        return f"{value:.4g}"
+        return f"{value:z.4g}"
     half = (interval[1] - interval[0]) / 2
     decimals = min(9, max(0, 1 - floor(log10(half)))) if half > 0 else 3  # two digits of the interval tell something
     return f"{value:z.{decimals}f} [{interval[0]:z.{decimals}f}, {interval[1]:z.{decimals}f}]"
