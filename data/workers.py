@@ -84,6 +84,7 @@ class _Crew:
     """The workers of one loader, and its batches."""
 
     living: ClassVar[set[_Crew]] = set()
+    batches: Any = None  # as long as it is not there
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.timeout = loader.timeout
@@ -92,11 +93,13 @@ class _Crew:
         # Until it runs, a new worker is as deaf: it inherits what is blocked here.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, TRAINERS)
         try:
-            self.batches: Iterator[Any] = iter(loader)
+            self.batches = iter(loader)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             self.workers: Sequence[BaseProcess] = [p for p in multiprocessing.active_children() if p not in before]
             self.living.add(self)
+        if self.workers:
+            self.batches._workers_done_event = _Over(self.workers)
         deaths.listen()
 
     def __iter__(self) -> Iterator[Any]:
@@ -157,12 +160,39 @@ class _Crew:
         )
 
     def kill(self) -> None:
-        """Ends the workers, stopped or hung ones too. There is nothing in them to be lost."""
+        """Ends the workers, stopped or hung ones too, and closes the loader's iterator."""
         self.living.discard(self)
-        for worker in self.workers:
-            worker.kill()
-        for worker in self.workers:
-            worker.join()
+        _end(self.workers)
+        close = getattr(self.batches, "_shutdown_workers", None)
+        if close:  # else it would when it is collected, and that may be in a worker that is forked later
+            close()
+
+
+class _Over:
+    """What the trainer holds in place of the event by which torch tells its workers to end.
+
+    Whoever looks at that event takes its lock, and a worker that is killed while it looks keeps the lock for ever: the
+    trainer would wait for it. Nobody but the trainer sets it, so it can know by itself; and then it ends the workers.
+    """
+
+    def __init__(self, workers: Sequence[BaseProcess]) -> None:
+        self.workers, self.value = workers, False
+
+    def is_set(self) -> bool:
+        return self.value
+
+    def set(self) -> None:
+        self.value = True
+        _end(self.workers)
+
+
+def _end(workers: Sequence[BaseProcess]) -> None:
+    """There is nothing in them to be lost."""
+    deaths.awaited = False
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
 
 
 @atexit.register

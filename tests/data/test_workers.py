@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Container
 from multiprocessing import resource_sharer
@@ -87,6 +89,24 @@ def test_a_worker_that_is_killed_is_replaced_at_the_same_place(caplog: pytest.Lo
 def test_a_worker_that_dies_while_the_trainer_waits(tmp_path: Path) -> None:
     data = loading(train=Faulty(kill_this_process(signal.SIGKILL), tmp_path, times=2))
     assert take(data, 12) == take(loading(num_workers=0), 12)
+
+
+def die_with_the_lock_of_the_end() -> None:
+    """As a worker that is killed while it asks whether it is to end."""
+    frame = sys._getframe()
+    while "done_event" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    frame.f_locals["done_event"]._cond.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_dies_with_a_lock_keeps_nobody_waiting(tmp_path: Path) -> None:
+    data = loading(train=Faulty(die_with_the_lock_of_the_end, tmp_path, times=1))
+    assert take(data, 12) == take(loading(num_workers=0), 12)
+    gc.collect()
+    assert children() == []
 
 
 def test_workers_that_keep_dying_end_the_run(tmp_path: Path) -> None:
