@@ -74,6 +74,8 @@ def test_names_and_seeds() -> None:
     request = parsed(["experiment=demo", "vary=net/position=rope3d,sincos", BUDGET, "first_seed=5"], EXAMPLE)
     assert request.name == "demo-position" and list(request.seeds) == [5, 6, 7]
     assert request.baseline == "position.rope3d" and request.overrides == ("experiment=demo",)
+    taken_out = ["~data.train.colours", "+data.train.colours={white:[250,250,250]}"]
+    assert parsed([*taken_out, "vary=net.depth=2,4", BUDGET], EXAMPLE).overrides == tuple(taken_out)
     other = parsed(["variant.a=", "variant.b=net.depth=2", BUDGET, "baseline=b", "name=mine"], EXAMPLE)
     assert other.name == "mine" and other.baseline == "b"
     assert parsed(["variant.a=", "variant.b=net.depth=2", BUDGET], EXAMPLE).name == "variants"
