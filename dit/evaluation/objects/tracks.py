@@ -225,7 +225,10 @@ def _finished(
     hidden = none.copy()
     for frame in np.flatnonzero(~seen).tolist():
         place, scale = setting.picture(predicted[frame], frame), float(setting.scale[frame])
-        hidden[frame] = _covered(promised[frame], place, float(np.sqrt(usual / np.pi)) * scale, edge=True) >= HIDDEN
+        reach = float(np.sqrt(usual / np.pi)) * scale
+        # Half of a row of pixels across the disc is mixed with what covers it, which is much of a small one.
+        mixed = 1.0 / (np.pi * reach)
+        hidden[frame] = _covered(promised[frame], place, reach, edge=True) >= HIDDEN - mixed
     return Track(tuple(pieces), places, areas, predicted, hidden, whole, usual)
 
 
