@@ -96,7 +96,10 @@ def real_clips(
 
 def _longer(checkpoint: Checkpoint, trusted: Sequence[str], frames: int) -> RealClips:
     worlds(checkpoint, trusted)  # or it is an error in one line
-    clips = checkpoint.part("data", "val", trusted=trusted, changes={"split": "longer", "longer_frames": frames})
+    try:
+        clips = checkpoint.part("data", "val", trusted=trusted, changes={"split": "longer", "longer_frames": frames})
+    except ValueError as error:
+        raise ValueError(f"no clips of {frames} frames can be made, and windows= says how many: {error}") from None
     clips.num_clips = ENDLESS
     split = f"longer clips of {type(clips).__name__} {_hash(checkpoint.value('data')['val'])}"
     return RealClips(split, float(checkpoint.clip()["fps"]), None, clips.__getitem__)
