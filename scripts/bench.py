@@ -124,7 +124,7 @@ def make_inputs(
     sizes = {
         "text_tokens": settings.text_tokens,
         "text_width": config.text_width,
-        "pooled_width": config.text_width,
+        "pooled_width": OmegaConf.select(config, "vectors.pooled.features") or config.text_width,
         "glyph_tokens": settings.text_tokens,
         "glyph_width": OmegaConf.select(config, "text.glyphs.features"),
     }
@@ -134,6 +134,8 @@ def make_inputs(
         for key, entry in signal.entries.items()
         if key in (*reads.required, *reads.optional)
     }
+    if "guidance" in reads.required:  # the scale of networks that have learnt it; no built-in signal tells it
+        cond["guidance"] = torch.ones(batch, device=device)
     for name, channels in config.concat_channels.items():
         if channels is not None:  # the network has none
             cond[name] = torch.zeros(batch, channels, frames, settings.height, settings.width, device=device)

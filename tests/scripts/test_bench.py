@@ -167,6 +167,16 @@ def test_a_text_network_with_frames_gets_all_it_asks_for() -> None:
     assert bench.build(config)(x, t, cond).shape == (3, 16, 2, 4, 4)
 
 
+@pytest.mark.parametrize(
+    "net", ["hunyuan_video_tiny", "hunyuan_video15_tiny", "kandinsky5_tiny", "mochi_tiny", "wan22_i2v_tiny"]
+)
+def test_published_networks_get_all_they_ask_for(net: str) -> None:
+    settings = bench.Settings(net=net, batch=2, frames=3, height=8, width=8, text_tokens=8)
+    config = bench.compose(settings, [])
+    inputs = bench.make_inputs(config, settings, CPU)
+    assert bench.build(config)(*inputs).shape == (2, config.out_channels, 3, 8, 8)
+
+
 def test_memory_estimate_of_a_network_that_can_be_counted_by_hand() -> None:
     class Two(torch.nn.Module):
         def __init__(self) -> None:
