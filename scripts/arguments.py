@@ -26,10 +26,7 @@ def parse(asked: type, arguments: Sequence[str], example: str) -> tuple[dict[str
     overrides = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if argument.startswith("~"):  # takes a key or a group out
-            overrides.append(argument)
-            continue
-        if not equals or name.startswith("-"):
+        if not argument.startswith("~") and (not equals or name.startswith("-")):  # ~key takes a key or a group out
             raise ValueError(f"{argument!r} is not name=value, as in {example}; there are {', '.join(kinds)}")
         if name in kinds:
             given[name] = read(name, value, str(kinds[name]))

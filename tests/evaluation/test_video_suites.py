@@ -204,6 +204,7 @@ def test_what_cannot_be_measured_is_a_line(tmp_path: Path, run: Path) -> None:
             "was trained with no fixed number of first frames given: say how many, suite.prediction.given=N",
         ),
         (run, prediction(given=8), "suite.prediction.given=8 leaves nothing of 8 frames to predict"),
+        (run, prediction(LongerSuite, windows=4), "no clips of 20 frames can be made, and windows= says how many"),
         (run, prediction(LongerSuite, windows=4), "leaves the frame within 2.5 s"),
         (run, prediction(lpips=part("lpips", "alex")), "lpips.file is missing"),
         (autoencoder, fvd(), "was validated on no clips"),
