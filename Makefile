@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 demo: setup  ## train an autoencoder and a model on its latents, sample held-out prompts, measure them, put all on a page
 	$(BIN)/python train.py experiment=vae_world trainer.max_steps=900 name=demo_codec
-	$(BIN)/python train.py experiment=demo_latent codec.ckpt=runs/demo_codec trainer.max_steps=640 callbacks.world.every=320 name=demo
+	$(BIN)/python train.py experiment=demo_latent codec.ckpt=runs/demo_codec trainer.max_steps=480 callbacks.world.every=240 name=demo
 	$(BIN)/python scripts/evaluate.py ckpt=runs/demo
 	$(BIN)/python scripts/report.py runs/demo
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.plugins.config_source import ConfigResult
+
+from dit.entry import CONFIGS
 
 
 def pytest_configure() -> None:
@@ -31,4 +40,36 @@ def seeds_are_of_devices_that_are_there() -> Iterator[None]:
         for device in (torch.cuda, torch.xpu):
             if not device.is_available():
                 patch.setattr(device, "manual_seed_all", lambda seed: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def configs_are_put_together_once() -> Iterator[None]:
+    """Hydra takes 0.2 to 0.5 s to put a config together, tests ask for two thousand, and configs/ stays as it is: what
+    was put together before is copied, and so is a file that was read before."""
+    put_together, read = ConfigLoaderImpl.load_configuration, FileConfigSource.load_config
+    whole: dict[Any, Any] = {}
+    files: dict[str, ConfigResult] = {}
+
+    def load_configuration(
+        self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *given: Any, **named: Any
+    ) -> Any:
+        places = {source.path for source in self.get_sources()}
+        if not places <= {"hydra.conf", str(CONFIGS), ""}:
+            return put_together(self, config_name, overrides, *given, **named)
+        key = os.getcwd(), config_name, *overrides, *given, *sorted(named.items())
+        if key not in whole:
+            whole[key] = put_together(self, config_name, overrides, *given, **named)
+        return copy.deepcopy(whole[key])
+
+    def load_config(self: FileConfigSource, config_path: str) -> ConfigResult:
+        if self.path != str(CONFIGS):
+            return read(self, config_path)
+        if config_path not in files:
+            files[config_path] = read(self, config_path)
+        return replace(files[config_path], config=copy.deepcopy(files[config_path].config))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigLoaderImpl, "load_configuration", load_configuration)
+        patch.setattr(FileConfigSource, "load_config", load_config)
         yield
