@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.plugins.config_source import ConfigResult
+from hydra._internal.config_repository import ConfigRepository
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 
 from dit.entry import CONFIGS
 
@@ -47,29 +47,32 @@ def seeds_are_of_devices_that_are_there() -> Iterator[None]:
 def configs_are_put_together_once() -> Iterator[None]:
     """Hydra takes 0.2 to 0.5 s to put a config together, tests ask for two thousand, and configs/ stays as it is: what
     was put together before is copied, and so is a file that was read before."""
-    put_together, read = ConfigLoaderImpl.load_configuration, FileConfigSource.load_config
+    put_together, read = ConfigLoaderImpl.load_configuration, ConfigRepository.load_config
     whole: dict[Any, Any] = {}
-    files: dict[str, ConfigResult] = {}
+    files: dict[str, ConfigResult | None] = {}
+
+    def ours(sources: list[ConfigSource]) -> bool:
+        return {source.path for source in sources} <= {"hydra.conf", str(CONFIGS), ""}
 
     def load_configuration(
         self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *given: Any, **named: Any
     ) -> Any:
-        places = {source.path for source in self.get_sources()}
-        if not places <= {"hydra.conf", str(CONFIGS), ""}:
+        if not ours(self.get_sources()):
             return put_together(self, config_name, overrides, *given, **named)
         key = os.getcwd(), config_name, *overrides, *given, *sorted(named.items())
         if key not in whole:
             whole[key] = put_together(self, config_name, overrides, *given, **named)
         return copy.deepcopy(whole[key])
 
-    def load_config(self: FileConfigSource, config_path: str) -> ConfigResult:
-        if self.path != str(CONFIGS):
+    def load_config(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+        if not ours(self.get_sources()):
             return read(self, config_path)
         if config_path not in files:
             files[config_path] = read(self, config_path)
-        return replace(files[config_path], config=copy.deepcopy(files[config_path].config))
+        kept = files[config_path]
+        return kept and replace(kept, config=copy.deepcopy(kept.config))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigLoaderImpl, "load_configuration", load_configuration)
-        patch.setattr(FileConfigSource, "load_config", load_config)
+        patch.setattr(ConfigRepository, "load_config", load_config)
         yield

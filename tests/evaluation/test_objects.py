@@ -126,6 +126,17 @@ def test_spoilt_physics_is_noticed(spoil: str, least: dict[str, float]) -> None:
     assert all(found[name] > limit for name, limit in least.items()), found
 
 
+def test_what_keys_move_keeps_no_momentum() -> None:
+    """A steered object strikes another behind frame 2, and goes on as its keys say."""
+    promises, each = known("world_steered"), clip("world_steered", 61)
+    promise, course = promises.of(each.caption), promises.course(each.state, 2)
+    scene = promises.reader.read(video(each.pixels), promise)
+    assert hold(scene, promise, course, promises.reader.templates).momentum_error is None
+    by_itself = replace(course, steered=np.zeros_like(course.steered))
+    wrong = hold(scene, promise, by_itself, promises.reader.templates).momentum_error
+    assert course.steered.tolist() == [True, False, False] and wrong is not None and wrong > 1.0
+
+
 def test_wrong_questions_are_refused() -> None:
     promises, first = known("world_physics"), clip("world_physics", 0)
     promise = promises.of(first.caption)

@@ -183,3 +183,26 @@ def test_what_is_never_found_is_farther_off_than_what_stands_still() -> None:
     nothing, still, real = (asked.look(0, each) for each in (noise(shown, 0, 0), asked.spoilt(0)[FROZEN], shown))
     assert nothing["trajectory_error"] == pytest.approx(4 * 64 * world.clip(0).state.radii.mean(), rel=0.05)
     assert nothing["trajectory_error"] > still["trajectory_error"] > 10 * real["trajectory_error"]
+
+
+@pytest.mark.parametrize("scene", [4, 19, 90, 122])
+def test_a_push_is_answered_by_what_is_pushed(scene: int) -> None:
+    """Here something is within reach behind six frames. Clips under another key and frozen ones are noticed."""
+    asked = Pressed(Promises(load("world_steered")), scene + 1, 6, 0, "action")
+    none = scene * asked.variants
+    push = none + 1 + asked.keys.index("push")
+    true, still = asked._true(push), asked._true(none)
+    assert np.abs(true - still)[:, 0].max() < np.abs(true - still)[:, 1:].max()
+
+    def answer(video: torch.Tensor, free: torch.Tensor) -> float:
+        own, other = (
+            np.array(asked.look(index, pixels)["places"], np.float64) for index, pixels in ((push, video), (none, free))
+        )
+        found = respond(own, other, true, still)
+        assert found is not None
+        return found.response
+
+    clip, free, spoilt = asked.real(push), asked.real(none), asked.spoilt(push)
+    assert answer(clip, free) == pytest.approx(1.0, abs=0.01)
+    assert answer(spoilt[OTHER_KEYS], free) < 0.5
+    assert answer(spoilt[FROZEN], asked.spoilt(none)[FROZEN]) == 0.0

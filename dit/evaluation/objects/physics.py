@@ -38,7 +38,7 @@ class Course:
 
     positions: (F, N, 2). visibility: (F, N) share that is seen. contacts: (F, N, N + 4 + S), whether an object touched
     object j, the left, right, top or bottom wall, or another slab since the frame before. radii, masses, restitution:
-    (N,).
+    (N,). steered: (N,), what keys move: a force from outside, which keeps no momentum.
     given: first frames that the video was given, which do not count.
     """
 
@@ -48,6 +48,7 @@ class Course:
     radii: Floats
     masses: Floats
     restitution: Floats
+    steered: Bools
     given: int
 
 
@@ -121,7 +122,7 @@ def _collisions(scene: Scene, promise: Promise, course: Course) -> tuple[list[fl
         if one >= other or frame < max(course.given, 1):
             continue
         pair = [one, other]
-        if course.contacts[frame, pair].sum() > 2:  # somebody else is in it, or a wall
+        if course.contacts[frame, pair].sum() > 2 or course.steered[pair].any():  # somebody else is in it, a wall, keys
             continue
         ways = [
             [velocity(scene, promise, course, item, frame, before=first) for item in pair] for first in (True, False)

@@ -63,6 +63,7 @@ class Promises:
             radii=state.radii * self.world.height,
             masses=state.masses,
             restitution=np.array([MOTIONS[item.motion].restitution for item in state.spec.objects]),
+            steered=np.array([MOTIONS[item.motion].steered for item in state.spec.objects]),
             given=given,
         )
 
