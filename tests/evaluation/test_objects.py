@@ -126,6 +126,16 @@ def test_spoilt_physics_is_noticed(spoil: str, least: dict[str, float]) -> None:
     assert all(found[name] > limit for name, limit in least.items()), found
 
 
+@pytest.mark.parametrize("index", [73, 188])
+def test_what_has_landed_in_a_box_does_not_fall_any_more(index: int) -> None:
+    """In these clips an object lands, and rests on the bottom of the box, whose rim is less than half a pixel's."""
+    promises = Promises(load("world_containers", split="longer"))
+    each = promises.world.clip(index)
+    verdict = promises.reader.judge(video(each.pixels), promises.of(each.caption))
+    assert verdict.speed and verdict.speed_error is not None and verdict.speed_error < 0.2
+    assert verdict.gravity_error is None or verdict.gravity_error < 0.15
+
+
 def test_what_keys_move_keeps_no_momentum() -> None:
     """A steered object strikes another behind frame 2, and goes on as its keys say."""
     promises, each = known("world_steered"), clip("world_steered", 61)

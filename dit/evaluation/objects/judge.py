@@ -242,7 +242,8 @@ class Reader:
         for frame, (place, step) in enumerate(zip(track.predicted, steps, strict=True)):
             gaps = [float(np.min([*place, width - place[0], height - place[1]])) - reach]
             if len(scene.layers.sides):
-                gaps.append(float(np.abs(scene.layers.sides - place).max(1).min()) - reach)
+                # Sides are centres of pixels that are more than half theirs: they may begin a pixel nearer.
+                gaps.append(float(np.abs(scene.layers.sides - place).max(1).min()) - reach - 1.0)
             for other, each in enumerate(scene.tracks):
                 if other != number and not promise.things[other].straight and each.usual:
                     far = float(np.linalg.norm(each.predicted[frame] - place))
