@@ -1,4 +1,4 @@
-"""Spoilt clips of worlds, and the tables of docs/spoilt_clips.md: `python -m tests.evaluation.spoilt_objects [world ...]`.
+"""Spoilt clips of worlds, for docs/spoilt_clips.md: `python -m tests.evaluation.spoilt_objects [world ...]`.
 
 A row is kept in runs/spoilt_objects as soon as it is done, so that the command goes on where it was stopped; a world's
 tables are printed, and written there, when all of its rows are there. Rows that other code found are not taken.
