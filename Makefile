@@ -5,8 +5,8 @@ BIN := .venv/bin
 .PHONY: demo test lint types tests gpu setup clean
 
 demo: setup  ## train an autoencoder and a model on its latents, sample held-out prompts, measure them, put all on a page
-	$(BIN)/python train.py experiment=vae_world trainer.max_steps=900 name=demo_codec
-	$(BIN)/python train.py experiment=demo_latent codec.ckpt=runs/demo_codec trainer.max_steps=480 callbacks.world.every=240 name=demo
+	$(BIN)/python train.py experiment=vae_world trainer.max_steps=800 name=demo_codec
+	$(BIN)/python train.py experiment=demo_latent codec.ckpt=runs/demo_codec trainer.max_steps=460 callbacks.world.every=230 name=demo
 	$(BIN)/python scripts/evaluate.py ckpt=runs/demo
 	$(BIN)/python scripts/report.py runs/demo
 
