@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal import defaults_list
 from hydra._internal.config_repository import ConfigRepository
-from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.config_source import ConfigResult
 
 from dit.entry import CONFIGS
 
@@ -44,28 +43,19 @@ def seeds_are_of_devices_that_are_there() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def configs_are_put_together_once() -> Iterator[None]:
-    """Hydra takes 0.2 to 0.5 s to put a config together, tests ask for two thousand, and configs/ stays as it is: what
-    was put together before is copied, and so is a file that was read before."""
-    put_together, read = ConfigLoaderImpl.load_configuration, ConfigRepository.load_config
-    whole: dict[Any, Any] = {}
+def configs_are_put_together_quickly() -> Iterator[None]:
+    """Hydra takes 0.2 to 0.5 s to put a config together, and tests ask for two thousand. A third of that is a table of
+    choices for each file, which only a default that names another one (`${...}`) looks into: it is made for those
+    alone. And a file of configs/ is read once, then copied."""
+    table, read = defaults_list._create_interpolation_map, ConfigRepository.load_config
     files: dict[str, ConfigResult | None] = {}
 
-    def ours(sources: list[ConfigSource]) -> bool:
-        return {source.path for source in sources} <= {"hydra.conf", str(CONFIGS), ""}
-
-    def load_configuration(
-        self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *given: Any, **named: Any
-    ) -> Any:
-        if not ours(self.get_sources()):
-            return put_together(self, config_name, overrides, *given, **named)
-        key = os.getcwd(), config_name, *overrides, *given, *sorted(named.items())
-        if key not in whole:
-            whole[key] = put_together(self, config_name, overrides, *given, **named)
-        return copy.deepcopy(whole[key])
+    def _create_interpolation_map(choices: Any, defaults: Any, self_added: bool) -> Any:
+        looked_into = any(default.is_interpolation() for default in defaults if not default.is_self())
+        return table(choices, defaults, self_added) if looked_into else None
 
     def load_config(self: ConfigRepository, config_path: str) -> ConfigResult | None:
-        if not ours(self.get_sources()):
+        if not {source.path for source in self.get_sources()} <= {"hydra.conf", str(CONFIGS), ""}:
             return read(self, config_path)
         if config_path not in files:
             files[config_path] = read(self, config_path)
@@ -73,6 +63,6 @@ def configs_are_put_together_once() -> Iterator[None]:
         return kept and replace(kept, config=copy.deepcopy(kept.config))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConfigLoaderImpl, "load_configuration", load_configuration)
+        patch.setattr(defaults_list, "_create_interpolation_map", _create_interpolation_map)
         patch.setattr(ConfigRepository, "load_config", load_config)
         yield
