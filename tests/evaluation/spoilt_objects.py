@@ -24,7 +24,8 @@ from data.worlds.state import Clip, State
 from data.worlds.world import World
 from dit.evaluation.harness.table import markdown
 from dit.evaluation.objects.judge import CHECKS, MEASURES, Verdict
-from dit.evaluation.suites.object_clips import FOLLOWED, FROZEN, OTHER_KEYS, Pressed, followed, followed_estimates
+from dit.evaluation.suites.floors import FROZEN
+from dit.evaluation.suites.object_clips import FOLLOWED, OTHER_KEYS, Pressed, followed, followed_estimates
 from dit.evaluation.suites.promises import Promises
 from dit.evaluation.verdicts import Report
 from dit.evaluation.video.flow import FlowEstimator

@@ -18,6 +18,7 @@ from dit.evaluation.harness.subject import Subject, subjects
 from dit.evaluation.harness.table import brief, protocol, table
 from dit.evaluation.harness.work import Findings, Work
 from dit.evaluation.suites.base import Suite
+from dit.evaluation.suites.floors import FROZEN, NOISE, OTHERS
 from dit.evaluation.suites.world import WorldSuite
 from dit.media.samples import SampleSet
 from dit.sampling.ranks import Ranks
@@ -266,8 +267,11 @@ def test_the_world_suite_measures_the_demo(tmp_path: Path) -> None:
     mine = make_run(tmp_path / "mine")
     outcome, said, _ = run(mine, world=WorldSuite(num_prompts=2, seed=1000, sheet_clips=2))
     made = json.loads((mine / "samples" / "001" / "report.json").read_text())
-    assert list(made["metrics"]) == ["samples (raw)", "real clips (ceiling)"] and made["settings"]["split"] == "heldout"
-    assert made["metrics"]["real clips (ceiling)"]["all"] == 1.0
+    found = made["metrics"]
+    assert list(found) == ["samples (raw)", "real clips (ceiling)", OTHERS, FROZEN, NOISE]
+    assert made["settings"]["split"] == "heldout" and found["real clips (ceiling)"]["all"] == 1.0
+    assert found[FROZEN]["direction"] == 0.0 and found[FROZEN]["shape"] == 1.0
+    assert found[OTHERS]["all"] == found[NOISE]["all"] == found[NOISE]["permanence"] == found[NOISE]["shape"] == 0.0
     assert [clip["seed"] for clip in made["clips"]["samples (raw)"]] == [1000, 1001]
     assert (mine / "samples" / "001" / "sheet.png").is_file() and "contact sheet: " in said[0]
     again, _, _ = run(mine, world=WorldSuite(num_prompts=2, seed=1000, sheet_clips=2))

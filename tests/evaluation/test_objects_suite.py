@@ -16,17 +16,8 @@ from dit.evaluation.harness.result import Result, as_report
 from dit.evaluation.harness.work import Work
 from dit.evaluation.objects.flow import flow_error
 from dit.evaluation.objects.response import respond
-from dit.evaluation.suites.object_clips import (
-    FROZEN,
-    NOISE,
-    OTHER_KEYS,
-    OTHERS,
-    Continued,
-    Pressed,
-    Prompted,
-    frozen,
-    noise,
-)
+from dit.evaluation.suites.floors import FROZEN, NOISE, OTHERS, frozen, noise
+from dit.evaluation.suites.object_clips import OTHER_KEYS, Continued, Pressed, Prompted
 from dit.evaluation.suites.objects import CEILING, CODED, ObjectsSuite
 from dit.evaluation.suites.of_world import exact_flow, of_objects, pixels
 from dit.evaluation.suites.promises import Promises

@@ -12,19 +12,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dit.evaluation.fit import fitted
+from dit.evaluation.fit import accelerated, fitted
 from dit.evaluation.objects.judge import Promise, Scene
 from dit.evaluation.segment import Bools, Floats
 from dit.evaluation.shape import Templates
 from dit.scores import SHARE, Measure
 
 WINDOW = 3  # frames on either side of a contact that a velocity is read from
+FLIGHT = 6  # frames without a contact that an acceleration is read from, at least
 LEAST_VISIBLE = 0.9  # share of an object that has to be seen in truth, for its place to be asked
 LOST = 4.0  # radii that an object counts as off which is not seen, or farther off
 REACH = 2.0  # radii around the place of an object that hold all of it, whatever its shape
 LEAST_SPEED = 0.5  # pixels a frame below which a bounce has no angle
 MEASURES = {
     "trajectory_error": Measure("distance from the true place", "px", False),
+    "acceleration_error": Measure("distance from the true acceleration", "px/frame^2", False),
     "momentum_error": Measure("momentum lost or gained by a collision", SHARE, False),
     "energy_error": Measure("energy lost or gained by a collision", SHARE, False),
     "bounce_error": Measure("angle of a bounce", "degrees", False),
@@ -57,6 +59,7 @@ class Physics:
     """How far one clip is from its course; None where nothing of the kind happens behind the given frames."""
 
     trajectory_error: float | None  # mean over objects and frames, pixels
+    acceleration_error: float | None  # mean over objects and flights between contacts, pixels a frame squared
     momentum_error: float | None  # |sum of m (v behind - v before)| / sum of m |v before|, mean over collisions
     energy_error: float | None  # |energy behind / energy before - 1|, of elastic collisions
     bounce_error: float | None  # degrees between the velocity behind a wall and the reflected one, mean over bounces
@@ -74,6 +77,7 @@ def hold(scene: Scene, promise: Promise, course: Course, templates: Templates) -
     momentum, energy = _collisions(scene, promise, course)
     return Physics(
         trajectory_error=_trajectory(scene, course),
+        acceleration_error=_mean(_accelerations(scene, course)),
         momentum_error=_mean(momentum),
         energy_error=_mean(energy),
         bounce_error=_mean(_bounces(scene, promise, course)),
@@ -96,6 +100,20 @@ def _trajectory(scene: Scene, course: Course) -> float | None:
             away = float(np.linalg.norm(track.places[frame] - course.positions[frame, item])) if seen else lost
             errors.append(min(away, lost))
     return _mean(errors)
+
+
+def _accelerations(scene: Scene, course: Course) -> list[float]:
+    """How far the acceleration of each object is from the true one in each of its flights: the least-squares parabola
+    through the places that are seen, less that through the true places of the same frames."""
+    errors = []
+    for item, track in enumerate(scene.tracks):
+        touched = np.flatnonzero(course.contacts[:, item].any(1))
+        for flight in np.split(np.arange(len(course.positions)), touched):
+            frames = flight[(flight >= course.given) & (track.seen & track.whole)[flight]]
+            if len(frames) >= FLIGHT:
+                off = accelerated(frames, track.places[frames] - course.positions[frames, item])
+                errors.append(float(np.linalg.norm(off)))
+    return errors
 
 
 def velocity(scene: Scene, promise: Promise, course: Course, item: int, frame: int, *, before: bool) -> Floats | None:

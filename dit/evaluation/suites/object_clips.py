@@ -6,7 +6,7 @@ Of prompts (`Prompted`), of given first frames (`Continued`), and of given first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from dit.evaluation.objects.judge import Scene, Verdict
 from dit.evaluation.objects.physics import Physics, hold
 from dit.evaluation.objects.response import OF_TRUE, Response, respond
 from dit.evaluation.segment import Floats
+from dit.evaluation.suites.floors import FROZEN, NOISE, floors, frozen, noise
 from dit.evaluation.suites.of_world import exact_flow, of_objects, pixels
 from dit.evaluation.suites.promises import Promises
 from dit.evaluation.verdicts import Report
@@ -35,7 +36,6 @@ from dit.sampling.tasks import Extend, Task
 from dit.scores import Measure
 from dit.statistics import Estimate, estimate
 
-OTHERS, FROZEN, NOISE = "clips of other prompts (floor)", "frozen frames (floor)", "noise (floor)"
 OTHER_KEYS = "real clips under other keys (floor)"
 FOLLOWED = {**physics.MEASURES, **flow_of.MEASURES}
 KEPT = 8  # clips that are kept for a while, since several things are asked of one
@@ -289,26 +289,6 @@ def followed_estimates(found: Sequence[Mapping[str, Any]]) -> dict[str, Estimate
     """The mean of what `followed` finds of all clips, with its interval."""
     made = [Followed(**each) for each in found]
     return Report(tuple(made), FOLLOWED).estimates()
-
-
-def floors(real: Callable[[int], Tensor], index: int, count: int, given: int) -> dict[str, Tensor]:
-    """What no measure should take for clip `index` of some: the next one, if there is another, a still one, and noise
-    behind `given` frames."""
-    clip = real(index)
-    other = {OTHERS: real((index + 1) % count)} if count > 1 else {}
-    return {**other, FROZEN: frozen(clip, given), NOISE: noise(clip, given, index)}
-
-
-def frozen(clip: Tensor, given: int) -> Tensor:
-    """A clip that stays at its last given frame, or at the first."""
-    kept = max(given, 1)
-    return torch.cat([clip[:, :kept], clip[:, kept - 1 : kept].expand(-1, clip.shape[1] - kept, -1, -1)], 1)
-
-
-def noise(clip: Tensor, given: int, seed: int) -> Tensor:
-    """A clip with uniform noise in the place of all frames that are not given."""
-    drawn = torch.randint(0, 256, clip.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return torch.cat([clip[:, :given], drawn[:, given:]], 1)
 
 
 def _of_key(key: str) -> str:

@@ -1,8 +1,9 @@
 """Samples of prompts that a run was never trained on, held against the truth of its world (`suite=world`).
 
 Colour, shape, size, direction, speed, permanence and outlines are read from pixels alone, by the same reader for
-generated clips and for real ones of the same prompts; the real ones' row is the ceiling. A network of latents has one
-row more, real clips through its autoencoder: what is wrong there, it cannot do better.
+generated clips and for real ones of the same prompts; the real ones' row is the ceiling. Clips of other prompts, frozen
+frames and noise are the floors. A network of latents has one row more, real clips through its autoencoder: what is
+wrong there, it cannot do better.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dit.evaluation.harness.result import Result, scores_of
 from dit.evaluation.harness.subject import Subject
 from dit.evaluation.harness.work import Work
 from dit.evaluation.suites.base import Suite
+from dit.evaluation.suites.floors import floors
 from dit.evaluation.suites.heldout import plain_prompts
 from dit.evaluation.suites.of_world import heldout_world
 from dit.evaluation.verdicts import Report
@@ -60,6 +62,9 @@ class WorldSuite(Suite):
         if coded := through(subject.pipeline.codec, real, subject.sampler.batch_size):
             verdicts_of_coded = [heldout.judge(*each) for each in enumerate(coded)]
             reports["real clips, coded and decoded"] = heldout.report(verdicts_of_coded)
+        spoilt = [floors(real.__getitem__, index, len(real), 0) for index in range(len(real))]
+        for name in spoilt[0]:
+            reports[name] = heldout.report([heldout.judge(index, each[name]) for index, each in enumerate(spoilt)])
         sheet = work.ranks.first(lambda: made.samples.sheet(self.sheet_clips))
         files = [path.name for path in made.samples.videos]
         lines = [
