@@ -13,13 +13,12 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
 
 from data import scores
 from data.columns import OK
 from data.decode import Frames, Ladder
 from data.excerpts import pick_frames
-from data.images import open_image
+from data.images import format_of, open_image
 from data.manifest import Row
 from data.source import BadClip, Source, Timeline, look
 
@@ -178,9 +177,7 @@ def _hash(path: Path) -> str:
 
 def _check_image(found: Finding, path: Path, checks: Checks) -> Finding:
     try:
-        image = open_image(path)
-        with Image.open(path) as opened:
-            codec = (opened.format or "").lower()
+        image, codec = open_image(path), format_of(path)
     except BadClip as error:
         raise Fault("unreadable", error.why) from None
     width, height = image.size

@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 
 from data.decode import BadClip
 
+# Of which Pillow's readers take pixels out of bytes and do no more: that of EPS starts Ghostscript, whatever the name.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_MEGAPIXELS = 128  # a small file may claim any size: a decompression bomb fills the memory before it is looked at
 PAPER, NOTHING = 255, 0  # what stands behind transparent places: of an image, and of a mask
@@ -24,6 +26,12 @@ def open_image(path: str | os.PathLike[str] | Image.Image) -> Image.Image:
         BadClip: no image, damaged, too large, or of a kind whose meaning is not known.
     """
     return _opened(path, "RGB", PAPER)
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """What an image that `open_image` takes is kept as: "png"."""
+    with Image.open(Path(path), formats=FORMATS) as image:
+        return (image.format or "").lower()
 
 
 def open_mask(path: str | os.PathLike[str] | Image.Image) -> Image.Image:
@@ -41,7 +49,7 @@ def _opened(path: str | os.PathLike[str] | Image.Image, mode: str, behind: int) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own, weaker word about large images, and on broken EXIF
-            with Image.open(Path(path)) as image:
+            with Image.open(Path(path), formats=FORMATS) as image:
                 if image.width * image.height > MAX_MEGAPIXELS * 1e6:
                     raise BadClip(
                         path, f"{image.width}x{image.height} is more than {MAX_MEGAPIXELS} megapixels; scale it down"
@@ -53,7 +61,7 @@ def _opened(path: str | os.PathLike[str] | Image.Image, mode: str, behind: int) 
         raise BadClip(path, f"more than {MAX_MEGAPIXELS} megapixels; scale it down") from None
     # Pillow's readers raise OSError, and for damaged files nearly anything else: SyntaxError, struct.error, IndexError.
     except Exception as error:
-        said = "no image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        said = f"none of {', '.join(FORMATS)}" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise BadClip(path, f"cannot be read as an image ({said or type(error).__name__}); use PNG or JPEG") from None
 
 

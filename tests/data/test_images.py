@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 import zlib
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.decode import BadClip
+from data.checks import Checks, check_clip
+from data.decode import BadClip, Ladder, PyAV
 from data.images import open_image, open_mask
+from data.manifest import Row
+from tests.hostile import watched
 
 
 def save(tmp_path: Path, array: np.ndarray, mode: str | None = None, name: str = "a.png", **options: object) -> Path:
@@ -106,6 +110,21 @@ def test_what_has_no_known_meaning_is_refused_in_a_line(tmp_path: Path) -> None:
             with pytest.raises(BadClip, match=says) as error:
                 read(file)
             assert "\n" not in str(error.value) and file.name in str(error.value)
+
+
+def test_no_reader_of_an_image_starts_a_command(tmp_path: Path) -> None:
+    """Pillow's reader of EPS, which goes by the bytes and not by the name, hands them to Ghostscript."""
+    file = tmp_path / "frame.png"
+    file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n")
+    with watched() as seen:
+        for read in (open_image, open_mask):
+            with pytest.raises(BadClip, match="none of BMP, GIF, JPEG"):
+                read(file)
+        assert check_clip(Row(file, (), "frame", 0.0, math.inf), Ladder(decoders=[PyAV()]), Checks()).status == "unreadable"
+    assert seen == []
+    with watched() as seen, pytest.raises(OSError), Image.open(file) as image:
+        image.load()
+    assert seen != []
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.bmp"])
