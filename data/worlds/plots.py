@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +18,8 @@ from data.worlds.state import Clip
 from data.worlds.stream import Stream
 from data.worlds.world import World
 
-TRIES = 400  # clips of the world that are looked at for one in which something of a kind can happen
+LOOKED = 400  # clips of a world in one of which something of a kind can happen, if it is a kind of that world
+TRIES = 4000  # clips that are looked at for a four of such a kind
 FAR = 1.5  # radii: a jump is at least as long
 HIDDEN, SHOWN = 0.02, 0.9  # share of an object that is seen behind a wall at most, and beside it at least
 UNTURNED, TURNED = 0.05, 0.5  # of the way between two frames: an object that has left its way by less, or by more
@@ -270,25 +271,22 @@ class Impossible:
                 f"events={list(events)} must name frames from 2 to {world.num_frames - 1}, the last one of these clips"
             )
         self.world, self.kind, self.seed, self.events = world, kind, seed, list(events)
-        self[0]
+        stream = Stream(0, 0, lane=1)  # one for all seeds, so that a world shows a kind or does not
+        if not any(self._drawn(stream) is not None for _ in range(LOOKED)):
+            raise ValueError(f"{KINDS[kind].says}: not in {LOOKED} clips of this world")
 
     def __getitem__(self, index: int) -> Four:
         """Four number `index`, any from 0."""
         stream = Stream(self.seed, index)
         for _ in range(TRIES):
-            clip = self.world.clip(int(stream.unit() * len(self.world)))
-            cast = Cast(clip.state, np.ones(len(clip.state.radii), np.bool_))
-            plot = KINDS[self.kind].plot(Scene(self.world, clip, cast, self.events, stream))
-            allowed = [1] if self.kind == CONTROL else self.events
-            if plot is not None and (four := film(self.world, clip, self.kind, plot, allowed)) is not None:
+            if (four := self._drawn(stream)) is not None:
                 return four
         raise ValueError(f"{KINDS[self.kind].says}: not in {TRIES} clips of this world")
 
-
-def kinds_of(world: World, seed: int, events: Sequence[int]) -> Iterator[tuple[str, Impossible | str]]:
-    """Each kind, with its fours, or why there are none in this world."""
-    for kind in KINDS:
-        try:
-            yield kind, Impossible(world, kind, seed, events)
-        except ValueError as error:
-            yield kind, str(error)
+    def _drawn(self, stream: Stream) -> Four | None:
+        """Of the next clip of the stream; None where nothing of the kind can happen in it."""
+        clip = self.world.clip(int(stream.unit() * len(self.world)))
+        cast = Cast(clip.state, np.ones(len(clip.state.radii), np.bool_))
+        plot = KINDS[self.kind].plot(Scene(self.world, clip, cast, self.events, stream))
+        allowed = [1] if self.kind == CONTROL else self.events
+        return None if plot is None else film(self.world, clip, self.kind, plot, allowed)

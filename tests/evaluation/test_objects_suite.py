@@ -116,6 +116,7 @@ def test_runs_that_cannot_be_measured_are_a_line(tmp_path: Path, run: Path) -> N
         suite(given=8).check(subject(run))
     with pytest.raises(ValueError, match=r"validated on split train of a world that it was trained on"):
         suite().check(subject(make_run(tmp_path / "seen", "data.val.split=train")))
+    suite().check(subject(make_run(tmp_path / "other", *STEERED, "data.val.split=train", "data.val.seed=1")))
     longer = ("data=world_physics", "data.height=32", "data.width=32", "data.num_frames=8", "data.val.split=longer")
     with pytest.raises(ValueError, match=r"makes 8 frames of 32x32, and its world of validation shows 32"):
         suite().check(subject(make_run(tmp_path / "longer", *longer)))

@@ -74,7 +74,10 @@ def prompts_of_clips(train: Any, val: Any, count: int, seed: int) -> HeldoutProm
         check_unseen(train, val)
         return plain_prompts(val, count, seed)
     if may_be_seen(train, val):
-        raise ValueError(f"split {val.split} was trained on; validate on another one, as data.val.split=heldout")
+        raise ValueError(
+            f"split {val.split} was trained on; validate on another one, as data.val.split=heldout, or on other scenes "
+            f"of it: data.val.seed={train.seed + 1}"
+        )
     return rich_prompts(val, count, seed)
 
 
@@ -86,8 +89,8 @@ def check_unseen(train: World, val: World) -> None:
 
 
 def may_be_seen(train: World, val: World) -> bool:
-    """Whether a rich world of validation may show what training showed."""
+    """Whether a rich world of validation may show what training showed: not where another seed draws other scenes."""
     seen = train.combinations & val.combinations
     for words in ("shown_sizes", "shown_speeds"):
         seen = seen if set(getattr(train.lexicon, words)) & set(getattr(val.lexicon, words)) else set()
-    return bool(seen) and val.split != "longer"  # whose scenes are others
+    return bool(seen) and val.seed == train.seed and val.split != "longer"  # whose scenes are others

@@ -54,7 +54,7 @@ def unseen_world(checkpoint: Checkpoint, trusted: Sequence[str] = ()) -> World:
     if may_be_seen(train, world):
         raise ValueError(
             f"{checkpoint.file} was validated on split {world.split} of a world that it was trained on; validate on"
-            " another one, as data.val.split=heldout"
+            f" another one, as data.val.split=heldout, or on other scenes: data.val.seed={train.seed + 1}"
         )
     return world
 
