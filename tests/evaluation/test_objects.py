@@ -142,6 +142,31 @@ def test_what_has_landed_in_a_box_does_not_fall_any_more(index: int) -> None:
     assert verdict.gravity_error is None or verdict.gravity_error < 0.15
 
 
+@pytest.mark.parametrize(
+    "name, split, index",
+    [
+        ("world_full", "longer", 11),  # a small white diamond and a large one are one piece for a while
+        ("world_full", "longer", 18),  # a red square and a red circle
+        ("world_full", "longer", 78),  # a yellow diamond and a yellow circle, which bounce
+        ("world_physics", "faster", 145),  # a heavy triangle and the wall make a light star six times as fast
+        ("world_steered", "longer", 4),  # a heavy circle kicks a light triangle away, half of the room in a frame
+    ],
+)
+def test_objects_that_part_and_light_ones_are_read_right(name: str, split: str, index: int) -> None:
+    promises = Promises(load(name, split=split))
+    each = promises.world.clip(index)
+    verdict = promises.reader.judge(video(each.pixels), promises.of(each.caption))
+    assert verdict.all, verdict.reasons
+
+
+def test_a_heavy_object_may_not_be_as_fast_as_a_light_one() -> None:
+    promises = known("world_physics")
+    caption = "a light red circle glides right and a heavy blue circle glides left, and they collide"
+    light, heavy = promises.of(caption).fastest
+    speed = max(promises.world.stage.speeds.values()) * promises.world.height / promises.world.fps
+    assert light == pytest.approx(17**0.5 * speed) and heavy == pytest.approx((17 / 16) ** 0.5 * speed)
+
+
 def test_what_keys_move_keeps_no_momentum() -> None:
     """A steered object strikes another behind frame 2, and goes on as its keys say."""
     promises, each = known("world_steered"), clip("world_steered", 61)

@@ -50,12 +50,12 @@ class Promise:
     """What a prompt says of a clip.
 
     things: its objects. settings: what may be behind them; one where the prompt says it. fastest: pixels a frame that
-    nothing in the world exceeds. slack: share by which speeds and sizes vary around their words.
+    each does not exceed. slack: share by which speeds and sizes vary around their words.
     """
 
     things: tuple[Thing, ...]
     settings: tuple[Setting, ...]
-    fastest: float
+    fastest: tuple[float, ...]
     slack: float = 0.0
 
 
@@ -285,10 +285,10 @@ def _flaws(scene: Scene, promise: Promise, names: Sequence[str]) -> list[str]:
     flaws = []
     for frame, strangers in enumerate(scene.strangers):
         flaws += [f"frame {frame}: a {piece.colour} piece of {piece.area:.0f} px" for piece in strangers]
-    for name, thing, track in zip(names, promise.things, scene.tracks, strict=True):
+    for name, thing, track, fastest in zip(names, promise.things, scene.tracks, promise.fastest, strict=True):
         gone = np.flatnonzero(~track.seen & ~track.hidden)
         flaws += [f"frame {frame}: no {name}" for frame in gone.tolist()]
-        flaws += [f"frame {frame}: the {name} jumps by {far:.1f} px" for frame, far, _ in _jumps(track, promise)]
+        flaws += [f"frame {frame}: the {name} jumps by {far:.1f} px" for frame, far, _ in _jumps(track, fastest)]
         frames = np.flatnonzero(track.seen & track.whole)
         if thing.straight and len(frames) > 2:
             away = off_line(frames, track.places[frames], fitted(frames, track.places[frames]))
@@ -301,12 +301,12 @@ def _flaws(scene: Scene, promise: Promise, names: Sequence[str]) -> list[str]:
     return flaws
 
 
-def _jumps(track: Track, promise: Promise) -> list[tuple[int, float, int]]:
+def _jumps(track: Track, fastest: float) -> list[tuple[int, float, int]]:
     """Frames to which an object came from too far, how far it went, and since which frame."""
     frames, found = np.flatnonzero(track.seen & track.whole).tolist(), []  # what is cut off is seen elsewhere
     for before, frame in zip(frames, frames[1:], strict=False):
         far = float(np.linalg.norm(track.places[frame] - track.places[before]))
-        if far > promise.fastest * (frame - before) + MAX_JUMP * track.radius + 1.0:
+        if far > fastest * (frame - before) + MAX_JUMP * track.radius + 1.0:
             found.append((frame, far, before))
     return found
 
@@ -316,7 +316,7 @@ def _changes(
 ) -> list[str]:
     """What speaks against objects that stay what they are: colour, shape, size, and which is where."""
     changes = []
-    for number, (name, track) in enumerate(zip(names, scene.tracks, strict=True)):
+    for number, (name, track, fastest) in enumerate(zip(names, scene.tracks, promise.fastest, strict=True)):
         if len(set(shapes[number])) > 1:
             changes.append(f"the {name} changes shape")
         for frame in np.flatnonzero(track.seen & track.whole).tolist():
@@ -328,11 +328,11 @@ def _changes(
         for frame in np.flatnonzero(~track.seen & ~track.hidden).tolist():
             for piece in scene.strangers[frame]:
                 near = np.linalg.norm(scene.setting.room(piece.centroid, frame) - track.predicted[frame])
-                if piece.colour != promise.things[number].colour and near <= track.radius + promise.fastest:
+                if piece.colour != promise.things[number].colour and near <= track.radius + fastest:
                     changes.append(f"frame {frame}: the {name} is {piece.colour}")
-        for frame, _, before in _jumps(track, promise):
+        for frame, _, before in _jumps(track, fastest):
             for other, each in enumerate(scene.tracks):
-                reach = each.radius + promise.fastest * (frame - before)
+                reach = each.radius + fastest * (frame - before)
                 if other != number and each.usual:
                     far = np.linalg.norm(track.places[frame] - each.predicted[before])
                     if far <= reach:

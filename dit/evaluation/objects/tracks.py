@@ -18,6 +18,8 @@ WHOLE = (0.9, 1.12)  # area over the usual one, within which an object counts as
 USUAL = 0.7  # quantile of an object's areas that is about all of it: what is covered has less
 PER_AREA = 0.05  # pixels that an object may be farther from where it should be, for each pixel that it is larger
 MOST = 5  # pieces of one colour in a frame that are looked at
+LOOKS = 4  # frames before and behind one piece of several objects, in which each is looked at
+ALIKE = 0.2  # by how much less objects have to differ before and behind it, to be others than their ways say
 SHAPES_READ = 4  # frames of each half of a clip in which the shape is read
 
 
@@ -97,6 +99,7 @@ def follow(
         seen = [[piece for piece in each if piece.colour == colour][:MOST] for each in layers.pieces]
         linked = _link(seen, len(group), setting)
         if len(group) > 1:
+            linked = _parted(linked, setting, templates)
             linked = _named(linked, [things[number] for number in group], setting, templates)
         for number, pieces in zip(group, linked, strict=True):
             chosen[number] = pieces
@@ -148,6 +151,39 @@ def _link(seen: Sequence[Sequence[Piece]], count: int, setting: Setting) -> list
                 tracks[track][frame] = pieces[piece]
                 places[track].append((frame, here[piece]))
     return tracks
+
+
+def _parted(linked: list[list[Piece | None]], setting: Setting, templates: Templates) -> list[list[Piece | None]]:
+    """Tracks of one colour that went on where some of them had been one piece, or had not been seen: each goes on as
+    what looks like it did before, by shape and area."""
+    found = [list(track) for track in linked]
+    apart = [all(track[frame] is not None for track in linked) for frame in range(len(linked[0]))]
+    for frame in range(1, len(apart)):
+        before = [each for each in range(frame) if apart[each]][-LOOKS:]
+        if apart[frame - 1] or not apart[frame] or not before:
+            continue
+        together = [each for each in range(frame, len(apart)) if not apart[each]]
+        behind = range(frame, together[0] if together else len(apart))[:LOOKS]
+        looks = [np.array([_look(track, frames, setting, templates) for track in found]) for frames in (before, behind)]
+        as_they_are = tuple(range(len(found)))
+
+        def unlike(order: Sequence[int], looks: Sequence[Floats] = looks) -> float:
+            return float(np.abs(looks[0] - looks[1][list(order)]).sum())
+
+        best = min(permutations(as_they_are), key=unlike)
+        if unlike(best) + ALIKE < unlike(as_they_are):
+            found = [[*track[:frame], *found[other][frame:]] for track, other in zip(found, best, strict=True)]
+    return found
+
+
+def _look(track: Sequence[Piece | None], frames: Sequence[int], setting: Setting, templates: Templates) -> Floats:
+    """The scores of all shapes, and the logarithm of the area in the room, means over frames in which it is seen."""
+    pieces = [(frame, piece) for frame in frames if (piece := track[frame]) is not None]
+    looks = [
+        [*templates.scores(piece.mask, piece.centroid, piece.area), np.log(piece.area / setting.scale[frame] ** 2)]
+        for frame, piece in pieces
+    ]
+    return np.asarray(np.mean(looks, axis=0), np.float64)
 
 
 def _ahead(places: Sequence[tuple[int, Floats]], frame: int) -> Floats | None:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from itertools import product
-from math import sqrt
+from math import pi, sqrt
 
 import numpy as np
 
 from data.worlds.camera import view
-from data.worlds.caption import ANY, PLAIN, Spec
-from data.worlds.motion import DIRECTIONS, MOTIONS
+from data.worlds.caption import ANY, PLAIN, ObjectSpec, Spec
+from data.worlds.motion import DIRECTIONS, MATERIALS, MOTIONS
 from data.worlds.outline import SHAPES
 from data.worlds.render import SECOND, ground, plate
 from data.worlds.scenery import SIDE, WALL
 from data.worlds.state import State
+from data.worlds.steer import PUSH
 from data.worlds.world import World
 from dit.evaluation.objects.judge import Promise, Reader
 from dit.evaluation.objects.layers import Palette, Setting
 from dit.evaluation.objects.physics import Course
 from dit.evaluation.objects.tracks import Thing
 
-_GAIN = 3.0  # what an elastic collision makes of a speed at most: twice the heavy one's, and the light one's own
+_HIT = 3.0  # what a steered object makes of a speed: twice its own, and that of what it hits
 
 
 class Promises:
@@ -98,13 +99,33 @@ def _thing(world: World, spec: Spec, number: int) -> Thing:
     )
 
 
-def _fastest(world: World, spec: Spec) -> float:
-    """Pixels a frame that nothing in a scene exceeds."""
+def _fastest(world: World, spec: Spec) -> tuple[float, ...]:
+    """Pixels a frame that each object of a scene does not exceed: elastic collisions may leave all of their energy to
+    one that is light, and keys kick what is light away."""
     motions = [MOTIONS[item.motion] for item in spec.objects]
     speed = max(world.stage.speeds.values()) * (1.0 + world.stage.speed_jitter)
     speed *= 1.0 + 0.5 * max(motion.lift for motion in motions)
+    energy = speed**2  # by the mass, twice
     if any(motion.falls for motion in motions):
-        speed = sqrt(speed**2 + 2.0 * world.gravity)  # by the height of the room
-    if world.keys or sum(motion.contact for motion in motions) > 1:
-        speed *= _GAIN
-    return speed * world.height / world.fps
+        energy += 2.0 * world.gravity  # by the height of the room
+    masses = [_masses(world, item) for item in spec.objects]
+    meeting = [number for number, motion in enumerate(motions) if motion.contact]
+    found = []
+    for number, (least, _) in enumerate(masses):
+        most = energy
+        if number in meeting:
+            most += energy * sum(masses[other][1] for other in meeting if other != number) / least
+        if world.keys:  # which do not tire
+            most = max(most, _HIT**2 * energy)
+        kick = PUSH * masses[0][1] / least if "push" in world.keys and number else 0.0
+        found.append((sqrt(most) + kick) * world.height / world.fps)
+    return tuple(found)
+
+
+def _masses(world: World, item: ObjectSpec) -> tuple[float, float]:
+    """The least and the most that an object of these words weighs."""
+    stage, material = world.stage, item.material
+    radii = list(stage.sizes.values()) if item.size == ANY else [stage.sizes[item.size]]
+    densities = list(MATERIALS.values()) if material == ANY else [MATERIALS[material]]
+    least = min(densities) * pi * (min(radii) * (1.0 - stage.size_jitter)) ** 2
+    return least, max(densities) * pi * (max(radii) * (1.0 + stage.size_jitter)) ** 2
