@@ -19,6 +19,7 @@ import torch  # noqa: F401  # before decord: the other order crashes (decord#293
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from data.on_disk import on_disk
 from data.processes import give_memory_back
 from data.source import BadClip, Source, Timeline, Turn, last_words, look
 
@@ -83,7 +84,7 @@ class Decord:
         decord = import_module("decord")
         decord.logging.set_level(decord.logging.QUIET)
         try:
-            reader = decord.VideoReader(source.path, ctx=decord.cpu(0), num_threads=1)
+            reader = decord.VideoReader(on_disk(source.path), ctx=decord.cpu(0), num_threads=1)
             _same_count(source, len(reader))
             frames: Frames = reader.get_batch(indices).asnumpy()
         except decord.DECORDError as error:  # derives from Exception only
@@ -105,7 +106,7 @@ class TorchCodec:
         if source.full_range and not source.pixels.startswith("yuvj"):
             raise BadClip(source.path, f"full range in {source.pixels}, which it takes to be limited")
         decoder = import_module("torchcodec.decoders").VideoDecoder(
-            source.path,
+            on_disk(source.path),
             stream_index=source.stream.index,
             dimension_order="NHWC",
             num_ffmpeg_threads=1,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.decode import BadClip, Frames, Timeline
+from data.on_disk import on_disk
 
 APART = 0.125  # seconds between the two pictures that motion compares
 WIDTH = 64  # pixels that pictures are scaled to before their motion is measured
@@ -88,7 +89,7 @@ def cuts(path: str | os.PathLike[str], start: float, end: float) -> list[float]:
     timecode: Any = import_module("scenedetect").FrameTimecode
     times: list[float] = []
     found: list[Any] = []
-    with av.open(os.fspath(path)) as container:
+    with av.open(on_disk(path)) as container:
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
             raise BadClip(path, "no video stream")

@@ -18,6 +18,8 @@ import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
 
+from data.on_disk import on_disk
+
 MAX_MEGAPIXELS = 64  # a frame; a damaged header may claim any size, and 8K has 33
 LONGEST_STILL = 10.0  # seconds between two frames, above which time stamps are held against the header's duration
 HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers (AVCOL_TRC_...)
@@ -130,7 +132,7 @@ class Source:
 
     def from_the_start(self) -> Iterator[Any]:
         """All pictures, of PyAV's, in the order in which they are shown."""
-        with av.open(self.path) as container:
+        with av.open(on_disk(self.path)) as container:
             stream = container.streams[self.stream.index]
             stream.codec_context.thread_count = 1
             yield from container.decode(stream)
@@ -214,7 +216,7 @@ def look(path: str | os.PathLike[str]) -> Iterator[Source]:
     av.logging.set_level(None)
     with ExitStack() as stack:
         try:
-            source = _looked_at(name, stack.enter_context(av.open(name)))
+            source = _looked_at(name, stack.enter_context(av.open(on_disk(name))))
         except (OSError, ValueError, RuntimeError, av.FFmpegError) as error:
             raise error if isinstance(error, BadClip) else BadClip(name, last_words(error)) from None
         yield source

@@ -6,15 +6,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
+AS_IT_IS = os.O_RDWR | os.O_NOFOLLOW  # a folder may be a stranger's: no link is followed, nothing is cut off
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # errors of file systems without locks
 
 
@@ -24,14 +25,18 @@ def lock(folder: Path, held_by: str) -> Iterator[None]:
     `held_by` is what the folder is then, and what to do."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / LOCK
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder, where a lock is to be; remove it")
-    with file.open("w") as held:
-        _take(held, folder, held_by)
+    for wrong, kind in ((file.is_symlink(), "link"), (file.is_dir(), "folder")):
+        if wrong:
+            raise ValueError(f"{file} is a {kind}, where a lock is to be; remove it")
+    number = os.open(file, AS_IT_IS | os.O_CREAT, 0o666)
+    try:
+        _take(number, folder, held_by)
         yield
+    finally:
+        os.close(number)
 
 
-def _take(held: IO[str], folder: Path, held_by: str) -> None:
+def _take(held: int, folder: Path, held_by: str) -> None:
     """Locks an open file. Waits a little: a killed process takes a moment to die, and its loader's workers another."""
     for wait in (0.1, 0.4, 1.5, None):
         try:
@@ -52,10 +57,15 @@ def _take(held: IO[str], folder: Path, held_by: str) -> None:
 def is_locked(folder: Path) -> bool:
     """Whether another process holds the lock of a folder; False where it is not there, or cannot be locked."""
     try:
-        with (folder / LOCK).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        number = os.open(folder / LOCK, AS_IT_IS)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
         return False
+    finally:
+        os.close(number)
     return False

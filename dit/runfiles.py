@@ -4,8 +4,9 @@ looks at one."""
 from __future__ import annotations
 
 import csv
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ DEEPEST = 4  # folders in which runs are looked for: multirun/<day>/<time>/<job>
 DUE = "due.json"  # in the folder of checkpoints: tasks that are still to be done at the step of the newest one
 FINDINGS = "evaluation"  # what scripts/evaluate.py found without making samples, in 001/, 002/, ...
 MEASURES = "report.json"  # of scripts/evaluate.py, beside samples or findings
+# Files that may be links to elsewhere, since none is ever opened to be written: weights, in whose place others are put,
+# and wandb's own link to its log.
+MAY_LEAD_OUT = ("checkpoints/*.ckpt", "checkpoints/*.pt", "ema/*.ckpt", "wandb/*/logs/debug-core.log")
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,32 @@ def read_details(text: str) -> list[tuple[int, str, str]]:
         except (csv.Error, ValueError):
             continue
     return found
+
+
+def check_links(run: Path, part: str = "") -> None:
+    """Raises ValueError where a link in a run directory, or in a part of one, leads out of it: what is written there
+    would land elsewhere. The directory itself may be a link."""
+    home = Path(os.path.realpath(run))
+    for link in _links(run / part, not part):
+        if Path(os.path.realpath(link)).is_relative_to(home):
+            continue
+        if any(link.match(each) for each in MAY_LEAD_OUT) and not os.path.isdir(link):
+            continue
+        raise ValueError(
+            f"{link} is a link that leads out of {run}, to {os.readlink(link)}, and what is written there would land"
+            " elsewhere: put what it leads to in its place, or remove it"
+        )
+
+
+def _links(place: Path, may_be_one: bool) -> Iterator[Path]:
+    """The links in a folder, at any depth, and the folder itself where it is one and may not be."""
+    if place.is_symlink() and not may_be_one:
+        yield place
+        return
+    for folder, folders, files in os.walk(place):
+        for name in (*folders, *files):
+            if os.path.islink(each := os.path.join(folder, name)):
+                yield Path(each)
 
 
 def runs_in(folder: Path, depth: int = DEEPEST) -> list[Path]:

@@ -34,11 +34,12 @@ from dit.entry import ROOT, explain, one_line_errors
 from dit.entry.command import INTERRUPTED
 from dit.locks import lock
 from dit.report.words import span
+from dit.runfiles import check_links
 from scripts import arguments
 from scripts.ablation import launching
 from scripts.ablation.asked import LOCAL, Request, parsed
 from scripts.ablation.local import Failure, Local, Stopped
-from scripts.ablation.plan import PLAN, Plan, described, shell
+from scripts.ablation.plan import NOT_WHOLE, PLAN, Plan, described, shell
 
 EXAMPLE = "experiment=demo vary='net/position=rope3d,sincos' seeds=3 budget=2e13"
 INCOMPLETE = 1  # exit code
@@ -56,6 +57,8 @@ def main(typed: Sequence[str]) -> int:
         return 0
     if plan.folder.is_dir() and any(plan.folder.iterdir()) and not (plan.folder / PLAN).is_file():
         raise ValueError(f"{plan.folder} is there and no ablation, since it holds no {PLAN}; choose another name=...")
+    for part in NOT_WHOLE:  # each run sees to its own
+        check_links(plan.folder, part)
     with lock(plan.folder, RUNNING):
         plan.write()
         failures = run(plan, request.asked.jobs)

@@ -39,6 +39,7 @@ from data.clips import ClipDataset
 from data.decode import Decord, Ladder
 from data.excerpts import RandomView, pick_frames
 from data.manifest import Manifest, read_manifest
+from data.on_disk import on_disk
 from data.source import BadClip, look
 from data.workers import leave_signals_to_trainer
 from dit.config.build import build
@@ -120,7 +121,7 @@ def speed(dataset: ClipDataset, settings: Settings) -> None:
         return
 
     def plain(excerpt: Excerpt) -> None:
-        reader = decord.VideoReader(excerpt.path, ctx=decord.cpu(0), num_threads=1)
+        reader = decord.VideoReader(on_disk(excerpt.path), ctx=decord.cpu(0), num_threads=1)
         reader.get_batch(list(excerpt.frames)).asnumpy()
 
     ways: dict[str, Callable[[Excerpt], Any]] = {

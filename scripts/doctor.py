@@ -24,7 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402 - before decord: the other way round can crash (decord#251, decord#293)
 
-from dit.streams import leave_unheard  # noqa: E402 - it needs nothing that may be missing
+from data.on_disk import on_disk  # noqa: E402 - these two need nothing that may be missing
+from dit.streams import leave_unheard  # noqa: E402
 
 OK, NOTE, BROKEN = "ok", "note", "BROKEN"
 GIB = 2**30
@@ -153,7 +154,7 @@ def write_clip(path: Path, num_frames: int = 8) -> torch.Tensor:
     frames = torch.stack([column * 3, row * 4, column + row], dim=-1).repeat(num_frames, 1, 1, 1).to(torch.uint8)
     for index in range(num_frames):
         frames[index, 16:32, 4 * index : 4 * index + 16] = 255
-    with av.open(str(path), "w") as container:
+    with av.open(on_disk(path), "w") as container:
         stream = container.add_stream("libx264", rate=8, options={"crf": "10"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
@@ -165,7 +166,7 @@ def write_clip(path: Path, num_frames: int = 8) -> torch.Tensor:
 def read_pyav(path: Path) -> torch.Tensor:
     import av
 
-    with av.open(str(path)) as container:
+    with av.open(on_disk(path)) as container:
         stream = container.streams.best("video")
         return torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in container.decode(stream)])
 
@@ -173,14 +174,14 @@ def read_pyav(path: Path) -> torch.Tensor:
 def read_decord(path: Path) -> torch.Tensor:
     import decord
 
-    reader = decord.VideoReader(str(path), num_threads=1, ctx=decord.cpu(0))
+    reader = decord.VideoReader(on_disk(path), num_threads=1, ctx=decord.cpu(0))
     return torch.from_numpy(reader.get_batch(range(len(reader))).asnumpy())
 
 
 def read_torchcodec(path: Path) -> torch.Tensor:
     from torchcodec.decoders import VideoDecoder
 
-    decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
+    decoder = VideoDecoder(on_disk(path), dimension_order="NHWC", num_ffmpeg_threads=1)
     return torch.stack([decoder[i] for i in range(len(decoder))])
 
 

@@ -30,9 +30,12 @@ MAY_IMPORT = {name: {name} for name in PACKAGES} | {
     "entry": set(),
 }
 # Of data, engine and signals take the type of a batch, and the sampler the readers of files: one reader of each kind.
+# What opens videos asks one place for the name that FFmpeg is given.
 OF_DATA = {
     "engine": {"data.batch"},
     "signals": {"data.batch"},
+    "media": {"data.on_disk"},
+    "report": {"data.on_disk"},
     "sampling": {"data.decode", "data.images", "data.textfile"},
     "evaluation/suites": {"data.batch", "data.worlds", "data.clips", "data.decode"},
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dit.locks import is_locked, lock
+from dit.locks import LOCK, is_locked, lock
 
 HELD = "being trained by another process; wait for it"
 
@@ -55,3 +55,26 @@ def test_a_folder_in_the_place_of_the_lock(tmp_path: Path) -> None:
     (tmp_path / "other/.lock").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"other/.lock is a folder"), lock(tmp_path / "other", HELD):
         pass
+
+
+@pytest.mark.parametrize("goal", ["mine.txt", "gone.txt", "."])
+def test_a_link_in_the_place_of_the_lock(tmp_path: Path, goal: str) -> None:
+    """It may be a stranger's: what it leads to stays as it is, and nothing is made there."""
+    (tmp_path / "mine.txt").write_text("precious")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / LOCK).symlink_to(tmp_path / goal)
+    assert not is_locked(tmp_path / "theirs")
+    with pytest.raises(ValueError, match=r"theirs/.lock is a link, .*; remove it$"), lock(tmp_path / "theirs", HELD):
+        pass
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.txt", "theirs"]
+
+
+def test_looking_and_locking_change_no_file(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path)
+    assert not (tmp_path / LOCK).exists()
+    (tmp_path / LOCK).write_text("as it was")
+    assert not is_locked(tmp_path)
+    with lock(tmp_path, HELD):
+        assert is_locked(tmp_path)
+    assert (tmp_path / LOCK).read_text() == "as it was"

@@ -21,6 +21,7 @@ from dit.engine import rundir
 from dit.engine.callbacks.checkpoint import point
 from dit.engine.lr_schedule import LRSchedule
 from dit.engine.rundir import CHANGEABLE, OtherRun
+from dit.runfiles import check_links
 
 log = logging.getLogger(__name__)
 JUMP = 0.02  # share of the peak rate: a larger jump of the learning rate is refused unless the command allows it
@@ -82,6 +83,7 @@ def find_start(
     """
     if config["resume_lr"] not in RATES:
         raise ValueError(f"resume_lr={config['resume_lr']} must be keep, schedule, or null")
+    check_links(run)
     written = rundir.config_of(run)
     if written is not None:
         written = _completed(written, defaults)

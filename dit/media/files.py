@@ -19,6 +19,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    temporary.unlink(missing_ok=True)  # a link of that name would be written through
     try:
         yield temporary
         os.replace(temporary, path)

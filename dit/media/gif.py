@@ -8,6 +8,8 @@ import os
 import av
 from PIL import Image
 
+from data.on_disk import on_disk
+
 TICK = 1 / 100  # seconds: GIFs count time in hundredths, and browsers slow down pictures shown for less than two
 
 
@@ -20,7 +22,7 @@ def as_gif(source: str | os.PathLike[str], side: int) -> tuple[bytes, int, int]:
     Raises:
         OSError, av.FFmpegError: no video, or one that cannot be decoded.
     """
-    with av.open(os.fspath(source)) as container:
+    with av.open(on_disk(source)) as container:
         stream = container.streams.video[0]
         share = min(1.0, side / max(stream.width, stream.height))
         size = (max(1, round(stream.width * share)), max(1, round(stream.height * share)))

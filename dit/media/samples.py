@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.on_disk import on_disk
 from dit.media.files import atomic
 from dit.media.provenance import versions
 from dit.media.sheet import contact_sheet
@@ -72,7 +73,7 @@ class SampleSet:
 def read_back(path: Path) -> Tensor:
     """The frames of an MP4 that `SampleSet.write` made, uint8 (3, F, H, W), at the size that the sample had."""
     fact = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    with av.open(str(path)) as container:
+    with av.open(on_disk(path)) as container:
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     scale = viewing_scale(fact["height"], fact["width"])
     rows, columns = (slice(scale // 2, size * scale, scale) for size in (fact["height"], fact["width"]))

@@ -11,6 +11,7 @@ import torch
 from av.video.reformatter import Colorspace
 from torch import Tensor
 
+from data.on_disk import on_disk
 from dit.media.files import atomic
 
 
@@ -69,7 +70,7 @@ def write_video(
     with (
         atomic(path) as temporary,
         av.open(
-            os.fspath(temporary), "w", format="mp4", options={"movflags": "use_metadata_tags+faststart"}
+            on_disk(temporary), "w", format="mp4", options={"movflags": "use_metadata_tags+faststart"}
         ) as container,
     ):
         container.metadata.update(metadata)

@@ -18,6 +18,7 @@ from pathlib import Path
 import av
 from av.video.reformatter import Colorspace, Interpolation
 
+from data.on_disk import on_disk
 from dit.media.video import say_colours
 
 TYPE = "video/webm"
@@ -43,7 +44,7 @@ def as_webm(source: str | os.PathLike[str], quality: Quality) -> bytes:
     made = io.BytesIO()
     try:
         with (
-            av.open(os.fspath(source)) as container,
+            av.open(on_disk(source)) as container,
             av.open(made, "w", format="webm", options={"fflags": "+bitexact"}) as webm,
         ):
             if not container.streams.video:

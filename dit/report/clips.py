@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 
+from data.on_disk import on_disk
 from dit.report.measures import Measured
 
 VIDEO = ".mp4"
@@ -85,7 +86,7 @@ def clips_in(samples: Path, measured: Sequence[Measured], say: Callable[[str], N
 def _clip(file: Path, written: int, size: int) -> tuple[ClipFile | None, str]:
     """What a file says of itself, where it was `written` (nanoseconds) with so many bytes; or why it says nothing."""
     try:
-        with av.open(str(file)) as container:
+        with av.open(on_disk(file)) as container:
             pictures = container.streams.best("video")
             if pictures is None or not pictures.width or not pictures.height:
                 return None, "it has no pictures"

@@ -13,6 +13,7 @@ from typing import Any
 
 from dit.checkpoint.files import FOLDER
 from dit.checkpoint.opened import find
+from dit.runfiles import check_links
 from dit.sampling.prompt_file import COLUMNS, read_prompt_file
 
 log = logging.getLogger(__name__)
@@ -105,11 +106,13 @@ def take_folder(
         under: the folder of the run, in place of `samples`.
 
     Raises:
-        ValueError: `out` is a file, or holds something else.
+        ValueError: `out` is a file, or holds something else; a link in the run leads out of where samples go.
     """
     said = hashlib.sha256(mark.encode() + json.dumps(list(facts), sort_keys=True).encode()).hexdigest()
     if out is None:
         parent = home(run_or_file) / under
+        if run_or_file is not None:  # which may be a stranger's
+            check_links(parent.parent, under)
         if mark and (there := _begun(parent, said)) is not None:
             return there
         parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +124,8 @@ def take_folder(
         folder.mkdir(parents=True, exist_ok=True)
         others = [entry.name for entry in folder.iterdir() if entry.name != REQUEST]
         begun = (folder / REQUEST).is_file()
+        if begun:
+            check_links(folder)
         if others and not begun:
             raise ValueError(
                 f"out={out} holds {sorted(others)[0]}: old files would lie beside new ones; give another out="

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from scripts.ablation.local import Failure, failed_why, is_evaluated, is_trained, stop_with_parent
-from scripts.ablation.plan import Cell, Plan
+from scripts.ablation.plan import LOGS, Cell, Plan
 
 PLUGINS = {"submitit": ("hydra_plugins.hydra_submitit_launcher", "requirements-slurm.txt")}
 PAUSE = 1.0  # seconds between two looks at the processes
@@ -96,9 +96,9 @@ def _wait(
     plan: Plan, commands: Sequence[tuple[list[Cell], list[str]]], root: Path, say: Callable[[str], None]
 ) -> list[tuple[list[Cell], Path, int]]:
     working = []
-    (plan.folder / "logs").mkdir(parents=True, exist_ok=True)
+    (plan.folder / LOGS).mkdir(parents=True, exist_ok=True)
     for cells, command in commands:
-        log = plan.folder / "logs" / f"submitted-{Path(command[0]).stem}-{cells[0].variant.label}.txt"
+        log = plan.folder / LOGS / f"submitted-{Path(command[0]).stem}-{cells[0].variant.label}.txt"
         with log.open("ab") as file:
             file.write(f"$ {' '.join(command)}\n".encode())
             file.flush()

@@ -16,6 +16,8 @@ from dit.scores import Measure
 
 RUNS = Path("runs")
 PLAN = "plan.json"
+LOGS = "logs"  # what the processes print
+NOT_WHOLE = (LOGS, "multirun.yaml", ".submitit")  # what is written in place: here, by Hydra and by its launcher
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Cell:
     @property
     def log(self) -> Path:
         """What its processes print."""
-        return self.plan.folder / "logs" / f"{self.label}.txt"
+        return self.plan.folder / LOGS / f"{self.label}.txt"
 
     def train(self) -> list[str]:
         """The command that trains it, as one could type it."""

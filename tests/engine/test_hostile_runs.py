@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +12,14 @@ import pytest
 import yaml
 
 from dit.config.build import build
-from dit.engine import published, rundir
+from dit.engine import history, initial, published, resume, rundir
+from dit.engine.run import train
 from dit.foreign import Refused
-from tests.engine.runs import changed
+from dit.media.files import atomic
+from dit.runfiles import CONFIG, DETAILS, HISTORY, METRICS, SAMPLES, check_links
+from dit.sampling.request import REQUEST, take_folder
+from scripts import ablate
+from tests.engine.runs import changed, config, found, leave_checkpoint
 from tests.hostile import attacks, places, replaced, watched
 
 # What a file of YAML can hold.
@@ -96,3 +103,135 @@ def test_what_such_a_value_may_be(tmp_path: Path) -> None:
     said = "text.max_bytes._target_ asks for torch.utils.collect_env.run: nothing is built there"
     with pytest.raises(Refused, match=said):
         rundir.as_begun(tmp_path, {"text": {"max_bytes": 511}})
+
+
+# -- links: what is written into the run would land where they lead
+
+BASE = config("trainer.max_steps=100", "lr_schedule=constant")
+FILES = (
+    *(HISTORY, history.LOG, METRICS, DETAILS, CONFIG, rundir.PART, initial.REPORT, "metrics.damaged.csv"),
+    *("data_card.json", "wandb_id", "checkpoints/due.part", "checkpoints/step-00000060.part", "checkpoints/last.part"),
+    *(".metrics.csv.4711.part", "samples/step-00000060/.a.mp4.4711.part", "a/file/of/their/own.txt"),
+)
+FOLDERS = (
+    *("checkpoints", "ema", SAMPLES, rundir.ASIDE, "tensorboard", "wandb", "samples/step-00000060", "ema/step-1.ckpt"),
+    "checkpoints/step-00000090.ckpt",
+)
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run, beside a file and a folder of ours that its links may lead to."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/file.txt").write_text("precious\n")
+    leave_checkpoint(Path("runs/mine"), BASE, 30)
+    return Path("runs/mine")
+
+
+def ours() -> dict[str, str]:
+    return {str(each): each.read_text() for each in Path("ours").rglob("*") if each.is_file()}
+
+
+def link(run: Path, name: str, goal: Path) -> None:
+    place = run / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    place.symlink_to(goal)
+
+
+@pytest.mark.parametrize(
+    ("name", "goal"),
+    [(name, goal) for name in FILES for goal in ("file.txt", "gone.txt")] + [(name, "") for name in FOLDERS],
+)
+def test_a_run_with_a_link_out_of_it_does_not_go_on(theirs: Path, name: str, goal: str) -> None:
+    link(theirs, name, Path("ours", goal).absolute())
+    with watched() as seen, pytest.raises(ValueError) as caught:
+        found(theirs, BASE)
+    said = str(caught.value)
+    assert (
+        not seen and "\n" not in said and said.startswith(f"{theirs / name} is a link that leads out of {theirs}, to")
+    )
+    assert f"{Path('ours', goal).absolute()}, " in said and "put what it leads to in its place" in said
+
+
+@pytest.mark.parametrize("name", [HISTORY, history.LOG, METRICS, rundir.LOCK])
+def test_training_writes_through_no_link(theirs: Path, name: str) -> None:
+    """The whole command: a run that is gone on with, and one that holds nothing but the link."""
+    link(theirs, name, Path("ours/file.txt").absolute())
+    (Path("runs/new")).mkdir()
+    link(Path("runs/new"), name if name == rundir.LOCK else rundir.PART, Path("ours/file.txt").absolute())
+    for run in ("mine", "new"):
+        asked = changed(config("trainer.max_steps=31", "trainer.accelerator=cpu", "preview=none"), "name", run)
+        with pytest.raises(ValueError, match=rf"^runs/{run}/\S+ is a link"):
+            train(asked)
+    assert ours() == {"ours/file.txt": "precious\n"}
+
+
+def test_links_that_may_be(theirs: Path, tmp_path: Path) -> None:
+    """Of the user's own: runs/ and the run on other disks, links within the run, and to weights that are only read."""
+    leave_checkpoint(theirs, BASE, 60)
+    shutil.move("runs/mine", "ours/run")
+    shutil.move("runs", "ours/runs")
+    Path("runs").symlink_to("ours/runs")
+    Path("runs/mine").symlink_to(tmp_path / "ours/run")
+    link(theirs, "checkpoints/last.ckpt", Path("step-00000060.ckpt"))
+    link(theirs, "samples", tmp_path / "ours/run/set_aside")
+    link(theirs, "notes", tmp_path / "runs/mine/gone")
+    shutil.move("ours/run/checkpoints/step-00000030.ckpt", "ours/kept.ckpt")
+    link(theirs, "checkpoints/step-00000030.ckpt", tmp_path / "ours/kept.ckpt")
+    link(theirs, "wandb/run-1/logs/debug-core.log", tmp_path / "ours/file.txt")  # which wandb itself makes
+    before = Path("ours/kept.ckpt").read_bytes()
+    asked = {**BASE, "resume_from": 30}
+    for _ in range(2):
+        start = found(theirs, asked)
+        assert start.step == 30
+        resume.take(theirs, start, asked)
+    assert Path("ours/kept.ckpt").read_bytes() == before and Path("ours/file.txt").read_text() == "precious\n"
+
+
+def test_samples_go_through_no_link(theirs: Path) -> None:
+    """What sample.py and evaluate.py write beside a stranger's run, and where they go on."""
+    assert take_folder(None, str(theirs), [{"seed": 1}]) == theirs / "samples/001"
+    assert take_folder(None, str(theirs), [{"seed": 1}], mark="a") == theirs / "samples/002"
+    link(theirs, "samples/002/found.jsonl", Path("ours/file.txt").absolute())
+    for out in (None, str(theirs / "samples/002")):
+        with pytest.raises(ValueError, match=r"found.jsonl is a link that leads out of"):
+            take_folder(out, str(theirs), [{"seed": 1}], mark="a")
+    for place in ("samples", "evaluation"):
+        link(theirs, place, Path("ours").absolute())
+        with pytest.raises(ValueError, match=rf"{place} is a link that leads out of {theirs}"):
+            take_folder(None, str(theirs), [{"seed": 1}], under=place)
+    assert ours() == {"ours/file.txt": "precious\n"} and not (theirs / "samples" / REQUEST).exists()
+
+
+@pytest.mark.parametrize("part", ["logs", "logs/rope3d-seed.0.txt", "multirun.yaml"])
+def test_an_ablation_goes_through_no_link(theirs: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("runs/cells")
+    link(folder, part, Path("ours/file.txt").absolute())
+    (folder / "plan.json").write_text("{}")
+    monkeypatch.setattr(ablate, "planned", lambda *_: SimpleNamespace(folder=folder))
+    monkeypatch.setattr(ablate, "described", lambda plan: [])
+    with pytest.raises(ValueError, match=rf"^runs/cells/{part} is a link that leads out of runs/cells, to"):
+        ablate.main(["experiment=demo", "vary=net/position=rope3d,sincos", "seeds=2", "budget=2e13", "name=cells"])
+    assert ours() == {"ours/file.txt": "precious\n"} and not (folder / rundir.LOCK).exists()
+
+
+def test_a_file_that_is_written_whole_goes_through_no_link(theirs: Path) -> None:
+    """As the page of a report beside a stranger's run: the name that it has until it is whole can be guessed."""
+    link(theirs, f".report.html.{os.getpid()}.part", Path("ours/file.txt").absolute())
+    with atomic(theirs / "report.html") as part:
+        part.write_text("a page")
+    assert (theirs / "report.html").read_text() == "a page" and ours() == {"ours/file.txt": "precious\n"}
+
+
+def test_a_link_that_leads_back_in(theirs: Path) -> None:
+    link(theirs, "round", Path("..") / ".." / "runs" / "mine" / "checkpoints")
+    link(theirs, "self", Path("."))
+    link(theirs, "loop", Path("loop"))
+    check_links(theirs)
+    link(theirs, "samples", Path("../mine-too"))
+    with pytest.raises(ValueError, match=r"samples is a link that leads out of runs/mine, to ../mine-too,"):
+        check_links(theirs)
