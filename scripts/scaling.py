@@ -5,8 +5,10 @@
     python scripts/scaling.py runs/family --loss 0.05 --out law.svg  # the compute that a loss needs, and a figure
 
 Each run counts with the last value of its metric and the compute (seen/flops) that it had come to by then. The law is
-L(C) = L_inf + a C^-b. Intervals are of 95 %, of the law; a single run scatters around it. They hold if the law goes on
-beyond the runs. Give runs that are alike but for size and compute, each with the settings that are best for it.
+L(C) = L_inf + a C^-b. The size of the next network, in FLOPs a token, and the tokens that it sees are said as the
+family grows: powers of the compute. Intervals are of 95 %, of the law; a single run scatters around it. They hold if
+the law goes on beyond the runs. Give runs that are alike but for size and compute, each with the settings that are best
+for it.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ import numpy as np
 from dit.entry import one_line_errors
 from dit.report.figures import COLOURS, HEIGHT, WIDTH, save, styled
 from dit.report.runs import Run, find, read
-from dit.report.scaling import Law, fit
+from dit.report.scaling import Law, fit, grown
 from dit.statistics import Estimate
 from scripts.arguments import Parser
 
-COMPUTE = "seen/flops"
+COMPUTE, TOKENS = "seen/flops", "seen/tokens"
 
 
 def parser() -> Parser:
@@ -63,8 +65,13 @@ def main(arguments: Sequence[str]) -> None:
     for name, title in (("floor", "L_inf"), ("amount", "a"), ("exponent", "b")):
         print(f"  {title:6}{words(law.parameter(name))}")
     print(f"  a run scatters around the law by {law.scatter:.2%} (standard deviation)")
+    sizes = [size(run) for run in runs]
     for compute in asked.at or [10 * largest]:
         print(f"at {compute:.3g} FLOP ({compute / largest:.3g} times the largest run): {words(law.loss(compute))}")
+        if 0 < min(sizes) < max(sizes):
+            wanted = grown([c for c, _ in points], sizes, compute)
+            tokens = Estimate(compute / wanted.mean, compute / (wanted.high or 0.0), compute / (wanted.low or 0.0))
+            print(f"  as the family grows: {words(wanted)} FLOPs a token, {words(tokens)} tokens")
     for loss in asked.loss:
         print(f"for {asked.metric} {loss:g}: {needed(law.compute(loss))}")
     if asked.out is not None:
@@ -85,6 +92,13 @@ def point(run: Run, metric: str) -> tuple[float, float]:
     if not 0 < values[-1] < math.inf:
         raise ValueError(f"{run.folder} ends with {metric} {values[-1]:g}, which is no finite number above 0")
     return float(np.interp(steps[-1], *run.metrics[COMPUTE])), float(values[-1])
+
+
+def size(run: Run) -> float:
+    """FLOPs that a token takes, forward and backward; 0 where the run does not say."""
+    if not {COMPUTE, TOKENS} <= set(run.metrics):
+        return 0.0
+    return float(run.metrics[COMPUTE][1][-1] / run.metrics[TOKENS][1][-1])
 
 
 def words(value: Estimate) -> str:

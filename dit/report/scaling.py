@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dit.statistics import LEVEL, Estimate, Floats
+from dit.statistics import LEVEL, Estimate, Floats, t_quantile
 
 EXPONENTS = np.geomspace(0.005, 3, 300)  # what is searched for b
 APART = 1.05  # computes within this factor count as one
@@ -52,6 +52,19 @@ class Law:
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(values[1:], (tail, 1 - tail), method="nearest")  # exact for inf
         return Estimate(float(values[0]), float(low), float(high), self.count)
+
+
+def grown(computes: Sequence[float], sizes: Sequence[float], at: float) -> Estimate:
+    """The size that a family comes to at a compute: a power of it, least squares of logarithms, with Student's interval
+    of the line. Its computes must not all be one."""
+    x, y = np.log(np.asarray(computes, np.float64)), np.log(np.asarray(sizes, np.float64))
+    slope, level = np.polyfit(x - x.mean(), y, 1)
+    away = np.log(at) - x.mean()
+    freedom = len(x) - 2
+    variance = ((y - level - slope * (x - x.mean())) ** 2).sum() / freedom
+    half = t_quantile(freedom) * np.sqrt(variance * (1 / len(x) + away**2 / ((x - x.mean()) ** 2).sum()))
+    mean = level + slope * away
+    return Estimate(float(np.exp(mean)), float(np.exp(mean - half)), float(np.exp(mean + half)), len(x))
 
 
 def fit(computes: Sequence[float], losses: Sequence[float], *, resamples: int, seed: int) -> Law:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dit.report.scaling import Law, fit
+from dit.report.scaling import Law, fit, grown
 from scripts.scaling import main
 
 FLOOR, AMOUNT, EXPONENT, REFERENCE = 0.08, 0.2, 0.3, 1e14
@@ -44,6 +44,28 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         width.append((found["exponent"].high or 0) - (found["exponent"].low or 0))
     assert all(count >= 88 for count in held.values()), held
     assert np.median(width) < 0.12  # 0.95 is not bought with intervals that say nothing
+
+
+def test_the_next_size_goes_on_as_the_family_grows() -> None:
+    """A known power is found, and its interval holds the truth as often as it says."""
+    exact = 3e3 * COMPUTES**0.4
+    found = grown(COMPUTES, exact, 1e18)
+    assert found.mean == pytest.approx(3e3 * 1e18**0.4) and (found.low, found.high) == pytest.approx((found.mean,) * 2)
+    held, draw = 0, np.random.default_rng(0)
+    for _ in range(400):
+        found = grown(COMPUTES, exact * np.exp(0.1 * draw.standard_normal(len(exact))), 1e18)
+        held += (found.low or 0) <= 3e3 * 1e18**0.4 <= (found.high or 0)
+    assert 0.92 * 400 <= held <= 0.98 * 400
+
+
+def test_the_command_says_how_large_the_next_network_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = family(tmp_path / "runs", "step,val/x0_error,seen/flops,seen/tokens")
+    for run in runs.iterdir():
+        head, *rows = (run / "metrics.csv").read_text().splitlines()
+        lines = [f"{row},{float(row.split(',')[2]) ** 0.5}" for row in rows]  # half of the growth is the network's
+        (run / "metrics.csv").write_text("\n".join([head, *lines]) + "\n")
+    main([str(runs), "--at", "1e16"])
+    assert "grows: 1e+08 (1e+08 to 1e+08) FLOPs a token, 1e+08 (1e+08 to 1e+08) tokens" in capsys.readouterr().out
 
 
 def test_one_run_that_went_wrong_hardly_moves_it() -> None:
