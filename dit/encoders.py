@@ -8,6 +8,7 @@ are read when they are needed and no earlier: a large encoder comes and goes (`d
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dit import encoder_settings
 from dit.folders import CONFIG, Weights, fingerprint_of, located, needed, read_config, read_json
 from dit.machine import memory, size_in_words
 
@@ -34,6 +36,7 @@ CLASSES = {  # `model_type` of a config.json -> class of transformers
     "qwen2_5_vl_text": "Qwen2_5_VLTextModel",
     "videomae": "VideoMAEModel",  # features of clips that are measured
 }
+OF_PARTS = ("qwen2_5_vl_vision",)  # what `model_type` may be in an encoder's parts, beside those
 TOKENIZERS = (
     "T5Tokenizer",
     "ByT5Tokenizer",
@@ -41,6 +44,7 @@ TOKENIZERS = (
     "LlamaTokenizer",
     "Qwen2Tokenizer",
 )  # read without a json
+SPARE = 2**20  # weights of a config, beyond twice those of its file, that may be missing until they are loaded
 SENTENCEPIECE = ("spiece.model", "tokenizer.model")
 IMAGE_PROCESSORS = ("CLIPImageProcessor",)
 
@@ -71,22 +75,23 @@ def parts(folder: str | None, key: str, first: str, *others: str) -> list[Path]:
 
 def config_of(folder: Path, key: str) -> Any:
     """The config of an encoder, as transformers' own object. Raises FileNotFoundError or ValueError, in one line: no
-    config.json, or a class that is not among `CLASSES`."""
+    config.json, a class that is not among `CLASSES`, or what `dit.encoder_settings` refuses."""
     said = read_config(folder, "encoder", folder.name)
     kind = said.get("model_type")
     if kind not in CLASSES:
         known = ", ".join(CLASSES)
         raise ValueError(f"{folder / CONFIG}: model_type {str(kind)[:60]!r} is not among those that are read: {known}")
-    if "auto_map" in said:
-        raise ValueError(f"{folder / CONFIG} names code of its own (auto_map), which is not run")
+    encoder_settings.check_folder(folder)
+    settings = encoder_settings.checked(said, folder / CONFIG, (*CLASSES, *OF_PARTS))
     transformers = needed("transformers", key)
     with _quiet(), _in_one_line(folder):
-        return transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return transformers.CONFIG_MAPPING[kind].from_dict(settings)
 
 
 def check_encoder(folder: Path) -> None:
     """Looks at the heads of an encoder's files, and reads none of its weights. Raises FileNotFoundError or ValueError,
     in one line, for files that are missing, cut short or pickles, or more than this machine's memory holds."""
+    encoder_settings.check_folder(folder)
     held = Weights(folder, WEIGHTS)  # what is wrong with the files is said as it is of any other folder
     size = sum(file.stat().st_size for file in {held.file_of(name) for name in held})
     if size > (there := memory()):
@@ -105,9 +110,10 @@ def load_encoder(folder: Path, dtype: torch.dtype | None, key: str) -> nn.Module
     check_encoder(folder)
     kind = getattr(needed("transformers", key), CLASSES[config.model_type])
     with _quiet(), _in_one_line(folder):
+        _check_count(kind, config, Weights(folder, WEIGHTS))
         model, info = kind.from_pretrained(
             str(folder), config=config, dtype=dtype or "auto", use_safetensors=True, local_files_only=True,
-            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
+            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, attn_implementation=None,
         )  # fmt: skip
     for name, found, needed_shape in sorted(info["mismatched_keys"]):
         raise ValueError(f"{folder}: {name} has the shape {tuple(found)}, needed {tuple(needed_shape)}")
@@ -116,12 +122,23 @@ def load_encoder(folder: Path, dtype: torch.dtype | None, key: str) -> nn.Module
     return model.eval().requires_grad_(False)
 
 
+def _check_count(kind: Any, config: Any, held: Weights) -> None:
+    """Raises ValueError for a config that names far more weights than there are, before memory is taken for them; a few
+    that are missing are said by name when the others are loaded."""
+    with torch.device("meta"):
+        wanted = sum(each.numel() for each in kind(copy.deepcopy(config)).parameters())
+    there = sum(tensor.numel() for tensor in held.empty().values())
+    if wanted > 2 * there + SPARE:
+        raise ValueError(f"it lacks {wanted - there:,} of the weights that its config names")
+
+
 def load_tokenizer(folder: Path, key: str) -> Any:
     """The tokenizer of a folder: its tokenizer.json as it stands, or what an older folder is turned into.
 
     Raises FileNotFoundError or ValueError, in one line: files that are missing, or a class that is not known.
     """
     said = _settings_of(folder, "tokenizer_config.json")
+    encoder_settings.check_tokenizer(said, folder / "tokenizer_config.json")
     name = str(said.get("tokenizer_class", "")).removesuffix("Fast")
     transformers = needed("transformers", key)
     if (folder / "tokenizer.json").is_file():
@@ -134,17 +151,21 @@ def load_tokenizer(folder: Path, key: str) -> Any:
         known = ", ".join(TOKENIZERS)
         raise FileNotFoundError(f"{folder} has no tokenizer.json, and {name[:60]!r} is not read without: {known} are")
     with _quiet(), _in_one_line(folder):
-        return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return kind.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False,
+            **dict.fromkeys(encoder_settings.FILES_OF_TOKENIZERS),  # of the folder, and no others
+        )  # fmt: skip
 
 
 def load_image_processor(folder: Path, key: str) -> Any:
     """What makes an encoder's input of a picture. Raises FileNotFoundError or ValueError, in one line."""
     said = _settings_of(folder, "preprocessor_config.json")
+    encoder_settings.check_processor(said, folder / "preprocessor_config.json")
     name = str(said.get("image_processor_type", said.get("feature_extractor_type", ""))).removesuffix("Fast")
     if name not in IMAGE_PROCESSORS:
         raise ValueError(f"{folder} is of the class {name[:60]!r}; those that are read: {', '.join(IMAGE_PROCESSORS)}")
     with _quiet(), _in_one_line(folder):
-        return getattr(needed("transformers", key), name).from_pretrained(str(folder), local_files_only=True)
+        return getattr(needed("transformers", key), name).from_dict(said)
 
 
 def files(*parts: Path) -> list[Path]:

@@ -33,8 +33,12 @@ DEEPEST = 50  # containers within one another; ours have up to 7
 LARGEST = 2**63  # no whole number is that far from 0
 SHOWN, LONGEST = 60, 300  # characters of a value in a message, and of what others say of it
 DOTTED = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")  # nothing private
-LAYERS = "torch.nn"  # allowed wherever parts of a network are
-KNOWN = ("dit", "data", "torch", LAYERS)  # `trusted` cannot name these: `Kind` says which of their classes are built
+TORCH = "torch.nn"
+# Allowed wherever parts of a network are: each is one layer, and as large as its arguments say.
+LAYERS = tuple(f"{TORCH}.{name}" for name in ("GELU", "Identity", "LayerNorm", "Linear", "ReLU", "RMSNorm", "SiLU"))
+PLACED = ("device", "dtype")  # arguments of layers that would take memory where none is to be taken
+COUNTS = ("depth", "encoder_blocks", "decoder_blocks")  # arguments that count blocks, or lists of such counts
+KNOWN = ("dit", "data", "torch", TORCH)  # `trusted` cannot name these: `Kind` says which of their classes are built
 
 
 class Refused(ValueError):
@@ -81,6 +85,15 @@ def check(node: Any, kind: Kind, key: str, trusted: Sequence[str] = ()) -> None:
     if not isinstance(node, dict) or TARGET not in node:
         raise Refused(f"{key} is {shown(node)}, which names no class to build ({TARGET})")
     _Classes(kind, trusted).check(node, key)
+
+
+def check_counts(node: Any, key: str, tensors: int) -> None:
+    """Raises Refused for more blocks than a file holds tensors: building them would take hours."""
+    for name, value in node.items() if isinstance(node, dict) else enumerate(node) if _is_list(node) else ():
+        for count in value if _is_list(value) else [value]:
+            if name in COUNTS and isinstance(count, (int, float)) and count > tensors:
+                raise Refused(f"{below(key, name)}={shown(value)}, but the file holds {tensors} tensors")
+        check_counts(value, below(key, name), tensors)
 
 
 def check_value(value: Any, key: str) -> None:
@@ -167,9 +180,9 @@ class _Classes:
     """Which classes a part of a config may name."""
 
     def __init__(self, kind: Kind, trusted: Sequence[str]) -> None:
-        layers = (LAYERS,) if isinstance(kind.base, type) and issubclass(kind.base, nn.Module) else ()
+        self.layers = LAYERS if isinstance(kind.base, type) and issubclass(kind.base, nn.Module) else ()
         own = (name.rstrip(".") for name in trusted)
-        self.homes = (*kind.homes, *layers, *(name for name in own if name and name not in KNOWN))
+        self.homes = (*kind.homes, *(name for name in own if name and name not in KNOWN))
 
     def check(self, value: Any, key: str) -> None:
         """Raises Refused where a node, at any depth, names what may not be built, or says how by other means than
@@ -184,12 +197,16 @@ class _Classes:
                     raise Refused(
                         f"{below(key, name)}={shown(each)} is refused: beside arguments, a file holds {known}"
                     )
+                if value[TARGET] in self.layers and name in PLACED:
+                    raise Refused(f"{below(key, name)}={shown(each)} is refused: no file says where a layer lies")
         for name, each in value.items() if isinstance(value, dict) else enumerate(value):
             self.check(each, below(key, name))
 
     def check_target(self, target: Any, key: str) -> None:
         if not isinstance(target, str) or not DOTTED.fullmatch(target):
             raise Refused(f"{key} is {shown(target)}, which is no dotted name of a class")
+        if target in self.layers:
+            return
         if not _within(target, self.homes):
             raise Refused(f"{key} asks for {shown(target)[1:-1]}: {self._allowed(target)}")
         module, _, name = target.rpartition(".")
@@ -202,8 +219,7 @@ class _Classes:
         if not isinstance(found, type):
             raise Refused(f"{key} asks for {target}, which is no class: it is not run")
         home = f"{found.__module__}.{found.__qualname__}"
-        layer = _within(home, (LAYERS,)) and not issubclass(found, nn.Module)
-        if layer or not _within(home, self.homes):  # what a module merely imports is not its own
+        if not _within(home, self.homes):  # what a module merely imports is not its own
             raise Refused(f"{key} asks for {target}, which is {home}: {self._allowed(home)}")
         if resolve(target) is not found:  # the same words, read in two ways
             raise Refused(f"{key} asks for {target}, which is more than one thing: it is not run")
@@ -212,12 +228,17 @@ class _Classes:
         if not self.homes:
             return "nothing is built there"
         own = target.partition(".")[0]
-        homes = " or ".join(dict.fromkeys(self.homes))
+        layers = [f"{TORCH} ({', '.join(name.rpartition('.')[2] for name in self.layers)})"] if self.layers else []
+        homes = " or ".join(dict.fromkeys([*self.homes, *layers]))
         hint = "" if own in KNOWN else f". If you trust the file, and have that package: trusted=[{own}]"
         return f"only classes of {homes} belong there, so it is not run{hint}"
 
 
 _NOTHING = _Classes(Kind(None), ())
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 def _within(name: str, homes: Sequence[str]) -> bool:

@@ -133,13 +133,25 @@ def test_the_watch_sees_what_it_must(tmp_path: Path) -> None:
     [
         ({"_target_": "dit.net.layers.hidden_width", "width": 4, "ratio": 1.0}, "is no class: it is not run"),
         ({"_target_": "dit.engine.run._make"}, "no dotted name"),
-        ({"_target_": "dit.engine.writers.Wandb"}, "only classes of dit.net or torch.nn belong there"),
+        (
+            {"_target_": "dit.engine.writers.Wandb"},
+            r"only classes of dit.net or torch.nn \(GELU, .*, SiLU\) belong there",
+        ),
         ({"_target_": "mine.nets.Own"}, r"If you trust the file, and have that package: trusted=\[mine\]"),
         ({"_target_": "dit.net.gone.Net"}, "net._target_ asks for dit.net.gone.Net, which is not in this code"),
         ({"_target_": "dit.net.layers.Gone"}, "not in this code"),
         ({"_target_": "dit.net.layers.functional"}, "is no class"),
         ({"_target_": "dit.net.layers.Tensor"}, "which is torch.Tensor: only classes"),
-        ({"_target_": "torch.nn.Parameter"}, "which is torch.nn.parameter.Parameter"),
+        ({"_target_": "torch.nn.Parameter"}, "only classes of dit.net or torch.nn .* belong there"),
+        *(
+            ({"_target_": f"torch.nn.{name}"}, f"torch.nn.{name}: only classes")
+            for name in ("LSTM", "Transformer", "DataParallel", "Sequential", "Linear.x", "modules.linear.Linear")
+        ),
+        *(
+            ({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2, name: value}, f"net.{name}=.* layer")
+            for name, value in (("device", "cpu"), ("device", None), ("dtype", "float32"))
+        ),
+        ({"_target_": "torch.nn.Linear", "_partial_": True, "device": "cpu"}, "net.device='cpu' is refused"),
         (
             {"_target_": "dit.net.layout.Full"},
             r"net would be a Full, which does not go there; a part with a _target_ \(Module\) does",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dit import folders
 from dit.config.renamed import current
-from dit.foreign import read_yaml
+from dit.foreign import Refused, check_counts, read_yaml
 from dit.interop import files
 
 CONFIG = "net.yaml"
@@ -43,7 +43,12 @@ def open_folder(folder: Path) -> Native:
     config = current(read_yaml(folder / CONFIG))
     if "_target_" not in config:
         raise ValueError(f"{folder / CONFIG} is no config of a network: it has no _target_")
-    return Native(folder, config, folders.Weights(folder, WEIGHTS))
+    weights = folders.Weights(folder, WEIGHTS)
+    try:
+        check_counts(config, "", len(weights))
+    except Refused as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
+    return Native(folder, config, weights)
 
 
 def write(

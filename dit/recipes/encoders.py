@@ -45,7 +45,7 @@ def pretrained(model: str) -> nn.Module:
     except ImportError:
         raise ValueError(f"{model} needs transformers: pip install -r requirements-lora.txt") from None
     try:
-        return AutoModel.from_pretrained(model)
+        return AutoModel.from_pretrained(model, trust_remote_code=False, attn_implementation=None)
     except OSError as error:
         first = str(error).splitlines()[0]
         raise FileNotFoundError(f"{model} cannot be loaded ({first}); give a folder that holds it") from None

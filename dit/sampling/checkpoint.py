@@ -25,7 +25,7 @@ from dit.diffusion.given import HELD, Showing
 from dit.diffusion.levels import Levels
 from dit.diffusion.path import Path as NoisePath
 from dit.diffusion.prediction import Prediction
-from dit.foreign import Kind, Refused, below, build, check_plain, shown
+from dit.foreign import Kind, Refused, build, check_counts, check_plain, shown
 from dit.interop.recipes import TakesGiven
 from dit.machine import memory, size_in_words
 from dit.sampling.guidance import Guidance
@@ -213,7 +213,7 @@ class Checkpoint:
 
     def _build(self, node: Any, kind: Kind, key: str, trusted: Sequence[str]) -> Any:
         with self._naming():
-            self._check_depth(node, key)
+            check_counts(node, key, len(self.weights))
             if key in MEASURED and not trusted:
                 self._check_size(node, kind, key)
             elif key.startswith("data."):
@@ -253,14 +253,6 @@ class Checkpoint:
             yield
         except Refused as error:
             raise ValueError(f"{self.file}: {error}") from error.__cause__
-
-    def _check_depth(self, node: Any, key: str) -> None:
-        """Raises Refused for more blocks than there are tensors: building them would take hours."""
-        held = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
-        for name, value in held:
-            if name == "depth" and isinstance(value, (int, float)) and value > len(self.weights):
-                raise Refused(f"{below(key, name)}={shown(value)}, but the file holds {len(self.weights)} tensors")
-            self._check_depth(value, below(key, name))
 
     def _check_size(self, node: Any, kind: Kind, key: str) -> None:
         """Raises Refused for a part with more weights than the file holds of it, before memory is taken for them.

@@ -322,6 +322,8 @@ def test_what_is_refused(run: Path, tmp_path: Path) -> None:
     refused(r"last.ckpt: \S+ is torch.float32 \(12, 432\), needed torch.float32 \(16, 432\)")
     leave(run, net, config={"net": {**NODE, "decoder_blocks": [2, 1]}})
     refused(r"does not fit its own config: decoder.stages.1.layers.\S+ is not in the file")
+    leave(run, net, config={"net": {**NODE, "encoder_blocks": [1, 10**9]}})
+    refused(r"last.ckpt: net.encoder_blocks=\[1, 1000000000\], but the file holds \d+ tensors")
     leave(run, net, config={"net": {**NODE, "widths": [8, {TARGET: "os.system"}]}})
     refused("net.widths.1.*os.system")
     leave(run, net, state_dict={"net.a": 3})

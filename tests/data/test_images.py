@@ -120,7 +120,10 @@ def test_no_reader_of_an_image_starts_a_command(tmp_path: Path) -> None:
         for read in (open_image, open_mask):
             with pytest.raises(BadClip, match="none of BMP, GIF, JPEG"):
                 read(file)
-        assert check_clip(Row(file, (), "frame", 0.0, math.inf), Ladder(decoders=[PyAV()]), Checks()).status == "unreadable"
+        assert (
+            check_clip(Row(file, (), "frame", 0.0, math.inf), Ladder(decoders=[PyAV()]), Checks()).status
+            == "unreadable"
+        )
     assert seen == []
     with watched() as seen, pytest.raises(OSError), Image.open(file) as image:
         image.load()

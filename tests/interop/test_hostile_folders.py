@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from dit import folders
+from dit.interop import native
 from dit.interop.diffusers import net_config, open_folder
 from dit.interop.families import FAMILIES
 from dit.interop.family import Family, Overrides
@@ -110,6 +111,12 @@ def test_values_of_another_kind_are_named(name: str) -> None:
                 continue  # of a kind that this setting takes too
             with pytest.raises(ValueError, match=f"{key}=.* must be "):
                 family.settings({"_class_name": name, key: value})
+
+
+def test_more_blocks_than_a_folder_of_ours_holds(tmp_path: Path) -> None:
+    native.write(tmp_path, {**compose("demo"), "depth": 10**9}, {"x": torch.zeros(1)})
+    with pytest.raises(ValueError, match="net.yaml: depth=1000000000, but the file holds 1 tensors"):
+        native.open_folder(tmp_path)
 
 
 def test_texts_are_never_read_as_overrides(tmp_path: Path) -> None:

@@ -117,6 +117,37 @@ def test_sizes_that_no_file_holds(key: str, value: Any, said: str) -> None:
         checkpoint(replaced(config(), key, value)).part(key.split(".")[0])
 
 
+WIDE = {"_target_": "torch.nn.Linear", "in_features": 20000, "out_features": 20000}
+BLOCKS = {"_target_": "torch.nn.Transformer", "d_model": 8, "nhead": 1, "num_encoder_layers": 10**9}
+LAYERS = {"_target_": "torch.nn.LSTM", "input_size": 1, "hidden_size": 1, "num_layers": 10**9}
+COPIES = {"_target_": "torch.nn.DataParallel", "module": {"_target_": "torch.nn.Identity"}}
+STAGES = {"_target_": "dit.codec.vae.network.Autoencoder", "encoder_blocks": [1, 10**9]}
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("net", WIDE, "net has 400,020,000 weights, but the file holds"),
+        ("net", {**WIDE, "device": "cpu"}, "net.device='cpu' is refused"),
+        ("net", {**WIDE, "dtype": "float64"}, "net.dtype='float64' is refused"),
+        ("net.embed", {"_target_": "torch.nn.Linear", "_partial_": True, "device": "cpu"}, "net.embed.device='cpu'"),
+        ("net", BLOCKS, "net._target_ asks for torch.nn.Transformer: only classes of"),
+        ("net", LAYERS, "net._target_ asks for torch.nn.LSTM: only classes of"),
+        ("net", COPIES, "net._target_ asks for torch.nn.DataParallel: only classes of"),
+        ("text", LAYERS, "text._target_ asks for torch.nn.LSTM: only classes of"),
+        ("codec", STAGES, "codec.encoder_blocks=.*, but the file holds"),
+        ("net.mlp", {"depth": [10**9]}, "net.mlp.depth=.*, but the file holds"),
+    ],
+)
+def test_layers_of_torch(key: str, value: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which take no memory and no time before they are refused."""
+    made: list[Any] = []
+    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", lambda self: made.append(self.weight.is_meta))
+    with pytest.raises(ValueError, match=said) as caught:
+        checkpoint(replaced(config(), key, value)).part(key.split(".")[0])
+    assert all(made) and "\n" not in str(caught.value)
+
+
 def test_what_the_memory_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of which a file holds nothing, and clips."""
     own = {key: value for key, value in weights().items() if not key.startswith("text.")}

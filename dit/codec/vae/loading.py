@@ -14,7 +14,7 @@ from torch import Tensor
 from dit.checkpoint import entries
 from dit.checkpoint.opened import check_weights, choose, find, read, under
 from dit.codec.vae.network import Autoencoder
-from dit.foreign import Kind, Refused, build, shown
+from dit.foreign import Kind, Refused, build, check_counts, check_plain, shown
 
 KIND = Kind(Autoencoder, "dit.codec.vae")
 
@@ -52,6 +52,8 @@ def _load(file: Path, weights: str) -> tuple[Autoencoder, str]:
     state = {**under("net", raw), **under("net", averaged)}
     is_empty = torch.empty(0).is_meta
     try:
+        check_plain(node, "net")  # before it is gone through
+        check_counts(node, "net", len(state))
         with torch.device("meta"):
             net: Autoencoder = build(node, KIND, "net")
     except Refused as error:
