@@ -50,6 +50,7 @@ COUNT, FEWER, SCENES = 200, 50, 40  # clips of each split, and of each way of sp
 GIVEN = 2  # frames behind which a clip is held against its course
 Pixels = NDArray[np.uint8]
 Spoil = Callable[[World, Clip], "Pixels | None"]  # None: this clip cannot be spoilt so
+Change = Callable[[World, State], State]
 
 
 def joined(world: World, clip: Clip, after: State, since: int | None = None) -> Pixels:
@@ -98,26 +99,26 @@ def _flickers(world: World, clip: Clip) -> Pixels | None:
     return world.paint(clip.state, present)
 
 
-def _colour(state: State) -> State:
+def _colour(world: World, state: State) -> State:
     used = set(state.colours.tolist())
-    other = next(number for number in range(8) if number not in used)
+    other = next(number for number in range(len(world.colours)) if number not in used)
     return replace(state, colours=np.array([*state.colours[:-1], other]))
 
 
-def _shape(state: State) -> State:
-    return replace(state, shapes=np.array([*state.shapes[:-1], (state.shapes[-1] + 2) % 4]))
+def _shape(world: World, state: State) -> State:
+    return replace(state, shapes=np.array([*state.shapes[:-1], (state.shapes[-1] + 2) % min(4, len(world.shapes))]))
 
 
-def _size(state: State) -> State:
+def _size(world: World, state: State) -> State:
     return replace(state, radii=np.array([*state.radii[:-1], 1.4 * state.radii[-1]]))
 
 
-def _throughout(change: Callable[[State], State]) -> Spoil:
-    return lambda world, clip: world.paint(change(clip.state))
+def _throughout(change: Change) -> Spoil:
+    return lambda world, clip: world.paint(change(world, clip.state))
 
 
-def _halfway(change: Callable[[State], State]) -> Spoil:
-    return lambda world, clip: joined(world, clip, change(clip.state))
+def _halfway(change: Change) -> Spoil:
+    return lambda world, clip: joined(world, clip, change(world, clip.state))
 
 
 def _jumps(world: World, clip: Clip) -> Pixels | None:
@@ -173,12 +174,12 @@ def _hidden_frame(clip: Clip) -> int | None:
     return int(hidden[0]) if len(hidden) and clip.state.visibility[-1, -1] > 0.9 else None
 
 
-def _unseen(change: Callable[[State], State]) -> Spoil:
+def _unseen(change: Change) -> Spoil:
     """A change while a wall hides the object."""
 
     def spoil(world: World, clip: Clip) -> Pixels | None:
         frame = _hidden_frame(clip)
-        return None if frame is None else joined(world, clip, change(clip.state), frame)
+        return None if frame is None else joined(world, clip, change(world, clip.state), frame)
 
     return spoil
 

@@ -45,6 +45,8 @@ def test_a_tiny_run_is_measured_beside_floor_and_guesses(tmp_path: Path, monkeyp
     assert list(rows)[:5] == [f"samples (raw), {split}" for split in SPLITS]
     for split in SPLITS[:2]:
         floor, frozen = (rows[f"{name}, {split}"] for name in ("real clips (floor)", "frozen frames"))
+        for name in ("clips of other scenes", "noise"):
+            assert rows[f"{name}, {split}"]["sharp_velocity_error"].value > 0.05
         guess = rows[f"constant velocity, {split}"]
         assert floor["sharp_velocity_error"].value < 0.05 < frozen["sharp_velocity_error"].value
         assert guess["sharp_velocity_error"].value < 0.1  # until frame 8 no balls have met

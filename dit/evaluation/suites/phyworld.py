@@ -2,7 +2,8 @@
 
 For runs whose data is `data.worlds.phyworld`. The clips are new draws of the ranges that were trained on, and of radii
 and speeds outside of them. Beside the samples stand real clips, read in the same way (the floor of every error), balls
-that go on at the velocity of the given frames, and given frames that stand still.
+that go on at the velocity of the given frames, and what is wrong behind the given frames: clips of other scenes, frames
+that stand still, and noise.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dit.evaluation.harness.result import Result, scores_of
 from dit.evaluation.harness.subject import Subject
 from dit.evaluation.harness.work import Work
 from dit.evaluation.suites.base import Suite
+from dit.evaluation.suites.floors import FROZEN, NOISE, OTHERS, floors
 from dit.evaluation.suites.world import through
 from dit.evaluation.velocity import MEASURES, Balls, Places, Reader, Verdict
 from dit.evaluation.verdicts import Report
@@ -33,6 +35,7 @@ from dit.sampling.tasks import Extend
 
 HOME = f"{PhyWorld.__module__}.{PhyWorld.__qualname__}"
 SPLITS = (IN_DISTRIBUTION, *UNSEEN)
+WRONG = {OTHERS: "clips of other scenes", FROZEN: "frozen frames", NOISE: "noise"}  # here real clips are the floor
 TITLES = {split: split.replace("_", " ") for split in (*SPLITS, OUT_OF_DISTRIBUTION)}
 
 
@@ -51,11 +54,6 @@ class Shot:
 
     def judged(self, video: Tensor) -> Verdict:
         return self.reader.judge(video, self.truth)
-
-    def frozen(self) -> Verdict:
-        """Of a video whose last given frame stands still."""
-        last = self.pixels[:, GIVEN - 1 : GIVEN].expand(-1, self.pixels.shape[1] - GIVEN, -1, -1)
-        return self.judged(torch.cat([self.pixels[:, :GIVEN], last], 1))
 
     def steady(self) -> Verdict:
         """Of balls that go on at the velocity of the given frames, which is right for uniform motion alone."""
@@ -116,7 +114,9 @@ class PhyWorldSuite(Suite):
                 shot.judged(clip) for shot, clip in zip(every, coded, strict=True)
             ]
         verdicts["constant velocity"] = [shot.steady() for shot in every]
-        verdicts["frozen frames"] = [shot.frozen() for shot in every]
+        for index, shot in enumerate(every):
+            for name, clip in floors(lambda number: every[number].pixels, index, len(every), GIVEN).items():
+                verdicts.setdefault(WRONG[name], []).append(shot.judged(clip))
         sheet = work.ranks.first(lambda: made.samples.sheet(self.sheet_clips))
         return Result(
             folder=made.folder,
