@@ -9,11 +9,11 @@ from torch import Tensor
 
 from data.worlds.phyworld.dataset import GIVEN, PhyWorld
 from data.worlds.phyworld.scenario import SCENARIOS
-from dit.evaluation.harness.table import markdown
 from dit.evaluation.suites.floors import floors
 from dit.evaluation.suites.phyworld import SPLITS, TITLES, WRONG, PhyWorldSuite, Shot
 from dit.evaluation.velocity import MEASURES, Verdict
 from dit.evaluation.verdicts import Report
+from tests.evaluation.spoilt_plain import table
 
 COUNT, FEWER, SIZE, FRAMES = 200, 50, 32, 32
 
@@ -33,7 +33,7 @@ SPOILT: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def rows(scenario: str) -> dict[str, list[Verdict]]:
+def rows(scenario: str) -> dict[str, dict[str, float]]:
     data = PhyWorld(
         scenario=scenario, seed=0, num_clips=1, num_frames=FRAMES, height=SIZE, width=SIZE, fps=10.0,
         split="train", small_balls=False,
@@ -50,22 +50,10 @@ def rows(scenario: str) -> dict[str, list[Verdict]]:
             made.setdefault(WRONG[name], []).append(shot.judged(clip))
     for name, spoil in SPOILT.items():
         made[name] = [shot.judged(spoil(shot.pixels)) for shot in shots[:FEWER]]
-    return made
-
-
-def table(scenario: str, found: dict[str, list[Verdict]]) -> str:
-    reports = {name: Report(tuple(each), MEASURES).metrics() for name, each in found.items()}
-    names = [name for name in MEASURES if any(name in each for each in reports.values())]
-    heads = [f"{scenario}, {SIZE} pixels", "clips", *(f"{name.replace('_', ' ')}" for name in names)]
-    cells = [
-        [row, f"{len(found[row])}", *(f"{each[name]:.4f}" if name in each else "-" for name in names)]
-        for row, each in reports.items()
-    ]
-    return markdown(heads, cells)
+    return {name: {"clips": len(each), **Report(tuple(each), MEASURES).metrics()} for name, each in made.items()}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in SCENARIOS:
-        print(table(name, rows(name)), flush=True)
-        print()
+        print(table(f"{name}, {SIZE} pixels", rows(name), MEASURES), end="\n\n", flush=True)

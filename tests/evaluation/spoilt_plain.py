@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -11,7 +11,8 @@ from data.worlds.state import Clip
 from data.worlds.world import World
 from dit.evaluation.harness.table import markdown
 from dit.evaluation.verdicts import Report
-from dit.evaluation.world import COLUMNS, MEASURES, Expectation, Reader
+from dit.evaluation.world import MEASURES, Expectation, Reader
+from dit.scores import SHARE, Measure
 from tests.evaluation.spoilt_objects import COUNT, FEWER, SPOILT, Pixels, chosen, video
 
 WORLDS = ("demo_world", "world_tiny")
@@ -41,21 +42,26 @@ def rows(name: str) -> dict[str, dict[str, float]]:
     return made
 
 
-def table(name: str, found: dict[str, dict[str, float]]) -> str:
-    shares = (*COLUMNS, "all")
-    errors = [measure for measure in MEASURES if measure not in shares]
-    heads = [name, "clips", *(f"{share} (%)" for share in shares)]
-    heads += [f"{error.replace('_', ' ')} ({MEASURES[error].unit})" for error in errors]
-    cells = [
-        [kind, f"{each['clips']}", *(f"{100 * each[share]:.3g}" for share in shares)]
-        + [f"{each[error]:.3f}" for error in errors]
-        for kind, each in found.items()
-    ]
-    return markdown(heads, cells)
+def table(title: str, found: Mapping[str, Mapping[str, float]], measures: Mapping[str, Measure]) -> str:
+    """Of rows that have `clips` and means of measures; a dash where nothing of the kind happens."""
+    names = [name for name in measures if any(name in each for each in found.values())]
+    is_share = {name: measures[name].unit == SHARE for name in names}
+    units = ["%" if is_share[name] else measures[name].unit for name in names]
+    heads = [title, "clips", *(f"{name.replace('_', ' ')} ({unit})" for name, unit in zip(names, units, strict=True))]
+
+    def cell(name: str, value: float) -> str:
+        return f"{100 * value:.3g}" if is_share[name] else f"{value:.4f}"
+
+    return markdown(
+        heads,
+        [
+            [row, f"{each['clips']}", *(cell(name, each[name]) if name in each else "-" for name in names)]
+            for row, each in found.items()
+        ],
+    )
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for world_name in WORLDS:
-        print(table(world_name, rows(world_name)), flush=True)
-        print()
+        print(table(world_name, rows(world_name), MEASURES), end="\n\n", flush=True)

@@ -165,3 +165,4 @@ def test_a_video_that_cannot_be_shown_leaves_the_page_whole(browser: Chromium, t
     browser.open((tmp_path / "page.html").as_uri())
     browser.wait("document.querySelectorAll('video.broken').length === 1")
     browser.wait("[...document.querySelectorAll('video:not(.broken)')].every((v) => v.currentTime > 0)")
+    assert count(browser, "video") == 2
