@@ -1,4 +1,4 @@
-"""Spoilt clips of one plain object, for docs/spoilt_clips.md: `python -m tests.evaluation.spoilt_plain`, a minute."""
+"""Spoilt clips of one plain object, for docs/spoilt_clips.md: `python -m tests.evaluation.spoilt_plain`, minutes."""
 
 from __future__ import annotations
 
