@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from dit.writing import write_weights
 
 log = logging.getLogger(__name__)
 CHECKSUM = "checksum"
@@ -66,7 +67,7 @@ class FeatureStore:
         part = file.with_name(f".{file.stem}.{uuid.uuid4().hex[:12]}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(kept, part, metadata={CHECKSUM: checksum(kept)})
+            write_weights(kept, part, {CHECKSUM: checksum(kept)})
             os.replace(part, file)
         except (SafetensorError, OSError) as error:
             if not self.has_failed:

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 import yaml  # type: ignore[import-untyped]
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dit.checkpoint import entries
 from dit.folders import read_file
 from dit.foreign import plain_yaml
+from dit.writing import write_weights
 
 FILE = "model.safetensors"
 HEADER = "dit_checkpoint"  # the key of the header's own text; files of others have none
@@ -60,7 +60,7 @@ def write(file: Path, weights: Mapping[str, Tensor], said: Mapping[str, Any], dt
     """
     held = {key: _held(key, value, dtype) for key, value in weights.items()}
     text = yaml.safe_dump({each.name: said[each.name] for each in SAID}, sort_keys=False, allow_unicode=True)
-    save_file(held, file, metadata={"format": "pt", HEADER: text})
+    write_weights(held, file, {"format": "pt", HEADER: text})
 
 
 def _held(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dit.folders import CONFIG, INDEX_SUFFIX, WEIGHTS
+from dit.writing import write_weights
 
 SHARD_BYTES = 10 * 10**9
 
@@ -53,10 +53,10 @@ def whole(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder).resolve()  # a link stays one, and `.` has a name
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        part = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:12]}")
+        part.mkdir()
         try:
             yield part
-            part.chmod(0o755)
             if folder.exists():
                 folder.rmdir()
             os.replace(part, folder)
@@ -76,7 +76,7 @@ def _fill(
     shards = _shards(weights, shard_bytes)
     names = [name] if len(shards) == 1 else [_shard_name(name, i, len(shards)) for i in range(len(shards))]
     for file, keys in zip(names, shards, strict=True):
-        save_file({key: weights[key] for key in keys}, part / file, metadata=dict(metadata))
+        write_weights({key: weights[key] for key in keys}, part / file, metadata)
     if len(shards) > 1:
         placed = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
         total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dit.folders import PICKLES, Weights
@@ -29,6 +28,7 @@ from dit.interop.weights import Change, Link, Misfit, Same, convolution, linear,
 from dit.net.backbone import Backbone
 from dit.net.coordinates import Coordinates
 from dit.net.embed import LevelFromNoise
+from dit.writing import write_weights
 
 FOREIGN = (".pt", ".pth", ".bin")  # suffixes of pickles that others write
 POSITIONS = "pos_embed"  # a table in the file, a formula here
@@ -80,7 +80,7 @@ def to_original(net: Backbone, file: str | Path, size: int) -> None:
     weights, part = original_weights(net, size), file.with_name(f".{file.name}.part")
     with writing(file):
         try:
-            save_file(weights, part, metadata={"format": "pt"})
+            write_weights(weights, part, {"format": "pt"})
             os.replace(part, file)
         finally:
             part.unlink(missing_ok=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +67,21 @@ def test_no_place_for_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.parametrize("umask, file, folder", [(0o022, 0o644, 0o755), (0o007, 0o660, 0o770), (0o077, 0o600, 0o700)])
+def test_who_may_read_what_is_written(umask: int, file: int, folder: int, tmp_path: Path) -> None:
+    """What the umask allows, not its owner alone, as safetensors and temporary folders have it."""
+    before = os.umask(umask)
+    try:
+        to_diffusers(network("wan21_tiny"), tmp_path / "new", 200_000)
+        to_original(network("dit_s_2", "net.depth=1"), tmp_path / "new.safetensors", 8)
+    finally:
+        os.umask(before)
+    written = [tmp_path / "new.safetensors", *(tmp_path / "new").iterdir()]
+    assert len(written) > 4
+    assert {stat.S_IMODE(each.stat().st_mode) for each in written} == {file}
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == folder
+
+
 @pytest.mark.slow
 def test_killed_while_it_writes(tmp_path: Path) -> None:
     """The folder is whole or not there; here the process dies when its first shard is on disk."""
@@ -72,8 +89,8 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
         "import os, signal, dit.interop.files as files\n"
         "from tests.interop.test_writing import network\n"
         "from dit.interop import to_diffusers\n"
-        "save = files.save_file\n"
-        "files.save_file = lambda *a, **k: (save(*a, **k), os.kill(os.getpid(), signal.SIGKILL))\n"
+        "save = files.write_weights\n"
+        "files.write_weights = lambda *a, **k: (save(*a, **k), os.kill(os.getpid(), signal.SIGKILL))\n"
         "to_diffusers(network('wan21_tiny'), 'new', 200_000)\n"
     )
     (tmp_path / "job.py").write_text(job)
