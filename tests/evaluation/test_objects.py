@@ -148,6 +148,8 @@ def test_what_has_landed_in_a_box_does_not_fall_any_more(index: int) -> None:
         ("world_full", "longer", 11),  # a small white diamond and a large one are one piece for a while
         ("world_full", "longer", 18),  # a red square and a red circle
         ("world_full", "longer", 78),  # a yellow diamond and a yellow circle, which bounce
+        ("world_occlusion", "slower", 97),  # a cyan triangle comes out from behind a wall, and looks like another thing
+        ("world_occlusion", "train", 130),  # a green square likewise
         ("world_physics", "faster", 145),  # a heavy triangle and the wall make a light star six times as fast
         ("world_steered", "longer", 4),  # a heavy circle kicks a light triangle away, half of the room in a frame
     ],

@@ -99,7 +99,7 @@ def follow(
         seen = [[piece for piece in each if piece.colour == colour][:MOST] for each in layers.pieces]
         linked = _link(seen, len(group), setting)
         if len(group) > 1:
-            linked = _parted(linked, setting, templates)
+            linked = _parted(linked, layers, setting, templates)
             linked = _named(linked, [things[number] for number in group], setting, templates)
         for number, pieces in zip(group, linked, strict=True):
             chosen[number] = pieces
@@ -153,17 +153,25 @@ def _link(seen: Sequence[Sequence[Piece]], count: int, setting: Setting) -> list
     return tracks
 
 
-def _parted(linked: list[list[Piece | None]], setting: Setting, templates: Templates) -> list[list[Piece | None]]:
+def _parted(
+    linked: list[list[Piece | None]], layers: Layers, setting: Setting, templates: Templates
+) -> list[list[Piece | None]]:
     """Tracks of one colour that went on where some of them had been one piece, or had not been seen: each goes on as
-    what looks like it did before, by shape and area."""
+    what looks like it did before, by shape and area, in frames that show all of each."""
     found = [list(track) for track in linked]
     apart = [all(track[frame] is not None for track in linked) for frame in range(len(linked[0]))]
+    in_view = [
+        all(piece is not None and _in_view(piece, frame, layers) for piece in pieces)
+        for frame, pieces in enumerate(zip(*linked, strict=True))
+    ]
     for frame in range(1, len(apart)):
-        before = [each for each in range(frame) if apart[each]][-LOOKS:]
-        if apart[frame - 1] or not apart[frame] or not before:
+        before = [each for each in range(frame) if in_view[each]][-LOOKS:]
+        if apart[frame - 1] or not apart[frame]:
             continue
         together = [each for each in range(frame, len(apart)) if not apart[each]]
-        behind = range(frame, together[0] if together else len(apart))[:LOOKS]
+        behind = [each for each in range(frame, together[0] if together else len(apart)) if in_view[each]][:LOOKS]
+        if not before or not behind:
+            continue
         looks = [np.array([_look(track, frames, setting, templates) for track in found]) for frames in (before, behind)]
         as_they_are = tuple(range(len(found)))
 
@@ -174,6 +182,13 @@ def _parted(linked: list[list[Piece | None]], setting: Setting, templates: Templ
         if unlike(best) + ALIKE < unlike(as_they_are):
             found = [[*track[:frame], *found[other][frame:]] for track, other in zip(found, best, strict=True)]
     return found
+
+
+def _in_view(piece: Piece, frame: int, layers: Layers) -> bool:
+    """Whether nothing that could hide a part of a piece is next to it: no wall, nothing of another colour."""
+    near = grown(piece.solid)
+    others = (other.solid for other in layers.pieces[frame] if other.colour != piece.colour)
+    return not any((near & each).any() for each in (layers.walls[frame], *others))
 
 
 def _look(track: Sequence[Piece | None], frames: Sequence[int], setting: Setting, templates: Templates) -> Floats:
