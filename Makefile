@@ -1,6 +1,8 @@
 # Two commands do everything: `make demo` and `make test`. Both make .venv first if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that test beside one another: one a core, 2 GB each.
+TESTERS ?= $(shell $(PYTHON) -c 'import os; print(max(2, min(4, os.cpu_count() or 2)))')
 
 .PHONY: demo test lint types tests gpu setup clean
 
@@ -23,7 +25,7 @@ types: setup
 	$(BIN)/mypy
 
 tests: setup
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TESTERS)
 
 gpu: setup  ## what only a GPU can tell: tests that are skipped elsewhere, speeds, a training (scripts/on_gpu.py)
 	$(BIN)/python scripts/on_gpu.py

@@ -20,6 +20,7 @@ from dit import foreign
 from dit.config.build import build
 from dit.config.kinds import TARGET, fitted
 from dit.config.of_init import is_open
+from dit.interop.presets import compose
 from dit.sampling.checkpoint import KINDS
 from tests.same import same
 
@@ -154,6 +155,8 @@ def with_option(group: str, option: str) -> dict:
         return plain(composed("sample", "ckpt=runs/test", f"{key}={option}"))
     if group in EVALUATE_ONLY:
         return plain(composed("evaluate", "ckpt=runs/test", f"{key}={option}"))
+    if group == "net":  # stands by itself: half the time that the demo around it takes
+        return {"net": compose(option)}
     if group in TOGETHER:
         return round_of([name for of, name in options() if of == group].index(option))
     return plain(composed("train", "name=test", *base, f"{key}={option}"))

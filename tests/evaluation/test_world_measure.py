@@ -88,7 +88,7 @@ def test_real_clips_are_read_right_also_soft_and_noisy(name: str, sigma: float, 
     reader = Reader(**world.legend())
     generator = torch.Generator().manual_seed(5)
     videos, expectations = [], []
-    for index in range(60 if sigma == noise == 0.0 and world.height == 32 else 15):
+    for index in range(60 if sigma == noise == 0.0 and world.height == 32 else 8):
         video, expected = as_video(world, index)
         video = blurred(video, sigma) if sigma else video
         videos.append(video + torch.randn(video.shape, generator=generator) * noise / 127.5)

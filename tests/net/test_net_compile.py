@@ -145,19 +145,16 @@ def test_blocks_of_one_kind_share_their_graph(preset: str, overrides: tuple[str,
 
 
 def test_no_block_is_left_uncompiled() -> None:
-    """Latte's three kinds of blocks, in previews of one size and in training of any: 9 graphs of one class, and torch's
-    own limit is 8."""
+    """Latte's three kinds of blocks, in previews of one size and in training of any, are 9 graphs of one class, and
+    torch's own limit is 8. Here it is 2, and the first 3 are made."""
     family = next(family for family in FAMILIES if family.preset == "latte_tiny")
-    net = by_blocks(network(family, "net.depth=4"), "eager")
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        with torch.no_grad():
-            net(*call(family, net))
-        for batch, size in ((2, (2, 4, 6)), (3, (4, 6, 8)), (4, (3, 8, 4))):
-            results(net, net, call(family, net, batch, size))
-    assert graphs() == 9
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=2), torch.no_grad():
+        net = by_blocks(network(family, "net.depth=4"), "eager")
+        net(*call(family, net))
+    assert graphs() == 3
 
 
-@pytest.mark.parametrize("way", ["whole", "blocks", "blocks, checkpointed"])
+@pytest.mark.parametrize("way", ["blocks", "blocks, checkpointed"])
 def test_hooks_into_a_compiled_network(way: str) -> None:
     """A tapped block's tokens (REPA) and skipped blocks (skip-layer guidance), again and again: compiled once each."""
     family = WAN
@@ -174,14 +171,14 @@ def test_hooks_into_a_compiled_network(way: str) -> None:
             return [function(x, t, cond)]
 
     wanted = tapped(net), skipped(net), results(net, net, (x, t, cond))
-    compiled = torch.compile(net, backend="aot_eager", fullgraph=True) if way == "whole" else by_blocks(net)
+    compiled = by_blocks(net)
     counts = []
     for _ in range(2):
         for found, want in zip((tapped(compiled), skipped(compiled)), wanted, strict=False):
             assert_same(found, want)
         assert_same(results(compiled, net, (x, t, cond)), wanted[2])
         counts.append(graphs())
-    assert counts == ([3, 3] if way == "whole" else [2, 2])  # by blocks: with gradients, and without
+    assert counts == [2, 2]  # with gradients, and without
 
 
 @pytest.mark.parametrize("way", ["whole", "blocks"])
@@ -200,8 +197,7 @@ def test_a_stream_in_a_compiled_network(way: str) -> None:
     assert counts[-1] == counts[1] <= 2  # the first change makes it a variable of the graph
 
 
-@pytest.mark.parametrize("way", ["whole", "blocks"])
-def test_adapters_in_a_compiled_network(way: str) -> None:
+def test_adapters_in_a_compiled_network() -> None:
     pytest.importorskip("peft")
     from dit.adapters import LoRA
 
@@ -211,8 +207,7 @@ def test_adapters_in_a_compiled_network(way: str) -> None:
     randomise(net.double().requires_grad_(True))
     given = call(family, net)
     wanted = results(net, net, given)
-    compiled = torch.compile(net, backend="aot_eager", fullgraph=True) if way == "whole" else by_blocks(net)
-    assert_same(results(compiled, net, given), wanted)
+    assert_same(results(by_blocks(net), net, given), wanted)
     assert graphs() == 1
 
 
