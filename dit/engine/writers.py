@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -225,6 +226,8 @@ class Wandb:
         self.run: Any = None
 
     def start(self, run: Path, config: Mapping[str, Any], step: int) -> None:
+        if self.mode != "online":  # wandb 0.31 sends reports on itself even so
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         kept = run / "wandb_id"

@@ -7,6 +7,7 @@ import errno
 import io
 import logging
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,8 @@ def test_wandb_offline_keeps_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ids.append(writer.run.id)
         writer.close()
     assert ids[0] == ids[1] == (tmp_path / "wandb_id").read_text().strip()
+    reporting = [thread.name for thread in threading.enumerate() if thread.name.startswith("Otel")]
+    assert not reporting, "wandb would ask the network, where offline was said"
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}"))) >= 1
     with pytest.raises(ValueError, match="logger.wandb.mode=on: wandb knows offline, online and disabled"):
         Wandb(project="test", mode="on", entity=None, tags=[])

@@ -250,7 +250,7 @@ def test_nothing_is_overwritten_or_left_behind(saved: Path, tmp_path: Path, monk
     (tmp_path / "mine/thesis.txt").write_text("do not lose")
     with pytest.raises(FileExistsError, match="mine is there already"):
         to_diffusers(net, tmp_path / "mine")
-    monkeypatch.setattr("dit.interop.files.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("dit.interop.files.write_weights", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(ValueError, match="new cannot be written: disk full$"):
         to_diffusers(net, tmp_path / "new")
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
