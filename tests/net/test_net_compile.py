@@ -151,10 +151,11 @@ def test_no_block_is_left_uncompiled() -> None:
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=2), torch.no_grad():
         net = by_blocks(network(family, "net.depth=4"), "eager")
         net(*call(family, net))
+        assert torch._dynamo.config.recompile_limit >= 12
     assert graphs() == 3
 
 
-@pytest.mark.parametrize("way", ["blocks", "blocks, checkpointed"])
+@pytest.mark.parametrize("way", ["whole", "blocks", "blocks, checkpointed"])
 def test_hooks_into_a_compiled_network(way: str) -> None:
     """A tapped block's tokens (REPA) and skipped blocks (skip-layer guidance), again and again: compiled once each."""
     family = WAN
@@ -171,14 +172,14 @@ def test_hooks_into_a_compiled_network(way: str) -> None:
             return [function(x, t, cond)]
 
     wanted = tapped(net), skipped(net), results(net, net, (x, t, cond))
-    compiled = by_blocks(net)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True) if way == "whole" else by_blocks(net)
     counts = []
     for _ in range(2):
         for found, want in zip((tapped(compiled), skipped(compiled)), wanted, strict=False):
             assert_same(found, want)
         assert_same(results(compiled, net, (x, t, cond)), wanted[2])
         counts.append(graphs())
-    assert counts == [2, 2]  # with gradients, and without
+    assert counts == ([3, 3] if way == "whole" else [2, 2])  # by blocks: with gradients, and without
 
 
 @pytest.mark.parametrize("way", ["whole", "blocks"])

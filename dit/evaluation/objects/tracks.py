@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -160,16 +160,16 @@ def _parted(
     what looks like it did before, by shape and area, in frames that show all of each."""
     found = [list(track) for track in linked]
     apart = [all(track[frame] is not None for track in linked) for frame in range(len(linked[0]))]
-    in_view = [
-        all(piece is not None and _in_view(piece, frame, layers) for piece in pieces)
-        for frame, pieces in enumerate(zip(*linked, strict=True))
-    ]
+
+    def in_view(frames: Iterable[int]) -> list[int]:
+        return [each for each in frames if apart[each] and all(_in_view(track[each], each, layers) for track in linked)]  # type: ignore[arg-type]
+
     for frame in range(1, len(apart)):
-        before = [each for each in range(frame) if in_view[each]][-LOOKS:]
         if apart[frame - 1] or not apart[frame]:
             continue
         together = [each for each in range(frame, len(apart)) if not apart[each]]
-        behind = [each for each in range(frame, together[0] if together else len(apart)) if in_view[each]][:LOOKS]
+        before = in_view(range(frame))[-LOOKS:]
+        behind = in_view(range(frame, together[0] if together else len(apart)))[:LOOKS]
         if not before or not behind:
             continue
         looks = [np.array([_look(track, frames, setting, templates) for track in found]) for frames in (before, behind)]
